@@ -1,0 +1,22 @@
+"""Telling a waiting person how far long work has come, without the library knowing how it is shown."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Receives one call for each step; the command line draws it on stderr, a notebook may ignore it."""
+
+    def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
+        """``text`` names the work; ``done`` of ``total`` units are finished where that is known."""
+
+
+class Silent:
+    """Shows nothing."""
+
+    def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
+        return
+
+
+SILENT = Silent()

@@ -1,0 +1,340 @@
+"""The command line: parse, one library call, print. Heavy imports sit inside the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+    from audit.result import AuditResult
+
+OUTPUT = Path("audit-report")
+
+app = typer.Typer(
+    name="audit",
+    help="Was this knowledge removed from the weights, or only hidden?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, errors too.")]
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+DebugFlag = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of every draw (bootstrap, permutations, training).")]
+ConfigOption = Annotated[Path | None, typer.Option(help="Folder with config.json, if not beside the weights.")]
+TokenizerOption = Annotated[Path | None, typer.Option(help="Folder with the tokenizer, if not beside the weights.")]
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for result.json and report.html.")]
+
+
+@app.command()
+def compare(
+    base: Annotated[Path, typer.Argument(help="The model before unlearning: file or folder.")],
+    unlearned: Annotated[Path, typer.Argument(help="The model after unlearning: file or folder.")],
+    retained: Annotated[Path | None, typer.Option(help="A model trained without the forgotten data.")] = None,
+    concept: Annotated[list[str] | None, typer.Option(help="Library name or file; may be given again.")] = None,
+    guard: Annotated[Path | None, typer.Option(help="The protection served around the unlearned weights.")] = None,
+    config: ConfigOption = None,
+    tokenizer: TokenizerOption = None,
+    output: OutputOption = OUTPUT,
+    fail_on: Annotated[str, typer.Option(help="Verdicts that end with exit code 3, e.g. hidden,present.")] = "",
+    device: Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1, mps.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Number format models run in: float32, bfloat16, float16.")] = "float32",
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one forward pass.")] = 16,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many questions of each kind.")] = None,
+    seed: SeedOption = 0,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what would run and what it would take; run nothing.")
+    ] = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Compare two checkpoints: what changed in the weights, and was the knowledge removed or only hidden?"""
+    with report_errors(as_json, debug):
+        failing = parse_verdicts(fail_on)
+        from audit.comparison import Settings, compare, plan_comparison
+
+        settings = Settings(seed=seed, device=device, dtype=dtype, batch_size=batch_size, limit=limit)
+        arguments: dict[str, Any] = {
+            "retained": retained,
+            "concepts": concept or [],
+            "guard": guard,
+            "config": config,
+            "tokenizer": tokenizer,
+            "settings": settings,
+        }
+        if plan:
+            planned = plan_comparison(base, unlearned, **arguments)
+            typer.echo(json.dumps(planned.as_json(), indent=1) if as_json else planned.as_text())
+            return
+        with show_progress(quiet) as progress:
+            result = compare(base, unlearned, **arguments, progress=progress, command=command_line())
+        save(result, output)
+        show(result, output, as_json)
+        if failing & set(result.verdicts()):
+            raise typer.Exit(3)
+
+
+@app.command()
+def find(
+    model: Annotated[Path, typer.Argument(help="A checkpoint: file or folder.")],
+    concept: Annotated[str, typer.Option(help="Library name, concept file, text file (.txt), or any word.")],
+    config: ConfigOption = None,
+    tokenizer: TokenizerOption = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many vectors to list.")] = 20,
+    fold_norm: Annotated[bool, typer.Option("--fold-norm", help="Fold the final norm's scale into the head.")] = False,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Find the value vectors of one model that write a concept, with their tokens and p-values."""
+    with report_errors(as_json, debug):
+        from audit.search import find_in
+        from reports.text import vectors_table
+
+        with show_progress(quiet) as progress:
+            found = find_in(
+                model,
+                concept,
+                config=config,
+                tokenizer=tokenizer,
+                limit=limit,
+                fold_norm=fold_norm,
+                seed=seed,
+                progress=progress,
+            )
+        typer.echo(
+            json.dumps(found.as_json(), ensure_ascii=False, indent=1) if as_json else vectors_table(found.as_json())
+        )
+
+
+@app.command()
+def view(
+    places: Annotated[list[Path] | None, typer.Argument(help="Result files or folders; default audit-report/.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw one result into this HTML file.")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve the reports on 127.0.0.1 until interrupted.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --serve; 0 picks a free one.")] = 8765,
+    as_json: JsonFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """List reports, draw one again from its result.json, open it, or serve a folder of them on loopback."""
+    with report_errors(as_json, debug):
+        from reports import server
+
+        chosen = places or [OUTPUT]
+        if output is not None:
+            draw_again(chosen, output, open_page)
+        elif serve:
+            server.serve(chosen, port, announce=lambda address: typer.echo(f"Serving on {address} (Ctrl+C ends it)"))
+        elif open_page:
+            open_in_browser(server.page_of(chosen))
+        else:
+            listing = server.list_results(chosen)
+            typer.echo(
+                json.dumps([row.as_json() for row in listing], indent=1) if as_json else server.as_table(listing)
+            )
+
+
+@app.command()
+def demo(
+    concept: Annotated[str, typer.Option(help="A concept of the library that the demo model knows.")] = "italy",
+    output: OutputOption = OUTPUT / "demo",
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """The whole story on a real model: unlearn a concept in two ways, compare both, write the reports."""
+    with report_errors(as_json, debug):
+        from audit import demo as story
+        from reports import index, text
+
+        with show_progress(quiet) as progress:
+            outcome = story.run(output, concept=concept, seed=seed, progress=progress)
+        for name, result in outcome.results.items():
+            save(result, output / name)
+        index.write(output / "index.html", outcome.results, story.conclusion(outcome))
+        typer.echo(
+            json.dumps(outcome.as_json(), indent=1)
+            if as_json
+            else text.render_demo(outcome.results, story.conclusion(outcome))
+        )
+        if not as_json:
+            typer.echo(f"Reports: {output / 'index.html'}")
+
+
+def version_text(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"unlearning-audit {version('unlearning-audit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=version_text, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Was this knowledge removed from the weights, or only hidden?"""
+
+
+def main() -> None:
+    """Entry point of ``audit`` and ``unlearn-audit``."""
+    app()
+
+
+# ---- printing, saving, errors
+
+
+def command_line() -> str:
+    """The command as typed, for the record in the result."""
+    import shlex
+
+    return shlex.join(["audit", *sys.argv[1:]])
+
+
+def parse_verdicts(text: str) -> set[str]:
+    """Verdict names of a comma-separated list; a usage error names an unknown one."""
+    from typing import get_args
+
+    from audit.result import Verdict
+
+    names = {name.strip() for name in text.split(",") if name.strip()}
+    known = get_args(Verdict)
+    for name in sorted(names - set(known)):
+        raise typer.BadParameter(f"{name!r} is not a verdict; choose from {', '.join(known)}", param_hint="--fail-on")
+    return names
+
+
+def save(result: AuditResult, folder: Path) -> None:
+    """``result.json`` and ``report.html`` in ``folder``, each written whole or not at all."""
+    from audit.result import write_text
+    from reports.html import render
+
+    result.write(folder / "result.json")
+    write_text(folder / "report.html", render(result))
+
+
+def show(result: AuditResult, folder: Path, as_json: bool) -> None:
+    from reports import text
+
+    if as_json:
+        typer.echo(result.to_json(), nl=False)
+    else:
+        typer.echo(text.render(result))
+        typer.echo(f"Report: {folder / 'report.html'}")
+        typer.echo(f"Result: {folder / 'result.json'}")
+
+
+def draw_again(places: list[Path], output: Path, open_page: bool) -> None:
+    """One result, or the index of several, drawn into ``output`` without reading any weights."""
+    from reports import server
+
+    server.draw(places, output)
+    typer.echo(f"Report: {output}")
+    if open_page:
+        open_in_browser(output)
+
+
+def open_in_browser(page: Path) -> None:
+    if typer.launch(page.resolve().as_uri()) != 0:
+        typer.echo(f"No browser could be started. Open {page} yourself.", err=True)
+
+
+@contextmanager
+def report_errors(as_json: bool, debug: bool) -> Iterator[None]:
+    """Every error as one line (or one JSON document) and its exit code; a traceback only with ``--debug``."""
+    from audit.errors import AuditError
+
+    try:
+        yield
+    except AuditError as error:
+        if debug:
+            raise
+        fail(str(error), error.as_json(), as_json)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. Finished outputs are complete, nothing is half-written.", err=True)
+        raise typer.Exit(130) from None
+    except (OSError, MemoryError, RuntimeError) as error:
+        if debug:
+            raise
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        hint = "Run again with --debug for the traceback."
+        document = {"error": {"kind": "unexpected", "message": message, "where": None, "hint": hint}}
+        fail(f"{message} {hint}", document, as_json)
+
+
+def fail(line: str, document: dict[str, Any], as_json: bool) -> NoReturn:
+    if as_json:
+        typer.echo(json.dumps(document, ensure_ascii=False, indent=1))
+    else:
+        typer.echo(f"audit: {line}", err=True)
+    raise typer.Exit(1)
+
+
+@dataclass
+class BarProgress:
+    """Progress as one line on stderr that names the step, with a bar where the number of units is known."""
+
+    bar: Bar
+    task: TaskID | None = None
+    text: str = ""
+
+    def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
+        if self.task is None or text != self.text:
+            if self.task is not None:
+                self.bar.remove_task(self.task)
+            self.task, self.text = self.bar.add_task(text, total=total), text
+        self.bar.update(self.task, completed=done or 0, total=total)
+
+
+@dataclass
+class LineProgress:
+    """Progress for logs: one line for each new step, and one for each quarter of a long one."""
+
+    write: Callable[[str], None]
+    shown: tuple[str, int] = ("", -1)
+
+    def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
+        quarter = 4 * (done or 0) // total if total else 0
+        if (text, quarter) != self.shown:
+            self.shown = (text, quarter)
+            self.write(f"{text} ({done} of {total})" if done and total else text)
+
+
+@contextmanager
+def show_progress(quiet: bool) -> Iterator[Any]:
+    """A ``Progress`` drawn on stderr: a live line on a terminal, plain lines in a log, nothing when quiet."""
+    from audit.progress import SILENT
+
+    if quiet:
+        yield SILENT
+    elif not sys.stderr.isatty():
+        yield LineProgress(lambda line: typer.echo(line, err=True))
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            yield BarProgress(bar)
+
+
+if __name__ == "__main__":
+    main()
