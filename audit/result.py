@@ -13,14 +13,14 @@ import tempfile
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from audit.errors import ResultError
 
-FORMAT = "unlearning-audit/result"
-FORMAT_VERSION = 1
+FORMAT: Final = "unlearning-audit/result"
+FORMAT_VERSION: Final = 1
 
 Verdict = Literal["removed", "hidden", "present", "gated", "destroyed", "inconclusive"]
 
@@ -88,6 +88,12 @@ class Measurement(Record):
         if (self.value is None) == (self.not_measured is None):
             raise ValueError(f"{self.metric}: give either a value or the reason it was not measured")
         return self
+
+    @field_validator("layers", "items", "details", mode="before")
+    @classmethod
+    def null_where_not_finite(cls, value: Any) -> Any:
+        """Series and tables may have holes; a hole is null, never NaN."""
+        return _finite(value)
 
     @field_validator("value", "base", "retained", "p_value")
     @classmethod
@@ -287,6 +293,17 @@ class AuditResult(Record):
 
         page = escape(self.render("html"), quote=True)
         return f'<iframe title="Unlearning audit" srcdoc="{page}" style="width:100%;height:48rem;border:0"></iframe>'
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with every float that is not finite replaced by None, at any depth."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return value
 
 
 def write_text(path: Path, text: str) -> None:
