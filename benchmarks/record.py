@@ -1,0 +1,38 @@
+"""What every benchmark shares: a table on the terminal and a JSON file beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on, as far as it changes them."""
+    return {"python": platform.python_version(), "cores": os.cpu_count(), "system": platform.system()}
+
+
+def publish(name: str, rows: Sequence[dict[str, Any]], notes: str = "") -> None:
+    """Print ``rows`` (equal keys) as a table and write them to ``results/NAME.json``."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=name, caption=notes or None)
+    for key in rows[0]:
+        table.add_column(key)
+    for row in rows:
+        table.add_row(*(shown(value) for value in row.values()))
+    Console(file=sys.stdout, width=140).print(table)
+    RESULTS.mkdir(exist_ok=True)
+    document = {"benchmark": name, "machine": machine(), "notes": notes, "rows": list(rows)}
+    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

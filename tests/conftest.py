@@ -1,0 +1,19 @@
+"""Shared fixtures: the one real model that a package ships, and a results folder of a tiny audit."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as a model folder, converted once and cached between runs."""
+    from audit.demo import default_cache, model_folder
+
+    return model_folder(default_cache())

@@ -1,0 +1,117 @@
+"""The command line: one library call, the right exit code, one line for an error, JSON where asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import cli
+from audit.errors import CheckpointError
+from audit.result import AuditResult
+from tests.sample_result import sample
+
+run = CliRunner()
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Replaces the comparison by one that records its arguments and returns a sample result."""
+    seen: dict[str, Any] = {}
+
+    def compare(base: Path, unlearned: Path, **arguments: Any) -> AuditResult:
+        seen.update(arguments, base=base, unlearned=unlearned)
+        return sample()
+
+    monkeypatch.setattr("audit.comparison.compare", compare)
+    return seen
+
+
+def test_options_arrive_as_library_arguments(compared: dict[str, Any], tmp_path: Path) -> None:
+    line = f"compare a b --concept italy --concept music --seed 7 --batch-size 4 --limit 3 -o {tmp_path}".split()
+    assert run.invoke(cli.app, line).exit_code == 0
+    assert (compared["base"], compared["unlearned"]) == (Path("a"), Path("b"))
+    assert compared["concepts"] == ["italy", "music"]
+    settings = compared["settings"]
+    assert (settings.seed, settings.batch_size, settings.limit) == (7, 4, 3)
+
+
+def test_a_comparison_leaves_a_result_and_a_report(compared: dict[str, Any], tmp_path: Path) -> None:
+    shown = run.invoke(cli.app, ["compare", "a", "b", "-o", str(tmp_path)])
+    assert shown.exit_code == 0
+    assert AuditResult.read(tmp_path / "result.json") == sample()
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert str(tmp_path / "report.html") in shown.output.replace("\n", "")
+
+
+def test_json_prints_the_result_and_nothing_else(compared: dict[str, Any], tmp_path: Path) -> None:
+    shown = run.invoke(cli.app, ["compare", "a", "b", "--json", "-o", str(tmp_path)])
+    assert AuditResult.model_validate(json.loads(shown.stdout)) == sample()
+
+
+def test_a_verdict_named_in_fail_on_ends_with_3(compared: dict[str, Any], tmp_path: Path) -> None:
+    verdict = next(sample().verdicts())
+    other = "gated" if verdict != "gated" else "present"
+    assert run.invoke(cli.app, ["compare", "a", "b", "-o", str(tmp_path), "--fail-on", verdict]).exit_code == 3
+    assert run.invoke(cli.app, ["compare", "a", "b", "-o", str(tmp_path), "--fail-on", other]).exit_code == 0
+
+
+def test_an_unknown_verdict_is_a_usage_error(compared: dict[str, Any]) -> None:
+    shown = run.invoke(cli.app, ["compare", "a", "b", "--fail-on", "gone"])
+    assert shown.exit_code == 2
+    assert "gone" in shown.output
+    assert not compared
+
+
+def failing(*args: Any, **kwargs: Any) -> AuditResult:
+    raise CheckpointError("file is empty.", where="a.pt", hint="Copy it again.")
+
+
+def test_an_error_is_one_line_on_stderr_and_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audit.comparison.compare", failing)
+    shown = run.invoke(cli.app, ["compare", "a.pt", "b.pt"])
+    assert shown.exit_code == 1
+    assert shown.stderr.strip() == "audit: a.pt: file is empty. Copy it again."
+    assert shown.stdout == ""
+
+
+def test_an_error_is_json_where_json_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audit.comparison.compare", failing)
+    shown = run.invoke(cli.app, ["compare", "a.pt", "b.pt", "--json"])
+    assert shown.exit_code == 1
+    assert json.loads(shown.stdout)["error"]["kind"] == "checkpoint"
+
+
+def test_interrupting_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> AuditResult:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("audit.comparison.compare", interrupted)
+    assert run.invoke(cli.app, ["compare", "a", "b"]).exit_code == 130
+
+
+def test_a_path_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
+    missing = tmp_path / "nothing.safetensors"
+    shown = run.invoke(cli.app, ["compare", str(missing), str(missing)])
+    assert shown.exit_code == 1
+    assert "nothing.safetensors" in shown.stderr
+
+
+def test_view_lists_draws_and_refuses(tmp_path: Path) -> None:
+    sample().write(tmp_path / "one" / "result.json")
+    listed = run.invoke(cli.app, ["view", str(tmp_path), "--json"])
+    assert len(json.loads(listed.stdout)) == 1
+    page = tmp_path / "page.html"
+    assert run.invoke(cli.app, ["view", str(tmp_path / "one" / "result.json"), "--output", str(page)]).exit_code == 0
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    (tmp_path / "broken.json").write_text("{")
+    refused = run.invoke(cli.app, ["view", str(tmp_path / "broken.json"), "--output", str(page)])
+    assert refused.exit_code == 1
+    assert "broken.json" in refused.stderr
+
+
+def test_version_is_shown() -> None:
+    assert run.invoke(cli.app, ["--version"]).output.startswith("unlearning-audit ")
