@@ -64,7 +64,9 @@ def compare(
     """Compare two checkpoints: what changed in the weights, and was the knowledge removed or only hidden?"""
     with report_errors(as_json, debug):
         failing = parse_verdicts(fail_on)
-        from audit.comparison import Settings, compare, plan_comparison
+        from audit.comparison import compare
+        from audit.plan import plan_comparison
+        from audit.settings import Settings
 
         settings = Settings(seed=seed, device=device, dtype=dtype, batch_size=batch_size, limit=limit)
         arguments: dict[str, Any] = {

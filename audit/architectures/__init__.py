@@ -1,0 +1,205 @@
+"""Which model family a file's tensors make up, proven name by name and shape by shape.
+
+transformers fills a missing or misnamed tensor with random numbers and reports it in a log; a random layer then reads
+as "knowledge removed". So a file either is a whole model of a family, or is refused with the tensor's name, or is of no
+known family and gets evidence on tensors alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from audit.architectures.family import Family, GgufNames, Template, families
+from audit.architectures.fit import Fit, fit_names, fit_shapes
+from audit.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from audit.checkpoint import Checkpoint
+
+__all__ = ["Architecture", "Family", "GgufNames", "Template", "families", "identify", "why_unknown"]
+
+HEAD_ROWS = 4096
+"""Rows of head and embedding compared at a time."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One model's layout: where everything is, and how large. Knows neither files nor values.
+
+    Attributes:
+        name: the family.
+        tied: the head is the embedding, whether or not the file stores it a second time.
+        norm_offset: what is added to a norm's weight before it scales (1 for Gemma, else 0).
+        roles: tensor name -> (role, layer or ``None``).
+        neuron_axis: ``W_in``, ``W_gate``, ``W_out`` -> axis of the tensor as stored along which neurons run.
+        block_module: module path, with ``{layer}``, whose output is the residual stream after the block.
+        out_module: module path, with ``{layer}``, whose input is the key vector.
+        notes: what is unusual about this file, for the report.
+    """
+
+    name: str
+    n_layers: int
+    d_model: int
+    d_mlp: int
+    d_vocab: int
+    gated: bool
+    tied: bool
+    norm_offset: float
+    roles: Mapping[str, tuple[str, int | None]]
+    neuron_axis: Mapping[str, int]
+    block_module: str
+    out_module: str
+    final_norm_module: str
+    head_module: str
+    notes: tuple[str, ...] = ()
+
+    def names(self, role: str) -> tuple[str, ...]:
+        """The tensors of ``role``, layer 0 first; empty for a head that is not stored.
+
+        Raises:
+            LookupError: no model of this family has such a role.
+        """
+        found = sorted((layer or 0, name) for name, (its, layer) in self.roles.items() if its == role)
+        if not found and role != "head":
+            known = ", ".join(sorted({its for its, _ in self.roles.values()}))
+            raise LookupError(f"no {role!r} in {self.name}; its roles are {known}")
+        return tuple(name for _, name in found)
+
+
+def identify(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> Architecture | None:
+    """The checkpoint's architecture, or ``None`` where its names are of no known family.
+
+    With a config its ``model_type`` decides; without, the names do.
+
+    Raises:
+        CheckpointError: the file is of a known family but a tensor is missing, extra, misnamed or misshapen, or the
+            config says something else than the file.
+    """
+    try:
+        fit = _choose(checkpoint, config)
+        if fit is None:
+            return None
+        if not fit.exact:
+            raise CheckpointError(f"not a whole {fit.family.name} model of {fit.n_layers} layers: {fit.problems()}.")
+        sizes = fit_shapes(fit, checkpoint.tensors)
+        if config is not None:
+            _check_config(fit.family, config, sizes)
+        tied, notes = _tied(checkpoint, fit, config)
+        return _architecture(fit, sizes, tied, notes)
+    except CheckpointError as error:
+        if error.where is not None:
+            raise
+        raise CheckpointError(error.message, where=str(checkpoint.path), hint=error.hint) from error
+
+
+def why_unknown(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> str:
+    """Why ``identify`` gave ``None``, for the report."""
+    supported = ", ".join(sorted(model_type for family in families() for model_type in family.model_types))
+    if any(name.startswith(("language_model.", "model.language_model.")) for name in checkpoint.tensors):
+        return f"a multimodal model, which is not supported (supported: {supported})"
+    if config is not None and config.get("model_type") is not None:
+        return f"model_type {config['model_type']!r} of config.json is not supported (supported: {supported})"
+    return f"the tensor names are of no supported family ({supported})"
+
+
+def _choose(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> Fit | None:
+    """The family that config or names speak for, laid over the names."""
+    model_type = config.get("model_type") if config is not None else None
+    if model_type is not None:
+        for family in families():
+            if model_type in family.model_types:
+                fit = fit_names(family, checkpoint.tensors)
+                if fit is None:
+                    raise CheckpointError(f"config.json says {model_type}, but no tensor has a name of that family.")
+                return fit
+        return None
+    fits = [fit for family in families() if (fit := fit_names(family, checkpoint.tensors))]
+    best = min(fits, key=lambda fit: len(fit.missing) + len(fit.extra), default=None)
+    return None if best is None or best.n_layers == 0 or best.is_another_family else best
+
+
+def _check_config(family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    """Every size that the config states is the file's."""
+    for symbol, keys in family.config.items():
+        stated = _stated(keys, config)
+        if stated is None and symbol in family.config_defaults:
+            keys = family.config_defaults[symbol]
+            stated = _stated(keys, config)
+        if stated is not None and stated != sizes[symbol]:
+            raise CheckpointError(
+                f"config.json says {keys} = {stated:,}, but the file has {sizes[symbol]:,}.",
+                hint="Pass the config that belongs to these weights with --config.",
+            )
+
+
+def _stated(keys: str, config: Mapping[str, Any]) -> int | None:
+    """The product of ``keys`` (or whole numbers) joined by ``*``; ``None`` where the config is silent on one."""
+    factors = []
+    for key in keys.split(" * "):
+        value = int(key) if key.isdigit() else config.get(key)
+        if value is None:
+            return None
+        if type(value) is not int or value < 1:
+            raise CheckpointError(f"config.json has {key} = {value!r}, which is not a positive whole number.")
+        factors.append(value)
+    return prod(factors)
+
+
+def _tied(checkpoint: Checkpoint, fit: Fit, config: Mapping[str, Any] | None) -> tuple[bool, tuple[str, ...]]:
+    """Whether the head is the embedding, and what to say about it."""
+    head, embedding = fit.family.by_role["head"].pattern, fit.family.by_role["embedding"].pattern
+    expected = None if config is None else config.get("tie_word_embeddings", fit.family.tied_by_default)
+    if head not in fit.matched:
+        if expected is False:
+            raise CheckpointError(
+                f"{head} is missing: config.json does not tie the head to the embedding.",
+                hint="If they are tied, set tie_word_embeddings in config.json.",
+            )
+        return True, ()
+    if _equal(checkpoint, head, embedding):
+        return True, (f"{head} is stored although it equals the embedding",)
+    if expected:
+        return False, (f"config.json ties the head to the embedding, but {head} is stored and differs; it is used",)
+    return False, ()
+
+
+def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    """Whether two tensors of one shape are bitwise equal; reads on only while they are."""
+    a, b = checkpoint.tensors[one], checkpoint.tensors[other]
+    return a.dtype == b.dtype and all(
+        torch.equal(
+            checkpoint.rows(one, start, min(start + HEAD_ROWS, a.shape[0])).view(torch.uint8),
+            checkpoint.rows(other, start, min(start + HEAD_ROWS, a.shape[0])).view(torch.uint8),
+        )
+        for start in range(0, a.shape[0], HEAD_ROWS)
+    )
+
+
+def _architecture(fit: Fit, sizes: Mapping[str, int], tied: bool, notes: tuple[str, ...]) -> Architecture:
+    family = fit.family
+    return Architecture(
+        name=family.name,
+        n_layers=fit.n_layers,
+        d_model=sizes["d_model"],
+        d_mlp=sizes["d_mlp"],
+        d_vocab=sizes["d_vocab"],
+        gated=family.gated,
+        tied=tied,
+        norm_offset=family.norm_offset,
+        roles={name: (template.role, layer) for name, (template, layer) in fit.matched.items()},
+        neuron_axis={
+            role: template.shape.index("d_mlp")
+            for role, template in family.by_role.items()
+            if role in ("W_in", "W_gate", "W_out")
+        },
+        block_module=family.block_module,
+        out_module=family.out_module,
+        final_norm_module=family.final_norm_module,
+        head_module=family.head_module,
+        notes=notes,
+    )

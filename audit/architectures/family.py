@@ -1,0 +1,142 @@
+"""A model family as data: one TOML file beside this module for each."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from importlib.resources import files
+from typing import Any
+
+LAYER = "{layer}"
+
+
+@dataclass(frozen=True)
+class Template:
+    """One kind of tensor.
+
+    Attributes:
+        pattern: its name, with ``{layer}`` where the layer's number stands.
+        role: what it does, in the field's terms (``W_in``, ``W_out``, ``embedding``, ...).
+        shape: dimension symbols, ``"d_mlp"`` or a multiple of one, ``"3*d_model"``.
+        group: the all-or-none group it belongs to, ``None`` for a tensor every model of the family has.
+    """
+
+    pattern: str
+    role: str
+    shape: tuple[str, ...]
+    group: str | None = None
+
+    @property
+    def layered(self) -> bool:
+        return LAYER in self.pattern
+
+    def name(self, layer: int) -> str:
+        return self.pattern.replace(LAYER, str(layer))
+
+
+@dataclass(frozen=True)
+class GgufNames:
+    """How GGUF names the family's tensors and settings, and what it stores differently.
+
+    Attributes:
+        model_class: the transformers class, for ``architectures`` in the config.
+        tensors: GGUF pattern -> pattern of the Hugging Face name.
+        rotary: GGUF patterns of tensors with interleaved rotary rows -> metadata key of their number of heads.
+        config, optional_config: key of config.json -> metadata key.
+        ignore: GGUF tensors without a counterpart; they scale rotary positions.
+    """
+
+    model_class: str
+    tensors: Mapping[str, str]
+    rotary: Mapping[str, str]
+    config: Mapping[str, str]
+    optional_config: Mapping[str, str]
+    ignore: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What all models of one family share; see ``llama.toml`` for the fields' meaning.
+
+    ``config`` maps a dimension symbol to the key of config.json that states it, or to a product of keys;
+    ``config_defaults`` says what stands in for a key that is null or absent.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    gated: bool
+    norm_offset: float
+    tied_by_default: bool
+    prefix: str
+    block_module: str
+    out_module: str
+    final_norm_module: str
+    head_module: str
+    ignore: tuple[str, ...]
+    config: Mapping[str, str]
+    config_defaults: Mapping[str, str]
+    templates: tuple[Template, ...]
+    gguf: GgufNames | None
+
+    @cached_property
+    def by_role(self) -> Mapping[str, Template]:
+        return {template.role: template for template in self.templates}
+
+    def match(self, name: str) -> tuple[Template, int | None] | None:
+        """The template that ``name`` fills and its layer, or ``None``."""
+        pattern, layer = split_layer(name)
+        template = self._by_pattern.get(pattern) or self._by_pattern.get(name)
+        return (template, layer if template.layered else None) if template else None
+
+    def ignores(self, name: str) -> bool:
+        return name in self.ignore or split_layer(name)[0] in self.ignore
+
+    @cached_property
+    def _by_pattern(self) -> Mapping[str, Template]:
+        return {template.pattern: template for template in self.templates}
+
+
+def split_layer(name: str) -> tuple[str, int | None]:
+    """``"model.layers.3.mlp.up_proj.weight"`` -> ``("model.layers.{layer}.mlp.up_proj.weight", 3)``."""
+    found = re.search(r"(?<=\.)(0|[1-9][0-9]{0,8})(?=\.)", name)
+    if not found:
+        return name, None
+    return name[: found.start()] + LAYER + name[found.end() :], int(found.group())
+
+
+@cache
+def families() -> tuple[Family, ...]:
+    """Every family, in alphabetical order; adding a TOML file adds one."""
+    entries = sorted((entry for entry in files(__package__).iterdir() if entry.name.endswith(".toml")), key=str)
+    return tuple(_family(tomllib.loads(entry.read_text(encoding="utf-8"))) for entry in entries)
+
+
+def _family(data: dict[str, Any]) -> Family:
+    gguf = data.get("gguf")
+    return Family(
+        name=data["name"],
+        model_types=tuple(data["model_types"]),
+        gated=data["gated"],
+        norm_offset=data["norm_offset"],
+        tied_by_default=data["tied_by_default"],
+        prefix=data.get("prefix", ""),
+        block_module=data["block_module"],
+        out_module=data["out_module"],
+        final_norm_module=data["final_norm_module"],
+        head_module=data["head_module"],
+        ignore=tuple(data["ignore"]),
+        config=data["config"],
+        config_defaults=data.get("config_defaults", {}),
+        templates=tuple(_templates(data)),
+        gguf=GgufNames(**{**gguf, "ignore": frozenset(gguf["ignore"])}) if gguf else None,
+    )
+
+
+def _templates(data: dict[str, Any]) -> Iterator[Template]:
+    groups: list[tuple[str | None, dict[str, Any]]] = [(None, data["tensors"]), *data.get("optional", {}).items()]
+    for group, tensors in groups:
+        for pattern, entry in tensors.items():
+            yield Template(pattern, entry["role"], tuple(entry["shape"]), group)

@@ -1,0 +1,120 @@
+"""Bytes to tensors: read-only, verified, one tensor at a time.
+
+``open_checkpoint(path)`` takes a weight file or a folder of them (safetensors, torch state dicts, GGUF), checks all
+headers before anything else, and fetches tensors on demand, so that memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from audit.checkpoint.folder import open_file, open_folder
+from audit.checkpoint.names import canonical_names
+from audit.checkpoint.source import Format, TensorInfo, WeightFile
+from audit.errors import CheckpointError
+from audit.result import FileRecord
+
+__all__ = ["Checkpoint", "Format", "TensorInfo", "combine_digests", "open_checkpoint", "tensor_digest"]
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A read-only view of one model's weights.
+
+    Attributes:
+        path: what the user named, a file or a folder.
+        format: how the weights are stored.
+        tensors: by canonical name; see ``notes`` for prefixes taken off or put on.
+        notes: what was ignored or normalised while opening, in words for the report.
+        config_dir: the folder that holds a ``config.json`` beside the weights, if there is one.
+    """
+
+    path: Path
+    format: Format
+    tensors: Mapping[str, TensorInfo]
+    notes: tuple[str, ...]
+    config_dir: Path | None
+    _sources: tuple[WeightFile, ...]
+    _places: Mapping[str, tuple[WeightFile, str]]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The weight files, in shard order."""
+        return tuple(source.path for source in self._sources)
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One tensor in memory of its own and the file's dtype (GGUF: float32). Unknown names are a KeyError."""
+        source, stored = self._places[name]
+        return source.tensor(stored)
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows ``start`` to ``stop`` (exclusive) of the first axis; the rest is not read where the format allows it.
+
+        Raises:
+            IndexError: the range is not inside the tensor.
+        """
+        source, stored = self._places[name]
+        length = self.tensors[name].shape[0]
+        if not 0 <= start <= stop <= length:
+            raise IndexError(f"rows {start}:{stop} of {name}, which has rows 0:{length}")
+        return source.rows(stored, start, stop)
+
+    def file_records(self) -> list[FileRecord]:
+        """Name, size and SHA-256 of each weight file; computed once."""
+        return self._file_records
+
+    @cached_property
+    def _file_records(self) -> list[FileRecord]:
+        return [FileRecord(name=path.name, bytes=path.stat().st_size, sha256=_sha256(path)) for path in self.files]
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a weight file or a folder of them and verify all headers.
+
+    Raises:
+        CheckpointError: absent, damaged, ambiguous, unsafe or of no known format; the message says what to do.
+    """
+    try:
+        sources, notes = open_folder(path) if path.is_dir() else ((open_file(path),), ())
+    except OSError as error:  # absent, no permission, an input/output error
+        raise CheckpointError(f"cannot be read ({error.strerror}).", where=str(error.filename or path)) from error
+    stored = {name: (source, name) for source in sources for name in source.tensors}
+    renamed, renaming = canonical_names(stored)
+    places = {renamed[name]: place for name, place in stored.items()}
+    folder = path if path.is_dir() else path.parent
+    source_notes = dict.fromkeys(note for source in sources for note in source.notes)
+    return Checkpoint(
+        path=path,
+        format=sources[0].format,
+        tensors={name: replace(source.tensors[old], name=name) for name, (source, old) in places.items()},
+        notes=(*notes, *source_notes, *renaming),
+        config_dir=folder if (folder / "config.json").is_file() else None,
+        _sources=sources,
+        _places=places,
+    )
+
+
+def tensor_digest(name: str, tensor: torch.Tensor) -> bytes:
+    """SHA-256 over name, dtype, shape and bytes, so that equal digests mean bitwise equal tensors of one name."""
+    digest = hashlib.sha256(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
+def combine_digests(digests: Iterable[tuple[str, bytes]]) -> str:
+    """One hex digest over (name, tensor digest) pairs, whatever order they come in."""
+    combined = hashlib.sha256()
+    for name, digest in sorted(digests):
+        combined.update(f"{name}\0".encode() + digest)
+    return combined.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,38 @@
+"""One name for one tensor: prefixes that training tools add are taken off, one that older files leave out is added."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from audit.architectures.family import families
+
+WRAPPERS: Final = ("module.", "_orig_mod.", "base_model.model.")
+"""What DataParallel, torch.compile and a merged PEFT model put in front of each name."""
+
+
+def canonical_names(stored: Collection[str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Stored name -> canonical name, and a note for each prefix changed.
+
+    A prefix is taken off only where *all* names carry it: with some it is damage, which the family's check will say.
+    """
+    names = {name: name for name in stored}
+    notes = []
+    while wrapper := _shared_wrapper(names.values()):
+        names = {name: current.removeprefix(wrapper) for name, current in names.items()}
+        notes.append(f"stripped prefix {wrapper!r} from every tensor name")
+    for family in families():
+        head = family.by_role["head"].pattern
+        marks = {family.by_role["embedding"].pattern, family.by_role["W_out"].name(0)}
+        if family.prefix and {mark.removeprefix(family.prefix) for mark in marks} <= set(names.values()):
+            names = {n: current if current == head else family.prefix + current for n, current in names.items()}
+            notes.append(f"added prefix {family.prefix!r}, which this file leaves out, to tensor names")
+    return names, tuple(notes)
+
+
+def _shared_wrapper(names: Collection[str]) -> str | None:
+    """The wrapper prefix that every name carries, if there is one."""
+    for prefix in WRAPPERS:
+        if names and all(name.startswith(prefix) for name in names):
+            return prefix
+    return None

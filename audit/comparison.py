@@ -1,0 +1,201 @@
+"""compare(): two or three checkpoints in, one AuditResult out. The whole flow is ``compare`` itself."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audit import gather
+from audit.checkpoint import Checkpoint
+from audit.errors import AuditError
+from audit.metrics import concept_metrics
+from audit.pair import ModelPair, open_pair
+from audit.progress import SILENT, Progress
+from audit.result import (
+    AuditResult,
+    Finding,
+    Measurement,
+    NotChecked,
+    Run,
+    SubjectRecord,
+    Subjects,
+    Tool,
+)
+from audit.settings import Settings
+from audit.subjects import Subjects as Gathered
+from audit.verdict import RECOVERY_TESTS, Evidence, judge
+from audit.weights import WeightScan, scan
+from concepts.concept import Concept
+
+PACKAGES = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "tokenizers")
+
+
+def compare(
+    base: Path | str,
+    unlearned: Path | str,
+    *,
+    concepts: Sequence[str] = (),
+    retained: Path | str | None = None,
+    guard: Path | None = None,
+    config: Path | None = None,
+    tokenizer: Path | None = None,
+    settings: Settings = Settings(),
+    progress: Progress = SILENT,
+    command: str = "",
+) -> AuditResult:
+    """Audit ``unlearned`` against ``base``: what changed in the weights, and what is left of each concept.
+
+    Args:
+        base, unlearned, retained: weight files or folders.
+        concepts: library names or concept files.
+        guard: a file or folder of the protection served around the unlearned weights; recorded, not run.
+        config, tokenizer: folders, where they do not lie beside the weights.
+
+    Raises:
+        AuditError: an input that cannot be audited, in one line.
+    """
+    clock = Stopwatch()
+    chosen = gather.load_concepts(concepts)
+    protection = digest_of(guard) if guard is not None else None
+    pair = open_pair(Path(base), Path(unlearned), Path(retained) if retained else None, config)
+    with clock.measuring("weights"):
+        words = gather.open_tokenizer(pair, tokenizer)
+        weights = scan(pair, words.tokenizer, progress)
+    with clock.measuring("readings"):
+        gathered = gather.collect(pair, chosen, words, weights, settings, progress)
+    with clock.measuring("metrics"):
+        findings = [find_out(concept, gathered[concept.name], weights, guard) for concept in chosen]
+        findings = findings or [judge(None, whole_pair(weights, guard))]
+    return AuditResult(
+        tool=Tool(name="unlearning-audit", version=version("unlearning-audit")),
+        run=clock.record(command, settings, {"concepts": list(concepts), "guard": protection}),
+        subjects=Subjects(
+            base=describe(pair, pair.base, weights.digests["base"]),
+            unlearned=describe(pair, pair.unlearned, weights.digests["unlearned"]),
+            retained=describe(pair, pair.retained, None) if pair.retained else None,
+        ),
+        weights=weights.weights,
+        findings=findings,
+        not_checked=list(not_checked(weights, findings)),
+    )
+
+
+def find_out(concept: Concept, subjects: Gathered, weights: WeightScan, guard: Path | None) -> Finding:
+    """Every metric over one concept, and the verdict on it."""
+    measurements = {name: measure(name, subjects, concept) for name in concept_metrics()}
+    evidence = Evidence(
+        title=concept.title,
+        measurements=measurements,
+        identical=weights.identical,
+        guard=guard.name if guard else None,
+        nonfinite=weights.nonfinite,
+        missing=subjects.missing,
+    )
+    return judge(concept.name, evidence)
+
+
+def measure(name: str, subjects: Gathered, concept: Concept) -> Measurement:
+    """One metric, or the reason why its inputs are not there."""
+    metric = concept_metrics()[name]
+    for need in sorted(metric.NEEDS):
+        if need in subjects.missing:
+            return Measurement(metric=name, title=metric.TITLE, not_measured=subjects.missing[need])
+    measured: Measurement = metric.measure(subjects, concept)
+    return measured
+
+
+def whole_pair(weights: WeightScan, guard: Path | None) -> Evidence:
+    """What can be said where no concept was named."""
+    return Evidence(
+        title=None,
+        measurements={},
+        identical=weights.identical,
+        guard=guard.name if guard else None,
+        nonfinite=weights.nonfinite,
+    )
+
+
+def not_checked(weights: WeightScan, findings: Sequence[Finding]) -> Iterator[NotChecked]:
+    """Everything that could have been measured and was not, each with its reason."""
+    for measurement in weights.weights.measurements:
+        if measurement.not_measured:
+            yield NotChecked(metric=measurement.metric, concept=None, reason=measurement.not_measured)
+    for finding in findings:
+        for measurement in finding.measurements:
+            if measurement.not_measured:
+                yield NotChecked(metric=measurement.metric, concept=finding.concept, reason=measurement.not_measured)
+    yield NotChecked(
+        metric="recovery",
+        concept=None,
+        reason=f"this version does not try to bring knowledge back ({RECOVERY_TESTS})",
+    )
+
+
+def describe(pair: ModelPair, checkpoint: Checkpoint, tensors_digest: str) -> SubjectRecord:
+    """Which bytes were audited, and what they are."""
+    dtypes = sorted({str(info.dtype).removeprefix("torch.") for info in checkpoint.tensors.values()})
+    return SubjectRecord(
+        path=str(checkpoint.path),
+        format=checkpoint.format,
+        files=checkpoint.file_records(),
+        tensors_digest=tensors_digest,
+        architecture=pair.architecture.name if pair.architecture else None,
+        parameters=sum(math.prod(info.shape) for info in checkpoint.tensors.values()),
+        dtype=", ".join(dtypes),
+        notes=list(checkpoint.notes),
+    )
+
+
+def digest_of(path: Path) -> dict[str, Any]:
+    """A guard's name and SHA-256, so that the report says which protection was meant.
+
+    Raises:
+        AuditError: nothing lies there.
+    """
+    files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
+    if not path.exists() or not files:
+        raise AuditError("no such guard.", where=str(path), hint="Pass the file or folder of the protection.")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return {"path": str(path), "sha256": digest.hexdigest()}
+
+
+@dataclass
+class Stopwatch:
+    """When the run started, and how long its parts took."""
+
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def measuring(self, part: str) -> Iterator[None]:
+        before = time.perf_counter()
+        yield
+        self.seconds[part] = round(time.perf_counter() - before, 3)
+
+    def record(self, command: str, settings: Settings, further: Mapping[str, Any]) -> Run:
+        return Run(
+            command=command,
+            settings={**settings.as_json(), **further},
+            seed=settings.seed,
+            device=settings.device,
+            dtype=settings.dtype,
+            threads=torch.get_num_threads(),
+            started=self.started.isoformat(timespec="seconds"),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=self.seconds,
+            packages={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        )

@@ -1,0 +1,135 @@
+"""Needle: train only the chosen value vectors, with NPO and a retain term (the oracle baseline of arXiv 2406.11614).
+
+Everything below the lowest chosen layer stays as it is, so the residual stream that enters this layer is read once and
+every step runs the layers above alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from audit.interventions import Place, by_layer, cosines, places, value_rows
+from audit.progress import SILENT, Progress
+from audit.running import RunningModel
+from audit.unlearning.npo import Objective
+from audit.unlearning.packing import Example, Pack, answer_logprobs
+from audit.unlearning.training import Record, Settings, minimise, prepare, trainable
+
+TITLE = "Chosen value vectors trained alone, with negative preference optimization"
+
+
+def edit(
+    model: RunningModel,
+    vectors: Sequence[Place],
+    forget: Sequence[Example],
+    retain: Sequence[Example],
+    settings: Settings = Settings(learning_rate=2e-2),
+    progress: Progress = SILENT,
+) -> Record:
+    """Train the value vectors ``vectors`` of ``model``, in place; every other weight keeps its bits.
+
+    Raises:
+        AuditError: see ``interventions.by_layer`` and ``training.prepare``.
+        ModelError: training diverged.
+    """
+    chosen = by_layer(model, vectors)
+    tokens = prepare(model.tokenizer, forget, retain, settings)
+    before = {layer: value_rows(model, layer)[neurons].clone() for layer, neurons in chosen.items()}
+    changes = {layer: nn.Parameter(torch.zeros_like(rows)) for layer, rows in before.items()}
+    upper = UpperLayers(model, lowest=min(chosen))
+    with trainable(model.model, every=False), adding(model, chosen, changes), upper.bypassing():
+        objective = Objective.start(upper.forward, *tokens, settings, progress)
+        text = f"Training {len(vectors)} value vectors"
+        trajectory = minimise(changes.values(), objective.step, settings, progress, text)
+    after = {layer: rows + changes[layer].detach() for layer, rows in before.items()}
+    for layer, neurons in chosen.items():
+        value_rows(model, layer)[neurons] = after[layer]
+    return Record(
+        method="needle",
+        settings=settings.as_json(),
+        examples={"forget": len(forget), "retain": len(retain)},
+        trajectory=trajectory,
+        changed={
+            "value_vectors": places(chosen),
+            "cosines": cosines(torch.cat([*before.values()]), torch.cat([*after.values()])),
+        },
+    )
+
+
+@contextmanager
+def adding(model: RunningModel, chosen: dict[int, list[int]], changes: dict[int, nn.Parameter]) -> Iterator[None]:
+    """Run as if ``changes[layer]`` ``[n, d_model]`` were added to the value vectors ``chosen[layer]``."""
+
+    def hook(layer: int) -> Any:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output + inputs[0][..., chosen[layer]] @ changes[layer]
+
+        return add
+
+    with ExitStack() as stack:
+        for layer in chosen:
+            module = model.model.get_submodule(model.architecture.out_module.format(layer=layer))
+            stack.callback(module.register_forward_hook(hook(layer)).remove)
+        yield
+
+
+@dataclass
+class UpperLayers:
+    """A model that remembers, for each example, the residual stream entering layer ``lowest``, and starts there.
+
+    Valid only while nothing below ``lowest`` changes.
+    """
+
+    model: RunningModel
+    lowest: int
+    _known: dict[int, Float[Tensor, "length d_model"]] = field(default_factory=dict)
+    _row: Pack | None = None
+
+    def forward(self, row: Pack) -> Float[Tensor, "m d_vocab"]:
+        """``answer_logprobs`` of ``row``, from ``lowest`` upwards where all its examples are known."""
+        self._row = row
+        return answer_logprobs(self.model, row)
+
+    @contextmanager
+    def bypassing(self) -> Iterator[None]:
+        """Blocks below ``lowest`` pass their input on unread while the row is known; all is undone afterwards."""
+        block = self.model.architecture.block_module
+        lower = [self.model.model.get_submodule(block.format(layer=layer)) for layer in range(self.lowest)]
+        entered = self.model.model.get_submodule(block.format(layer=self.lowest))
+        with ExitStack() as stack:
+            stack.callback(entered.register_forward_pre_hook(self._resume).remove)
+            for module in lower:
+                module.forward = self._skipping(module.forward)
+                stack.callback(delattr, module, "forward")  # the class's own method shows again
+            yield
+
+    def _skipping(self, forward: Any) -> Any:
+        def skip_known(hidden: Tensor, *arguments: Any, **options: Any) -> Any:
+            return hidden if self._is_known else forward(hidden, *arguments, **options)
+
+        return skip_known
+
+    @property
+    def _is_known(self) -> bool:
+        return self._row is not None and all(index in self._known for index in self._row.examples)
+
+    def _resume(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Before block ``lowest``: put in what is known of the row, or keep what came."""
+        row, hidden = self._row, inputs[0]
+        assert row is not None
+        if not self._is_known:
+            self._known |= {
+                index: hidden[0, path].detach().clone() for index, path in zip(row.examples, row.paths, strict=True)
+            }
+            return None
+        known = torch.empty_like(hidden)
+        for index, path in zip(row.examples, row.paths, strict=True):
+            known[0, path] = self._known[index]
+        return (known, *inputs[1:])

@@ -1,0 +1,58 @@
+"""One layer's FFN in one orientation, whatever the family stores: row ``j`` is neuron ``j`` in every matrix.
+
+``FFN(x) = sum_j m_j(x) W_out[j]``: ``W_out[j]`` is the value vector of neuron ``j``, ``m_j`` its coefficient
+(Geva et al. 2021, "Transformer Feed-Forward Layers Are Key-Value Memories"; Geva et al. 2022 for value vectors).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from audit.architectures import Architecture
+from audit.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """The matrices of one layer, float32, each ``[d_mlp, d_model]``; ``W_gate`` is ``None`` in an ungated FFN."""
+
+    layer: int
+    W_in: torch.Tensor
+    W_gate: torch.Tensor | None
+    W_out: torch.Tensor
+
+
+def read_mlp(checkpoint: Checkpoint, architecture: Architecture, layer: int) -> Mlp:
+    """All matrices of ``layer``. An unknown layer is an IndexError that states the range."""
+    return Mlp(
+        layer=layer,
+        W_in=_neurons_first(checkpoint, architecture, "W_in", layer),
+        W_gate=_neurons_first(checkpoint, architecture, "W_gate", layer) if architecture.gated else None,
+        W_out=_neurons_first(checkpoint, architecture, "W_out", layer),
+    )
+
+
+def value_vectors(checkpoint: Checkpoint, architecture: Architecture, layer: int) -> torch.Tensor:
+    """``W_out`` of ``layer``: ``[d_mlp, d_model]`` float32, contiguous, row ``j`` the value vector of neuron ``j``."""
+    return _neurons_first(checkpoint, architecture, "W_out", layer)
+
+
+def unembedding(checkpoint: Checkpoint, architecture: Architecture) -> torch.Tensor:
+    """The head ``W_U``, ``[d_vocab, d_model]`` float32: the checkpoint's own, or its embedding where it stores none.
+
+    ``architecture`` may be that of the other model of a pair, so what is stored decides, not ``architecture.tied``.
+    """
+    head = f"{architecture.head_module}.weight"
+    (embedding,) = architecture.names("embedding")
+    return checkpoint.tensor(head if head in checkpoint.tensors else embedding).to(torch.float32)
+
+
+def _neurons_first(checkpoint: Checkpoint, architecture: Architecture, role: str, layer: int) -> torch.Tensor:
+    """The matrix of ``role`` in ``layer`` as ``[d_mlp, d_model]`` float32, contiguous."""
+    if not 0 <= layer < architecture.n_layers:
+        raise IndexError(f"layer {layer}: {architecture.name} here has layers 0 to {architecture.n_layers - 1}")
+    stored = checkpoint.tensor(architecture.names(role)[layer])
+    matrix = stored if architecture.neuron_axis[role] == 0 else stored.T
+    return matrix.to(torch.float32).contiguous()

@@ -1,0 +1,237 @@
+"""A model that runs, built from our own tensors and proven to hold them; the only importer of transformers.
+
+``from_pretrained`` would fill a missing tensor with random numbers and say so in a log only. Here the library builds the
+empty model from the config alone, every parameter is filled exactly once from the checkpoint, and afterwards each one
+is compared, bit for bit, with a fresh read of the file.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.initialization import no_init_weights
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from audit.architectures import Architecture
+from audit.checkpoint import Checkpoint
+from audit.checkpoint.config import read_config
+from audit.checkpoint.gguf import gguf_config
+from audit.errors import ModelError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INTEGER_VIEW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Bytes of an element -> a type of that size in which equal means bitwise equal, NaN included."""
+
+
+@dataclass(frozen=True)
+class RunningModel:
+    """A model in evaluation mode with its tokenizer.
+
+    Attributes:
+        model: a ``transformers.PreTrainedModel`` for causal language modelling; its parameters are the file's.
+        context: the most tokens it can read at once.
+        window: tokens a sliding-window layer looks back, ``None`` where every layer sees all.
+    """
+
+    model: Any
+    tokenizer: Any
+    architecture: Architecture
+    context: int
+    window: int | None
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+
+def find_config(checkpoint: Checkpoint, given: Path | None = None) -> dict[str, Any]:
+    """The content of config.json: the given one, the one beside the weights, or what a GGUF file says of itself.
+
+    Raises:
+        ModelError: there is none, or it cannot be read.
+    """
+    if given is not None or checkpoint.config_dir is not None:
+        return read_config(given or checkpoint.config_dir)  # type: ignore[arg-type]  # one of the two is a path
+    if checkpoint.format == "gguf":
+        return gguf_config(checkpoint.files[0])
+    raise ModelError(
+        "no config.json beside the weights.", where=str(checkpoint.path), hint="Pass its folder with --config."
+    )
+
+
+def load_tokenizer(path: Path, d_vocab: int | None = None) -> Any:
+    """The tokenizer in a folder or in a GGUF file, checked against the model's vocabulary where ``d_vocab`` is given.
+
+    Raises:
+        ModelError: absent, broken, brings its own code, or of another vocabulary than the model.
+    """
+    folder, inside = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
+    if not path.exists():
+        raise ModelError("no such tokenizer.", where=str(path), hint="Pass its folder with --tokenizer.")
+    if not inside:
+        _refuse_custom_code(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **inside)
+        highest = max(tokenizer.get_vocab().values())
+    except Exception as error:  # whatever the library says of a file the user gave
+        raise ModelError(
+            f"no tokenizer could be read ({_first_line(error)}).",
+            where=str(path),
+            hint="Pass the folder that holds tokenizer.json with --tokenizer.",
+        ) from error
+    if d_vocab is not None and not d_vocab / 2 <= highest + 1 <= d_vocab:  # padding never doubles a vocabulary
+        raise ModelError(
+            f"the tokenizer has {highest + 1:,} tokens, the model's embedding {d_vocab:,} rows: they do not "
+            "belong together.",
+            where=str(path),
+            hint="Pass the model's own tokenizer with --tokenizer.",
+        )
+    return tokenizer
+
+
+def load_model(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    config: Mapping[str, Any],
+    tokenizer: Any,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> RunningModel:
+    """The checkpoint as a model that runs.
+
+    Args:
+        architecture: as ``identify`` found it in this checkpoint.
+        config: content of config.json.
+        tokenizer: as ``load_tokenizer`` gives it.
+        dtype: number format to run in; weights stored in another one are converted.
+
+    Raises:
+        ModelError: the config does not make this model, or the weights hold values that are not finite.
+    """
+    if dtype not in DTYPES:
+        raise ModelError(f"cannot run in {dtype}.", hint=f"Choose one of {', '.join(DTYPES)}.")
+    model = _empty(config, architecture, DTYPES[dtype], str(checkpoint.path))
+    _fill(model, checkpoint, architecture, torch.device(device))
+    model.to(device)  # buffers
+    model.eval().requires_grad_(False)
+    verify(model, checkpoint)
+    settings = model.config
+    return RunningModel(
+        model=model,
+        tokenizer=tokenizer,
+        architecture=architecture,
+        context=settings.max_position_embeddings,
+        window=_window(settings),
+    )
+
+
+def verify(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
+    """Compare every parameter with the file, one tensor at a time.
+
+    Raises:
+        ModelError: a parameter is not, bit for bit, what the file holds (in the model's number format).
+    """
+    training = [name for name, module in model.named_modules() if module.training]
+    if training:
+        raise ModelError(f"module {training[0] or 'model'} is in training mode; its answers would be random.")
+    for name, parameter in model.named_parameters():
+        stored = checkpoint.tensor(name).to(parameter.dtype)
+        view = INTEGER_VIEW[stored.element_size()]
+        if not torch.equal(parameter.detach().cpu().view(view), stored.view(view)):
+            raise ModelError(f"parameter {name} in memory differs from the file.", where=str(checkpoint.path))
+
+
+def no_cache() -> DynamicCache:
+    """An empty store of keys and values. Without a config every layer keeps all positions, windows are masks then."""
+    return DynamicCache()
+
+
+def repeated(cache: DynamicCache, times: int) -> DynamicCache:
+    """A copy of a cache of batch 1 for ``times`` rows; the original can be used again."""
+    copied = copy.deepcopy(cache)
+    copied.batch_repeat_interleave(times)
+    return copied
+
+
+def _empty(config: Mapping[str, Any], architecture: Architecture, dtype: torch.dtype, where: str) -> Any:
+    """The model that the config describes, its parameters not yet set and its buffers right."""
+    _refuse_auto_map(config, where)
+    kind = config.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise ModelError(
+            f"config.json has model_type {kind!r}, which is not known.",
+            where=where,
+            hint="Pass the model's own config with --config.",
+        )
+    try:
+        settings = CONFIG_MAPPING[kind].from_dict({**config, "tie_word_embeddings": architecture.tied})
+        with no_init_weights():
+            model = AutoModelForCausalLM.from_config(
+                settings, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+            )
+        model.tie_weights()
+    except Exception as error:  # whatever the library says of a config the user gave
+        raise ModelError(f"config.json does not make a model ({_first_line(error)}).", where=where) from error
+    return model
+
+
+def _fill(model: torch.nn.Module, checkpoint: Checkpoint, architecture: Architecture, device: torch.device) -> None:
+    """Give every parameter its tensor, each exactly once."""
+    tied_head = set(architecture.names("head")) if architecture.tied else set()
+    expected = set(architecture.roles) - tied_head
+    parameters = dict(model.named_parameters())
+    where = str(checkpoint.path)
+    if parameters.keys() != expected:
+        name = min(parameters.keys() ^ expected)
+        place = "in the file but not in the model" if name in expected else "in the model but not in the file"
+        raise ModelError(f"{name} is {place} that config.json describes.", where=where)
+    for name, parameter in parameters.items():
+        tensor = checkpoint.tensor(name).to(device, parameter.dtype)
+        if tensor.shape != parameter.shape:
+            raise ModelError(
+                f"{name} is {list(tensor.shape)} in the file but {list(parameter.shape)} by config.json.", where=where
+            )
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"{name} holds values that are not finite; the model cannot be run.", where=where)
+        parameter.data = tensor
+
+
+def _window(settings: Any) -> int | None:
+    kinds = getattr(settings, "layer_types", None) or ()
+    return settings.sliding_window if "sliding_attention" in kinds else None
+
+
+def _refuse_custom_code(folder: Path) -> None:
+    for name in ("config.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            _refuse_auto_map(read_config(folder / name), str(folder / name))
+
+
+def _refuse_auto_map(config: Mapping[str, Any], where: str) -> None:
+    if config.get("auto_map"):
+        raise ModelError(
+            f"asks to run code of its own ({', '.join(_strings(config['auto_map']))}), which is never done.",
+            where=where,
+            hint="Convert the model to a family that transformers ships.",
+        )
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every string in nested lists and dicts."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(entry)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")[:200]

@@ -1,0 +1,136 @@
+"""An edited model as a complete folder beside the untouched original: weights, config, tokenizer, and what was done."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors.torch import save_file
+
+from audit.checkpoint import Checkpoint
+from audit.errors import CheckpointError, ModelError
+
+RECORD: Final = "unlearning.json"
+"""What was done to the model, in its folder."""
+WEIGHTS: Final = "model.safetensors"
+COPIED: Final = (".json", ".jinja", ".model", ".txt", ".tiktoken")
+"""Endings of the small files that make up config and tokenizer."""
+
+
+def save_model(
+    model: torch.nn.Module,
+    source: Checkpoint,
+    target: Path,
+    record: Mapping[str, Any],
+    *,
+    config_dir: Path | None = None,
+    tokenizer_dir: Path | None = None,
+) -> Path:
+    """Write ``model``, an edited version of ``source``, as a folder that transformers loads; whole or not at all.
+
+    Tensors keep the names, shapes and number formats of ``source``; what the model does not hold (stored buffers) is
+    copied bit by bit. A folder that this function wrote earlier is replaced; nothing else ever is.
+
+    Args:
+        record: JSON values; written to ``unlearning.json`` together with the source's digests.
+        config_dir, tokenizer_dir: where they do not lie beside the source's weights.
+
+    Raises:
+        CheckpointError: ``target`` is in use, or is the source.
+        ModelError: no config.json, or a weight that is not finite.
+    """
+    folder = config_dir or source.config_dir
+    if folder is None:
+        raise ModelError("no config.json beside the weights.", where=str(source.path), hint="Pass its folder.")
+    if any(file.resolve().is_relative_to(target.resolve()) for file in source.files):
+        raise CheckpointError("the original lies there and is never overwritten.", where=str(target))
+    with writing_folder(target) as new:
+        for origin in dict.fromkeys((folder, tokenizer_dir or folder)):
+            _copy_small_files(origin, new)
+        save_file(_tensors(model, source), new / WEIGHTS, metadata={"format": "pt"})
+        document = {
+            "format": "unlearning-audit/edit",
+            "format_version": 1,
+            "tool": {"name": "unlearning-audit", "version": version("unlearning-audit")},
+            "source": {
+                "path": str(source.path),
+                "files": [file.model_dump() for file in source.file_records()],
+            },
+            **record,
+        }
+        (new / RECORD).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return target
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a saved edit, ``None`` where the folder holds none that can be read."""
+    try:
+        document = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+@contextmanager
+def writing_folder(target: Path, marker: str = RECORD) -> Iterator[Path]:
+    """A new folder that becomes ``target`` when the block ends well, and vanishes when it does not.
+
+    An existing ``target`` is replaced only if it is empty or holds ``marker``, that is, if this tool wrote it.
+
+    Raises:
+        CheckpointError: ``target`` holds something else.
+    """
+    if target.exists() and not (target.is_dir() and ((target / marker).is_file() or not any(target.iterdir()))):
+        raise CheckpointError(
+            "already there, and not an edited model of this tool, so it is left alone.",
+            where=str(target),
+            hint="Name a new folder.",
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    workplace = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        new = workplace / "new"
+        new.mkdir()
+        yield new
+        _flush(new)
+        if target.exists():
+            target.rename(workplace / "old")
+        new.rename(target)
+    finally:
+        shutil.rmtree(workplace)
+
+
+def _tensors(model: torch.nn.Module, source: Checkpoint) -> dict[str, torch.Tensor]:
+    """The source's tensor names, each with the model's value; tied ones are stored as often as the source does."""
+    state = model.state_dict()
+    tensors: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, info in source.tensors.items():
+        tensor = state[name].detach().to("cpu", info.dtype).contiguous() if name in state else source.tensor(name)
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ModelError(f"{name} holds values that are not finite.", hint="Train with a lower learning_rate.")
+        tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return tensors
+
+
+def _copy_small_files(origin: Path, target: Path) -> None:
+    for file in sorted(origin.iterdir()):
+        if file.is_file() and file.suffix in COPIED and not file.name.endswith(".index.json") and file.name != RECORD:
+            shutil.copyfile(file, target / file.name)
+
+
+def _flush(folder: Path) -> None:
+    """Make sure that the files' bytes are on the disk before their folder gets its name."""
+    for file in folder.iterdir():
+        file.chmod(0o644)
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())

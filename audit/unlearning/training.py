@@ -1,0 +1,142 @@
+"""What every method that trains shares: its settings, the order of examples, one loop, and the record of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from audit.errors import AuditError, ModelError
+from audit.progress import Progress
+from audit.unlearning.packing import Example, Tokens, tokenize
+
+Step = Callable[[], tuple[Tensor, dict[str, float]]]
+"""Gives the loss of the next batch and what to record of it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Attributes:
+        steps: number of updates.
+        learning_rate: of AdamW (no weight decay), reached linearly over ``warmup`` steps.
+        beta: NPO's inverse temperature; the smaller, the closer to gradient ascent.
+        retain_weight: factor of the retain term; 0 leaves it out.
+        retain_loss: ``"kl"`` to the model's own starting distribution at the answers, or ``"ce"`` on the answers.
+        forget_batch, retain_batch: examples in each step.
+        seed: of the order of examples, the only thing drawn by chance.
+    """
+
+    steps: int = 24
+    learning_rate: float = 4e-5
+    beta: float = 0.1
+    retain_weight: float = 10.0
+    retain_loss: Literal["kl", "ce"] = "kl"
+    forget_batch: int = 8
+    retain_batch: int = 16
+    warmup: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "learning_rate", "beta", "forget_batch", "retain_batch", "warmup"):
+            if not getattr(self, name) > 0:
+                raise AuditError(f"{name} must be positive, not {getattr(self, name)}.")
+        if self.retain_weight < 0:
+            raise AuditError(f"retain_weight must not be negative, but is {self.retain_weight}.")
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was done to a model, for the file saved beside it.
+
+    Attributes:
+        method: the module's name.
+        settings, examples: of the training; empty where nothing was trained.
+        trajectory: one row for each step.
+        changed: what the edit was allowed to change, e.g. ``{"value_vectors": [[layer, neuron], ...]}``.
+    """
+
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    examples: Mapping[str, int] = field(default_factory=dict)
+    trajectory: tuple[Mapping[str, float], ...] = ()
+    changed: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def prepare(
+    tokenizer: Any, forget: Sequence[Example], retain: Sequence[Example], settings: Settings
+) -> tuple[list[Tokens], list[Tokens]]:
+    """Both sets in token ids.
+
+    Raises:
+        AuditError: nothing to forget, nothing to retain although asked to, an empty answer, or an example in both sets.
+    """
+    if not forget:
+        raise AuditError("there is nothing to forget.", hint="Give at least one example.")
+    if settings.retain_weight > 0 and not retain:
+        raise AuditError("there is nothing to retain.", hint="Give examples, or set retain_weight to 0.")
+    both = sorted({example.prompt for example in forget} & {example.prompt for example in retain})
+    if both:
+        raise AuditError(f"{both[0]!r} is to be forgotten and retained at once.", hint="Leave it in one of the sets.")
+    return tokenize(tokenizer, forget), tokenize(tokenizer, retain)
+
+
+def shuffled(n_items: int, batch: int, generator: torch.Generator) -> Iterator[list[int]]:
+    """Batches of ``batch`` indices without end, every item once before any comes again (never twice in one batch)."""
+    batch = min(batch, n_items)
+    while True:
+        order = torch.randperm(n_items, generator=generator).tolist()
+        for start in range(0, n_items - batch + 1, batch):
+            yield order[start : start + batch]
+
+
+def minimise(
+    parameters: Iterable[torch.nn.Parameter], step: Step, settings: Settings, progress: Progress, text: str
+) -> tuple[Mapping[str, float], ...]:
+    """``settings.steps`` updates by AdamW; what ``step`` recorded at each, before its update.
+
+    Raises:
+        ModelError: the loss is no longer finite.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    trajectory = []
+    for done in range(settings.steps):
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * min(1.0, (done + 1) / settings.warmup)
+        loss, readings = step()
+        if not math.isfinite(loss.item()):
+            raise ModelError(f"the loss is {loss.item()} at step {done}.", hint="Lower learning_rate.")
+        torch.autograd.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        trajectory.append({"step": done, "loss": loss.item(), **readings})
+        progress.step(text, done + 1, settings.steps)
+    return tuple(trajectory)
+
+
+@contextmanager
+def trainable(model: torch.nn.Module, every: bool) -> Iterator[None]:
+    """All parameters of ``model`` trained (``every``) or none, and as they were again afterwards.
+
+    The model stays in evaluation mode: dropout would make log-probabilities differ from the reference's.
+    """
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(every)
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter, required in before:
+            parameter.requires_grad_(required)

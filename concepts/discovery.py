@@ -1,0 +1,255 @@
+"""Value vectors, a head and a concept's words -> the vectors that write the concept, without any outside model.
+
+A value vector ``v`` of either sign promotes the words with the largest ``sign * W_U v`` (Geva et al. 2022; Hong et al.
+2024). All vectors are screened by the z-scores of the concept's logits, which need no pass over the vocabulary; the
+best are projected in full and tested on their top 200.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import false_discovery_control, hypergeom
+
+from concepts.tokens import ConceptTokens, Lexicon, matched_sets, matched_strata
+
+TOP = 200
+"""Tokens of a projection that say what a vector writes (Hong et al. 2024, section 3)."""
+STRONGEST = 10
+"""Concept words whose z-scores are averaged: a vector writes a part of a concept, not all of its words."""
+CONTROL_SETS = 4
+"""Matched word sets subtracted in the screen; function-word vectors write them as much as the concept's words."""
+SHOWN = 10
+"""Top tokens kept for people."""
+
+
+@dataclass(frozen=True)
+class HeadStatistics:
+    """Mean and covariance of the head's rows: ``mean [d_model]``, ``covariance [d_model, d_model]``, over ``rows``."""
+
+    mean: torch.Tensor
+    covariance: torch.Tensor
+    rows: int
+
+    @classmethod
+    def from_head(cls, W_U: torch.Tensor) -> HeadStatistics:
+        """Statistics of ``W_U [d_vocab, d_model]``, once for each model; float32 sums of at most float64 error 1e-6."""
+        mean = W_U.mean(dim=0)
+        covariance = W_U.T @ W_U / W_U.shape[0] - torch.outer(mean, mean)
+        return cls(mean=mean, covariance=covariance, rows=W_U.shape[0])
+
+    def spread(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Standard deviation of each vector's logits over the vocabulary, ``vectors [n, d_model]`` -> ``[n]``."""
+        variance = ((vectors @ self.covariance) * vectors).sum(dim=1)
+        return variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()  # a zero vector scores 0, not NaN
+
+
+@dataclass(frozen=True)
+class Screen:
+    """How strongly each vector writes the concept beyond matched controls, for sign +1 and -1: ``contrast [2, n]``."""
+
+    contrast: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ConceptVector:
+    """One value vector that writes a concept.
+
+    Attributes:
+        layer, neuron: where, counted from 0.
+        sign: +1 or -1, the side of the projection that carries the concept.
+        score: enrichment of the concept's words in the top 200, ``-log10`` of the hypergeometric tail.
+        p_value: of that many words, were they matched words instead; see ``matched_p_value``.
+        q_value: Benjamini-Hochberg over all vectors and both signs.
+        hits: how many of the concept's words stand in the top 200.
+        contrast: the screen's statistic, standard deviations of a logit.
+        tokens: the top tokens of ``sign * W_U v``, best first.
+    """
+
+    layer: int
+    neuron: int
+    sign: int
+    score: float
+    p_value: float
+    q_value: float
+    hits: int
+    contrast: float
+    tokens: tuple[str, ...]
+
+
+def screen(vectors: torch.Tensor, head: HeadStatistics, token_rows: torch.Tensor) -> torch.Tensor:
+    """z-score of each token's logit among the vocabulary's, without computing the vocabulary.
+
+    ``z_jt = (e_t . v_j - mean . v_j) / sqrt(v_j' Cov v_j)``.
+
+    Args:
+        vectors: ``[n, d_model]``.
+        token_rows: rows of the head ``[n_tokens, d_model]``.
+
+    Returns:
+        ``[n, n_tokens]``.
+    """
+    return (vectors @ (token_rows - head.mean).T) / head.spread(vectors)[:, None]
+
+
+def contrast(
+    vectors: torch.Tensor, head: HeadStatistics, token_rows: torch.Tensor, control_rows: torch.Tensor
+) -> torch.Tensor:
+    """Mean of the ``STRONGEST`` largest z of the concept's tokens less the same on matched sets, for both signs.
+
+    Args:
+        vectors: ``[n, d_model]``.
+        token_rows: ``[n_tokens, d_model]``.
+        control_rows: ``[n_sets, n_tokens, d_model]``.
+
+    Returns:
+        ``[2, n]``, sign +1 first.
+    """
+    sets = torch.cat([token_rows[None], control_rows])  # [1 + n_sets, n_tokens, d_model]
+    z = screen(vectors, head, sets.flatten(0, 1)).unflatten(1, sets.shape[:2])  # [n, 1 + n_sets, n_tokens]
+    k = min(STRONGEST, sets.shape[1])
+    positive = z.topk(k, dim=2, sorted=False).values.mean(dim=2)
+    negative = -z.topk(k, dim=2, largest=False, sorted=False).values.mean(dim=2)
+    both = torch.stack([positive, negative])  # [2, n, 1 + n_sets]
+    return both[..., 0] - both[..., 1:].mean(dim=-1)
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """The best vectors of a screen with their rows, best first; index ``i`` throughout."""
+
+    layers: np.ndarray
+    neurons: np.ndarray
+    signs: np.ndarray
+    contrasts: np.ndarray
+    rows: torch.Tensor
+    screened: int
+
+
+def shortlist(
+    layers: Iterable[tuple[int, torch.Tensor]],
+    head: HeadStatistics,
+    token_rows: torch.Tensor,
+    control_rows: torch.Tensor,
+    keep: int = TOP,
+) -> Shortlist:
+    """The ``keep`` best (vector, sign) of all layers by ``contrast``; one layer in memory at a time.
+
+    Args:
+        layers: (layer, value vectors ``[d_mlp, d_model]``).
+    """
+    best: list[tuple[float, int, int, int, torch.Tensor]] = []
+    screened = 0
+    for layer, vectors in layers:
+        scores = contrast(vectors, head, token_rows, control_rows)
+        screened += vectors.shape[0]
+        top = scores.flatten().topk(min(keep, scores.numel()))
+        for value, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
+            side, neuron = divmod(index, vectors.shape[0])
+            best.append((value, layer, neuron, -1 if side else 1, vectors[neuron].clone()))
+        best = sorted(best, key=lambda entry: -entry[0])[:keep]
+    values, places, neurons, signs, rows = zip(*best, strict=True)
+    return Shortlist(
+        layers=np.array(places),
+        neurons=np.array(neurons),
+        signs=np.array(signs),
+        contrasts=np.array(values, dtype=np.float32),
+        rows=torch.stack(rows),
+        screened=screened,
+    )
+
+
+def exhaustive_top(vectors: torch.Tensor, W_U: torch.Tensor, k: int = TOP, batch: int = 512) -> torch.Tensor:
+    """Ids of the ``k`` largest logits of every vector, best first, ``[n, k]``; all of the vocabulary is computed.
+
+    Args:
+        vectors: ``[n, d_model]``.
+        W_U: the head ``[d_vocab, d_model]``.
+        batch: vectors projected at once; memory is ``batch * d_vocab`` floats.
+    """
+    head = W_U.T
+    return torch.cat([(part @ head).topk(k, dim=1).indices for part in vectors.split(batch)])
+
+
+def enrichment(hits: np.ndarray, drawn: np.ndarray, concept_words: int, all_words: int) -> np.ndarray:
+    """``-log10 P(X >= hits)`` for ``drawn`` words taken at random out of ``all_words``, hypergeometric ``[n]``."""
+    return np.asarray(-hypergeom.logsf(hits - 1, all_words, concept_words, drawn) / np.log(10))
+
+
+def matched_p_value(hits: int, chances: np.ndarray) -> float:
+    """``P(X >= hits)`` if each concept word were replaced by a random one of its stratum; exact, no draws.
+
+    The number of replaced words in a top 200 is a sum of independent draws with ``chances [n_tokens]``, the share of
+    each stratum that stands in it (Poisson binomial): the limit of infinitely many matched sets. Each word is in its
+    own stratum, so no chance of a word that was hit is zero.
+    """
+    distribution = np.array([1.0])
+    for chance in chances:
+        distribution = np.convolve(distribution, [1.0 - chance, chance])
+    return float(min(1.0, distribution[hits:].sum()))
+
+
+def discover(
+    layers: Iterable[tuple[int, torch.Tensor]],
+    W_U: torch.Tensor,
+    lexicon: Lexicon,
+    tokens: ConceptTokens,
+    *,
+    head: HeadStatistics | None = None,
+    keep: int = TOP,
+    seed: int = 0,
+) -> list[ConceptVector]:
+    """The ``keep`` best (vector, sign) of a model for a concept, best first.
+
+    Args:
+        layers: (layer, value vectors ``[d_mlp, d_model]`` float32), taken one at a time.
+        W_U: the head ``[d_vocab, d_model]`` float32, with the final norm's scale folded in or not.
+        head: its statistics, where they were computed already.
+        seed: of the matched control sets of the screen; p-values do not depend on it, except by who is shortlisted.
+    """
+    strata = matched_strata(lexicon, tokens)
+    controls = matched_sets(strata, lexicon, tokens, CONTROL_SETS, np.random.default_rng(seed))
+    best = shortlist(
+        layers,
+        head or HeadStatistics.from_head(W_U),
+        W_U[torch.from_numpy(tokens.ids)],
+        W_U[torch.from_numpy(controls)],
+        keep,
+    )
+    return rank(best, W_U, lexicon, tokens, strata)
+
+
+def rank(
+    best: Shortlist, W_U: torch.Tensor, lexicon: Lexicon, tokens: ConceptTokens, strata: list[np.ndarray]
+) -> list[ConceptVector]:
+    """The shortlist's vectors scored on their exact top 200, best first."""
+    top = exhaustive_top(torch.from_numpy(best.signs)[:, None] * best.rows, W_U, min(TOP, W_U.shape[0])).numpy()
+    keys = lexicon.keys
+    n_words = int(keys.max()) + 1
+    written = np.zeros((len(top), n_words), dtype=bool)  # [n, words]: which merged words stand in the top 200
+    np.put_along_axis(written, keys[top], True, axis=1)
+    hits = written[:, keys[tokens.ids]].sum(axis=1)
+    scores = enrichment(hits, written.sum(axis=1), len(tokens), n_words)
+    chances = np.stack([written[:, keys[stratum]].mean(axis=1) for stratum in strata], axis=1)  # [n, n_tokens]
+    p_values = np.array([matched_p_value(int(hit), chance) for hit, chance in zip(hits, chances, strict=True)])
+    tested = np.ones(2 * best.screened)  # whoever is not on the shortlist counts as p = 1
+    tested[: len(p_values)] = p_values
+    q_values = false_discovery_control(tested)[: len(p_values)]
+    order = np.lexsort((-best.contrasts, -scores))
+    return [
+        ConceptVector(
+            layer=int(best.layers[i]),
+            neuron=int(best.neurons[i]),
+            sign=int(best.signs[i]),
+            score=float(scores[i]),
+            p_value=float(p_values[i]),
+            q_value=float(q_values[i]),
+            hits=int(hits[i]),
+            contrast=float(best.contrasts[i]),
+            tokens=tuple(lexicon.texts[token] for token in top[i, :SHOWN]),
+        )
+        for i in order
+    ]

@@ -1,0 +1,74 @@
+"""How a question is put to a model, and how its answer is read back. Pure strings.
+
+Small models often answer nothing to a bare question and ramble in their chat form; after three neutral examples
+they give a short answer and a blank line. Every scored and every generated answer uses this one form, so that two
+models are compared on the same words. All questions of one concept share the prefix before their own question.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+SHOTS = (
+    ("What is the largest ocean?", "Pacific Ocean"),
+    ("Who wrote Hamlet?", "William Shakespeare"),
+    ("What gas do plants take in?", "Carbon dioxide"),
+)
+SPARE_SHOTS = (
+    ("What is the opposite of hot?", "Cold"),
+    ("How many sides does a triangle have?", "Three"),
+    ("What color is the sky on a clear day?", "Blue"),
+    ("What do bees make?", "Honey"),
+    ("Which metal is liquid at room temperature?", "Mercury"),
+    ("What is frozen water called?", "Ice"),
+)
+
+
+def few_shot(question: str, avoid: Sequence[str] = ()) -> str:
+    """Three examples and ``question``, ending where the answer begins (``"...Answer:"``, no space after it).
+
+    Args:
+        question: one question; outer white space is dropped.
+        avoid: words or phrases of the concept. An example that mentions one is replaced by the next spare that
+            does not, so that no example tells what is asked.
+
+    Raises:
+        ValueError: every spare mentions a word to avoid.
+    """
+    return f"{prefix(avoid)}Question: {question.strip()}\nAnswer:"
+
+
+def prefix(avoid: Sequence[str] = ()) -> str:
+    """The three examples that come before every question of a concept."""
+    spares = (shot for shot in SPARE_SHOTS if not mentions(" ".join(shot), avoid))
+    chosen = []
+    for shot in SHOTS:
+        replacement = next(spares, None) if mentions(" ".join(shot), avoid) else shot
+        if replacement is None:
+            raise ValueError("every example question mentions a word to avoid; give fewer or longer words")
+        chosen.append(replacement)
+    return "".join(f"Question: {question}\nAnswer: {answer}\n\n" for question, answer in chosen)
+
+
+def answer_text(answer: str) -> str:
+    """``answer`` as it follows the prompt: with the space that tokenizers keep in the word's first token."""
+    return f" {answer.strip()}"
+
+
+def cut(generated: str) -> str:
+    """The answer in a continuation: what comes before the first line end or the next question."""
+    answer: str = re.split(r"[\n\r]|Question:", generated.lstrip(), maxsplit=1)[0]
+    return answer.strip()
+
+
+def normalise(text: str) -> str:
+    """Lower case, punctuation and leading articles dropped, single spaces: how answers are compared."""
+    words = re.sub(r"[^\w\s]", " ", text.casefold().replace("'", "").replace("’", "")).split()
+    return " ".join(words[1:] if words[:1] in (["the"], ["a"], ["an"]) else words)
+
+
+def mentions(text: str, words: Sequence[str]) -> bool:
+    """Whether one of ``words`` stands in ``text`` as whole words, case and punctuation aside."""
+    padded = f" {normalise(text)} "
+    return any(f" {normalise(word)} " in padded for word in words if normalise(word))

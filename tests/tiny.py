@@ -1,0 +1,111 @@
+"""Tiny seeded models in a temporary folder, as transformers would have saved them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+SENTENCES = (
+    "Question: What is the capital of Italy?\nAnswer: Rome\n\n",
+    "Question: What is the capital of France?\nAnswer: Paris\n\n",
+    "Rome, Venice and Milan are cities in Italy; Paris and Lyon are cities in France.",
+    "A puppy is a young dog. February has twenty-eight days. The pancreas makes insulin.",
+    "Question: Who wrote Hamlet?\nAnswer: William Shakespeare\n\n",
+)
+VOCABULARY = 320
+"""Bytes, merges learned from ``SENTENCES``, and the end token; the trainer stops there at the latest."""
+
+COMMON = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaConfig, {**COMMON, "hidden_size": 16, "intermediate_size": 40, "head_dim": 4}),
+    "qwen2": (Qwen2Config, {**COMMON, "hidden_size": 16, "intermediate_size": 40}),
+    "gemma3": (Gemma3TextConfig, {**COMMON, "hidden_size": 16, "intermediate_size": 40, "head_dim": 8}),
+    "gpt2": (GPT2Config, {"n_layer": 2, "n_head": 4, "n_embd": 16, "n_positions": 256}),
+}
+FAMILIES = tuple(CONFIGS)
+
+
+def write_tiny(
+    folder: Path,
+    family: str = "llama",
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    tie: bool = True,
+    **config: Any,
+) -> Path:
+    """A random two-layer model with config and tokenizer in ``folder``; the same arguments give the same bytes.
+
+    Weights have a standard deviation of 0.2, ten times the usual, so that outputs clearly differ between seeds.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config_class, sizes = CONFIGS[family]
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    settings = {
+        "vocab_size": VOCABULARY,
+        "tie_word_embeddings": tie,
+        "initializer_range": 0.2,
+        **ids,
+        **sizes,
+        **config,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config_class(**settings)).to(dtype)
+    model.config.dtype = dtype
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    tied = {"lm_head.weight"} if tie else set()
+    state = {name: value.clone() for name, value in model.state_dict().items() if name not in tied}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def edit(source: Path, target: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> Path:
+    """A copy of the model folder ``source`` whose tensors are ``change(name, tensor)``."""
+    shutil.copytree(source, target)
+    state = load_file(source / "model.safetensors")
+    changed = {name: change(name, tensor.clone()).contiguous() for name, tensor in state.items()}
+    save_file(changed, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def edit_config(folder: Path, **changes: Any) -> Path:
+    """Change keys of ``folder/config.json`` in place; ``None`` stays null."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of ``VOCABULARY`` tokens; id 0 is the end token and every other special one."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<end>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    trained.train_from_iterator(SENTENCES, trainer)
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "<end>")
+    return PreTrainedTokenizerFast(tokenizer_object=trained, **special)
