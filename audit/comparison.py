@@ -73,7 +73,7 @@ def compare(
         words = gather.open_tokenizer(pair, tokenizer)
         weights = scan(pair, words.tokenizer, progress)
     with clock.measuring("readings"):
-        gathered = gather.collect(pair, chosen, words, weights, settings, progress)
+        gathered = gather.collect(pair, chosen, words, weights, settings, progress, config)
     with clock.measuring("metrics"):
         findings = [find_out(concept, gathered[concept.name], weights, guard) for concept in chosen]
         findings = findings or [judge(None, whole_pair(weights, guard))]
@@ -83,7 +83,7 @@ def compare(
         subjects=Subjects(
             base=describe(pair, pair.base, weights.digests["base"]),
             unlearned=describe(pair, pair.unlearned, weights.digests["unlearned"]),
-            retained=describe(pair, pair.retained, None) if pair.retained else None,
+            retained=describe(pair, pair.retained, weights.digests["retained"]) if pair.retained else None,
         ),
         weights=weights.weights,
         findings=findings,

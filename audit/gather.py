@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from audit.errors import ConceptError, ModelError
+from audit.items import ItemSet, item_set, with_own_answers
 from audit.pair import ModelPair
 from audit.progress import Progress
+from audit.readings import Readings, generate, read
+from audit.running import find_config, load_model, load_tokenizer
+from audit.search import FoundVectors, find, matched_controls
 from audit.settings import Settings
 from audit.subjects import Subjects, TracedVectors
+from audit.vectors import trace
+from audit.weights import WeightScan
 from concepts.concept import Concept, ConceptFileError, load_concept
 
-CONTROLS_PER_VECTOR = 2
 VECTORS = 20
-"""How many vectors of a concept are followed from base to unlearned."""
+"""At most this many of a concept's vectors are followed from base to unlearned."""
+CONTROLS_PER_VECTOR = 2
 SIGNIFICANT = 0.05
 """Benjamini-Hochberg level below which a vector counts as the concept's."""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """The pair's tokenizer, or why there is none."""
+
+    tokenizer: Any = None
+    reason: str | None = None
 
 
 def load_concepts(names: Sequence[str]) -> list[Concept]:
@@ -40,3 +54,167 @@ def load_concepts(names: Sequence[str]) -> list[Concept]:
         if names_seen.count(name) > 1:
             raise ConceptError(f"concept {name!r} is given twice.", hint="Name each concept once.")
     return concepts
+
+
+def open_tokenizer(pair: ModelPair, folder: Path | None) -> Tokenizer:
+    """The given tokenizer, or the one beside the base's or the unlearned model's weights.
+
+    Raises:
+        ModelError: a tokenizer that was named and cannot be read, or one that belongs to another model.
+    """
+    rows = pair.architecture.d_vocab if pair.architecture else None
+    if folder is not None:
+        return Tokenizer(load_tokenizer(folder, rows))
+    for checkpoint in (pair.base, pair.unlearned):
+        beside = checkpoint.files[0] if checkpoint.format == "gguf" else checkpoint.files[0].parent
+        if checkpoint.format == "gguf" or (beside / "tokenizer.json").is_file() or (beside / "vocab.json").is_file():
+            return Tokenizer(load_tokenizer(beside, rows))
+    return Tokenizer(reason="no tokenizer lies beside the weights; pass its folder with --tokenizer")
+
+
+@dataclass
+class Collector:
+    """Gathers the inputs of every metric, base first, each model in memory only while it runs."""
+
+    pair: ModelPair
+    concepts: Sequence[Concept]
+    words: Tokenizer
+    settings: Settings
+    progress: Progress
+    config: Path | None = None
+    items: dict[str, ItemSet] = field(default_factory=dict)
+    readings: dict[str, dict[str, Readings]] = field(default_factory=dict)
+
+    def missing(self) -> dict[str, str]:
+        """Inputs that no concept can have, each with the reason."""
+        absent = {}
+        if self.words.reason is not None:
+            absent["tokenizer"] = self.words.reason
+        if self.pair.architecture is None:
+            reason = "the tensor names are of no supported family"
+            return absent | dict.fromkeys(("model", "vectors"), reason)
+        if self.words.reason is not None:
+            return absent | dict.fromkeys(("model", "vectors"), self.words.reason)
+        try:
+            find_config(self.pair.base, self.config)
+        except ModelError as error:
+            absent["model"] = f"{error.message} {error.hint or ''}".strip()
+        return absent
+
+    def run_models(self, identical: bool) -> None:
+        """Read every concept in every model. Identical weights are run once."""
+        checkpoints = {"base": self.pair.base, "unlearned": self.pair.unlearned, "retained": self.pair.retained}
+        for role, checkpoint in checkpoints.items():
+            if checkpoint is None:
+                continue
+            if role == "unlearned" and identical:
+                self.readings[role] = self.readings["base"]
+                continue
+            architecture = self.pair.architectures[role]
+            assert architecture is not None
+            self.progress.step(f"Loading the {role} model")
+            model = load_model(
+                checkpoint,
+                architecture,
+                find_config(self._with_config(checkpoint), self.config),
+                self.words.tokenizer,
+                self.settings.device,
+                self.settings.dtype,
+            )
+            self.readings[role] = {concept.name: self._read(model, role, concept) for concept in self.concepts}
+            del model
+
+    def _with_config(self, checkpoint: Any) -> Any:
+        """The checkpoint whose config describes ``checkpoint``: its own, or the base's where it brought none."""
+        return checkpoint if checkpoint.config_dir or checkpoint.format == "gguf" else self.pair.base
+
+    def _read(self, model: Any, role: str, concept: Concept) -> Readings:
+        """One concept in one model. The base goes first: its own answers are scored in all models."""
+        tokenizer, context = self.words.tokenizer, model.context
+        if role == "base":
+            self.items[concept.name] = item_set(concept, tokenizer, context, self.settings.limit)
+        items, size = self.items[concept.name], self.settings.batch_size
+        self.progress.step(f"Asking the {role} model about {concept.title}")
+        written = generate(model, items, size, progress=self.progress)
+        if role == "base":
+            items = self.items[concept.name] = with_own_answers(items, written[0], tokenizer, context)
+        return read(model, items, written, size, self.progress)
+
+    def trace_vectors(self, concept: Concept) -> TracedVectors | str:
+        """The concept's vectors in the base and what became of them, or why there are none."""
+        assert self.pair.architecture is not None
+        found = find(
+            self.pair.base,
+            self.pair.architecture,
+            concept,
+            self.words.tokenizer,
+            limit=VECTORS,
+            seed=self.settings.seed,
+            progress=self.progress,
+        )
+        chosen = tuple(vector for vector in found.vectors if vector.q_value < SIGNIFICANT)
+        if not chosen:
+            return f"no value vector of the base writes {concept.title} beyond chance ({best_of(found)})"
+        controls = matched_controls(
+            self.pair.base, self.pair.architecture, found.vectors, per_vector=CONTROLS_PER_VECTOR
+        )
+        places = [(vector.layer, vector.neuron, vector.sign) for vector in chosen]
+        tokens = np.asarray(found.tokens.ids)
+        traced = trace(self.pair, [*places, *controls], tokens)
+        return TracedVectors(
+            found=chosen,
+            vectors=traced[: len(places)],
+            controls=traced[len(places) :],
+            controls_per_vector=CONTROLS_PER_VECTOR,
+            tokens=tokens,
+            words=found.tokens.words,
+            dtype=str(next(iter(self.pair.base.tensors.values())).dtype).removeprefix("torch."),
+        )
+
+
+def best_of(found: FoundVectors) -> str:
+    """The nearest miss, for the reason why there are no vectors."""
+    best = min((vector.q_value for vector in found.vectors), default=None)
+    return "none was shortlisted" if best is None else f"best corrected p = {best:.2g}"
+
+
+def collect(
+    pair: ModelPair,
+    concepts: Sequence[Concept],
+    words: Tokenizer,
+    weights: WeightScan,
+    settings: Settings,
+    progress: Progress,
+    config: Path | None = None,
+) -> Mapping[str, Subjects]:
+    """What the metrics read, by concept name; what could not be had is in each one's ``missing`` with the reason."""
+    collector = Collector(pair, concepts, words, settings, progress, config)
+    absent = collector.missing()
+    nonfinite = [f"the {subject} weights are not finite" for subject, names in weights.nonfinite.items() if names]
+    if nonfinite:
+        absent.setdefault("model", nonfinite[0])
+    if "model" not in absent and concepts:
+        collector.run_models(weights.identical)
+    gathered = {}
+    for concept in concepts:
+        missing = absent | lacking(concept)
+        vectors = None
+        if "vectors" not in missing:
+            traced = collector.trace_vectors(concept)
+            if isinstance(traced, str):
+                missing["vectors"] = traced
+            else:
+                vectors = traced
+        readings = {role: found[concept.name] for role, found in collector.readings.items()}
+        gathered[concept.name] = Subjects(pair, readings, vectors, missing, settings.seed)
+    return gathered
+
+
+def lacking(concept: Concept) -> dict[str, str]:
+    """What the concept itself does not bring."""
+    absent = {}
+    if not concept.questions:
+        absent["questions"] = f"the concept {concept.title} has no questions"
+    if not concept.groups:
+        absent["groups"] = f"the concept {concept.title} has no typed groups of questions"
+    return absent

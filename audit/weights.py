@@ -178,11 +178,12 @@ def _row(change: TensorPair, observers: Mapping[str, Any]) -> TensorChange:
 
 
 def _digest_rest(pair: ModelPair, digests: dict[str, dict[str, bytes]]) -> None:
-    """Digest the tensors that could not be compared whole, so that a subject's digest speaks of all of it."""
-    for subject, checkpoint in (("base", pair.base), ("unlearned", pair.unlearned)):
-        for name in checkpoint.tensors:
-            if name not in digests[subject]:
-                digests[subject][name] = tensor_digest(name, checkpoint.tensor(name))
+    """Digest the tensors that were not compared whole, so that each subject's digest speaks of all of it."""
+    for subject, checkpoint in (("base", pair.base), ("unlearned", pair.unlearned), ("retained", pair.retained)):
+        for name in checkpoint.tensors if checkpoint is not None else ():
+            found = digests.setdefault(subject, {})
+            if name not in found:
+                found[name] = tensor_digest(name, checkpoint.tensor(name))
 
 
 def _weights(

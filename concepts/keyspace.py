@@ -73,7 +73,7 @@ def separability(
 
 
 def centroid_shift(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Distance between the centroids of the same questions before and after ``[n_layers]``, in units of the spread before.
+    """Distance between the same questions' centroids before and after, in units of the spread before ``[n_layers]``.
 
     Spread is the root mean squared distance of a question's key from its centroid. NaN where the spread is 0.
 

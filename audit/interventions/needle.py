@@ -30,10 +30,15 @@ def edit(
     vectors: Sequence[Place],
     forget: Sequence[Example],
     retain: Sequence[Example],
-    settings: Settings = Settings(learning_rate=2e-2),
+    settings: Settings = Settings(learning_rate=1e-2),
     progress: Progress = SILENT,
+    erase: bool = False,
 ) -> Record:
     """Train the value vectors ``vectors`` of ``model``, in place; every other weight keeps its bits.
+
+    Args:
+        erase: start from zero instead of from the vectors, so that nothing of them is left to begin with. The
+            answers' reference is the untouched model either way.
 
     Raises:
         AuditError: see ``interventions.by_layer`` and ``training.prepare``.
@@ -46,6 +51,9 @@ def edit(
     upper = UpperLayers(model, lowest=min(chosen))
     with trainable(model.model, every=False), adding(model, chosen, changes), upper.bypassing():
         objective = Objective.start(upper.forward, *tokens, settings, progress)
+        if erase:
+            for layer, rows in before.items():
+                changes[layer].data.copy_(-rows)
         text = f"Training {len(vectors)} value vectors"
         trajectory = minimise(changes.values(), objective.step, settings, progress, text)
     after = {layer: rows + changes[layer].detach() for layer, rows in before.items()}
@@ -53,7 +61,7 @@ def edit(
         value_rows(model, layer)[neurons] = after[layer]
     return Record(
         method="needle",
-        settings=settings.as_json(),
+        settings={**settings.as_json(), "erase": erase},
         examples={"forget": len(forget), "retain": len(retain)},
         trajectory=trajectory,
         changed={

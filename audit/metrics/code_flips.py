@@ -1,6 +1,6 @@
 """Share of quantisation codes that the update changes, at 4 and at 8 bits.
 
-Each matrix is rounded to nearest with one absolute-maximum scale for every 64 consecutive weights of a row, symmetric,
+Each matrix is rounded to nearest with one absolute-maximum scale for every 32 consecutive weights of a row, symmetric,
 each model with its own scales; a code is flipped where the two codes differ. An update that flips few codes is largely
 undone by quantisation, whatever it did to the answers in full precision (arXiv 2410.16454). For an update much smaller
 than a step, the share is about ``E|d| / step``. Vectors (norms, biases) are left alone, as quantisers do.
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from audit.weights import TensorPair
 
 TITLE = "Quantisation codes flipped"
-GROUP = 64
+GROUP = 32
+"""Weights that share a scale: the block of GGUF's 4-bit and 8-bit formats."""
 LARGEST = {4: 7, 8: 127}
 """Bits -> largest code of a symmetric grid."""
 
@@ -85,7 +86,7 @@ def count_flips(base: torch.Tensor, unlearned: torch.Tensor) -> dict[int, int]:
 
 
 def _scaled(rows: torch.Tensor) -> torch.Tensor:
-    """Each group of 64 of a row divided by its absolute maximum, in [-1, 1]; a short last group has its own scale."""
+    """Each group of 32 of a row divided by its absolute maximum, in [-1, 1]; a short last group has its own scale."""
     width = rows.shape[-1]
     short = -width % GROUP
     padded = torch.nn.functional.pad(rows, (0, short)) if short else rows

@@ -1,0 +1,84 @@
+"""The small part of SVG that the figures need: escaped elements, rounded coordinates, a scale with ticks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from reports.typography import visible
+
+
+def element(tag: str, content: str = "", **attributes: object) -> str:
+    """``<tag ...>content</tag>``; ``class_`` gives ``class``, ``stroke_width`` gives ``stroke-width``."""
+    written = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{_attribute(value)}"' for key, value in attributes.items()
+    )
+    return f"<{tag}{written}>{content}</{tag}>" if content else f"<{tag}{written}/>"
+
+
+def words(x: float, y: float, text: str, **attributes: object) -> str:
+    """One line of text at ``x, y``."""
+    return element("text", escape(visible(text)), x=x, y=y, **attributes)
+
+
+def _attribute(value: object) -> str:
+    return coordinate(value) if isinstance(value, float) else escape(visible(str(value)), quote=True)
+
+
+def coordinate(value: float) -> str:
+    """Tenths of a pixel, without a trailing zero: equal figures give equal bytes on every machine."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def picture(key: str, title: str, description: str, size: tuple[float, float], content: str) -> str:
+    """An ``<svg>`` that a screen reader announces by ``title`` and ``description``; ``key`` is unique on the page."""
+    named = element("title", escape(visible(title)) or "Figure", id=f"{key}-title")
+    described = element("desc", escape(visible(description)) or "No description", id=f"{key}-desc")
+    width, height = size
+    return element(
+        "svg",
+        named + described + content,
+        class_="figure",
+        role="img",
+        aria_labelledby=f"{key}-title",
+        aria_describedby=f"{key}-desc",
+        viewBox=f"0 0 {coordinate(width)} {coordinate(height)}",
+        width=width,
+        height=height,
+    )
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A linear map from values to pixels."""
+
+    low: float
+    high: float
+    start: float
+    stop: float
+
+    def __call__(self, value: float) -> float:
+        span = self.high - self.low
+        share = (value - self.low) / span if span else 0.5
+        return self.start + share * (self.stop - self.start)
+
+
+def fitted(values: Sequence[float], start: float, stop: float, room: float = 0.0) -> Scale:
+    """A scale that holds all ``values``, with ``room`` (a share of their span) on both sides."""
+    low, high = min(values), max(values)
+    margin = room * (high - low) or (room * abs(high) or 0.5 if high == low else 0.0)
+    return Scale(low - margin, high + margin, start, stop)
+
+
+def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
+    """About ``wanted`` round values from ``low`` to ``high``."""
+    span = high - low
+    if not span > 0 or not math.isfinite(span):
+        return [low]
+    raw = span / wanted
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next((factor * magnitude for factor in (1, 2, 2.5, 5) if factor * magnitude >= raw), 10 * magnitude)
+    first = math.ceil(low / step - 1e-9)
+    return [float(f"{index * step:.12g}") for index in range(first, math.floor(high / step + 1e-9) + 1)]

@@ -1,0 +1,115 @@
+"""How one string or one number looks: no hidden character, no rounded 0 or 100 %, no locale."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from datetime import datetime
+
+LONGEST = 240
+"""Characters shown of one string; the whole of it is in the result."""
+DIGITS = 4
+"""Significant digits shown; the exact value stands in the title of the element."""
+
+# Controls other than tab and newline, and everything that has no ink: bidi overrides and isolates, zero-width
+# characters, fillers, variation selectors, line separators, noncharacters, tags, lone surrogates.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5"
+    "\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ud800-\udfff\ufdd0-\ufdef\ufe00-\ufe0f\ufeff"
+    "\uffa0\ufff0-\ufffb\ufffe\uffff\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+
+def visible(text: str) -> str:
+    """``text`` with every character that cannot be seen, or that reorders its neighbours, as ``\\uXXXX``."""
+    return _HIDDEN.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def json_visible(document: str) -> str:
+    """The same JSON document with hidden characters, ``<``, ``>`` and ``&`` as JSON escapes: inert inside HTML."""
+    return re.sub(f"{_HIDDEN.pattern}|[<>&]", _escape_json, document)
+
+
+def _escape_json(found: re.Match[str]) -> str:
+    character = found.group()
+    if ord(character) < 0x10000:
+        return f"\\u{ord(character):04x}"
+    high, low = divmod(ord(character) - 0x10000, 0x400)
+    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+
+
+def shorten(text: str, longest: int = LONGEST) -> str:
+    """``text`` visible and on one line, cut with a count where it is longer than ``longest``."""
+    shown = " ".join(visible(text).split())
+    return shown if len(shown) <= longest else f"{shown[:longest]}… ({integer(len(text))} characters)"
+
+
+def slug(name: str) -> str:
+    """A stable anchor: ``name`` itself where it is plain, else its plain part and six hex digits of its SHA-256."""
+    plain = re.sub(r"[^a-z0-9_]+", "-", name.lower())[:40].strip("-")
+    if plain == name.lower() and plain:
+        return plain
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return f"{plain}-{digest}" if plain else digest
+
+
+def distinct(slugs: Iterable[str]) -> list[str]:
+    """The same slugs, a repeated one numbered, so that every anchor is unique."""
+    seen: dict[str, int] = {}
+    unique = []
+    for found in slugs:
+        seen[found] = seen.get(found, 0) + 1
+        unique.append(found if seen[found] == 1 else f"{found}-{seen[found]}")
+    return unique
+
+
+def integer(value: int) -> str:
+    return f"{value:,}"
+
+
+def number(value: float, landmarks: tuple[float, ...] = (1.0, -1.0)) -> str:
+    """``value`` with four significant digits; a landmark (1, or 100 for percent) only where exactly reached."""
+    if float(value).is_integer() and abs(value) < 1e15:
+        shown = integer(int(value))
+    elif 10**DIGITS <= abs(value) < 1e9:
+        shown = integer(round(value))
+    else:
+        texts = (f"{value:.{digits}g}" for digits in range(DIGITS, 18))
+        shown = next((text for text in texts if float(text) not in landmarks), repr(value))
+    return shown.replace("-", "−", 1) if value < 0 else shown
+
+
+def percent(share: float) -> str:
+    """A share of 1 in percent with three digits; 0 % and 100 % only when exactly true."""
+    value = 100 * share
+    short = float(f"{value:.3g}")
+    return f"{number(short if short != 100 else value, (100.0,))} %"
+
+
+def interval(bounds: tuple[float, float] | None) -> str:
+    return f"{number(bounds[0])} to {number(bounds[1])}" if bounds is not None else ""
+
+
+def byte_size(size: int) -> str:
+    """Bytes in the unit that keeps the number short (decimal units, as file lists show them)."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= scale:
+            return f"{size / scale:.4g} {unit}"
+    return f"{size} bytes"
+
+
+def moment(stamp: str) -> str:
+    """An ISO time as ``2026-11-23 15:04:05 UTC``; anything else as it is."""
+    try:
+        parsed = datetime.fromisoformat(stamp)
+    except ValueError:
+        return shorten(stamp, 40)
+    zone = " UTC" if parsed.utcoffset() is not None and not parsed.utcoffset() else ""
+    return parsed.strftime("%Y-%m-%d %H:%M:%S") + (zone or (f" {parsed:%z}" if parsed.tzinfo else ""))
