@@ -20,7 +20,8 @@ from audit.settings import Settings
 from audit.subjects import Subjects, TracedVectors
 from audit.vectors import trace
 from audit.weights import WeightScan
-from concepts.concept import Concept, ConceptFileError, load_concept
+from concepts.concept import Concept, load_concept
+from concepts.files import ConceptFileError
 
 VECTORS = 20
 """At most this many of a concept's vectors are followed from base to unlearned."""

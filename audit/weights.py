@@ -180,8 +180,10 @@ def _row(change: TensorPair, observers: Mapping[str, Any]) -> TensorChange:
 def _digest_rest(pair: ModelPair, digests: dict[str, dict[str, bytes]]) -> None:
     """Digest the tensors that were not compared whole, so that each subject's digest speaks of all of it."""
     for subject, checkpoint in (("base", pair.base), ("unlearned", pair.unlearned), ("retained", pair.retained)):
-        for name in checkpoint.tensors if checkpoint is not None else ():
-            found = digests.setdefault(subject, {})
+        if checkpoint is None:
+            continue
+        found = digests.setdefault(subject, {})
+        for name in checkpoint.tensors:
             if name not in found:
                 found[name] = tensor_digest(name, checkpoint.tensor(name))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
 from reports.svg import Scale, coordinate, element, fitted, picture, ticks, words
 from reports.typography import number, shorten
@@ -55,8 +56,7 @@ def marker(style: int, x: float, y: float, size: float = 3.0, title: str = "") -
 
 
 def words_title(text: str) -> str:
-    from html import escape
-
+    """A tooltip."""
     return element("title", escape(shorten(text)))
 
 
@@ -155,7 +155,7 @@ def _peak(name: str, values: Sequence[float | None]) -> str:
 
 @dataclass(frozen=True)
 class Steps:
-    """Bounds of the steps of a grid, smallest first; step k holds values above ``bounds[k - 1]`` up to ``bounds[k]``."""
+    """Upper bounds of the steps of a grid, smallest first."""
 
     bounds: tuple[float, ...]
 
@@ -251,7 +251,7 @@ def dots(key: str, title: str, rows: Sequence[DotRow]) -> str:
 
 def _dot_row(row: DotRow, y: float, left: float, right: float) -> str:
     reach = [*row.values.values(), *(bound for bounds in row.intervals.values() for bound in bounds)]
-    if 0 <= min(reach) and max(reach) <= 1:
+    if min(reach) >= 0 and max(reach) <= 1:
         reach += [0.0, 1.0]
     x = fitted(reach, left, right)
     parts = [

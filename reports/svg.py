@@ -50,6 +50,10 @@ def picture(key: str, title: str, description: str, size: tuple[float, float], c
     )
 
 
+HUGE = 1e300
+"""Values beyond are drawn at the edge: the span of two such numbers is no longer finite."""
+
+
 @dataclass(frozen=True)
 class Scale:
     """A linear map from values to pixels."""
@@ -61,13 +65,13 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         span = self.high - self.low
-        share = (value - self.low) / span if span else 0.5
+        share = (min(max(value, self.low), self.high) - self.low) / span if span else 0.5
         return self.start + share * (self.stop - self.start)
 
 
 def fitted(values: Sequence[float], start: float, stop: float, room: float = 0.0) -> Scale:
     """A scale that holds all ``values``, with ``room`` (a share of their span) on both sides."""
-    low, high = min(values), max(values)
+    low, high = max(min(values), -HUGE), min(max(values), HUGE)
     margin = room * (high - low) or (room * abs(high) or 0.5 if high == low else 0.0)
     return Scale(low - margin, high + margin, start, stop)
 

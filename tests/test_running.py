@@ -88,7 +88,7 @@ def test_weights_that_are_not_finite_are_refused_with_the_tensor(tmp_path: Path)
         ({"model_type": None}, "model_type None"),
         ({"num_hidden_layers": 3}, "in the model but not in the file"),
         ({"num_hidden_layers": 1}, "in the file but not in the model"),
-        ({"intermediate_size": 41}, r"is \[16, 40\] in the file but \[16, 41\] by config"),
+        ({"intermediate_size": 41}, r"is \[40, 16\] in the file but \[41, 16\] by config"),
         ({"hidden_act": "nonsense"}, "does not make a model .*nonsense"),
         ({"num_attention_heads": 5}, "does not make a model"),
         ({"auto_map": {"AutoModelForCausalLM": "evil.Model"}}, "evil.Model"),

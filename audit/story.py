@@ -1,0 +1,131 @@
+"""What two ways of unlearning one concept did, in words, from their findings alone.
+
+Hong et al. (2024, arXiv 2406.11614) found that unlearning by gradients changes what a model says and leaves the vectors
+that hold the concept, while an edit of these vectors changes both. Here the numbers decide what is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from audit.result import Finding, Measurement
+
+WAYS: Final = {
+    "npo": "Training all weights against it (NPO)",
+    "needle": "Editing its concept vectors alone",
+}
+ANSWERS_CHANGED: Final = 0.5
+"""Share of the base's right answer tokens kept, below which the answers have changed: as in ``audit/verdict.py``."""
+VECTORS_CHANGED: Final = 0.99
+"""Mean cosine below which vectors have changed: training at a rate that keeps a model useful leaves 0.999 and more."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Whether answers and vectors changed, ``None`` where it was not measured, and the sentences with the numbers."""
+
+    answers: bool | None
+    vectors: bool | None
+    sentences: str
+
+
+def tell(title: str, findings: Mapping[str, Finding]) -> str:
+    """A line for each way, then what they say together.
+
+    Args:
+        title: of the concept.
+        findings: one for each way of ``WAYS``.
+    """
+    changes = {name: _change(findings[name]) for name in WAYS}
+    lines = [f"{WAYS[name]}: {change.sentences}" for name, change in changes.items()]
+    return "\n".join([f"{title}, unlearned in two ways.", *lines, _together(changes["npo"], changes["needle"])])
+
+
+def _change(finding: Finding) -> Change:
+    measured = {measurement.metric: measurement for measurement in finding.measurements}
+    memorised, cosine = measured.get("exact_memorisation"), measured.get("vector_cosine")
+    answers, vectors = _answers_changed(memorised), _vectors_changed(cosine)
+    sentences = (
+        _say_answers(memorised, answers),
+        _say_vectors(cosine, vectors),
+        _say_collateral(memorised, measured.get("perplexity")),
+        f"Verdict: {finding.verdict}.",
+    )
+    return Change(answers, vectors, " ".join(sentence for sentence in sentences if sentence))
+
+
+def _answers_changed(memorised: Measurement | None) -> bool | None:
+    if memorised is None or memorised.value is None or not memorised.base:
+        return None
+    return memorised.value / memorised.base < ANSWERS_CHANGED
+
+
+def _vectors_changed(cosine: Measurement | None) -> bool | None:
+    return None if cosine is None or cosine.value is None else cosine.value < VECTORS_CHANGED
+
+
+def _say_answers(memorised: Measurement | None, changed: bool | None) -> str:
+    if memorised is None or memorised.value is None or memorised.base is None:
+        return f"whether the answers changed was not measured ({_reason(memorised)})."
+    numbers = f"{memorised.base:.2f} of the answer tokens right before, {memorised.value:.2f} after"
+    if changed is None:
+        return f"the base answers nothing, so no change can be seen ({numbers})."
+    return f"the answers {'changed' if changed else 'did not change much'} ({numbers})."
+
+
+def _say_vectors(cosine: Measurement | None, changed: bool | None) -> str:
+    if cosine is None or cosine.value is None:
+        return f"Whether the concept vectors changed was not measured ({_reason(cosine)})."
+    control = cosine.control.value if cosine.control else None
+    beside = "" if control is None else f"; {_cosine(control)} for vectors of the same layers that do not write it"
+    return (
+        f"Its concept vectors {'changed' if changed else 'did not change'} "
+        f"(mean cosine with the base's {_cosine(cosine.value)}{beside})."
+    )
+
+
+def _say_collateral(memorised: Measurement | None, perplexity: Measurement | None) -> str:
+    """What it cost elsewhere, as far as it was measured."""
+    costs = []
+    before = memorised.details.get("control_base") if memorised else None
+    if memorised and memorised.control and memorised.control.value is not None and before is not None:
+        costs.append(f"unrelated answers {before:.2f} before, {memorised.control.value:.2f} after")
+    if perplexity and perplexity.value is not None and perplexity.base is not None:
+        costs.append(f"perplexity on neutral text {perplexity.base:.1f} before, {perplexity.value:.1f} after")
+    return f"Elsewhere: {'; '.join(costs)}." if costs else ""
+
+
+def _together(trained: Change, edited: Change) -> str:
+    """Whether this is what the paper found, and if not, which part of it is otherwise."""
+    if None in (trained.answers, trained.vectors, edited.answers, edited.vectors):
+        return "Not everything was measured, so the two ways cannot be set against each other."
+    otherwise = [
+        text
+        for text, differs in (
+            ("training did not change the answers", not trained.answers),
+            ("training changed the concept vectors too", trained.vectors),
+            ("editing the concept vectors did not change the answers", not edited.answers),
+            ("the edit left the vectors that the audit follows as they were", not edited.vectors),
+        )
+        if differs
+    ]
+    if otherwise:
+        return f"Hong et al. (2024) found otherwise on larger models; here {', and '.join(otherwise)}."
+    return (
+        "This is what Hong et al. (2024) found: after training, what the model says has changed and the vectors that "
+        "write the concept have not; after editing these vectors, both have."
+    )
+
+
+def _cosine(value: float) -> str:
+    """ "1" only for exactly 1: a cosine near it keeps the digits that tell it from 1."""
+    if value == 1:
+        return "1"
+    rounded = f"{value:.3f}"
+    return rounded if rounded != "1.000" else f"1 - {1 - value:.0e}"
+
+
+def _reason(measurement: Measurement | None) -> str:
+    return "the metric did not run" if measurement is None else str(measurement.not_measured or "no value for the base")

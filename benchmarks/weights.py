@@ -1,0 +1,98 @@
+"""Comparing the weights of two SmolLM2 checkpoints (float32, 538 MB each), against reading and hashing the files.
+
+Each case runs in a child process: seconds of ``open_pair`` and ``scan`` after imports, and the peak of resident memory
+above that of the interpreter with torch imported.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.record import publish
+
+GOAL_RATIO = 4.0
+GOAL_MEGABYTES = 700.0
+RUNS = 3
+
+CHILD = """
+import hashlib, json, resource, sys, time
+from pathlib import Path
+import torch
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+base, unlearned = Path(sys.argv[1]), Path(sys.argv[2])
+start = time.perf_counter()
+for folder in (base, unlearned):
+    with (folder / "model.safetensors").open("rb") as stream:
+        hashlib.file_digest(stream, "sha256")
+hashed = time.perf_counter() - start
+from audit.pair import open_pair
+from audit.weights import scan
+start = time.perf_counter()
+found = scan(open_pair(base, unlearned))
+seconds = time.perf_counter() - start
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"hashed": hashed, "seconds": seconds, "megabytes": (peak - before) / 1024,
+                  "changed": found.weights.changed_tensors, "total": found.weights.total_tensors}))
+"""
+
+
+def main() -> None:
+    """The worst case (every tensor changed) and an edit of forty rows; the median of three runs each."""
+    from audit.demo import default_cache, model_folder
+
+    base = model_folder(default_cache())
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = [
+            case("every tensor changed", base, perturbed(base, Path(scratch) / "all", everywhere=True)),
+            case("40 value vectors changed", base, perturbed(base, Path(scratch) / "few", everywhere=False)),
+        ]
+    publish("weights", rows, "ratio: our time / time of reading and hashing both files on one thread, in the same run")
+
+
+def perturbed(base: Path, folder: Path, *, everywhere: bool) -> Path:
+    """A copy of the model with noise on every tensor, or with forty value vectors halved."""
+    import shutil
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    state = load_file(base / "model.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in state.items():
+        if everywhere:
+            state[name] = tensor + 1e-4 * torch.randn(tensor.shape, generator=generator)
+        elif name.endswith("down_proj.weight") and int(name.split(".")[2]) >= 22:
+            tensor[:, :5] *= 0.5
+    save_file(state, folder / "model.safetensors")
+    return folder
+
+
+def case(name: str, base: Path, unlearned: Path) -> dict[str, Any]:
+    command = [sys.executable, "-c", CHILD, str(base), str(unlearned)]
+    runs = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(RUNS)]
+    middle = sorted(runs, key=lambda run: run["seconds"] / run["hashed"])[RUNS // 2]
+    ratio = middle["seconds"] / middle["hashed"]
+    peak = max(run["megabytes"] for run in runs)
+    return {
+        "case": name,
+        "changed tensors": f"{middle['changed']} of {middle['total']}",
+        "read and hash s": middle["hashed"],
+        "compare s": middle["seconds"],
+        "ratio": ratio,
+        "goal ratio": GOAL_RATIO,
+        "peak MB": peak,
+        "goal MB": GOAL_MEGABYTES,
+        "reached": ratio <= GOAL_RATIO and peak <= GOAL_MEGABYTES,
+    }
+
+
+if __name__ == "__main__":
+    main()

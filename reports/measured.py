@@ -1,0 +1,121 @@
+"""Any ``Measurement`` as a block of the page: it knows the record, never the metric."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from audit.result import Measurement
+from reports import figures
+from reports.tables import BLANK, Cell, Table, bounds, explained, figure, items_table, layers_table, text
+from reports.typography import distinct, integer, number, shorten, slug
+from reports.wording import HIGHER, Reading, read, sentence
+
+FEW = 30
+"""Below this many items an interval is shown and no verdict should rest on it alone."""
+MOST_SERIES = 12
+"""Series drawn of one measurement; the table behind the chart has more."""
+
+
+@dataclass(frozen=True)
+class MeasuredView:
+    """What the template prints of one measurement."""
+
+    anchor: str
+    title: str
+    metric: str
+    sentence: str
+    reading: Reading
+    numbers: Table | None
+    facts: Sequence[tuple[str, str]]
+    charts: Sequence[str]
+    layers: Table | None
+    items: Table | None
+    details: Sequence[tuple[str, str]]
+
+
+def views(measurements: Sequence[Measurement], prefix: str) -> list[MeasuredView]:
+    """Blocks with the anchors ``prefix-metric``."""
+    anchors = distinct(f"{prefix}-{slug(found.metric)}" for found in measurements)
+    return [view(found, anchor) for found, anchor in zip(measurements, anchors, strict=True)]
+
+
+def view(measurement: Measurement, anchor: str) -> MeasuredView:
+    title = shorten(measurement.title or measurement.metric, 120)
+    drawn = dict(list(measurement.layers.items())[:MOST_SERIES])
+    charts = [
+        figures.lines(f"{anchor}-chart-{place}", f"{title}, by layer", shorten(measurement.unit, 80), group)
+        for place, group in enumerate(figures.comparable(drawn))
+    ]
+    return MeasuredView(
+        anchor=anchor,
+        title=title,
+        metric=shorten(measurement.metric, 60),
+        sentence=sentence(measurement),
+        reading=read(measurement),
+        numbers=numbers(measurement, title),
+        facts=list(facts(measurement)),
+        charts=[chart for chart in charts if chart],
+        layers=layers_table(f"{title}: the data of the chart", measurement.layers) if measurement.layers else None,
+        items=items_table(f"{title}: item by item", measurement.items) if measurement.items else None,
+        details=[(shorten(key, 80).replace("_", " "), explained(found)) for key, found in measurement.details.items()],
+    )
+
+
+def numbers(measurement: Measurement, title: str) -> Table | None:
+    """The number for every model it exists for, each with its interval, and the control."""
+    if measurement.value is None:
+        return None
+    rows: list[list[Cell]] = []
+    if measurement.base is not None:
+        rows.append([text("base"), figure(measurement.base), bounds(measurement.base_interval)])
+    rows.append([text("unlearned"), figure(measurement.value), bounds(measurement.interval)])
+    if measurement.retained is not None:
+        rows.append([text("retained"), figure(measurement.retained), BLANK])
+    control = measurement.control
+    if control is not None:
+        rows.append([text(f"control: {control.name}"), figure(control.value), bounds(control.interval)])
+    return Table(f"{title}: the numbers", ["model", "value", "interval"], rows)
+
+
+def facts(measurement: Measurement) -> Iterable[tuple[str, str]]:
+    """Unit, direction, number of items and p-value, in words."""
+    if measurement.unit:
+        yield "unit", shorten(measurement.unit)
+    yield "direction", HIGHER[measurement.direction]
+    if measurement.value is None:
+        return
+    if measurement.n is not None:
+        few = f", fewer than {FEW}: not enough to rest on alone" if measurement.n < FEW and measurement.interval else ""
+        yield "n", integer(measurement.n) + few
+    if measurement.interval is None:
+        yield "interval", "none was recorded: the number is exact, or its spread was not sampled"
+    if measurement.control is None:
+        yield "control", "none was recorded"
+    if measurement.p_value is not None:
+        null = measurement.details.get("null")
+        against = f" (null: {shorten(str(null))})" if null else ""
+        yield "p-value", number(measurement.p_value) + against
+
+
+def dot_rows(measurements: Iterable[Measurement]) -> list[figures.DotRow]:
+    """One row for each measured number that has something to stand beside."""
+    rows = []
+    for found in measurements:
+        if found.value is None or (found.base is None and found.control is None):
+            continue
+        control = found.control.value if found.control else None
+        values = {"base": found.base, "unlearned": found.value, "retained": found.retained, "control": control}
+        intervals = {
+            "base": found.base_interval,
+            "unlearned": found.interval,
+            "control": found.control.interval if found.control else None,
+        }
+        rows.append(
+            figures.DotRow(
+                shorten(found.title, 34),
+                {name: value for name, value in values.items() if value is not None},
+                {name: value for name, value in intervals.items() if value is not None},
+            )
+        )
+    return rows

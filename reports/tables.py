@@ -1,0 +1,144 @@
+"""Tables as the templates print them: prepared cells under named columns, capped with the cap stated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+from audit.result import Interval, Number
+from reports.typography import integer, interval, number, shorten
+
+MOST_ROWS = 1_000
+MOST_COLUMNS = 24
+MOST_ENTRIES = 40
+"""Entries of a list or mapping shown in a cell of details."""
+DEEPEST = 4
+
+
+class Cell(NamedTuple):
+    """``text`` to show; ``exact`` for the tooltip and for sorting; ``kind``: n number, t text, c code, w wide text."""
+
+    text: str
+    exact: str = ""
+    kind: str = "t"
+    href: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+
+    @property
+    def numeric(self) -> list[bool]:
+        """By column: is it of numbers?"""
+        first = self.rows[0] if self.rows else ()
+        return [cell.kind == "n" for cell in first] or [False] * len(self.columns)
+
+
+BLANK = Cell("–", "", "n")
+
+
+def figure(value: Number | int) -> Cell:
+    """A number, with the exact one in its tooltip where rounding hid something."""
+    if value is None:
+        return BLANK
+    shown = number(value)
+    exact = repr(value)
+    return Cell(shown, exact if exact.removesuffix(".0") != shown else "", "n")
+
+
+def bounds(value: Interval | None) -> Cell:
+    return Cell(interval(value), f"{value[0]!r} to {value[1]!r}", "n") if value is not None else BLANK
+
+
+def text(value: object, longest: int = 240) -> Cell:
+    return Cell(shorten(str(value), longest), "", "t")
+
+
+def code(value: object, longest: int = 240) -> Cell:
+    return Cell(shorten(str(value), longest), "", "c")
+
+
+def anything(value: Any) -> Cell:
+    """A value of a row of items."""
+    if isinstance(value, bool):
+        return Cell("yes" if value else "no")
+    if isinstance(value, int | float):
+        return figure(value)
+    return BLANK if value is None else text(value)
+
+
+def capped(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], total: int) -> Table:
+    """The first ``MOST_ROWS`` rows; a longer table says how many it leaves to the embedded result."""
+    kept = list(islice(rows, MOST_ROWS))
+    note = ""
+    if total > len(kept):
+        note = f"The first {integer(len(kept))} of {integer(total)} rows; the others are in the embedded result."
+    return Table(caption, columns, kept, note)
+
+
+def items_table(caption: str, items: Sequence[Mapping[str, Any]]) -> Table:
+    """One row an item; columns are the keys of the first."""
+    keys = list(items[0])[:MOST_COLUMNS]
+    numeric = {key for key in keys if any(_is_number(row.get(key)) for row in items)}
+    rows = ([_in_column(row.get(key), key in numeric) for key in keys] for row in items)
+    table = capped(caption, [shorten(key, 40).replace("_", " ") for key in keys], rows, len(items))
+    hidden = len(items[0]) - len(keys)
+    return (
+        table
+        if not hidden
+        else Table(table.caption, table.columns, table.rows, f"{table.note} {hidden} columns left out.")
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _in_column(value: Any, numeric: bool) -> Cell:
+    cell = anything(value)
+    return cell._replace(kind="n") if numeric else cell._replace(kind="t")
+
+
+def layers_table(caption: str, layers: Mapping[str, Sequence[Number]]) -> Table:
+    """The data behind a chart over layers."""
+    shown = dict(islice(layers.items(), MOST_COLUMNS))
+    n_layers = max((len(found) for found in shown.values()), default=0)
+    rows = (
+        [figure(layer), *(figure(found[layer] if layer < len(found) else None) for found in shown.values())]
+        for layer in range(n_layers)
+    )
+    return capped(caption, ["layer", *(shorten(name, 40) for name in shown)], rows, n_layers)
+
+
+def explained(value: Any, depth: int = 0) -> str:
+    """Any JSON value of ``details`` on one line."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "none"
+    if isinstance(value, int | float):
+        return number(value)
+    if isinstance(value, str):
+        return shorten(value, 600)
+    if depth >= DEEPEST:
+        return "…"
+    if isinstance(value, Mapping):
+        parts = [f"{shorten(str(key), 60)} {explained(found, depth + 1)}" for key, found in _first(value.items())]
+        return "; ".join(parts) + _left(len(value)) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(explained(found, depth + 1) for found in _first(value)) + _left(len(value)) or "none"
+    return shorten(str(value), 600)
+
+
+def _first(values: Iterable[Any]) -> Iterable[Any]:
+    return islice(values, MOST_ENTRIES)
+
+
+def _left(total: int) -> str:
+    return f" and {integer(total - MOST_ENTRIES)} more" if total > MOST_ENTRIES else ""

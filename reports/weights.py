@@ -1,0 +1,173 @@
+"""The weights' part of the page: where they changed, which neurons, what was unlearned here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from audit.result import AuditResult, NeuronChange, TensorChange, Weights
+from reports import figures
+from reports.measured import MeasuredView, views
+from reports.tables import BLANK, Cell, Table, capped, code, figure, text
+from reports.typography import integer, percent, shorten
+
+TOP = 15
+"""Tensors listed before the full table."""
+MOST_ROLES = 16
+MOST_TOKENS = 12
+
+
+@dataclass(frozen=True)
+class WeightsView:
+    summary: str
+    strip: str
+    grid: str
+    grid_key: Sequence[tuple[int, str, str]]
+    grid_table: Table | None
+    themes: Sequence[str]
+    neurons: Table | None
+    top: Table | None
+    tensors: Table | None
+    layers: Table | None
+    measured: Sequence[MeasuredView]
+
+
+def weights_view(result: AuditResult) -> WeightsView:
+    weights = result.weights
+    rows = by_role(weights)
+    changed = sorted(
+        (found for found in weights.per_tensor if found.changed), key=lambda found: -(found.relative_change or 0.0)
+    )
+    return WeightsView(
+        summary=summary(weights),
+        strip=figures.strip("strip", "Change of each layer's weights", per_layer_change(weights)),
+        grid=figures.grid("layer-grid", "Relative change by layer and role", rows) if rows else "",
+        grid_key=figures.grid_key(rows) if rows else (),
+        grid_table=grid_table(rows) if rows else None,
+        themes=[shorten(theme, 60) for theme in weights.themes[:40]],
+        neurons=neurons_table(weights.top_neurons) if weights.top_neurons else None,
+        top=tensors_table("The tensors that changed most", changed[:TOP]) if changed else None,
+        tensors=tensors_table("Every tensor", weights.per_tensor) if weights.per_tensor else None,
+        layers=layers_table(weights) if weights.per_layer else None,
+        measured=views(weights.measurements, "weights"),
+    )
+
+
+def summary(weights: Weights) -> str:
+    """How much changed, in a sentence."""
+    changed, total = weights.changed_tensors, weights.total_tensors
+    if not changed:
+        return f"None of the {integer(total)} tensors differs: the weights are identical bit for bit."
+    fraction = weights.changed_fraction
+    share = f" ({percent(fraction)})" if fraction is not None else ""
+    return f"{integer(changed)} of {integer(total)} tensors differ{share}."
+
+
+def per_layer_change(weights: Weights) -> list[float | None]:
+    """Relative change by layer, layer 0 first; None where it is not recorded."""
+    known = {found.layer: found.relative_change for found in weights.per_layer if 0 <= found.layer < 10_000}
+    return [known.get(layer) for layer in range(max(known, default=-1) + 1)]
+
+
+def by_role(weights: Weights) -> dict[str, list[float | None]]:
+    """Role -> relative change by layer; the whole layer first."""
+    layers = per_layer_change(weights)
+    inside = [found for found in weights.per_tensor if found.layer is not None and 0 <= found.layer < 10_000]
+    n_layers = max([len(layers), *(found.layer + 1 for found in inside if found.layer is not None)])
+    rows: dict[str, list[float | None]] = {"whole layer": layers + [None] * (n_layers - len(layers))} if layers else {}
+    for found in inside:
+        role = found.role or "other"
+        if role not in rows and len(rows) > MOST_ROLES:
+            continue
+        row = rows.setdefault(role, [None] * n_layers)
+        assert found.layer is not None
+        row[found.layer] = max(row[found.layer] or 0.0, found.relative_change or 0.0)
+    return rows
+
+
+def grid_table(rows: dict[str, list[float | None]]) -> Table:
+    """The data behind the grid: one row a layer."""
+    n_layers = len(next(iter(rows.values())))
+    cells = ([figure(layer), *(figure(found[layer]) for found in rows.values())] for layer in range(n_layers))
+    return capped("Relative change by layer and role", ["layer", *(shorten(n, 24) for n in rows)], cells, n_layers)
+
+
+def neurons_table(neurons: Sequence[NeuronChange]) -> Table:
+    columns = ["layer", "neuron", "relative change", "cosine", "key change", "says before", "says after", "demoted"]
+    rows = (
+        [
+            figure(found.layer),
+            Cell(str(found.neuron), "", "n"),
+            figure(found.relative_change),
+            figure(found.cosine),
+            figure(found.key_relative_change),
+            tokens(found.tokens_before),
+            tokens(found.tokens_after),
+            tokens(found.tokens_demoted),
+        ]
+        for found in neurons
+    )
+    return capped("The neurons whose value vectors changed most", columns, rows, len(neurons))
+
+
+def tokens(found: Sequence[str]) -> Cell:
+    """The first tokens of a list, with how many there are beyond."""
+    if not found:
+        return Cell("–", "", "w")
+    shown = " · ".join(shorten(token, 30) or "(space)" for token in found[:MOST_TOKENS])
+    more = f" and {integer(len(found) - MOST_TOKENS)} more" if len(found) > MOST_TOKENS else ""
+    return Cell(shown + more, "", "w")
+
+
+def tensors_table(caption: str, tensors: Sequence[TensorChange]) -> Table:
+    columns = ["tensor", "shape", "relative change", "cosine", "L2", "stable rank", "largest σ"]
+    columns += ["4-bit flips", "8-bit flips"]
+    rows = (
+        [
+            code(found.name, 80),
+            text(" × ".join(str(size) for size in found.shape)),
+            figure(found.relative_change) if found.changed else Cell("unchanged", "0", "n"),
+            figure(found.cosine),
+            figure(found.l2),
+            figure(found.stable_rank),
+            figure(found.singular_values[0]) if found.singular_values else BLANK,
+            share(found.flipped_4bit),
+            share(found.flipped_8bit),
+        ]
+        for found in tensors
+    )
+    return capped(caption, columns, rows, len(tensors))
+
+
+def layers_table(weights: Weights) -> Table:
+    columns = [
+        "layer",
+        "relative change",
+        "cosine",
+        "L2",
+        "4-bit flips",
+        "8-bit flips",
+        "value vectors",
+        "key rows",
+        "of",
+    ]
+    rows = (
+        [
+            figure(found.layer),
+            figure(found.relative_change),
+            figure(found.cosine),
+            figure(found.l2),
+            share(found.flipped_4bit),
+            share(found.flipped_8bit),
+            figure(found.changed_value_vectors),
+            figure(found.changed_key_rows),
+            figure(found.total_neurons),
+        ]
+        for found in weights.per_layer
+    )
+    caption = "Every layer: its tensors together, and how many of its neurons changed"
+    return capped(caption, columns, rows, len(weights.per_layer))
+
+
+def share(value: float | None) -> Cell:
+    return BLANK if value is None else Cell(percent(value), repr(value), "n")
