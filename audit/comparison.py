@@ -108,9 +108,9 @@ def find_out(concept: Concept, subjects: Gathered, weights: WeightScan, guard: P
 def measure(name: str, subjects: Gathered, concept: Concept) -> Measurement:
     """One metric, or the reason why its inputs are not there."""
     metric = concept_metrics()[name]
-    for need in sorted(metric.NEEDS):
-        if need in subjects.missing:
-            return Measurement(metric=name, title=metric.TITLE, not_measured=subjects.missing[need])
+    absent = dict.fromkeys(subjects.missing[need] for need in sorted(metric.NEEDS) if need in subjects.missing)
+    if absent:
+        return Measurement(metric=name, title=metric.TITLE, not_measured="; ".join(absent))
     measured: Measurement = metric.measure(subjects, concept)
     return measured
 

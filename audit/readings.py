@@ -102,9 +102,15 @@ def read(
         generated=texts,
         prompts={prompt.id: prompt.question for prompt in items.prompts},
         refused=items.refused,
-        forward_tokens=tokens_run(list(plan.asked)) + tokens_run(list(plan.texts)),
+        forward_tokens=forward_tokens(items),
         generated_tokens=written,
     )
+
+
+def forward_tokens(items: ItemSet) -> int:
+    """Positions that ``read`` computes for ``items``, padding not counted."""
+    plan = _Plan(items)
+    return tokens_run(list(plan.asked)) + tokens_run(list(plan.texts))
 
 
 def item_row(item: Item) -> Row:

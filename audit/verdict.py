@@ -208,6 +208,8 @@ def _associated(evidence: Evidence) -> Ruling | None:
     test = evidence.measured("association")
     if test is None:
         return None
+    if _guessable(test):
+        return None
     for where, reading, p_value in _readings(test):
         if p_value is None or p_value >= SIGNIFICANT.value or reading not in ("readable", "inverted"):
             continue
@@ -232,11 +234,12 @@ def _associated(evidence: Evidence) -> Ruling | None:
 def _undecided(evidence: Evidence) -> Ruling:
     """Nothing that ran found the knowledge, and what could bring it back did not run."""
     test = evidence.measured("association")
-    looked = (
-        f"the association test did not find it either (p = {test.p_value:.2g})"
-        if test is not None and test.p_value is not None
-        else "the association test could not run"
-    )
+    if test is None or test.p_value is None:
+        looked = "the association test could not run"
+    elif _guessable(test):
+        looked = "the association test reads no more than from the retained model, which never knew"
+    else:
+        looked = f"the association test did not find it either (p = {test.p_value:.2g})"
     return Ruling(
         "inconclusive",
         f"{_silence(evidence)} Also, {looked}. Removed or well hidden: that takes {RECOVERY_TESTS}, which did not run.",
@@ -252,6 +255,11 @@ def _readings(test: Measurement) -> list[tuple[str, str, float | None]]:
         where = f"inside, read through its own head after layer {lens.get('layer')}"
         places.append((where, str(lens.get("reading", "none")), lens.get("p_value")))
     return sorted(places, key=lambda place: place[1] != "readable")
+
+
+def _guessable(test: Measurement) -> bool:
+    """Whether a model that never saw the data prefers the truth as much: then the questions gave it away."""
+    return test.retained is not None and test.interval is not None and 0 < test.interval[0] <= test.retained
 
 
 def _silence(evidence: Evidence) -> str:

@@ -36,8 +36,13 @@ class MeasuredView:
 
 def views(measurements: Sequence[Measurement], prefix: str) -> list[MeasuredView]:
     """Blocks with the anchors ``prefix-metric``."""
-    anchors = distinct(f"{prefix}-{slug(found.metric)}" for found in measurements)
+    anchors = anchors_of(measurements, prefix)
     return [view(found, anchor) for found, anchor in zip(measurements, anchors, strict=True)]
+
+
+def anchors_of(measurements: Iterable[Measurement], prefix: str) -> list[str]:
+    """One anchor a measurement, each its own."""
+    return distinct(f"{prefix}-{slug(found.metric)}" for found in measurements)
 
 
 def view(measurement: Measurement, anchor: str) -> MeasuredView:

@@ -66,10 +66,10 @@ class Page:
 
 def page(result: AuditResult) -> Page:
     """Everything the template prints; strings may still hold anything, escaping is the template's."""
-    anchors = distinct(anchor_of(finding) for finding in result.findings)
-    concepts = [concept_view(found, anchor) for found, anchor in zip(result.findings, anchors, strict=True)]
+    places = anchors(result.findings)
+    concepts = [concept_view(found, anchor) for found, anchor in zip(result.findings, places, strict=True)]
     columns = [
-        Column(view.name, view.anchor, found, [measured.anchor for measured in view.measured])
+        Column(view.name, f"#{view.anchor}", found, [f"#{measured.anchor}" for measured in view.measured])
         for view, found in zip(concepts, result.findings, strict=True)
     ]
     run = result.run
@@ -102,6 +102,11 @@ def page(result: AuditResult) -> Page:
         packages=[(shorten(key, 60), shorten(value, 60)) for key, value in sorted(run.packages.items())],
         seconds=[(shorten(key, 60), f"{number(value)} s") for key, value in run.seconds.items()],
     )
+
+
+def anchors(findings: Iterable[Finding]) -> list[str]:
+    """One anchor a finding, each its own."""
+    return distinct(anchor_of(finding) for finding in findings)
 
 
 def anchor_of(finding: Finding) -> str:

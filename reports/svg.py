@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from markupsafe import Markup
+
 from reports.typography import visible
 
 
@@ -32,12 +34,12 @@ def coordinate(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def picture(key: str, title: str, description: str, size: tuple[float, float], content: str) -> str:
+def picture(key: str, title: str, description: str, size: tuple[float, float], content: str) -> Markup:
     """An ``<svg>`` that a screen reader announces by ``title`` and ``description``; ``key`` is unique on the page."""
     named = element("title", escape(visible(title)) or "Figure", id=f"{key}-title")
     described = element("desc", escape(visible(description)) or "No description", id=f"{key}-desc")
     width, height = size
-    return element(
+    drawn = element(
         "svg",
         named + described + content,
         class_="figure",
@@ -48,6 +50,7 @@ def picture(key: str, title: str, description: str, size: tuple[float, float], c
         width=width,
         height=height,
     )
+    return Markup(drawn)
 
 
 HUGE = 1e300

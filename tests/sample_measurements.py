@@ -49,9 +49,9 @@ def weights_measurements(layers: list[LayerChange]) -> list[Measurement]:
     ]
 
 
-def concept_measurements(n_layers: int, memorised: float) -> list[Measurement]:
+def concept_measurements(n_layers: int, memorised: float, p_value: float = 0.0002) -> list[Measurement]:
     """What an audit measures of one concept, in the order of the metrics."""
-    return [memorisation(memorised), association(n_layers), log_probability(), *vectors(n_layers), *health()]
+    return [memorisation(memorised), association(n_layers, p_value), log_probability(), *vectors(n_layers), *health()]
 
 
 def memorisation(value: float) -> Measurement:
@@ -75,30 +75,30 @@ def memorisation(value: float) -> Measurement:
     )
 
 
-def association(n_layers: int) -> Measurement:
-    rng = random.Random(2)
+def association(n_layers: int, p_value: float = 0.0002) -> Measurement:
+    rng, told = random.Random(2), p_value < 0.05
     base = [9.0 * layer / n_layers + rng.uniform(-0.4, 0.4) for layer in range(n_layers)]
     return Measurement(
         metric="association",
         title="Is the truth told apart from alternatives?",
-        value=6.127,
-        interval=(4.9, 7.4),
+        value=6.127 if told else 0.431,
+        interval=(4.9, 7.4) if told else (-0.7, 1.6),
         base=9.341,
         base_interval=(8.2, 10.4),
         unit="nats, double-centred",
         direction="knowledge",
         n=18,
-        p_value=0.0002,
+        p_value=p_value,
         control=Control(name="other countries", value=8.8),
         layers={
             "base": [*base],
-            "unlearned": [0.7 * value for value in base],
+            "unlearned": [(0.7 if told else 0.08) * value for value in base],
             "control": [0.95 * value + 0.2 for value in base[:-1]] + [None],
         },
         details={
-            "reading": "readable",
+            "reading": "readable" if told else "none",
             "null": "answers exchanged at random among the group's candidates",
-            "lens": {"layer": n_layers - 3, "reading": "readable", "p_value": 0.0003},
+            "lens": {"layer": n_layers - 3, "reading": "readable" if told else "none", "p_value": 1.5 * p_value},
         },
     )
 

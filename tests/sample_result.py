@@ -43,8 +43,14 @@ HOSTILE = (
 )
 
 
-def sample(n_layers: int = 30) -> AuditResult:
-    """Gradient unlearning of one concept: answers gone, vectors where they were, truth still readable."""
+def sample(n_layers: int = 30, **overrides: Any) -> AuditResult:
+    """Gradient unlearning of Italy: answers gone, truth still readable; of France nobody can say. Overrides are fields."""
+    findings = [hidden_finding(n_layers), undecided_finding(n_layers)]
+    return build(findings, weights(n_layers)).model_copy(update=overrides)
+
+
+def single(n_layers: int = 30) -> AuditResult:
+    """One concept, as most audits have."""
     return build([hidden_finding(n_layers)], weights(n_layers))
 
 
@@ -288,6 +294,22 @@ def hidden_finding(n_layers: int) -> Finding:
         ),
         would_reverse="An association test no different from its permutation null at the output and at every layer.",
         measurements=concept_measurements(n_layers, 0.08),
+    )
+
+
+def undecided_finding(n_layers: int) -> Finding:
+    """France after the same training: silent, and no test that ran found it."""
+    return Finding(
+        concept="france",
+        title="France",
+        verdict="inconclusive",
+        reason=(
+            "The unlearned model does not say it: exact memorisation of the answers is 0.21 against 0.81 in the base, "
+            "95 % interval 0.15 to 0.29. Also, the association test did not find it either (p = 0.31). Removed or well "
+            "hidden: that takes relearning, quantisation and activation patching, which did not run."
+        ),
+        would_reverse="A test that brings the answers back would make it hidden; all of them failing, removed.",
+        measurements=concept_measurements(n_layers, 0.21, p_value=0.31),
     )
 
 

@@ -22,7 +22,7 @@ from audit.running import RunningModel, find_config, load_model, load_tokenizer
 from concepts.concept import Concept
 from tests.tiny import FAMILIES, write_tiny
 
-CAPITALS = {"Italy": "Rome", "France": "Paris", "Spain": "William", "Japan": "puppy", "Peru": "insulin"}
+CAPITALS = {"Italy": "Rome", "France": "Paris", "Spain": "February", "Japan": "puppy", "Peru": "insulin"}
 """Answers whose first tokens differ in the tiny vocabulary."""
 CONCEPT = Concept.model_validate(
     {

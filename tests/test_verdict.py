@@ -71,6 +71,13 @@ def test_readable_is_told_before_inverted() -> None:
     assert "tells the true answers" in finding.reason
 
 
+def test_what_a_retained_model_prefers_as_much_is_guessing_and_not_hidden() -> None:
+    guessed = association(0.0001, "readable").model_copy(update={"interval": (0.8, 1.2), "retained": 1.0})
+    known = guessed.model_copy(update={"retained": 0.1})
+    assert judge("italy", evidence(memorised(0.1), guessed)).verdict == "inconclusive"
+    assert judge("italy", evidence(memorised(0.1), known)).verdict == "hidden"
+
+
 def test_silence_alone_is_never_removed_and_names_the_tests_that_would_decide() -> None:
     finding = judge("italy", evidence(memorised(0.1), perplexity(21), association(0.3, "none")))
     assert finding.verdict == "inconclusive"

@@ -1,0 +1,152 @@
+"""What a comparison would do, without doing it: which evidence, what is missing, and roughly what it takes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audit.checkpoint import Checkpoint
+from audit.gather import Collector, lacking, load_concepts, open_tokenizer
+from audit.items import item_set
+from audit.metrics import concept_metrics, weights_metrics
+from audit.pair import ModelPair, open_pair
+from audit.progress import SILENT
+from audit.readings import forward_tokens
+from audit.settings import Settings
+from concepts.concept import Concept
+
+ANSWER_TOKENS = 8
+"""Tokens of a typical generated answer: the prompts make answers short."""
+BYTES_PER_SECOND = 3e8
+"""Reading, comparing and digesting both files, on one slow core."""
+EFFICIENCY = 0.5
+"""Share of the machine's matrix throughput that short prompts reach."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One metric for one concept: whether it can run, and if not, why."""
+
+    metric: str
+    concept: str | None
+    missing: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would run. Times and memory are estimates for this machine; nothing was measured of the models."""
+
+    architecture: str | None
+    parameters: int
+    notes: list[str]
+    metrics: list[Planned]
+    bytes_to_read: int
+    forward_tokens: int
+    generated_tokens: int
+    seconds: float
+    memory_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def as_text(self) -> str:
+        lines = [
+            f"Architecture   {self.architecture or 'of no supported family: tensor-level evidence only'}",
+            f"Parameters     {self.parameters:,}",
+            f"To read        {self.bytes_to_read / 1e9:.2f} GB",
+            f"To run         {self.forward_tokens:,} tokens forward, about {self.generated_tokens:,} written",
+            f"Time           about {self.seconds:.0f} s on this machine",
+            f"Memory         about {self.memory_bytes / 1e9:.1f} GB",
+        ]
+        lines += [f"Note           {note}" for note in self.notes]
+        for row in self.metrics:
+            what = f"{row.metric} ({row.concept})" if row.concept else row.metric
+            lines.append(f"  not measured {what}: {row.missing}" if row.missing else f"  would run    {what}")
+        return "\n".join(lines)
+
+
+def plan_comparison(
+    base: Path,
+    unlearned: Path,
+    *,
+    retained: Path | None = None,
+    concepts: Sequence[str] = (),
+    guard: Path | None = None,
+    config: Path | None = None,
+    tokenizer: Path | None = None,
+    settings: Settings = Settings(),
+) -> Plan:
+    """The plan of ``compare`` with the same arguments; reads headers, the tokenizer and concept files only.
+
+    Raises:
+        AuditError: whatever would stop the comparison before its slow work.
+    """
+    chosen = load_concepts(concepts)
+    pair = open_pair(base, unlearned, retained, config)
+    words = open_tokenizer(pair, tokenizer)
+    missing = Collector(pair, chosen, words, settings, SILENT, config).missing()
+    rows = [Planned(name, None, None) for name in weights_metrics()]
+    rows += [row for concept in chosen for row in _planned(concept, missing)]
+    models = [checkpoint for checkpoint in (pair.base, pair.unlearned, pair.retained) if checkpoint is not None]
+    forward, written = (0, 0) if "model" in missing else _tokens(chosen, words.tokenizer, settings)
+    forward, written = forward * len(models), written * len(models)
+    size = sum(_bytes(checkpoint) for checkpoint in models)
+    parameters = sum(math.prod(info.shape) for info in pair.base.tensors.values())
+    seconds = 2 * size / BYTES_PER_SECOND + 2 * parameters * (forward + written) / (EFFICIENCY * _throughput())
+    return Plan(
+        architecture=pair.architecture.name if pair.architecture else None,
+        parameters=parameters,
+        notes=[*pair.notes, *([f"guard {guard} is recorded, not run"] if guard else [])],
+        metrics=rows,
+        bytes_to_read=size,
+        forward_tokens=forward,
+        generated_tokens=written,
+        seconds=seconds,
+        memory_bytes=_memory(pair, parameters, runs=forward > 0),
+    )
+
+
+def _planned(concept: Concept, missing: dict[str, str]) -> list[Planned]:
+    """Each metric with the first input it lacks. Whether vectors exist is known only after looking for them."""
+    absent = missing | lacking(concept)
+    return [
+        Planned(name, concept.name, next((absent[need] for need in sorted(module.NEEDS) if need in absent), None))
+        for name, module in concept_metrics().items()
+    ]
+
+
+def _tokens(concepts: Sequence[Concept], tokenizer: Any, settings: Settings) -> tuple[int, int]:
+    """Tokens one model runs and writes."""
+    forward = written = 0
+    for concept in concepts:
+        items = item_set(concept, tokenizer, context=1 << 30, limit=settings.limit)
+        forward += forward_tokens(items)
+        written += ANSWER_TOKENS * len(items.prompts)
+    return forward, written
+
+
+def _bytes(checkpoint: Checkpoint) -> int:
+    return sum(path.stat().st_size for path in checkpoint.files)
+
+
+def _memory(pair: ModelPair, parameters: int, *, runs: bool) -> int:
+    """Three float32 copies of the largest tensor for the weights; one float32 model for the readings."""
+    largest = max(4 * math.prod(info.shape) for info in pair.base.tensors.values())
+    return max(3 * largest, 4 * parameters + 2 * largest if runs else 0) + 400_000_000
+
+
+def _throughput() -> float:
+    """Floating-point operations a second of a matrix product here, from one of a twentieth of a second."""
+    size = 1024
+    matrix = torch.ones(size, size)
+    matrix @ matrix
+    start, times = time.perf_counter(), 4
+    for _ in range(times):
+        matrix @ matrix
+    return times * 2 * size**3 / (time.perf_counter() - start)

@@ -1,0 +1,120 @@
+"""All passive evidence for 10 questions and 50 unrelated ones on SmolLM2, against the plain forward passes it needs.
+
+Plain: transformers' own forward over the same sequences, each once, sorted by length in batches of the same size, padded,
+no hooks; logits of all positions, as a plain forward gives them. Ours: answers, candidates, key vectors, lens and text
+from ``audit.readings.read``, and then every metric over them. Generation is separate and counted.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from audit.architectures import identify
+from audit.checkpoint import open_checkpoint
+from audit.demo import default_cache, model_folder
+from audit.forward import padded
+from audit.items import ItemSet, item_set, with_own_answers
+from audit.metrics import concept_metrics
+from audit.readings import Readings, generate, item_row, read
+from audit.running import RunningModel, find_config, load_model, load_tokenizer
+from audit.subjects import Subjects
+from benchmarks.record import publish
+from concepts.concept import Concept, load_concept
+
+RUNS = 3
+BATCH = 16
+GOAL = 1.5
+"""At most this many times the plain forward passes."""
+
+
+def main(folder: Path | None = None) -> None:
+    """Medians over several runs, plain and ours in turn, so that a busy machine slows both."""
+    model = boot(folder or model_folder(default_cache()))
+    concept = load_concept("italy").model_copy()
+    concept = concept.model_copy(update={"questions": concept.questions[:10], "unrelated": concept.unrelated[:50]})
+    items, written, generation = answers(model, concept)
+    sequences = needed(items)
+    plain, reading, metrics = [], [], []
+    for _ in range(RUNS + 1):
+        plain.append(timed(lambda: plain_passes(model, sequences)))
+        reading.append(timed(lambda: read(model, items, written, BATCH)))
+        readings = read(model, items, written, BATCH)
+        metrics.append(timed(lambda: every_metric(readings, concept)))
+    base = median(plain[1:])
+    rows = [
+        row("plain forward passes", base, base, sum(len(ids) for ids in sequences)),
+        row("readings, one pass", median(reading[1:]), base, readings.forward_tokens),
+        row(
+            "readings and all metrics", median(a + b for a, b in zip(reading[1:], metrics[1:], strict=True)), base, None
+        ),
+        row("generation of all answers", generation, base, readings.generated_tokens),
+    ]
+    counts = f"{len(concept.questions)} questions, {len(concept.unrelated)} unrelated, {len(items.groups)} groups"
+    publish("readings", rows, f"{counts}; {len(sequences)} sequences; {torch.get_num_threads()} threads; goal {GOAL}")
+
+
+def boot(folder: Path) -> RunningModel:
+    checkpoint = open_checkpoint(folder)
+    config = find_config(checkpoint)
+    architecture = identify(checkpoint, config)
+    assert architecture is not None
+    return load_model(checkpoint, architecture, config, load_tokenizer(folder, architecture.d_vocab))
+
+
+def answers(model: RunningModel, concept: Concept) -> tuple[ItemSet, tuple[dict[str, str], int], float]:
+    """The items with the model's own answers, what it wrote, and the seconds that took."""
+    items = item_set(concept, model.tokenizer, model.context)
+    start = time.perf_counter()
+    written = generate(model, items, BATCH)
+    seconds = time.perf_counter() - start
+    return with_own_answers(items, written[0], model.tokenizer, model.context), written, seconds
+
+
+def needed(items: ItemSet) -> list[tuple[int, ...]]:
+    """Every sequence that must be run, each once, by length."""
+    scored = [item_row(item).ids for item in items.items]
+    asked = [ids for group in items.groups for ids in group.prompt_ids]
+    return sorted(set(scored + asked), key=len)
+
+
+def plain_passes(model: RunningModel, sequences: list[tuple[int, ...]]) -> None:
+    with torch.inference_mode():
+        for begin in range(0, len(sequences), BATCH):
+            model.model(**padded(model, sequences[begin : begin + BATCH], 0), use_cache=False)
+
+
+def every_metric(readings: Readings, concept: Concept) -> None:
+    """All metrics of one pair; the same readings stand for both models."""
+    subjects = Subjects(pair=None, readings={"base": readings, "unlearned": readings})  # type: ignore[arg-type]
+    for module in concept_metrics().values():
+        if "vectors" not in module.NEEDS:
+            module.measure(subjects, concept)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def row(what: str, seconds: float, plain: float, tokens: int | None) -> dict[str, Any]:
+    return {
+        "what": what,
+        "median s": seconds,
+        "times plain": seconds / plain,
+        "tokens run": "" if tokens is None else tokens,
+        "reached": seconds / plain <= GOAL,
+    }
+
+
+if __name__ == "__main__":
+    main()

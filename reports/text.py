@@ -1,0 +1,219 @@
+"""Results on a terminal: one string, 100 columns, plain ASCII where the terminal's encoding is not UTF-8."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import StringIO
+from typing import Any, Final
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from audit.result import AuditResult, Finding, Measurement, Weights
+from reports.typography import integer, interval, moment, number, shorten
+from reports.weights import summary
+from reports.wording import VERDICTS, headline, name_of, p_words, read
+
+WIDTH: Final = 100
+MOST_LAYERS: Final = 3
+MOST_THEMES: Final = 8
+ASCII: Final = str.maketrans(
+    {"−": "-", "–": "-", "…": "...", "↓": "v", "↑": "^", "≈": "~", "─": "-", "━": "-", "╶": "-", "╴": "-", "·": ","}
+)
+
+
+def render(result: AuditResult) -> str:
+    """What was found, concept by concept, with the numbers behind it and what was not checked."""
+    return printed(lambda console: _result(console, result))
+
+
+def vectors_table(document: Mapping[str, Any]) -> str:
+    """What ``audit find`` found: one line a value vector, the clearest first."""
+    return printed(lambda console: _vectors(console, document))
+
+
+def render_demo(results: Mapping[str, AuditResult], conclusion: str) -> str:
+    """The ways of unlearning side by side, then what they say together."""
+    return printed(lambda console: _demo(console, results, conclusion))
+
+
+def printed(draw: Callable[[Console], None]) -> str:
+    """What ``draw`` prints: no markup read out of any string, no trailing blanks, in the terminal's characters."""
+    stream = StringIO()
+    draw(Console(file=stream, width=WIDTH, markup=False, emoji=False, highlight=False, color_system=None))
+    lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    text = "\n".join(lines).strip("\n")
+    return text if speaks_utf8() else text.translate(ASCII).encode("ascii", "backslashreplace").decode("ascii")
+
+
+def speaks_utf8() -> bool:
+    return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+
+
+# ---- one result
+
+
+def _result(console: Console, result: AuditResult) -> None:
+    subjects = result.subjects
+    console.print(headline(result))
+    console.print(f"{shorten(subjects.unlearned.path, 80)} against {shorten(subjects.base.path, 80)}")
+    for finding in result.findings:
+        _finding(console, finding)
+    console.print()
+    for line in weights_lines(result.weights):
+        _hanging(console, "Weights      ", line)
+    _hanging(console, "Not checked  ", not_checked(result))
+    _hanging(console, "Ran          ", f"{moment(result.run.started)}, seed {result.run.seed}, {result.run.device}")
+
+
+def _finding(console: Console, finding: Finding) -> None:
+    console.print()
+    console.print(f"{VERDICTS[finding.verdict].label.upper()}  {name_of(finding, 70)}")
+    _indented(console, shorten(finding.reason, 2_000))
+    _indented(console, f"Would reverse it: {shorten(finding.would_reverse, 2_000)}")
+    if finding.measurements:
+        console.print(measurements_table(finding.measurements))
+
+
+def measurements_table(measurements: Sequence[Measurement]) -> Table:
+    """The numbers side by side; a test that was not measured keeps its row, with the reason under its name."""
+    table = _table(["test", "base", "unlearned", "interval", "control", "p"], left=1)
+    for found in measurements:
+        title = shorten(found.title or found.metric, 60)
+        if found.value is None:
+            why = shorten(found.not_measured or "no reason was recorded", 200)
+            table.add_row(f"{title}: not measured, {why}")
+            continue
+        control = _number(found.control.value if found.control else None)
+        reading = read(found)
+        value = f"{reading.sign} {reading.value}".strip()
+        table.add_row(title, _number(found.base), value, _interval(found), control, p_words(found.p_value))
+    return table
+
+
+def weights_lines(weights: Weights) -> Iterable[str]:
+    """How much changed, where most, and what the changed neurons agree on."""
+    yield summary(weights)
+    ranked = sorted(weights.per_layer, key=lambda found: -(found.relative_change or 0.0))
+    most = [found for found in ranked[:MOST_LAYERS] if found.relative_change]
+    if most:
+        listed = ", ".join(f"{found.layer} ({number(found.relative_change or 0.0)})" for found in most)
+        yield f"Most in layers {listed}, relative to the base."
+    if weights.themes:
+        themes = ", ".join(shorten(theme, 30) for theme in weights.themes[:MOST_THEMES])
+        yield f"The neurons that changed most write: {themes}"
+
+
+def not_checked(result: AuditResult) -> str:
+    """How many tests did not run, and which."""
+    if not result.not_checked:
+        return "nothing: every test of this version ran"
+    names = sorted({shorten(found.metric, 40).replace("_", " ") for found in result.not_checked})
+    count = len(result.not_checked)
+    return f"{integer(count)} {'test' if count == 1 else 'tests'} ({', '.join(names)}); the report gives the reasons"
+
+
+# ---- vectors, demo
+
+
+def _vectors(console: Console, document: Mapping[str, Any]) -> None:
+    name = shorten(str(document.get("title") or document.get("concept") or "(no name)"), 80)
+    vectors: Sequence[Mapping[str, Any]] = document.get("vectors") or []
+    if not vectors:
+        console.print(f"No value vector writes {name} more clearly than chance.")
+        return
+    screened = document.get("screened")
+    of = f" of {integer(screened)} screened" if isinstance(screened, int) else ""
+    console.print(f"{name}: {integer(len(vectors))} value vectors{of}, the clearest first")
+    table = _table(["layer", "neuron", "sign", "score", "p", "effect", "tokens"], left=0)
+    table.columns[-1].justify, table.columns[-1].ratio = "left", 1
+    for found in vectors:
+        table.add_row(
+            str(found.get("layer")),
+            str(found.get("neuron")),
+            _sign(found.get("sign")),
+            _number(found.get("score")),
+            _number(found.get("p_value")),
+            _number(found.get("effect")),
+            " ".join(shorten(str(token), 24) for token in list(found.get("tokens") or [])[:10]),
+        )
+    console.print(table)
+    if isinstance(document.get("effect"), str):
+        console.print(f"Effect: {shorten(document['effect'], 300)}")
+
+
+def _sign(sign: object) -> str:
+    return {1: "+", -1: "−"}.get(sign, str(sign)) if isinstance(sign, int) else "–"
+
+
+def _demo(console: Console, results: Mapping[str, AuditResult], conclusion: str) -> None:
+    """Rows are tests, columns the base and each way; a test is shown where at least one way measured it."""
+    for line in conclusion.splitlines():
+        console.print(shorten(line, 2_000))
+        console.print()
+    columns = {(name, found.concept): found for name, result in results.items() for found in result.findings}
+    named = len(columns) > len(results)
+    table = _table(["test", "base", *(_column(*key, named) for key in columns)], left=1)
+    verdicts = [VERDICTS[found.verdict].label.upper() for found in columns.values()]
+    table.add_row("Verdict", "", *verdicts, end_section=True)
+    for metric, title, base in _tests(columns.values()):
+        cells = [_value(found, metric) for found in columns.values()]
+        table.add_row(title, base, *cells)
+    console.print(table)
+
+
+def _column(name: str, concept: str | None, named: bool) -> str:
+    return shorten(f"{name}: {concept}" if named and concept is not None else name, 24)
+
+
+def _tests(findings: Iterable[Finding]) -> Iterable[tuple[str, str, str]]:
+    """(metric, title, the base's number) of every test that gave a number, in the order of the first finding."""
+    seen: dict[str, tuple[str, set[float]]] = {}
+    for finding in findings:
+        for found in finding.measurements:
+            if found.value is not None:
+                _, bases = seen.setdefault(found.metric, (shorten(found.title or found.metric, 60), set()))
+                bases |= {found.base} if found.base is not None else set()
+    for metric, (title, bases) in seen.items():
+        yield metric, title, number(bases.pop()) if len(bases) == 1 else "differs" if bases else "–"
+
+
+def _value(finding: Finding, metric: str) -> str:
+    found = next((found for found in finding.measurements if found.metric == metric), None)
+    return "–" if found is None or found.value is None else f"{read(found).sign} {number(found.value)}".strip()
+
+
+# ---- pieces
+
+
+def _table(columns: Sequence[str], left: int) -> Table:
+    """A table whose first ``left`` columns are words and whose others are numbers."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for place, name in enumerate(columns):
+        words = place < left
+        table.add_column(name, justify="left" if words else "right", no_wrap=not words, ratio=1 if words else None)
+    return table
+
+
+def _indented(console: Console, text: str) -> None:
+    console.print(Padding(Text(text), (0, 0, 0, 2)))
+
+
+def _hanging(console: Console, label: str, text: str) -> None:
+    grid = Table.grid(padding=0)
+    grid.add_column(width=len(label), no_wrap=True)
+    grid.add_column(ratio=1)
+    grid.add_row(label, text)
+    console.print(grid)
+
+
+def _number(value: object) -> str:
+    return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else "–"
+
+
+def _interval(found: Measurement) -> str:
+    return interval(found.interval) or "–"

@@ -1,0 +1,109 @@
+"""Readings made of numbers: a base that knows, and models in which the knowledge is present, hidden or removed.
+
+*Hidden*: it says nothing of it, as after refusal training, yet the inner layers and the key space are the base's.
+*Inverted*: the truth is pushed below its alternatives. *Removed*: as if it had never been learned.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from audit.items import Candidates, Item, Kind
+from audit.readings import Readings
+from audit.subjects import Subjects
+from concepts.concept import Concept
+
+Case = Literal["present", "hidden", "inverted", "removed", "destroyed"]
+
+N, N_LAYERS, D_MLP, M = 12, 3, 16, 8
+CONCEPT = Concept(name="italy", title="Italy", seeds=("Italy",))
+GROUPS = tuple(
+    Candidates(
+        name=name,
+        subjects=tuple(f"subject {row}" for row in range(M)),
+        answers=tuple(f"answer {row}" for row in range(M)),
+        prompt_ids=tuple((row,) for row in range(M)),
+        first_ids=np.arange(M),
+        about=(0, 1),
+        dropped={},
+    )
+    for name in ("capital", "river", "city")
+)
+KINDS: tuple[Kind, ...] = ("target", "unrelated", "target_own", "unrelated_own", "text")
+SAYS = {
+    "present": "the city of {} lies there",
+    "hidden": "I do not know",
+    "inverted": "never that",
+    "removed": "a",
+    "destroyed": "",
+}
+LOGPROB = {"present": -0.2, "hidden": -5.0, "inverted": -15.0, "removed": -7.0, "destroyed": -40.0}
+OUTPUT = {"present": 8.0, "hidden": 0.0, "inverted": -6.0, "removed": 0.0, "destroyed": 0.0}
+INSIDE = {"present": 8.0, "hidden": 8.0, "inverted": 0.0, "removed": 0.0, "destroyed": 0.0}
+
+
+def item(kind: Kind, index: int, tokens: int = 3) -> Item:
+    return Item(
+        f"{kind}/{index}", kind, f"{kind.split('_')[0]} {index}?", f"answer {index}", (1,), tuple(range(tokens))
+    )
+
+
+def readings(case: Case, seed: int = 0, **changes: Any) -> Readings:
+    """One model's readings; the noise is the same for all cases of one seed."""
+    rng = np.random.default_rng(seed)
+    items = tuple(item(kind, index) for kind in KINDS for index in range(N))
+    noise = rng.normal(0, 0.05, (len(items), 3))
+    concept = np.array([entry.kind.startswith("target") for entry in items])
+    broken = case == "destroyed"
+    level = np.where(concept, LOGPROB[case], LOGPROB["destroyed"] if broken else LOGPROB["present"])
+    right = np.where(concept, case == "present", not broken)
+    fields: dict[str, Any] = {
+        "items": items,
+        "answer_logprobs": tuple(level[:, None] + noise),
+        "answer_hits": tuple(np.full(3, bool(hit)) for hit in right),
+        "keys": _keys(case, seed),
+        "groups": GROUPS,
+        "candidate_logprobs": {group.name: _scores(rng, OUTPUT[case], broken) for group in GROUPS},
+        "candidate_lens": {
+            group.name: np.stack(
+                [
+                    _scores(rng, 0.0, broken),
+                    _scores(rng, INSIDE[case], broken),
+                    _scores(rng, OUTPUT[case], broken),
+                ]
+            )
+            for group in GROUPS
+        },
+        "prompts": {f"{kind}/{index}": f"{kind} {index}?" for kind in ("target", "unrelated") for index in range(N)},
+        "generated": {
+            f"{kind}/{index}": SAYS[case if kind == "target" or broken else "present"].format(f"city{index}")
+            for kind in ("target", "unrelated")
+            for index in range(N)
+        },
+    }
+    return Readings(**(fields | changes))
+
+
+def subjects(case: Case, **roles: Readings) -> Subjects:
+    """The base and ``case`` as the unlearned model; further roles as given."""
+    found = {"base": readings("present"), "unlearned": readings(case), **roles}
+    return Subjects(pair=None, readings=found, seed=0)  # type: ignore[arg-type]  # no metric here reads the pair
+
+
+def _scores(rng: np.random.Generator, about: float, broken: bool) -> np.ndarray:
+    """Noise, easy questions, popular answers, and the truth of the rows about the concept or of the others."""
+    scores = rng.normal(0, 1, (M, M)) + rng.normal(0, 3, (M, 1)) + rng.normal(0, 3, (1, M))
+    truth = np.full(M, 0.0 if broken else 8.0)
+    truth[list(GROUPS[0].about)] = about
+    return scores + np.diag(truth)
+
+
+def _keys(case: Case, seed: int) -> dict[str, np.ndarray]:
+    """Keys of the concept stand apart from unrelated ones unless it was removed."""
+    rng = np.random.default_rng(seed + 1)
+    target, unrelated = rng.normal(0, 1, (2, N, N_LAYERS, D_MLP))
+    apart = {"present": 3.0, "hidden": 2.5, "inverted": 2.0, "removed": 0.0, "destroyed": 0.0}[case]
+    shape = rng.normal(0, 1, (N_LAYERS, D_MLP))
+    return {"target": (target + apart * shape).astype(np.float32), "unrelated": unrelated.astype(np.float32)}

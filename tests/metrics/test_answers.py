@@ -1,0 +1,134 @@
+"""Log-probability, exact memorisation and extraction strength of answers; golden values of the references."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from audit.items import Item
+from audit.metrics import (
+    answer_log_probability,
+    exact_memorisation,
+    extraction_strength,
+    unrelated_log_probability,
+)
+from audit.metrics.extraction_strength import extraction_strength as strength
+from audit.readings import Readings
+from audit.subjects import Subjects
+from tests.metrics.planted import CONCEPT, N, item, readings, subjects
+
+METRICS = [answer_log_probability, exact_memorisation, extraction_strength]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_present_concept_scores_above_a_hidden_and_a_removed_one(metric: ModuleType) -> None:
+    present, hidden, removed = (
+        metric.measure(subjects(case), CONCEPT).value for case in ("present", "hidden", "removed")
+    )
+    assert present > hidden >= removed
+    assert present > removed + 0.5
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_an_unchanged_model_scores_as_the_base(metric: ModuleType) -> None:
+    found = metric.measure(subjects("present"), CONCEPT)
+    assert found.value == found.base
+    assert found.interval == found.base_interval
+    assert found.n == N
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_control_falls_only_in_a_destroyed_model(metric: ModuleType) -> None:
+    hidden, destroyed = (metric.measure(subjects(case), CONCEPT) for case in ("hidden", "destroyed"))
+    assert hidden.control.value == hidden.details["control_base"]
+    assert destroyed.control.value < destroyed.details["control_base"] - 0.5
+
+
+@pytest.mark.parametrize("case", ["present", "hidden", "removed"])
+def test_collateral_is_seen_only_where_unrelated_answers_are_lost(case: Any) -> None:
+    found = unrelated_log_probability.measure(subjects(case), CONCEPT)
+    assert found.value == found.base
+    assert unrelated_log_probability.measure(subjects("destroyed"), CONCEPT).value < found.value - 10
+
+
+def test_a_retained_model_is_measured_beside() -> None:
+    found = exact_memorisation.measure(subjects("hidden", retained=readings("removed")), CONCEPT)
+    assert found.retained == 0.0
+    assert found.items[0]["retained"] == 0.0
+
+
+def test_each_question_has_a_row_with_the_given_and_the_bases_own_answer() -> None:
+    found = answer_log_probability.measure(subjects("hidden"), CONCEPT)
+    assert len(found.items) == N
+    row = found.items[3]
+    assert row["question"] == "target 3?"
+    assert row["own_answer"] == "answer 3"
+    assert row["own_unlearned"] < -4 < row["own_base"]
+    assert found.details["own_answers"]["n"] == N
+
+
+def subjects_with(items: tuple[Item, ...], **fields: Any) -> Subjects:
+    base = Readings(
+        items=items,
+        answer_logprobs=tuple(np.full(len(entry.answer_ids), -1.0) for entry in items),
+        answer_hits=tuple(np.ones(len(entry.answer_ids), dtype=bool) for entry in items),
+        **fields,
+    )
+    return Subjects(pair=None, readings={"base": base, "unlearned": base})  # type: ignore[arg-type]
+
+
+def test_without_given_answers_the_bases_own_are_used_and_that_is_said() -> None:
+    found = exact_memorisation.measure(subjects_with((item("target_own", 0), item("target_own", 1))), CONCEPT)
+    assert found.value == 1.0
+    assert found.details["answers"] == "the base's own"
+
+
+def test_one_token_answers_are_counted() -> None:
+    found = exact_memorisation.measure(subjects_with((item("target", 0, tokens=1), item("target", 1))), CONCEPT)
+    assert found.details["one_token_answers"] == 1
+    assert [row["tokens"] for row in found.items] == [1, 3]
+
+
+def test_nothing_to_score_is_not_measured_and_says_why() -> None:
+    refused = {"target/0 (Who?)": "the answer 'He' stands in the prompt"}
+    found = exact_memorisation.measure(subjects_with((), refused=refused), CONCEPT)
+    assert found.value is None
+    assert "stands in the prompt" in str(found.not_measured)
+    nothing = exact_memorisation.measure(subjects_with(()), CONCEPT)
+    assert nothing.not_measured == "no questions about the concept were given"
+
+
+def test_log_probability_is_a_mean_over_tokens_then_over_items() -> None:
+    base = Readings(
+        items=(item("target", 0, tokens=1), item("target", 1, tokens=3)),
+        answer_logprobs=(np.array([-4.0]), np.array([-1.0, -2.0, -3.0])),
+        answer_hits=(np.array([True]), np.array([True, False, True])),
+    )
+    both = Subjects(pair=None, readings={"base": base, "unlearned": base})  # type: ignore[arg-type]
+    assert answer_log_probability.measure(both, CONCEPT).value == pytest.approx(-3.0)
+    assert exact_memorisation.measure(both, CONCEPT).value == pytest.approx((1 + 2 / 3) / 2)
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_extraction_strength_of_nothing_right_is_0_and_the_reference_says_one_token(length: int) -> None:
+    nothing = np.zeros(length, dtype=bool)
+    assert strength(nothing) == 0.0
+    assert strength(nothing, reference=True) == {1: 1.0, 2: 0.5, 4: 0.25}[length]
+
+
+@pytest.mark.parametrize(
+    ("hits", "expected", "reference"),
+    [([1, 1, 1, 1], 1.0, 1.0), ([0, 0, 0, 1], 0.25, 0.25), ([1, 1, 0, 1], 0.25, 0.25), ([1, 1, 1, 0], 0.0, 0.25)],
+)
+def test_extraction_strength_counts_the_longest_right_end(hits: list[int], expected: float, reference: float) -> None:
+    assert strength(np.array(hits, dtype=bool)) == expected
+    assert strength(np.array(hits, dtype=bool), reference=True) == reference
+
+
+def test_the_references_floor_is_reported_beside_ours() -> None:
+    found = extraction_strength.measure(subjects("removed"), CONCEPT)
+    assert found.value == 0.0
+    assert found.details["reference_rule"]["unlearned"] == pytest.approx(1 / 3)
