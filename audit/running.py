@@ -1,8 +1,8 @@
 """A model that runs, built from our own tensors and proven to hold them; the only importer of transformers.
 
-``from_pretrained`` would fill a missing tensor with random numbers and say so in a log only. Here the library builds the
-empty model from the config alone, every parameter is filled exactly once from the checkpoint, and afterwards each one
-is compared, bit for bit, with a fresh read of the file.
+``from_pretrained`` would fill a missing tensor with random numbers and say so in a log only. Here the library builds
+the empty model from the config alone, every parameter is filled exactly once from the checkpoint, and afterwards each
+one is compared, bit for bit, with a fresh read of the file.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -33,15 +33,20 @@ class TokenizerVocabulary:
     size: int
 
     def decode_one(self, token: int) -> str:
-        text: str = self.tokenizer.decode([token])
-        return text
+        piece = self.tokenizer.convert_ids_to_tokens(token) if token < len(self.tokenizer) else None
+        if piece is None:  # rows that pad the head have no text
+            return ""
+        if "▁" in piece:  # SentencePiece writes the space so, and decode() drops the first one
+            return str(piece).replace("▁", " ")
+        return str(self.tokenizer.decode([token]))
 
 
 @dataclass(frozen=True)
 class FoundVectors:
     """A concept's vectors in one model, best first, and the words that they were found by.
 
-    ``projection`` says whether the final norm's scale was folded into the head.
+    ``projection`` says whether the final norm's scale was folded into the head; ``screened`` is the number of value
+    vectors looked at; ``candidates`` are the (layer, neuron) of all that were shortlisted, listed or not.
     """
 
     concept: Concept
@@ -49,6 +54,7 @@ class FoundVectors:
     tokens: ConceptTokens
     projection: str
     screened: int
+    candidates: frozenset[tuple[int, int]]
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -109,6 +115,7 @@ def find(
         tokens=words,
         projection="final norm folded in" if fold_norm else "raw",
         screened=architecture.n_layers * architecture.d_mlp,
+        candidates=frozenset((vector.layer, vector.neuron) for vector in vectors),
     )
 
 
@@ -150,24 +157,35 @@ def concept_or_word(name: str) -> Concept:
 
 
 def matched_controls(
-    checkpoint: Checkpoint, architecture: Architecture, vectors: Sequence[ConceptVector], *, per_vector: int
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    vectors: Sequence[ConceptVector],
+    *,
+    per_vector: int,
+    candidates: Collection[tuple[int, int]] = (),
 ) -> list[tuple[int, int, int]]:
     """For each vector ``per_vector`` others of its layer with the nearest norm and its sign: (layer, neuron, sign).
 
-    No vector serves twice, and none of ``vectors`` is a control.
+    The controls of one vector follow each other, in the order of ``vectors``. No vector serves twice, and neither
+    one of ``vectors`` nor one of ``candidates``, (layer, neuron) of whatever may write the concept, is a control.
+
+    Raises:
+        ConceptError: a layer has too few other vectors.
     """
-    taken = {(vector.layer, vector.neuron) for vector in vectors}
-    chosen: dict[int, list[tuple[int, int, int]]] = {}
-    for layer in sorted({vector.layer for vector in vectors}):
-        norms = value_vectors(checkpoint, architecture, layer).norm(dim=1)
-        for index, vector in enumerate(vectors):
-            if vector.layer != layer:
-                continue
-            nearest = (norms - norms[vector.neuron]).abs().argsort().tolist()
-            free = [neuron for neuron in nearest if (layer, neuron) not in taken][:per_vector]
-            taken |= {(layer, neuron) for neuron in free}
-            chosen[index] = [(layer, neuron, vector.sign) for neuron in free]
-    return [place for index in range(len(vectors)) for place in chosen[index]]
+    taken = {(vector.layer, vector.neuron) for vector in vectors} | set(candidates)
+    norms = {
+        layer: value_vectors(checkpoint, architecture, layer).norm(dim=1)
+        for layer in sorted({vector.layer for vector in vectors})
+    }
+    controls: list[tuple[int, int, int]] = []
+    for vector in vectors:
+        nearest = (norms[vector.layer] - norms[vector.layer][vector.neuron]).abs().argsort(stable=True).tolist()
+        free = [(vector.layer, neuron) for neuron in nearest if (vector.layer, neuron) not in taken][:per_vector]
+        if len(free) < per_vector:
+            raise ConceptError(f"layer {vector.layer} has too few value vectors to serve as controls.")
+        taken |= set(free)
+        controls += [(layer, neuron, vector.sign) for layer, neuron in free]
+    return controls
 
 
 def stream(

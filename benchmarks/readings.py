@@ -1,8 +1,8 @@
 """All passive evidence for 10 questions and 50 unrelated ones on SmolLM2, against the plain forward passes it needs.
 
-Plain: transformers' own forward over the same sequences, each once, sorted by length in batches of the same size, padded,
-no hooks; logits of all positions, as a plain forward gives them. Ours: answers, candidates, key vectors, lens and text
-from ``audit.readings.read``, and then every metric over them. Generation is separate and counted.
+Plain: transformers' own forward over the same sequences, each once, sorted by length in batches of the same size,
+padded, no hooks; logits of all positions, as a plain forward gives them. Ours: answers, candidates, key vectors, lens
+and text from ``audit.readings.read``, and then every metric over them. Generation is separate and counted.
 """
 
 from __future__ import annotations
@@ -39,23 +39,21 @@ GOAL = 1.5
 def main(folder: Path | None = None) -> None:
     """Medians over several runs, plain and ours in turn, so that a busy machine slows both."""
     model = boot(folder or model_folder(default_cache()))
-    concept = load_concept("italy").model_copy()
-    concept = concept.model_copy(update={"questions": concept.questions[:10], "unrelated": concept.unrelated[:50]})
+    italy = load_concept("italy")
+    concept = italy.model_copy(update={"questions": italy.questions[:10], "unrelated": italy.unrelated[:50]})
     items, written, generation = answers(model, concept)
     sequences = needed(items)
     plain, reading, metrics = [], [], []
-    for _ in range(RUNS + 1):
+    readings = read(model, items, written, BATCH)  # warms up
+    for _ in range(RUNS):
         plain.append(timed(lambda: plain_passes(model, sequences)))
         reading.append(timed(lambda: read(model, items, written, BATCH)))
-        readings = read(model, items, written, BATCH)
         metrics.append(timed(lambda: every_metric(readings, concept)))
-    base = median(plain[1:])
+    base = median(plain)
     rows = [
         row("plain forward passes", base, base, sum(len(ids) for ids in sequences)),
-        row("readings, one pass", median(reading[1:]), base, readings.forward_tokens),
-        row(
-            "readings and all metrics", median(a + b for a, b in zip(reading[1:], metrics[1:], strict=True)), base, None
-        ),
+        row("readings, one pass", median(reading), base, readings.forward_tokens),
+        row("readings and all metrics", median(a + b for a, b in zip(reading, metrics, strict=True)), base, None),
         row("generation of all answers", generation, base, readings.generated_tokens),
     ]
     counts = f"{len(concept.questions)} questions, {len(concept.unrelated)} unrelated, {len(items.groups)} groups"
@@ -117,4 +115,4 @@ def row(what: str, seconds: float, plain: float, tokens: int | None) -> dict[str
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)

@@ -7,6 +7,7 @@ best are projected in full and tested on their top 200.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -18,10 +19,15 @@ from concepts.tokens import ConceptTokens, Lexicon, matched_sets, matched_strata
 
 TOP = 200
 """Tokens of a projection that say what a vector writes (Hong et al. 2024, section 3)."""
-STRONGEST = 10
-"""Concept words whose z-scores are averaged: a vector writes a part of a concept, not all of its words."""
+STRONGEST = 5
+"""Concept words whose z-scores are averaged: a vector writes a part of a concept, not all of its words.
+
+With 5 the golden vectors of SmolLM2 rank 1 to 5 when only a name is given, with 10 they rank 1 to 10.
+"""
 CONTROL_SETS = 4
 """Matched word sets subtracted in the screen; function-word vectors write them as much as the concept's words."""
+SIGNIFICANT = 0.05
+"""Benjamini-Hochberg level below which a vector's enrichment counts."""
 SHOWN = 10
 """Top tokens kept for people."""
 
@@ -36,7 +42,7 @@ class HeadStatistics:
 
     @classmethod
     def from_head(cls, W_U: torch.Tensor) -> HeadStatistics:
-        """Statistics of ``W_U [d_vocab, d_model]``, once for each model; float32 sums of at most float64 error 1e-6."""
+        """Statistics of ``W_U [d_vocab, d_model]`` float32, needed once for each model."""
         mean = W_U.mean(dim=0)
         covariance = W_U.T @ W_U / W_U.shape[0] - torch.outer(mean, mean)
         return cls(mean=mean, covariance=covariance, rows=W_U.shape[0])
@@ -48,24 +54,18 @@ class HeadStatistics:
 
 
 @dataclass(frozen=True)
-class Screen:
-    """How strongly each vector writes the concept beyond matched controls, for sign +1 and -1: ``contrast [2, n]``."""
-
-    contrast: torch.Tensor
-
-
-@dataclass(frozen=True)
 class ConceptVector:
     """One value vector that writes a concept.
 
     Attributes:
         layer, neuron: where, counted from 0.
         sign: +1 or -1, the side of the projection that carries the concept.
-        score: enrichment of the concept's words in the top 200, ``-log10`` of the hypergeometric tail.
-        p_value: of that many words, were they matched words instead; see ``matched_p_value``.
+        score: mean logit of the concept's strongest words less that of matched words, in standard deviations of the
+            vector's logits; see ``contrast``.
+        p_value: of ``hits`` or more, were the concept's words matched words instead; see ``matched_p_value``.
         q_value: Benjamini-Hochberg over all vectors and both signs.
         hits: how many of the concept's words stand in the top 200.
-        contrast: the screen's statistic, standard deviations of a logit.
+        enrichment: ``-log10`` of the hypergeometric tail of ``hits``.
         tokens: the top tokens of ``sign * W_U v``, best first.
     """
 
@@ -76,7 +76,7 @@ class ConceptVector:
     p_value: float
     q_value: float
     hits: int
-    contrast: float
+    enrichment: float
     tokens: tuple[str, ...]
 
 
@@ -108,23 +108,24 @@ def contrast(
     Returns:
         ``[2, n]``, sign +1 first.
     """
-    sets = torch.cat([token_rows[None], control_rows])  # [1 + n_sets, n_tokens, d_model]
-    z = screen(vectors, head, sets.flatten(0, 1)).unflatten(1, sets.shape[:2])  # [n, 1 + n_sets, n_tokens]
-    k = min(STRONGEST, sets.shape[1])
+    n_sets, n_tokens = control_rows.shape[0] + 1, token_rows.shape[0]
+    rows = torch.cat([token_rows, control_rows.flatten(0, 1)])
+    z = screen(vectors, head, rows).reshape(-1, n_sets, n_tokens)
+    k = min(STRONGEST, n_tokens)
     positive = z.topk(k, dim=2, sorted=False).values.mean(dim=2)
     negative = -z.topk(k, dim=2, largest=False, sorted=False).values.mean(dim=2)
-    both = torch.stack([positive, negative])  # [2, n, 1 + n_sets]
+    both = torch.stack([positive, negative])  # [2, n, n_sets]
     return both[..., 0] - both[..., 1:].mean(dim=-1)
 
 
 @dataclass(frozen=True)
 class Shortlist:
-    """The best vectors of a screen with their rows, best first; index ``i`` throughout."""
+    """The best vectors of a screen with their rows, best first: arrays of one entry a vector, ``rows [n, d_model]``."""
 
     layers: np.ndarray
     neurons: np.ndarray
     signs: np.ndarray
-    contrasts: np.ndarray
+    scores: np.ndarray
     rows: torch.Tensor
     screened: int
 
@@ -138,26 +139,28 @@ def shortlist(
 ) -> Shortlist:
     """The ``keep`` best (vector, sign) of all layers by ``contrast``; one layer in memory at a time.
 
+    A vector with entries that are not finite has no score and is never listed.
+
     Args:
         layers: (layer, value vectors ``[d_mlp, d_model]``).
     """
     best: list[tuple[float, int, int, int, torch.Tensor]] = []
     screened = 0
     for layer, vectors in layers:
-        scores = contrast(vectors, head, token_rows, control_rows)
+        scores = contrast(vectors, head, token_rows, control_rows).flatten()
         screened += vectors.shape[0]
-        top = scores.flatten().topk(min(keep, scores.numel()))
+        top = scores.nan_to_num(nan=-torch.inf, posinf=-torch.inf).topk(min(keep, scores.numel()))
         for value, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
             side, neuron = divmod(index, vectors.shape[0])
-            best.append((value, layer, neuron, -1 if side else 1, vectors[neuron].clone()))
+            if math.isfinite(value):
+                best.append((value, layer, neuron, -1 if side else 1, vectors[neuron].clone()))
         best = sorted(best, key=lambda entry: -entry[0])[:keep]
-    values, places, neurons, signs, rows = zip(*best, strict=True)
     return Shortlist(
-        layers=np.array(places),
-        neurons=np.array(neurons),
-        signs=np.array(signs),
-        contrasts=np.array(values, dtype=np.float32),
-        rows=torch.stack(rows),
+        layers=np.array([layer for _, layer, *_ in best], dtype=np.int64),
+        neurons=np.array([neuron for _, _, neuron, *_ in best], dtype=np.int64),
+        signs=np.array([sign for *_, sign, _ in best], dtype=np.int64),
+        scores=np.array([value for value, *_ in best], dtype=np.float32),
+        rows=torch.stack([row for *_, row in best]) if best else token_rows.new_empty(0, token_rows.shape[1]),
         screened=screened,
     )
 
@@ -171,7 +174,8 @@ def exhaustive_top(vectors: torch.Tensor, W_U: torch.Tensor, k: int = TOP, batch
         batch: vectors projected at once; memory is ``batch * d_vocab`` floats.
     """
     head = W_U.T
-    return torch.cat([(part @ head).topk(k, dim=1).indices for part in vectors.split(batch)])
+    starts = range(0, vectors.shape[0], batch)
+    return torch.cat([(vectors[start : start + batch] @ head).topk(k, dim=1).indices for start in starts])
 
 
 def enrichment(hits: np.ndarray, drawn: np.ndarray, concept_words: int, all_words: int) -> np.ndarray:
@@ -202,13 +206,13 @@ def discover(
     keep: int = TOP,
     seed: int = 0,
 ) -> list[ConceptVector]:
-    """The ``keep`` best (vector, sign) of a model for a concept, best first.
+    """The ``keep`` best (vector, sign) of a model for a concept: those significantly enriched first, then by score.
 
     Args:
         layers: (layer, value vectors ``[d_mlp, d_model]`` float32), taken one at a time.
         W_U: the head ``[d_vocab, d_model]`` float32, with the final norm's scale folded in or not.
         head: its statistics, where they were computed already.
-        seed: of the matched control sets of the screen; p-values do not depend on it, except by who is shortlisted.
+        seed: of the matched control sets of the screen.
     """
     strata = matched_strata(lexicon, tokens)
     controls = matched_sets(strata, lexicon, tokens, CONTROL_SETS, np.random.default_rng(seed))
@@ -225,30 +229,32 @@ def discover(
 def rank(
     best: Shortlist, W_U: torch.Tensor, lexicon: Lexicon, tokens: ConceptTokens, strata: list[np.ndarray]
 ) -> list[ConceptVector]:
-    """The shortlist's vectors scored on their exact top 200, best first."""
+    """The shortlist's vectors with the significance of their exact top 200, best first; empty for an empty one."""
+    if len(best.layers) == 0:
+        return []
     top = exhaustive_top(torch.from_numpy(best.signs)[:, None] * best.rows, W_U, min(TOP, W_U.shape[0])).numpy()
     keys = lexicon.keys
     n_words = int(keys.max()) + 1
     written = np.zeros((len(top), n_words), dtype=bool)  # [n, words]: which merged words stand in the top 200
     np.put_along_axis(written, keys[top], True, axis=1)
     hits = written[:, keys[tokens.ids]].sum(axis=1)
-    scores = enrichment(hits, written.sum(axis=1), len(tokens), n_words)
+    enriched = enrichment(hits, written.sum(axis=1), len(tokens), n_words)
     chances = np.stack([written[:, keys[stratum]].mean(axis=1) for stratum in strata], axis=1)  # [n, n_tokens]
     p_values = np.array([matched_p_value(int(hit), chance) for hit, chance in zip(hits, chances, strict=True)])
     tested = np.ones(2 * best.screened)  # whoever is not on the shortlist counts as p = 1
     tested[: len(p_values)] = p_values
     q_values = false_discovery_control(tested)[: len(p_values)]
-    order = np.lexsort((-best.contrasts, -scores))
+    order = np.lexsort((-best.scores, q_values >= SIGNIFICANT))
     return [
         ConceptVector(
             layer=int(best.layers[i]),
             neuron=int(best.neurons[i]),
             sign=int(best.signs[i]),
-            score=float(scores[i]),
+            score=float(best.scores[i]),
             p_value=float(p_values[i]),
             q_value=float(q_values[i]),
             hits=int(hits[i]),
-            contrast=float(best.contrasts[i]),
+            enrichment=float(enriched[i]),
             tokens=tuple(lexicon.texts[token] for token in top[i, :SHOWN]),
         )
         for i in order

@@ -65,7 +65,8 @@ def cut(generated: str) -> str:
 def normalise(text: str) -> str:
     """Lower case, punctuation and leading articles dropped, single spaces: how answers are compared."""
     words = re.sub(r"[^\w\s]", " ", text.casefold().replace("'", "").replace("’", "")).split()
-    return " ".join(words[1:] if words[:1] in (["the"], ["a"], ["an"]) else words)
+    leading = len(words) > 1 and words[0] in ("the", "a", "an")
+    return " ".join(words[1:] if leading else words)
 
 
 def mentions(text: str, words: Sequence[str]) -> bool:

@@ -17,12 +17,13 @@ from importlib.resources import files
 from typing import Protocol
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from concepts.concept import Concept
 
 WORDS = re.compile(r"[^\W\d_]+")
 PRIOR_WORDS = 500.0
-"""Weight of the background in a text's word shares, in words: a short text cannot make a word seem typical by one use."""
+"""Weight of the background in a text's word shares, in words: one use in a short text makes no word typical."""
 BACKGROUND_WORDS = 1e9
 """Size credited to the background corpus; its own sampling error is then nothing beside a text's."""
 TEXT_WORDS, NAME_WORDS = 40, 20
@@ -232,9 +233,12 @@ def whitened(embedding: np.ndarray) -> np.ndarray:
     cosines follow frequency and word fragments, which all rows share.
     """
     centred = embedding - embedding.mean(axis=0)
-    variances, directions = np.linalg.eigh(centred.T @ centred / len(centred))
-    floor = variances[-1] * 1e-6  # directions the head does not use carry rounding errors only
-    white = (centred @ directions) / np.sqrt(np.maximum(variances, floor))
+    covariance = centred.T @ centred / len(centred)
+    ridge = 1e-6 * np.trace(covariance) / len(covariance)  # directions the head does not use hold rounding errors only
+    factor = np.linalg.cholesky(
+        covariance + (ridge + np.finfo(np.float32).tiny) * np.eye(len(covariance), dtype=covariance.dtype)
+    )
+    white = solve_triangular(factor, centred.T, lower=True).T
     length = np.linalg.norm(white, axis=1, keepdims=True)
     return np.asarray(white / np.maximum(length, np.finfo(np.float32).tiny), dtype=np.float32)
 

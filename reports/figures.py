@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 from reports.svg import Scale, coordinate, element, fitted, picture, ticks, words
-from reports.typography import number, shorten
+from reports.typography import clip, number, shorten
 
 Series = Mapping[str, Sequence[float | None]]
 WIDTH = 760.0
@@ -21,6 +21,8 @@ STEPS = 7
 STYLES = {"base": 0, "unlearned": 1, "retained": 2, "control": 3}
 """Series that look the same in every chart; others take the styles in order."""
 STYLE_COUNT = 6
+APART = {"base": -5.0, "unlearned": 5.0, "retained": 0.0, "control": 0.0}
+"""Pixels below the row's line, so that values and intervals that coincide can both be seen."""
 FAR_APART = 30.0
 """Series whose largest values differ by more than this get charts of their own."""
 
@@ -134,7 +136,7 @@ def _line(name: str, values: Sequence[float | None], style: int, x: Scale, y: Sc
 def _legend(styles: Mapping[str, int], left: float, y: float) -> str:
     parts, x = [], left
     for name, style in styles.items():
-        shown = shorten(name, 28)
+        shown = clip(name, 32)
         parts.append(element("path", d=f"M{coordinate(x)} {coordinate(y)}h26", class_=f"line s{style}"))
         parts.append(marker(style, x + 13, y, 3.0))
         parts.append(words(x + 32, y + 4, shown, class_="label"))
@@ -188,7 +190,7 @@ def grid(key: str, title: str, rows: Mapping[str, Sequence[float | None]]) -> st
     drawn = []
     for row, (name, values) in enumerate(rows.items()):
         y = top + row * tall
-        drawn.append(words(left - 8, y + 14, shorten(name, 16), class_="label", text_anchor="end"))
+        drawn.append(words(left - 8, y + 14, clip(name, 16), class_="label", text_anchor="end"))
         for layer, value in enumerate(values):
             drawn.append(_cell(left + layer * cell, y, cell, tall, value, steps, f"layer {layer}, {name}"))
     bottom = top + len(rows) * tall
@@ -239,7 +241,7 @@ def dots(key: str, title: str, rows: Sequence[DotRow]) -> str:
     """Each row's values on a scale of its own, whose ends are printed; shapes tell the models apart."""
     if not rows:
         return ""
-    tall, top, left, right = 34.0, 34.0, 258.0, WIDTH - 84
+    tall, top, left, right = 34.0, 34.0, 318.0, WIDTH - 62
     used = [name for name in STYLES if any(name in row.values for row in rows)]
     drawn = [_legend({name: STYLES[name] for name in used}, left, 14.0)]
     for index, row in enumerate(rows):
@@ -255,7 +257,7 @@ def _dot_row(row: DotRow, y: float, left: float, right: float) -> str:
         reach += [0.0, 1.0]
     x = fitted(reach, left, right)
     parts = [
-        words(0, y + 4, shorten(row.label, 36), class_="label"),
+        element("g", words_title(row.label) + words(0, y + 4, clip(row.label, 42), class_="label")),
         element("line", x1=left, x2=right, y1=y, y2=y, class_="grid"),
         words(left - 8, y + 4, number(x.low), class_="tick", text_anchor="end"),
         words(right + 8, y + 4, number(x.high), class_="tick"),
@@ -268,6 +270,7 @@ def _dot_row(row: DotRow, y: float, left: float, right: float) -> str:
 
 def _dot(name: str, row: DotRow, x: Scale, y: float) -> str:
     style, value = STYLES[name], row.values[name]
+    y += APART[name] if len(row.values) > 1 else 0.0
     bounds = row.intervals.get(name)
     whisker = ""
     if bounds is not None:
@@ -284,17 +287,13 @@ def strip(key: str, title: str, values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known or max(known) <= 0:
         return ""
-    height, top = 56.0, 4.0
+    height, top = 40.0, 2.0
     width = WIDTH / len(values)
-    y = Scale(0, max(known), height - 16, top)
+    y = Scale(0, max(known), height - 1, top)
     bars = []
     for layer, value in enumerate(values):
         size = y(0) - y(value or 0)
         note = words_title(f"layer {layer}: {number(value) if value is not None else 'no value'}")
         box = element("rect", x=layer * width + 1, y=y(0) - size, width=max(width - 2, 1.0), height=max(size, 0.6))
         bars.append(element("g", note + box, class_="bar"))
-    last = len(values) - 1
-    ends = words(1, height - 3, "layer 0", class_="tick") + words(
-        WIDTH - 1, height - 3, f"layer {last}", class_="tick", text_anchor="end"
-    )
-    return picture(key, title, _peak("change", values) + ".", (WIDTH, height), "".join(bars) + ends)
+    return picture(key, title, _peak("change", values) + ".", (WIDTH, height), "".join(bars))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from audit.result import Measurement
 from reports import figures
@@ -32,6 +33,33 @@ class MeasuredView:
     layers: Table | None
     items: Table | None
     details: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Measurements that answer one question."""
+
+    title: str
+    measured: Sequence[MeasuredView]
+
+
+QUESTIONS: Final = {
+    "Is the knowledge still there?": ("knowledge", "forgetting"),
+    "What changed inside?": ("change",),
+    "Is the rest of the model sound?": ("utility", "none"),
+}
+"""By direction, so that a new metric finds its place without being named here."""
+
+
+def grouped(measurements: Sequence[Measurement], shown: Sequence[MeasuredView]) -> list[Group]:
+    """``shown`` by the question it answers, in the order of the questions; what was not measured comes last."""
+    pairs = list(zip(measurements, shown, strict=True))
+    groups = [
+        Group(title, [view for found, view in pairs if found.value is not None and found.direction in directions])
+        for title, directions in QUESTIONS.items()
+    ]
+    groups.append(Group("Not measured", [view for found, view in pairs if found.value is None]))
+    return [group for group in groups if group.measured]
 
 
 def views(measurements: Sequence[Measurement], prefix: str) -> list[MeasuredView]:
@@ -118,7 +146,7 @@ def dot_rows(measurements: Iterable[Measurement]) -> list[figures.DotRow]:
         }
         rows.append(
             figures.DotRow(
-                shorten(found.title, 34),
+                shorten(found.title or found.metric, 120),
                 {name: value for name, value in values.items() if value is not None},
                 {name: value for name, value in intervals.items() if value is not None},
             )

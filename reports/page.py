@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from audit.result import AuditResult, Finding, SubjectRecord, Verdict
 from reports import figures
 from reports.matrix import Column, Matrix, matrices
-from reports.measured import MeasuredView, dot_rows, views
+from reports.measured import Group, MeasuredView, dot_rows, grouped, views
 from reports.tables import Cell, Table, bounds, capped, explained, figure, text
-from reports.typography import byte_size, distinct, integer, moment, number, percent, shorten, slug
+from reports.typography import byte_size, clip, distinct, integer, moment, number, percent, shorten, slug
 from reports.weights import WeightsView, weights_view
 from reports.wording import VERDICTS, controls_of, counts, headline, name_of
 
@@ -33,6 +33,7 @@ class ConceptView:
     dots: str
     falsifiers: Table | None
     measured: Sequence[MeasuredView]
+    groups: Sequence[Group]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Page:
     title: str
     headline: str
     counts: Sequence[tuple[Verdict | None, int, str]]
+    pair: str
     dates: str
     tool: str
     concepts: Sequence[ConceptView]
@@ -78,6 +80,7 @@ def page(result: AuditResult) -> Page:
         title=shorten(f"Unlearning audit{': ' if names else ''}{names}", 120),
         headline=headline(result),
         counts=counts(result),
+        pair=f"{clip(result.subjects.unlearned.path, 60)} against {clip(result.subjects.base.path, 60)}",
         dates=moment(run.started),
         tool=shorten(f"{result.tool.name} {result.tool.version}", 80),
         concepts=concepts,
@@ -117,6 +120,7 @@ def concept_view(finding: Finding, anchor: str) -> ConceptView:
     words = VERDICTS[finding.verdict]
     name = name_of(finding)
     rows = dot_rows(finding.measurements)
+    measured = views(finding.measurements, anchor)
     return ConceptView(
         anchor=anchor,
         name=name,
@@ -128,7 +132,8 @@ def concept_view(finding: Finding, anchor: str) -> ConceptView:
         would_reverse=shorten(finding.would_reverse, 2_000),
         dots=figures.dots(f"{anchor}-dots", f"{name}: base, unlearned and controls", rows),
         falsifiers=falsifiers(finding),
-        measured=views(finding.measurements, anchor),
+        measured=measured,
+        groups=grouped(finding.measurements, measured),
     )
 
 

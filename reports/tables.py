@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import islice
 from typing import Any, NamedTuple
 
+from markupsafe import Markup
+
 from audit.result import Interval, Number
-from reports.typography import integer, interval, number, shorten
+from reports.typography import integer, interval, number, shorten, visible
 
 MOST_ROWS = 1_000
 MOST_COLUMNS = 24
@@ -34,10 +37,31 @@ class Table:
     note: str = ""
 
     @property
+    def body(self) -> Markup:
+        """The rows as HTML, the first cell of each a header: written here, since a page has thousands of cells."""
+        lines = (
+            "".join(_written(cell, "td" if place else "th") for place, cell in enumerate(row)) for row in self.rows
+        )
+        return Markup("".join(f"<tr>{line}</tr>\n" for line in lines))
+
+    @property
     def numeric(self) -> list[bool]:
         """By column: is it of numbers?"""
         first = self.rows[0] if self.rows else ()
         return [cell.kind == "n" for cell in first] or [False] * len(self.columns)
+
+
+def _written(cell: Cell, tag: str) -> str:
+    inner = _inert(cell.text)
+    if cell.href:
+        inner = f'<a href="#{_inert(cell.href)}">{inner}</a>'
+    scope = ' scope="row"' if tag == "th" else ""
+    title = f' title="{_inert(cell.exact)}"' if cell.exact else ""
+    return f'<{tag}{scope} class="{cell.kind}"{title}>{inner}</{tag}>'
+
+
+def _inert(text: str) -> str:
+    return escape(visible(text), quote=True)
 
 
 BLANK = Cell("–", "", "n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import StringIO
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -16,7 +16,7 @@ from rich.text import Text
 from audit.result import AuditResult, Finding, Measurement, Weights
 from reports.typography import integer, interval, moment, number, shorten
 from reports.weights import summary
-from reports.wording import VERDICTS, headline, name_of, p_words, read
+from reports.wording import VERDICTS, headline, name_of, read
 
 WIDTH: Final = 100
 MOST_LAYERS: Final = 3
@@ -64,10 +64,10 @@ def _result(console: Console, result: AuditResult) -> None:
     for finding in result.findings:
         _finding(console, finding)
     console.print()
-    for line in weights_lines(result.weights):
-        _hanging(console, "Weights      ", line)
-    _hanging(console, "Not checked  ", not_checked(result))
-    _hanging(console, "Ran          ", f"{moment(result.run.started)}, seed {result.run.seed}, {result.run.device}")
+    for place, line in enumerate(weights_lines(result.weights)):
+        _hanging(console, "" if place else "Weights", line)
+    _hanging(console, "Not checked", not_checked(result))
+    _hanging(console, "Ran", f"{moment(result.run.started)}, seed {result.run.seed}, {result.run.device}")
 
 
 def _finding(console: Console, finding: Finding) -> None:
@@ -75,23 +75,23 @@ def _finding(console: Console, finding: Finding) -> None:
     console.print(f"{VERDICTS[finding.verdict].label.upper()}  {name_of(finding, 70)}")
     _indented(console, shorten(finding.reason, 2_000))
     _indented(console, f"Would reverse it: {shorten(finding.would_reverse, 2_000)}")
-    if finding.measurements:
-        console.print(measurements_table(finding.measurements))
+    measured = [found for found in finding.measurements if found.value is not None]
+    if measured:
+        console.print()
+        console.print(Padding(measurements_table(measured), (0, 0, 0, 2)))
+    for found in finding.measurements:
+        if found.value is None:
+            _indented(console, f"Not measured: {_title(found)} ({shorten(found.not_measured or 'no reason', 200)})")
 
 
 def measurements_table(measurements: Sequence[Measurement]) -> Table:
-    """The numbers side by side; a test that was not measured keeps its row, with the reason under its name."""
+    """The numbers side by side."""
     table = _table(["test", "base", "unlearned", "interval", "control", "p"], left=1)
     for found in measurements:
-        title = shorten(found.title or found.metric, 60)
-        if found.value is None:
-            why = shorten(found.not_measured or "no reason was recorded", 200)
-            table.add_row(f"{title}: not measured, {why}")
-            continue
         control = _number(found.control.value if found.control else None)
         reading = read(found)
         value = f"{reading.sign} {reading.value}".strip()
-        table.add_row(title, _number(found.base), value, _interval(found), control, p_words(found.p_value))
+        table.add_row(_title(found), _number(found.base), value, _interval(found), control, _number(found.p_value))
     return table
 
 
@@ -176,7 +176,7 @@ def _tests(findings: Iterable[Finding]) -> Iterable[tuple[str, str, str]]:
     for finding in findings:
         for found in finding.measurements:
             if found.value is not None:
-                _, bases = seen.setdefault(found.metric, (shorten(found.title or found.metric, 60), set()))
+                _, bases = seen.setdefault(found.metric, (_title(found), set()))
                 bases |= {found.base} if found.base is not None else set()
     for metric, (title, bases) in seen.items():
         yield metric, title, number(bases.pop()) if len(bases) == 1 else "differs" if bases else "–"
@@ -195,7 +195,8 @@ def _table(columns: Sequence[str], left: int) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for place, name in enumerate(columns):
         words = place < left
-        table.add_column(name, justify="left" if words else "right", no_wrap=not words, ratio=1 if words else None)
+        side: Literal["left", "right"] = "left" if words else "right"
+        table.add_column(name, justify=side, no_wrap=not words, ratio=1 if words else None, overflow="fold")
     return table
 
 
@@ -205,10 +206,14 @@ def _indented(console: Console, text: str) -> None:
 
 def _hanging(console: Console, label: str, text: str) -> None:
     grid = Table.grid(padding=0)
-    grid.add_column(width=len(label), no_wrap=True)
+    grid.add_column(width=13, no_wrap=True)
     grid.add_column(ratio=1)
     grid.add_row(label, text)
     console.print(grid)
+
+
+def _title(found: Measurement) -> str:
+    return shorten(found.title or found.metric, 60)
 
 
 def _number(value: object) -> str:

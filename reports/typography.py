@@ -51,6 +51,12 @@ def shorten(text: str, longest: int = LONGEST) -> str:
     return shown if len(shown) <= longest else f"{shown[:longest]}… ({integer(len(text))} characters)"
 
 
+def clip(text: str, longest: int) -> str:
+    """``text`` visible, on one line and never longer than ``longest``: for labels whose whole text stands elsewhere."""
+    shown = " ".join(visible(text).split())
+    return shown if len(shown) <= longest else f"{shown[: longest - 1].rstrip()}…"
+
+
 def slug(name: str) -> str:
     """A stable anchor: ``name`` itself where it is plain, else its plain part and six hex digits of its SHA-256."""
     plain = re.sub(r"[^a-z0-9_]+", "-", name.lower())[:40].strip("-")

@@ -21,6 +21,7 @@ MOST_TOKENS = 12
 class WeightsView:
     summary: str
     strip: str
+    last_layer: int
     grid: str
     grid_key: Sequence[tuple[int, str, str]]
     grid_table: Table | None
@@ -41,6 +42,7 @@ def weights_view(result: AuditResult) -> WeightsView:
     return WeightsView(
         summary=summary(weights),
         strip=figures.strip("strip", "Change of each layer's weights", per_layer_change(weights)),
+        last_layer=max(len(per_layer_change(weights)) - 1, 0),
         grid=figures.grid("layer-grid", "Relative change by layer and role", rows) if rows else "",
         grid_key=figures.grid_key(rows) if rows else (),
         grid_table=grid_table(rows) if rows else None,

@@ -114,13 +114,14 @@ def counts(result: AuditResult) -> list[tuple[Verdict | None, int, str]]:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one measurement says, short: a sign, its value, and a word that tells it from its base."""
+    """What one measurement says, short: a sign, its value, and words that set it beside its base."""
 
     sign: str
     value: str
     exact: str
     word: str
     kind: str
+    base: str = ""
 
 
 def read(measurement: Measurement) -> Reading:
@@ -132,13 +133,13 @@ def read(measurement: Measurement) -> Reading:
     if base is None:
         return Reading("", *shown, "no base value", "plain")
     if value == base:
-        return Reading("=", *shown, "as in the base", "same")
+        return Reading("=", *shown, "as in the base", "same", number(base))
     up = value > base
     sign, word = "↑" if up else "↓", MOVED[measurement.direction][up]
     bounds = measurement.interval
     if bounds is not None and bounds[0] <= base <= bounds[1]:
-        return Reading("≈", *shown, "no clear change", "unclear")
-    return Reading(sign, *shown, word, "moved")
+        return Reading("≈", *shown, "no clear change", "unclear", number(base))
+    return Reading(sign, *shown, word, "moved", number(base))
 
 
 def sentence(measurement: Measurement) -> str:
@@ -153,10 +154,6 @@ def sentence(measurement: Measurement) -> str:
         return f"{value}, exactly as in the base."
     word = {"unclear": "no clear change, since the base lies inside the interval"}.get(found.kind, found.word)
     return f"{value} where the base has {number(measurement.base)}: {word}."
-
-
-def p_words(p_value: float | None) -> str:
-    return "" if p_value is None else number(p_value)
 
 
 def controls_of(findings: Sequence[Finding]) -> int:

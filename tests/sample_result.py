@@ -44,7 +44,7 @@ HOSTILE = (
 
 
 def sample(n_layers: int = 30, **overrides: Any) -> AuditResult:
-    """Gradient unlearning of Italy: answers gone, truth still readable; of France nobody can say. Overrides are fields."""
+    """Gradient unlearning: of Italy the truth is still readable, of France nobody can say. Overrides are fields."""
     findings = [hidden_finding(n_layers), undecided_finding(n_layers)]
     return build(findings, weights(n_layers)).model_copy(update=overrides)
 

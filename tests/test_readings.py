@@ -17,9 +17,11 @@ from audit.errors import ModelError
 from audit.forward import Row, run, shared_prefix, tokens_run
 from audit.generation import greedy
 from audit.items import ItemSet, item_set, with_own_answers
+from audit.metrics import association, exact_memorisation, key_space_separability
 from audit.readings import Readings, generate, read
 from audit.running import RunningModel, find_config, load_model, load_tokenizer
-from concepts.concept import Concept
+from audit.subjects import Subjects
+from concepts.concept import Concept, load_concept
 from tests.tiny import FAMILIES, write_tiny
 
 CAPITALS = {"Italy": "Rome", "France": "Paris", "Spain": "February", "Japan": "puppy", "Peru": "insulin"}
@@ -305,3 +307,26 @@ def test_the_limit_holds_for_each_kind_of_question(models: Callable[[str], Runni
     model = models("llama")
     items = item_set(CONCEPT, model.tokenizer, model.context, limit=1)
     assert [prompt.id for prompt in items.prompts] == ["target/0", "unrelated/0"]
+
+
+def test_smollm2_knows_italy_by_every_reading(smollm2: Path) -> None:
+    """The real model: answers, association and key space all show the concept, and shortcuts change nothing."""
+    checkpoint = open_checkpoint(smollm2)
+    config = find_config(checkpoint)
+    architecture = identify(checkpoint, config)
+    assert architecture is not None
+    model = load_model(checkpoint, architecture, config, load_tokenizer(smollm2, architecture.d_vocab))
+    italy = load_concept("italy")
+    items = item_set(italy, model.tokenizer, model.context, limit=8)
+    readings = read(model, items)
+    subjects = Subjects(pair=None, readings={"base": readings, "unlearned": readings})  # type: ignore[arg-type]
+    assert exact_memorisation.measure(subjects, italy).value > 0.8
+    found = association.measure(subjects, italy)
+    assert found.p_value < 0.001
+    assert found.details["reading"] == found.details["lens"]["reading"] == "readable"
+    assert found.details["lens"]["layer"] > 15
+    assert key_space_separability.measure(subjects, italy).value > 0.9
+    for item, logprobs in list(zip(readings.items, readings.answer_logprobs, strict=True))[:3]:
+        plain = plain_logits(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]
+        wanted = torch.tensor(item.answer_ids)[:, None]
+        assert logprobs == pytest.approx(plain.gather(1, wanted)[:, 0].numpy(), abs=1e-3)

@@ -1,0 +1,122 @@
+"""The terminal's view: verdicts and numbers in 100 columns, in whatever characters the terminal has."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+
+from reports import text
+from reports.typography import number
+from tests.sample_result import hostile, identical, sample, several, single, weights_only
+
+FOUND = {
+    "concept": "italy",
+    "title": "Italy",
+    "screened": 46_080,
+    "vectors": [
+        {
+            "layer": 17,
+            "neuron": 203,
+            "sign": -1,
+            "score": 8.25,
+            "p_value": 1e-6,
+            "tokens": ["Rome", "[bold]", "\u202e"],
+        },
+        {"layer": 3, "neuron": 9, "sign": 1, "score": 4.5, "p_value": 0.01, "tokens": ["pasta"], "effect": 0.125},
+    ],
+}
+
+
+class Terminal(io.StringIO):
+    """A stand-in for stdout with an encoding of its own."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__()
+        self.name_of_encoding = encoding
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.name_of_encoding
+
+
+@pytest.fixture(autouse=True)
+def utf8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Terminal("utf-8"))
+
+
+def flat(shown: str) -> str:
+    return " ".join(shown.split())
+
+
+def test_every_finding_has_its_verdict_and_its_whole_reason() -> None:
+    shown = text.render(sample())
+    assert "HIDDEN  Italy" in shown
+    assert "INCONCLUSIVE  France" in shown
+    for finding in sample().findings:
+        assert finding.reason in flat(shown)
+        assert finding.would_reverse in flat(shown)
+
+
+def test_every_measured_number_stands_beside_its_base() -> None:
+    lines = text.render(single()).splitlines()
+    for found in single().findings[0].measurements:
+        if found.value is not None and found.base is not None:
+            assert [line for line in lines if number(found.value) in line and number(found.base) in line], found.metric
+
+
+def test_what_was_not_measured_says_why_and_what_was_not_checked_is_counted() -> None:
+    shown = flat(text.render(single()))
+    assert "Rank of the concept's tokens (no vector of the concept passed the screen)" in shown
+    assert "2 tests (recovery, target token rank)" in shown
+    assert "nothing: every test of this version ran" in text.render(single().model_copy(update={"not_checked": []}))
+
+
+def test_the_weights_line_counts_tensors() -> None:
+    assert "210 of 241 tensors differ" in text.render(sample())
+    assert "identical bit for bit" in text.render(identical())
+
+
+@pytest.mark.parametrize("build", [sample, several, identical, weights_only, hostile])
+def test_no_line_is_wider_than_100_columns(build: object) -> None:
+    assert callable(build)
+    assert max(len(line) for line in text.render(build()).splitlines()) <= text.WIDTH
+
+
+def test_hostile_strings_neither_colour_nor_steer_the_terminal() -> None:
+    shown = text.render(hostile())
+    assert [char for char in "\x1b\x07\x00\u202e\u200b\ud800\u2028" if char in shown] == []
+    assert "[bold red]" in shown
+    shown.encode("utf-8")
+
+
+def test_a_terminal_without_utf8_gets_plain_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Terminal("cp1252"))
+    for shown in (text.render(sample()), text.render(hostile()), text.render_demo({"npo": single()}, "Schluß.")):
+        assert shown.isascii()
+    assert "-7.812" in text.render(sample())
+
+
+def test_found_vectors_are_listed_with_sign_score_and_tokens() -> None:
+    shown = text.vectors_table(FOUND)
+    first, second = (line for line in shown.splitlines() if "Rome" in line or "pasta" in line)
+    assert first.split()[:5] == ["17", "203", "−", "8.25", "1e-06"]
+    assert second.split()[:6] == ["3", "9", "+", "4.5", "0.01", "0.125"]
+    assert "[bold] \\u202e" in first
+
+
+def test_finding_nothing_is_said() -> None:
+    assert text.vectors_table({"concept": "dogs", "vectors": []}) == (
+        "No value vector writes dogs more clearly than chance."
+    )
+
+
+def test_the_demo_sets_both_ways_side_by_side_and_concludes() -> None:
+    needle = several().model_copy(update={"findings": several().findings[2:3]})
+    shown = text.render_demo({"npo": single(), "needle": needle}, "Italy, two ways.\nThis is what was found.")
+    assert "This is what was found." in shown
+    (verdicts,) = [line for line in shown.splitlines() if line.startswith("Verdict")]
+    assert verdicts.split() == ["Verdict", "HIDDEN", "REMOVED"]
+    memorised = next(line for line in shown.splitlines() if line.startswith("Exact memorisation"))
+    assert memorised.split()[-4:] == ["↓", "0.08", "↓", "0"]
