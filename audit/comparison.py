@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from audit import gather
-from audit.checkpoint import Checkpoint, open_checkpoint
-from audit.errors import AuditError, ResultError
+from audit.checkpoint import Checkpoint
+from audit.errors import AuditError
 from audit.metrics import concept_metrics
 from audit.pair import ModelPair, open_pair
 from audit.progress import SILENT, Progress
@@ -164,23 +164,6 @@ def settings_of(concepts: Sequence[Concept], guard: dict[str, Any] | None, setti
         for concept in concepts
     ]
     return {**settings.as_json(), "concepts": asked, "guard": guard}
-
-
-def earlier_result(
-    path: Path, base: Path, unlearned: Path, *, concepts: Sequence[str], settings: Settings = Settings()
-) -> AuditResult | None:
-    """The result in ``path`` if it is of these bytes, these questions, these settings and this version; else None."""
-    try:
-        found = AuditResult.read(path)
-    except ResultError:
-        return None
-    if found.tool.version != version("unlearning-audit"):
-        return None
-    if found.run.settings != settings_of(gather.load_concepts(concepts), None, settings):
-        return None
-    recorded = (found.subjects.base.files, found.subjects.unlearned.files)
-    now = tuple(open_checkpoint(folder).file_records() for folder in (base, unlearned))
-    return found if recorded == now and found.subjects.retained is None else None
 
 
 def digest_of(path: Path) -> dict[str, Any]:

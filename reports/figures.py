@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import cycle
 
 from reports.svg import Scale, coordinate, element, fitted, picture, ticks, words
 from reports.typography import clip, number, shorten
@@ -20,7 +21,6 @@ STEPS = 7
 """Steps of the grid's scale."""
 STYLES = {"base": 0, "unlearned": 1, "retained": 2, "control": 3}
 """Series that look the same in every chart; others take the styles in order."""
-STYLE_COUNT = 6
 APART = {"base": -5.0, "unlearned": 5.0, "retained": 0.0, "control": 0.0}
 """Pixels below the row's line, so that values and intervals that coincide can both be seen."""
 FAR_APART = 30.0
@@ -62,9 +62,11 @@ def words_title(text: str) -> str:
     return element("title", escape(shorten(text)))
 
 
-def style_of(name: str, position: int) -> int:
-    """The style of a series: by its name where it is a known one, else by its place."""
-    return STYLES.get(name, position % STYLE_COUNT)
+def styles_of(names: Sequence[str]) -> dict[str, int]:
+    """The style of each series: its own where the name is a known one, else the next that no other series has."""
+    taken = {STYLES[name] for name in names if name in STYLES}
+    free = cycle([style for style in (4, 5, 3, 2, 1, 0) if style not in taken] or [4, 5])
+    return {name: STYLES[name] if name in STYLES else next(free) for name in names}
 
 
 # ---- lines over layers
@@ -96,7 +98,7 @@ def lines(key: str, title: str, unit: str, series: Series) -> str:
     y = fitted(values, bottom, top, room=0.06)
     x = Scale(0, max(n_layers - 1, 1), left, right)
     drawn = [_axes(x, y, n_layers, (left, right, bottom))]
-    styles = {name: style_of(name, position) for position, name in enumerate(series)}
+    styles = styles_of(list(series))
     for name, found in series.items():
         drawn.append(_line(name, found, styles[name], x, y))
     drawn.append(_legend(styles, left, 14.0))

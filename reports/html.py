@@ -1,8 +1,8 @@
 """The report: one HTML file that asks nothing of any network and reads the same with JavaScript off.
 
 Every value printed by a template passes ``visible`` and then HTML escaping, unless it is ``Markup``: figures and the
-bodies of tables, which escape their own text, and the assets made here. The content policy names the one style and the one script by
-hash, so that nothing else could run or load even if it got in.
+bodies of tables, which escape their own text, and the assets made here. The content policy names the one style and the
+one script by hash, so that nothing else could run or load even if it got in.
 """
 
 from __future__ import annotations

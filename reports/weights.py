@@ -127,7 +127,7 @@ def tensors_table(caption: str, tensors: Sequence[TensorChange]) -> Table:
     rows = (
         [
             code(found.name, 80),
-            text(" × ".join(str(size) for size in found.shape)),
+            code(" × ".join(str(size) for size in found.shape)),
             figure(found.relative_change) if found.changed else Cell("unchanged", "0", "n"),
             figure(found.cosine),
             figure(found.l2),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from audit.comparison import compare, earlier_result
+from audit.comparison import compare
 from audit.errors import AuditError, ConceptError, IncomparableError
 from audit.metrics import concept_metrics
 from audit.result import AuditResult
@@ -157,19 +157,6 @@ def test_two_formats_of_one_model_are_the_same_model(pair: tuple[Path, Path], tm
     result = compare(pair[1], tmp_path / "model.pt", concepts=["italy"], settings=QUICK)
     assert result.weights.changed_tensors == 0
     assert result.subjects.base.tensors_digest == result.subjects.unlearned.tensors_digest
-
-
-def test_an_earlier_result_is_taken_only_for_the_same_bytes_and_settings(
-    pair: tuple[Path, Path], tmp_path: Path
-) -> None:
-    result = compare(*pair, concepts=["italy"], settings=QUICK)
-    path = tmp_path / "result.json"
-    result.write(path)
-    assert earlier_result(path, *pair, concepts=["italy"], settings=QUICK) == result
-    assert earlier_result(path, *pair, concepts=["italy"], settings=Settings(limit=3)) is None
-    assert earlier_result(path, *pair, concepts=["france"], settings=QUICK) is None
-    assert earlier_result(path, pair[0], pair[0], concepts=["italy"], settings=QUICK) is None
-    assert earlier_result(tmp_path / "absent.json", *pair, concepts=["italy"], settings=QUICK) is None
 
 
 def test_progress_is_told(pair: tuple[Path, Path]) -> None:

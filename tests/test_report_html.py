@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from audit.result import AuditResult, Measurement
-from reports import figures, typography
+from reports import figures, tables, typography
 from reports.html import asset, render
 from tests import sample_result
 from tests.sample_result import hostile, sample, single
@@ -347,3 +347,15 @@ def test_a_metric_nobody_foresaw_is_drawn_from_its_record_alone() -> None:
     text = render(result.model_copy(update={"findings": [finding]}))
     assert 'id="concept-italy-new_metric"' in text
     assert "Something new" in text
+
+
+def test_no_two_series_of_a_chart_look_the_same() -> None:
+    for names in (["base", "other"], ["odd", "unlearned", "even"], ["base", "unlearned", "retained", "x", "y"]):
+        assert len(set(figures.styles_of(names).values())) == len(names)
+    assert figures.styles_of(["odd", "unlearned"])["unlearned"] == figures.STYLES["unlearned"]
+
+
+def test_hostile_text_in_table_cells_is_escaped_there_too() -> None:
+    cell = tables.Cell("<b>&\u202e", 'a"b', "t", "x")
+    body = tables.Table("t", ["c"], [[cell]]).body
+    assert body == ('<tr><th scope="row" class="t" title="a&quot;b"><a href="#x">&lt;b&gt;&amp;\\u202e</a></th></tr>\n')
