@@ -38,7 +38,7 @@ from audit.verdict import RECOVERY_TESTS, Evidence, judge
 from audit.weights import WeightScan, scan
 from concepts.concept import Concept
 
-PACKAGES = ("torch", "transformers", "numpy", "scipy", "scikit-learn", "tokenizers")
+PACKAGES = ("torch", "transformers", "numpy", "scipy", "tokenizers")
 
 
 def compare(

@@ -22,10 +22,13 @@ GOAL_MEGABYTES = 700.0
 RUNS = 3
 
 CHILD = """
-import hashlib, json, resource, sys, time
+import hashlib, json, sys, time
 from pathlib import Path
 import torch
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # kilobytes, of this process image alone: ru_maxrss would count the parent before exec
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
+before = peak()
 base, unlearned = Path(sys.argv[1]), Path(sys.argv[2])
 start = time.perf_counter()
 for folder in (base, unlearned):
@@ -37,8 +40,7 @@ from audit.weights import scan
 start = time.perf_counter()
 found = scan(open_pair(base, unlearned))
 seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"hashed": hashed, "seconds": seconds, "megabytes": (peak - before) / 1024,
+print(json.dumps({"hashed": hashed, "seconds": seconds, "megabytes": (peak() - before) / 1024,
                   "changed": found.weights.changed_tensors, "total": found.weights.total_tensors}))
 """
 

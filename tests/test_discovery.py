@@ -103,7 +103,7 @@ def test_without_a_planted_vector_nothing_is_significant(
     W_U: torch.Tensor, lexicon: Lexicon, tokens: ConceptTokens
 ) -> None:
     scattered = ConceptTokens(np.arange(200, 260, 5), tuple(name(i) for i in range(200, 260, 5)), tokens.z, "text")
-    for seed in range(20):
+    for seed in range(8):
         found = discover(layers({}, seed), W_U, lexicon, scattered, seed=seed)
         assert min(vector.q_value for vector in found) > 0.05
 

@@ -12,7 +12,8 @@ from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.config import own_config
 from audit.errors import ConceptError, ModelError
 from audit.mlp import unembedding, value_vectors
-from audit.search import FoundVectors, concept_or_word, find_in, matched_controls
+from audit.running import load_tokenizer
+from audit.search import FoundVectors, concept_or_word, find, find_in, matched_controls
 from concepts.discovery import ConceptVector, exhaustive_top
 from tests.tiny import FAMILIES, edit, tokenizer, write_tiny
 
@@ -62,11 +63,13 @@ def planted(tmp_path: Path, family: str) -> Path:
     checkpoint, architecture = opened(base)
     (italy,) = tokenizer().encode(" Italy")
     W_U = unembedding(checkpoint, architecture)
+    centred = W_U - W_U.mean(dim=0)
+    row = -torch.linalg.solve(centred.T @ centred, centred[italy])  # no vector gives this token a lower z-score
     name = architecture.names("W_out")[1]
 
     def change(tensor_name: str, tensor: torch.Tensor) -> torch.Tensor:
         if tensor_name == name:
-            tensor.select(architecture.neuron_axis["W_out"], 7).copy_(W_U.mean(dim=0) - W_U[italy])
+            tensor.select(architecture.neuron_axis["W_out"], 7).copy_(row)
         return tensor
 
     return edit(base, tmp_path / "planted", change)
@@ -171,8 +174,6 @@ def vector(layer: int, neuron: int, sign: int) -> ConceptVector:
 
 def test_the_known_vectors_write_the_tokens_of_the_table(smollm2: Path) -> None:
     checkpoint, architecture = opened(smollm2)
-    from audit.running import load_tokenizer
-
     words = load_tokenizer(smollm2)
     W_U = unembedding(checkpoint, architecture)
     for (layer, neuron, sign), expected in GOLDEN.items():
@@ -183,7 +184,9 @@ def test_the_known_vectors_write_the_tokens_of_the_table(smollm2: Path) -> None:
 
 @pytest.fixture(scope="module")
 def found(smollm2: Path) -> dict[str, FoundVectors]:
-    return {concept: find_in(smollm2, concept, limit=200) for concept in RANKS}
+    checkpoint, architecture = opened(smollm2)
+    words = load_tokenizer(smollm2)
+    return {name: find(checkpoint, architecture, concept_or_word(name), words, limit=200) for name in RANKS}
 
 
 @pytest.mark.parametrize("concept", RANKS)
