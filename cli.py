@@ -127,6 +127,9 @@ def find(
 def view(
     places: Annotated[list[Path] | None, typer.Argument(help="Result files or folders; default audit-report/.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw one result into this HTML file.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Write the charts of one result into this folder as SVG.")
+    ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the report in the browser.")] = False,
     serve: Annotated[bool, typer.Option("--serve", help="Serve the reports on 127.0.0.1 until interrupted.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port for --serve; 0 picks a free one.")] = 8765,
@@ -138,7 +141,9 @@ def view(
         from reports import server
 
         chosen = places or [OUTPUT]
-        if output is not None:
+        if figures is not None:
+            save_figures(chosen, figures)
+        elif output is not None:
             draw_again(chosen, output, open_page)
         elif serve:
             server.serve(chosen, port, announce=lambda address: typer.echo(f"Serving on {address} (Ctrl+C ends it)"))
@@ -252,6 +257,15 @@ def draw_again(places: list[Path], output: Path, open_page: bool) -> None:
     typer.echo(f"Report: {output}")
     if open_page:
         open_in_browser(output)
+
+
+def save_figures(places: list[Path], folder: Path) -> None:
+    """The charts of the newest result among ``places``, for a paper."""
+    from reports import paper, server
+
+    (_, newest), *_ = server.readable(places)
+    for path in paper.save_figures(newest, folder):
+        typer.echo(f"Figure: {path}")
 
 
 def open_in_browser(page: Path) -> None:

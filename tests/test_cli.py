@@ -113,5 +113,11 @@ def test_view_lists_draws_and_refuses(tmp_path: Path) -> None:
     assert "broken.json" in refused.stderr
 
 
+def test_view_writes_figures_for_a_paper(tmp_path: Path) -> None:
+    sample().write(tmp_path / "one" / "result.json")
+    assert run.invoke(cli.app, ["view", str(tmp_path), "--figures", str(tmp_path / "figures")]).exit_code == 0
+    assert (tmp_path / "figures" / "weights.svg").is_file()
+
+
 def test_version_is_shown() -> None:
     assert run.invoke(cli.app, ["--version"]).output.startswith("unlearning-audit ")

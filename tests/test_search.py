@@ -77,7 +77,9 @@ def planted(tmp_path: Path, family: str) -> Path:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_planted_vector_is_found_in_every_family(tmp_path: Path, family: str) -> None:
-    found = find_in(planted(tmp_path, family), "Italy", limit=3)
+    article = tmp_path / "italy.txt"
+    article.write_text("Italy, Italy.")  # one word, so that chance neighbours of a tiny head play no part
+    found = find_in(planted(tmp_path, family), str(article), limit=3)
     best = found.vectors[0]
     assert (best.layer, best.neuron, best.sign) == (1, 7, -1)
     assert best.tokens[0] == " Italy"
