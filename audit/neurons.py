@@ -1,12 +1,11 @@
-"""What was unlearned here? The neurons that changed most, and what they say in vocabulary space before and after.
+"""What was unlearned here? The neurons that changed most, what they say before and after, and what they have in common.
 
-Needs no concept. A *theme* is a token towards or away from which the changes of the most changed neurons point
-together, beyond what as many other neurons do.
+Needs no concept; the words come from the heads and the tokenizer alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +15,22 @@ import torch
 from audit.metrics.neuron_change import NeuronTable
 from audit.mlp import unembedding, value_vectors
 from audit.pair import ModelPair
-from audit.result import Control, Measurement, NeuronChange
+from audit.result import Measurement, NeuronChange
+from audit.search import lexicon_of
+from audit.themes import absent, content_words, find_theme
 
-METRIC = "changed_vocabulary"
-TITLE = "Common theme of the changed neurons"
 TOP = 20
 """Neurons listed."""
 TOKENS = 10
 """Tokens shown of each."""
-THEMES = 8
-"""Words shown of a theme."""
-CONTROL_POOL = 240
-CONTROL_SETS = 199
-SIGNIFICANT = 0.05
+THEME_NEURONS = 200
+"""Neurons that a theme is looked for in."""
+USUAL = 1_000
+"""Value vectors that say what the model usually writes."""
 SEED = 0
 
 Place = tuple[int, int]
+"""Layer, neuron."""
 
 
 @dataclass(frozen=True)
@@ -44,172 +43,112 @@ class ChangedNeurons:
 
 
 def describe_neurons(pair: ModelPair, table: NeuronTable, tokenizer: Any) -> ChangedNeurons:
-    """The ``TOP`` neurons whose value vector changed most, relative to its norm, and what they write.
+    """The ``TOP`` neurons whose value vectors moved furthest, what they write, and the theme of ``THEME_NEURONS``.
 
     Args:
         tokenizer: without it the neurons are listed and their tokens stay unnamed.
     """
-    places = most_changed(table, TOP)
+    places = most_changed(table, THEME_NEURONS)
     if not places or pair.architecture is None:
-        return ChangedNeurons([], [], _absent("no value vector was changed"))
+        return ChangedNeurons([], [], absent("no value vector was changed"))
+    listed = places[:TOP]
     if tokenizer is None:
-        return ChangedNeurons([_record(table, place) for place in places], [], _absent("no tokenizer names the tokens"))
-    pool = control_pool(table, places)
-    before, after = _vectors(pair, [*places, *pool])
-    words = _Words(tokenizer)
-    top = _with_tokens(pair, table, places, before[: len(places)], after[: len(places)], words)
-    themes, measurement = _themes(pair, table, places, pool, before, after, words)
+        reason = "no tokenizer names the tokens"
+        return ChangedNeurons([_record(table, place) for place in listed], [], absent(reason))
+    usual = drawn_alike(places, table.touched_value.shape[1], USUAL)
+    before, after, others = _vectors(pair, places, usual)
+    head = unembedding(pair.base, pair.architecture)  # [d_vocab, d_model]
+    tokens = _tokens(pair, head, before[:TOP], after[:TOP], tokenizer)
+    words = content_words(lexicon_of(tokenizer, len(head)), head)
+    themes, measurement = find_theme(words, after - before, others, SEED)
+    top = [_record(table, place, **said) for place, said in zip(listed, tokens, strict=True)]
     return ChangedNeurons(top, themes, measurement)
 
 
 def most_changed(table: NeuronTable, limit: int) -> list[Place]:
-    """(layer, neuron) by relative change of the value vector, largest first, changed ones only."""
-    change = np.nan_to_num(table.relative_change(), nan=0.0)
-    order = np.argsort(-change, axis=None, kind="stable")[:limit]
-    places = [divmod(int(flat), change.shape[1]) for flat in order]
-    return [place for place in places if change[place] > 0]
+    """(layer, neuron) by distance moved over the median norm of the layer's value vectors, changed ones only.
+
+    A neuron's own norm would put the smallest vectors first whatever was trained: an optimizer moves all rows alike.
+    """
+    norms = np.sqrt(table.value["base"])
+    usual = np.maximum(np.median(norms, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    moved = np.nan_to_num(np.where(table.touched_value, np.sqrt(table.value["delta"]) / usual, -1.0), nan=-1.0)
+    order = np.argsort(-moved, axis=None, kind="stable")[:limit]
+    places = [divmod(int(flat), moved.shape[1]) for flat in order]
+    return [place for place in places if moved[place] >= 0]
 
 
-def control_pool(table: NeuronTable, places: list[Place]) -> list[Place]:
-    """Other neurons of the same layers drawn at random: changed ones where there are enough, else any."""
-    layers = sorted({layer for layer, _ in places})
-    eligible = np.zeros_like(table.touched_value)
-    eligible[layers] = table.touched_value[layers]
-    for place in places:
-        eligible[place] = False
-    if eligible.sum() < 3 * len(places):
-        eligible[layers] = True
-        for place in places:
-            eligible[place] = False
-    flat = np.flatnonzero(eligible)
-    chosen = np.random.default_rng(SEED).permutation(flat)[:CONTROL_POOL]
-    return [divmod(int(index), eligible.shape[1]) for index in np.sort(chosen)]
+def drawn_alike(places: Sequence[Place], d_mlp: int, count: int) -> list[Place]:
+    """``count`` random neurons, spread over the layers as ``places`` are."""
+    rng = np.random.default_rng(SEED)
+    layers = rng.choice([layer for layer, _ in places], size=count)
+    return list(zip(layers.tolist(), rng.integers(d_mlp, size=count).tolist(), strict=True))
 
 
-def _vectors(pair: ModelPair, places: list[Place]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Value vectors before and after, ``[n, d_model]`` each, one layer in memory at a time."""
+def _vectors(
+    pair: ModelPair, places: Sequence[Place], usual: Sequence[Place]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Value vectors of ``places`` before and after, and of ``usual`` before; one layer in memory at a time."""
     assert pair.architecture is not None
     before = torch.empty(len(places), pair.architecture.d_model)
-    after = torch.empty_like(before)
+    after, others = torch.empty_like(before), torch.empty(len(usual), pair.architecture.d_model)
     for layer in sorted({layer for layer, _ in places}):
-        rows = [index for index, place in enumerate(places) if place[0] == layer]
-        neurons = [places[index][1] for index in rows]
-        before[rows] = value_vectors(pair.base, pair.architecture, layer)[neurons]
-        after[rows] = value_vectors(pair.unlearned, pair.architecture, layer)[neurons]
-    return before, after
+        base = value_vectors(pair.base, pair.architecture, layer)
+        unlearned = value_vectors(pair.unlearned, pair.architecture, layer)
+        for index, (at, neuron) in enumerate(places):
+            if at == layer:
+                before[index], after[index] = base[neuron], unlearned[neuron]
+        for index, (at, neuron) in enumerate(usual):
+            if at == layer:
+                others[index] = base[neuron]
+    return before, after, others
 
 
-def _with_tokens(
-    pair: ModelPair,
-    table: NeuronTable,
-    places: list[Place],
-    before: torch.Tensor,
-    after: torch.Tensor,
-    words: _Words,
-) -> list[NeuronChange]:
-    """Each neuron with the tokens it wrote, writes now, and was turned away from.
+def _tokens(
+    pair: ModelPair, head: torch.Tensor, before: torch.Tensor, after: torch.Tensor, tokenizer: Any
+) -> list[dict[str, list[str]]]:
+    """For each neuron the tokens it wrote, those it writes now, and those its change took most from.
 
-    A gated neuron's coefficient takes both signs, so the side with the more extreme token speaks for it.
+    A gated neuron's coefficient takes both signs, so the side with the more extreme token speaks for it, before and
+    after alike. ``after`` goes through the unlearned model's own head.
     """
     assert pair.architecture is not None
-    head = unembedding(pair.base, pair.architecture)
     said, moved = before @ head.T, (after - before) @ head.T
-    signs = torch.where(standardised(said).max(dim=1).values >= -standardised(said).min(dim=1).values, 1.0, -1.0)
-    del head
+    centred = said - said.mean(dim=1, keepdim=True)
+    signs = torch.where(centred.amax(dim=1) >= -centred.amin(dim=1), 1.0, -1.0)
     says = after @ unembedding(pair.unlearned, pair.architecture).T
     return [
-        _record(
-            table,
-            place,
-            tokens_before=words.top(signs[index] * said[index], TOKENS),
-            tokens_after=words.top(signs[index] * says[index], TOKENS),
-            tokens_demoted=words.top(-signs[index] * moved[index], TOKENS),
-        )
-        for index, place in enumerate(places)
+        {
+            "tokens_before": words_of(tokenizer.decode, sign * said[index]),
+            "tokens_after": words_of(tokenizer.decode, sign * says[index]),
+            "tokens_demoted": words_of(tokenizer.decode, -sign * moved[index]),
+        }
+        for index, sign in enumerate(signs)
     ]
 
 
-def _themes(
-    pair: ModelPair,
-    table: NeuronTable,
-    places: list[Place],
-    pool: list[Place],
-    before: torch.Tensor,
-    after: torch.Tensor,
-    words: _Words,
-) -> tuple[list[str], Measurement]:
-    """Tokens on which the changes of the top neurons agree, against sets of as many control neurons."""
-    assert pair.architecture is not None
-    n = len(places)
-    if len(pool) < 2 * n:
-        return [], _absent(f"{len(pool)} other neurons are too few controls for {n} changed ones")
-    directions = after - before
-    control_changed = bool(table.touched_value[tuple(zip(*pool, strict=True))].all())
-    controls = directions[n:] if control_changed else before[n:]
-    head = unembedding(pair.base, pair.architecture)
-    scores = standardised(directions[:n] @ head.T).square_()  # [n, d_vocab]
-    pooled = standardised(controls @ head.T).square_()
-    shared = scores.mean(dim=0)
-    rng = np.random.default_rng(SEED)
-    null = torch.stack(
-        [
-            pooled[torch.from_numpy(rng.choice(len(pool), n, replace=False))].mean(dim=0).max()
-            for _ in range(CONTROL_SETS)
-        ]
-    )
-    strongest = float(shared.max())
-    p_value = (1 + int((null >= strongest).sum())) / (1 + CONTROL_SETS)
-    found = words.top(shared, THEMES) if p_value < SIGNIFICANT else []
-    kind = "changes of other changed neurons" if control_changed else "value vectors of untouched neurons"
-    return found, Measurement(
-        metric=METRIC,
-        title=TITLE,
-        value=strongest,
-        unit="mean squared z of the token on which the changes agree most",
-        direction="none",
-        n=n,
-        p_value=p_value,
-        control=Control(name=f"{kind}, same layers", value=float(null.mean())),
-        details={
-            "null": f"{CONTROL_SETS} sets of {n} control neurons",
-            "theme": ", ".join(found) if found else "no theme stands out",
-        },
-    )
-
-
-def standardised(scores: torch.Tensor) -> torch.Tensor:
-    """Each row as z-scores among the vocabulary."""
-    return (scores - scores.mean(dim=1, keepdim=True)) / scores.std(dim=1, keepdim=True).clamp_(min=1e-30)
-
-
-class _Words:
-    """Tokens as words: case and leading-space variants merged, each shown once."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.decode: Callable[[list[int]], str] = tokenizer.decode
-
-    def top(self, scores: torch.Tensor, limit: int) -> list[str]:
-        words: dict[str, str] = {}
-        for token in scores.topk(min(4 * limit, len(scores))).indices.tolist():
-            text = self.decode([token]).strip()
-            if text and text.casefold() not in words and len(words) < limit:
-                words[text.casefold()] = text
-        return list(words.values())
+def words_of(decode: Callable[[list[int]], str], scores: torch.Tensor, limit: int = TOKENS) -> list[str]:
+    """The tokens with the largest scores, variants in case and spacing shown once."""
+    words: dict[str, str] = {}
+    for token in scores.topk(min(4 * limit, len(scores))).indices.tolist():
+        text = decode([token]).strip()
+        if text and len(words) < limit:
+            words.setdefault(text.casefold(), text)
+    return list(words.values())
 
 
 def _record(table: NeuronTable, place: Place, **tokens: list[str]) -> NeuronChange:
     layer, neuron = place
-    key_change = float(table.relative_change("key")[place])
     return NeuronChange(
         layer=layer,
         neuron=neuron,
-        relative_change=float(table.relative_change()[place]),
+        relative_change=_known(table.relative_change()[place]),
         cosine=table.cosine(layer, neuron),
         l2=float(np.sqrt(table.value["delta"][place])),
-        key_relative_change=key_change if np.isfinite(key_change) else None,
+        key_relative_change=_known(table.relative_change("key")[place]),
         **tokens,
     )
 
 
-def _absent(reason: str) -> Measurement:
-    return Measurement(metric=METRIC, title=TITLE, not_measured=reason)
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from scipy.stats import false_discovery_control
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -26,21 +27,26 @@ from benchmarks.record import publish
 from concepts.concept import load_concept
 from concepts.discovery import (
     CONTROL_SETS,
-    TOP,
+    SIGNIFICANT,
     HeadStatistics,
-    enrichment,
+    Shortlist,
     exhaustive_top,
     rank,
     shortlist,
 )
-from concepts.tokens import concept_tokens, matched_sets, matched_strata
+from concepts.tokens import ConceptTokens, Lexicon, concept_tokens, matched_sets, matched_strata
 
 GOAL_SECONDS, GOAL_SPEEDUP, GOAL_MATMUL = 1.0, 300.0, 0.7
 SAMPLE = 300
 """Vectors sorted one by one; their time is scaled to all."""
 REPEATS = 5
 
+BATCH = 512
+"""Vectors projected at once."""
+
 Result = TypeVar("Result")
+Place = tuple[int, int, int]
+"""Layer, neuron, sign."""
 
 
 def main(arguments: list[str]) -> None:
@@ -71,20 +77,22 @@ def notes(layers: list[tuple[int, torch.Tensor]], W_U: torch.Tensor, name: str) 
     )
 
 
-def measure(layers: list[tuple[int, torch.Tensor]], W_U: torch.Tensor, lexicon: Any, name: str) -> list[dict[str, Any]]:
+def measure(
+    layers: list[tuple[int, torch.Tensor]], W_U: torch.Tensor, lexicon: Lexicon, name: str
+) -> list[dict[str, Any]]:
     """One row for each thing measured: seconds, goal, reached."""
     head_seconds, head = timed(lambda: HeadStatistics.from_head(W_U))
     word_seconds, tokens = timed(lambda: concept_tokens(lexicon, load_concept(name), W_U.numpy()))
     strata = matched_strata(lexicon, tokens)
     controls = matched_sets(strata, lexicon, tokens, CONTROL_SETS, np.random.default_rng(0))
-    rows, control_rows = W_U[torch.from_numpy(tokens.ids)], W_U[torch.from_numpy(controls)]
+    rows, control_rows = (W_U[torch.from_numpy(lexicon.forms(ids))] for ids in (tokens.ids, controls))
     screen_seconds, best = timed(lambda: shortlist(layers, head, rows, control_rows), REPEATS)
     rank_seconds, _ = timed(lambda: rank(best, W_U, lexicon, tokens, strata), REPEATS)
     everything = torch.cat([matrix for _, matrix in layers])
     reference_seconds = one_by_one(everything, W_U) * everything.shape[0]
-    exact_seconds, top = timed(lambda: exhaustive_top(everything, W_U))
+    exact_seconds, _ = timed(lambda: exhaustive_top(everything, W_U))
     matmul_seconds = matmul_only(everything, W_U)
-    missed = exact_best(everything, W_U, top, lexicon, tokens) - shortlisted(best, layers[0][1].shape[0])
+    missed = set(exact_best(layers, W_U, head, lexicon, tokens, controls)) - places(best)
     speedup = reference_seconds / screen_seconds
     return [
         row("head statistics, once a model", head_seconds),
@@ -127,43 +135,48 @@ def one_by_one(vectors: torch.Tensor, W_U: torch.Tensor) -> float:
     return (time.perf_counter() - start) / SAMPLE
 
 
-def matmul_only(vectors: torch.Tensor, W_U: torch.Tensor, batch: int = 512) -> float:
+def matmul_only(vectors: torch.Tensor, W_U: torch.Tensor) -> float:
     """Seconds of the projections alone, in the batches of ``exhaustive_top``."""
     head = W_U.T
     start = time.perf_counter()
-    for begin in range(0, len(vectors), batch):
-        vectors[begin : begin + batch] @ head
+    for begin in range(0, len(vectors), BATCH):
+        vectors[begin : begin + BATCH] @ head
     return time.perf_counter() - start
 
 
-def exact_best(vectors: torch.Tensor, W_U: torch.Tensor, top: torch.Tensor, lexicon: Any, tokens: Any) -> set[int]:
-    """The 20 (sign, vector) with the most enriched exact top 200 among all, as ``side * n + index``.
+def exact_best(
+    layers: list[tuple[int, torch.Tensor]],
+    W_U: torch.Tensor,
+    head: HeadStatistics,
+    lexicon: Lexicon,
+    tokens: ConceptTokens,
+    controls: np.ndarray,
+) -> list[Place]:
+    """The 20 best that ``discover`` would list if its shortlist held every vector with both signs."""
+    strata = matched_strata(lexicon, tokens)
+    rows, control_rows = (W_U[torch.from_numpy(lexicon.forms(ids))] for ids in (tokens.ids, controls))
+    found = []
+    for layer in layers:
+        whole = shortlist([layer], head, rows, control_rows, keep=2 * layer[1].shape[0])
+        for start in range(0, len(whole.layers), BATCH):
+            part = slice(start, start + BATCH)
+            batch = Shortlist(
+                layers=whole.layers[part],
+                neurons=whole.neurons[part],
+                signs=whole.signs[part],
+                scores=whole.scores[part],
+                rows=whole.rows[part],
+                screened=BATCH,
+            )
+            found += rank(batch, W_U, lexicon, tokens, strata)
+    q_values = false_discovery_control([vector.p_value for vector in found])
+    order = sorted(range(len(found)), key=lambda i: (q_values[i] >= SIGNIFICANT, -found[i].score))
+    return [(found[i].layer, found[i].neuron, found[i].sign) for i in order[:20]]
 
-    Ties for the last place are cut by the mean z-score of the concept's words, as they would stand in a list.
-    """
-    sides = [hits_of(top.numpy(), lexicon, tokens), hits_of(exhaustive_top(-vectors, W_U).numpy(), lexicon, tokens)]
-    hits = np.concatenate([hit for hit, _ in sides])
-    drawn = np.concatenate([words for _, words in sides])
-    scores = enrichment(hits, drawn, len(tokens), int(lexicon.keys.max()) + 1)
-    return set(np.argsort(-scores, kind="stable")[:20].tolist())
 
-
-def hits_of(top: np.ndarray, lexicon: Any, tokens: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Concept words and different words in each top 200."""
-    concept = np.isin(lexicon.keys, lexicon.keys[tokens.ids])
-    merged = np.sort(lexicon.keys[top], axis=1)
-    fresh = np.concatenate([np.ones((len(top), 1), bool), np.diff(merged, axis=1) != 0], axis=1)
-    of_concept = np.zeros(int(lexicon.keys.max()) + 1, dtype=bool)
-    of_concept[lexicon.keys[concept]] = True
-    return (fresh & of_concept[merged]).sum(axis=1), fresh.sum(axis=1)
-
-
-def shortlisted(best: Any, d_mlp: int) -> set[int]:
-    """The screen's vectors, numbered as in ``exact_best``."""
-    side = np.where(best.signs > 0, 0, best.screened)
-    return set((side + best.layers * d_mlp + best.neurons).tolist())
+def places(best: Shortlist) -> set[Place]:
+    return set(zip(best.layers.tolist(), best.neurons.tolist(), best.signs.tolist(), strict=True))
 
 
 if __name__ == "__main__":
-    assert TOP == 200
     main(sys.argv[1:])

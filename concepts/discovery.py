@@ -19,11 +19,8 @@ from concepts.tokens import ConceptTokens, Lexicon, matched_sets, matched_strata
 
 TOP = 200
 """Tokens of a projection that say what a vector writes (Hong et al. 2024, section 3)."""
-STRONGEST = 5
-"""Concept words whose z-scores are averaged: a vector writes a part of a concept, not all of its words.
-
-With 5 the golden vectors of SmolLM2 rank 1 to 5 when only a name is given, with 10 they rank 1 to 10.
-"""
+STRONGEST = 0.25
+"""Share of the concept's words whose z-scores are averaged, 10 of 40: a vector writes a part of a concept, not all."""
 CONTROL_SETS = 4
 """Matched word sets subtracted in the screen; function-word vectors write them as much as the concept's words."""
 SIGNIFICANT = 0.05
@@ -96,25 +93,29 @@ def screen(vectors: torch.Tensor, head: HeadStatistics, token_rows: torch.Tensor
 
 
 def contrast(
-    vectors: torch.Tensor, head: HeadStatistics, token_rows: torch.Tensor, control_rows: torch.Tensor
+    vectors: torch.Tensor, head: HeadStatistics, word_rows: torch.Tensor, control_rows: torch.Tensor
 ) -> torch.Tensor:
-    """Mean of the ``STRONGEST`` largest z of the concept's tokens less the same on matched sets, for both signs.
+    """Mean z of the concept's strongest words less the same on matched words, for both signs.
+
+    A word's z is that of the stronger of its two forms, as either stands for it in a top 200.
 
     Args:
         vectors: ``[n, d_model]``.
-        token_rows: ``[n_tokens, d_model]``.
-        control_rows: ``[n_sets, n_tokens, d_model]``.
+        word_rows: head rows of both forms of the concept's words ``[2, n_words, d_model]``.
+        control_rows: the same of matched sets ``[2, n_sets, n_words, d_model]``.
 
     Returns:
         ``[2, n]``, sign +1 first.
     """
-    n_sets, n_tokens = control_rows.shape[0] + 1, token_rows.shape[0]
-    rows = torch.cat([token_rows, control_rows.flatten(0, 1)])
-    z = screen(vectors, head, rows).reshape(-1, n_sets, n_tokens)
-    k = min(STRONGEST, n_tokens)
-    positive = z.topk(k, dim=2, sorted=False).values.mean(dim=2)
-    negative = -z.topk(k, dim=2, largest=False, sorted=False).values.mean(dim=2)
-    both = torch.stack([positive, negative])  # [2, n, n_sets]
+    sets = torch.cat([word_rows[:, None], control_rows], dim=1)  # [2, 1 + n_sets, n_words, d_model]
+    first, second = screen(vectors, head, sets.flatten(0, 2)).chunk(2, dim=1)  # [n, (1 + n_sets) * n_words]
+    n_sets, n_words = sets.shape[1:3]
+    k = max(1, round(STRONGEST * n_words))
+    highest = torch.maximum(first, second).reshape(-1, n_sets, n_words)
+    lowest = torch.minimum(first, second).reshape(-1, n_sets, n_words)
+    positive = highest.topk(k, dim=2, sorted=False).values.mean(dim=2)
+    negative = -lowest.topk(k, dim=2, largest=False, sorted=False).values.mean(dim=2)
+    both = torch.stack([positive, negative])  # [2, n, 1 + n_sets]
     return both[..., 0] - both[..., 1:].mean(dim=-1)
 
 
@@ -133,7 +134,7 @@ class Shortlist:
 def shortlist(
     layers: Iterable[tuple[int, torch.Tensor]],
     head: HeadStatistics,
-    token_rows: torch.Tensor,
+    word_rows: torch.Tensor,
     control_rows: torch.Tensor,
     keep: int = TOP,
 ) -> Shortlist:
@@ -147,7 +148,7 @@ def shortlist(
     best: list[tuple[float, int, int, int, torch.Tensor]] = []
     screened = 0
     for layer, vectors in layers:
-        scores = contrast(vectors, head, token_rows, control_rows).flatten()
+        scores = contrast(vectors, head, word_rows, control_rows).flatten()
         screened += vectors.shape[0]
         top = scores.nan_to_num(nan=-torch.inf, posinf=-torch.inf).topk(min(keep, scores.numel()))
         for value, index in zip(top.values.tolist(), top.indices.tolist(), strict=True):
@@ -160,7 +161,7 @@ def shortlist(
         neurons=np.array([neuron for _, _, neuron, *_ in best], dtype=np.int64),
         signs=np.array([sign for *_, sign, _ in best], dtype=np.int64),
         scores=np.array([value for value, *_ in best], dtype=np.float32),
-        rows=torch.stack([row for *_, row in best]) if best else token_rows.new_empty(0, token_rows.shape[1]),
+        rows=torch.stack([row for *_, row in best]) if best else word_rows.new_empty(0, word_rows.shape[-1]),
         screened=screened,
     )
 
@@ -219,8 +220,8 @@ def discover(
     best = shortlist(
         layers,
         head or HeadStatistics.from_head(W_U),
-        W_U[torch.from_numpy(tokens.ids)],
-        W_U[torch.from_numpy(controls)],
+        W_U[torch.from_numpy(lexicon.forms(tokens.ids))],
+        W_U[torch.from_numpy(lexicon.forms(controls))],
         keep,
     )
     return rank(best, W_U, lexicon, tokens, strata)

@@ -90,6 +90,17 @@ class Lexicon:
                 forms.setdefault(_word(text.strip()), []).append(token)
         return {word: tuple(ids) for word, ids in forms.items() if any(self.texts[i][0] == " " for i in ids)}
 
+    def forms(self, tokens: np.ndarray) -> np.ndarray:
+        """Each token, and the most frequent other form of its word (or itself again), ``[2, *tokens.shape]``.
+
+        Tokenizers number tokens by how often they were merged, so the lowest id stands for the most frequent form.
+        """
+        others = [next((form for form in self._siblings(token) if form != token), token) for token in tokens.flat]
+        return np.stack([tokens, np.array(others, dtype=tokens.dtype).reshape(tokens.shape)])
+
+    def _siblings(self, token: int) -> tuple[int, ...]:
+        return self.whole_words[_word(self.texts[token].strip())]
+
     def form(self, surface: str) -> int | None:
         """The token of a word as written, else of its nearest form; ``None`` if no single token spells it."""
         forms = self.whole_words.get(_word(surface))

@@ -23,6 +23,8 @@ STYLES = {"base": 0, "unlearned": 1, "retained": 2, "control": 3}
 """Series that look the same in every chart; others take the styles in order."""
 APART = {"base": -5.0, "unlearned": 5.0, "retained": 0.0, "control": 0.0}
 """Pixels below the row's line, so that values and intervals that coincide can both be seen."""
+APART_SHARES = 0.1
+"""Spread of shares from which they are drawn on the scale of 0 to 1."""
 FAR_APART = 30.0
 """Series whose largest values differ by more than this get charts of their own."""
 
@@ -168,13 +170,13 @@ class Steps:
 
 
 def steps_of(values: Sequence[float]) -> Steps:
-    """Steps for positive ``values``: equal ratios where they span more than a factor of ten, else equal widths."""
+    """Steps for positive ``values``: equal ratios where they span more than a factor of two, else equal widths."""
     low, high = min(values), max(values)
     if low == high:
         return Steps((high,))
     low = max(low, high / 1e4)
     shares = [step / STEPS for step in range(1, STEPS)]
-    if high / low > 10:
+    if high / low > 2:
         return Steps((*(low * (high / low) ** share for share in shares), high))
     return Steps((*(low + (high - low) * share for share in shares), high))
 
@@ -240,7 +242,10 @@ class DotRow:
 
 
 def dots(key: str, title: str, rows: Sequence[DotRow]) -> str:
-    """Each row's values on a scale of its own, whose ends are printed; shapes tell the models apart."""
+    """Each row's values on a scale of its own, whose ends are printed; shapes tell the models apart.
+
+    Shares are drawn from 0 to 1, unless they nearly agree: then they would be a single dot there.
+    """
     if not rows:
         return ""
     tall, top, left, right = 34.0, 34.0, 318.0, WIDTH - 62
@@ -255,11 +260,12 @@ def dots(key: str, title: str, rows: Sequence[DotRow]) -> str:
 
 def _dot_row(row: DotRow, y: float, left: float, right: float) -> str:
     reach = [*row.values.values(), *(bound for bounds in row.intervals.values() for bound in bounds)]
-    if min(reach) >= 0 and max(reach) <= 1:
+    spread = max(reach) - min(reach)
+    if min(reach) >= 0 and max(reach) <= 1 and (spread > APART_SHARES or not spread):
         reach += [0.0, 1.0]
     x = fitted(reach, left, right)
     parts = [
-        element("g", words_title(row.label) + words(0, y + 4, clip(row.label, 42), class_="label")),
+        element("g", words_title(row.label) + words(0, y + 4, clip(row.label, 34), class_="label")),
         element("line", x1=left, x2=right, y1=y, y2=y, class_="grid"),
         words(left - 8, y + 4, number(x.low), class_="tick", text_anchor="end"),
         words(right + 8, y + 4, number(x.high), class_="tick"),

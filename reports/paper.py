@@ -7,36 +7,47 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from audit.result import AuditResult
+from audit.result import AuditResult, write_text
+from reports.typography import clip, distinct, slug
 
 Series = Mapping[str, Sequence[float | None]]
 STYLES = ("o-", "D--", "s:", "^-.")
+SETTINGS = {"svg.hashsalt": "unlearning-audit", "svg.fonttype": "none", "text.parse_math": False, "font.size": 9}
+"""Text stays text, so that it can be edited and searched; a dollar sign in it is a dollar sign."""
 
 
 def save_figures(result: AuditResult, folder: Path) -> list[Path]:
-    """SVG files in ``folder``, named by concept and metric; text stays text, so that it can be edited and searched."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
+    """SVG files in ``folder``, named by concept and metric; no name in the result can lead outside it."""
+    from matplotlib import rc_context
 
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    with pyplot.rc_context({"svg.hashsalt": "unlearning-audit", "svg.fonttype": "none", "font.size": 9}):
-        for name, title, unit, series in charts(result):
-            figure, axes = pyplot.subplots(figsize=(5.5, 2.6), layout="constrained")
-            for style, (label, values) in zip(STYLES * len(series), series.items(), strict=False):
-                known = [float("nan") if value is None else value for value in values]
-                axes.plot(range(len(known)), known, style, label=label, markersize=3, linewidth=1)
-            axes.set(title=title, xlabel="layer", ylabel=unit)
-            axes.legend(frameon=False)
-            axes.spines[["top", "right"]].set_visible(False)
-            path = folder / f"{name}.svg"
-            figure.savefig(path, metadata={"Date": None})
-            pyplot.close(figure)
-            written.append(path)
+    drawn = list(charts(result))
+    written = [folder / f"{name}.svg" for name in distinct(name for name, *_ in drawn)]
+    with rc_context(SETTINGS):
+        for path, (_, title, unit, series) in zip(written, drawn, strict=True):
+            write_text(path, svg(title, unit, series))
     return written
+
+
+def svg(title: str, unit: str, series: Series) -> str:
+    """One chart over the layers as an SVG document."""
+    from io import StringIO
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.5, 2.6), layout="constrained")
+    axes: Any = figure.subplots()
+    for place, values in enumerate(series.values()):
+        known = [float("nan") if value is None else value for value in values]
+        axes.plot(range(len(known)), known, STYLES[place % len(STYLES)], markersize=3, linewidth=1)
+    axes.set(title=clip(title, 70), xlabel="layer", ylabel=clip(unit, 40))
+    axes.legend(axes.get_lines(), [clip(name, 40) for name in series], frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    stream = StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()
 
 
 def charts(result: AuditResult) -> Iterator[tuple[str, str, str, Series]]:
@@ -47,6 +58,7 @@ def charts(result: AuditResult) -> Iterator[tuple[str, str, str, Series]]:
     for finding in result.findings:
         for measurement in finding.measurements:
             if measurement.layers:
-                name = f"{finding.concept or 'pair'}-{measurement.metric}"
+                concept = "pair" if finding.concept is None else slug(finding.concept)
                 title = f"{finding.title}: {measurement.title}"
-                yield name, title, str(measurement.details.get("layers", measurement.unit)), measurement.layers
+                unit = str(measurement.details.get("layers", measurement.unit))
+                yield f"{concept}-{slug(measurement.metric)}", title, unit, measurement.layers

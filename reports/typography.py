@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Iterable
 from datetime import datetime
@@ -81,15 +82,23 @@ def integer(value: int) -> str:
 
 
 def number(value: float, landmarks: tuple[float, ...] = (1.0, -1.0)) -> str:
-    """``value`` with four significant digits; a landmark (1, or 100 for percent) only where exactly reached."""
+    """``value`` with four significant digits, or with two of its distance to 1 just below 1.
+
+    A landmark (1, or 100 for percent) is printed only where it is exactly reached.
+    """
     if float(value).is_integer() and abs(value) < 1e15:
         shown = integer(int(value))
     elif 10**DIGITS <= abs(value) < 1e9:
         shown = integer(round(value))
     else:
-        texts = (f"{value:.{digits}g}" for digits in range(DIGITS, 18))
+        texts = (f"{value:.{digits}g}" for digits in range(_fewest(value), 18))
         shown = next((text for text in texts if float(text) not in landmarks), repr(value))
     return shown.replace("-", "−", 1) if value < 0 else shown
+
+
+def _fewest(value: float) -> int:
+    distance = 1 - abs(value)
+    return max(DIGITS, 1 - math.floor(math.log10(distance))) if 0 < distance < 0.01 else DIGITS
 
 
 def percent(share: float) -> str:

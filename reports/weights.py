@@ -14,7 +14,7 @@ from reports.typography import integer, percent, shorten
 TOP = 15
 """Tensors listed before the full table."""
 MOST_ROLES = 16
-MOST_TOKENS = 12
+MOST_TOKENS = 10
 
 
 @dataclass(frozen=True)
@@ -95,21 +95,27 @@ def grid_table(rows: dict[str, list[float | None]]) -> Table:
 
 
 def neurons_table(neurons: Sequence[NeuronChange]) -> Table:
-    columns = ["layer", "neuron", "relative change", "cosine", "key change", "says before", "says after", "demoted"]
+    columns = ["layer", "neuron", "says before", "says after", "demoted", "relative change", "cosine", "key change"]
     rows = (
         [
             figure(found.layer),
             Cell(str(found.neuron), "", "n"),
+            tokens(found.tokens_before),
+            after(found),
+            tokens(found.tokens_demoted),
             figure(found.relative_change),
             figure(found.cosine),
             figure(found.key_relative_change),
-            tokens(found.tokens_before),
-            tokens(found.tokens_after),
-            tokens(found.tokens_demoted),
         ]
         for found in neurons
     )
     return capped("The neurons whose value vectors changed most", columns, rows, len(neurons))
+
+
+def after(neuron: NeuronChange) -> Cell:
+    """What it says after, or that this is what it said before."""
+    same = neuron.tokens_before and neuron.tokens_before == neuron.tokens_after
+    return Cell("the same", "", "w") if same else tokens(neuron.tokens_after)
 
 
 def tokens(found: Sequence[str]) -> Cell:

@@ -143,17 +143,29 @@ def read(measurement: Measurement) -> Reading:
 
 
 def sentence(measurement: Measurement) -> str:
-    """The measurement in one plain sentence."""
+    """The measurement in one or two plain sentences."""
     if measurement.value is None:
         return f"Not measured: {shorten(measurement.not_measured or 'no reason was recorded', 600)}"
     found = read(measurement)
     value = found.value + (f" (interval {interval(measurement.interval)})" if measurement.interval else "")
     if measurement.base is None:
-        return f"{value}; the base has no value to compare with."
+        return f"{value}; the base has no value to compare with.{against_control(measurement)}"
     if found.kind == "same":
-        return f"{value}, exactly as in the base."
+        return f"{value}, exactly as in the base.{against_control(measurement)}"
     word = {"unclear": "no clear change, since the base lies inside the interval"}.get(found.kind, found.word)
-    return f"{value} where the base has {number(measurement.base)}: {word}."
+    return f"{value} where the base has {number(measurement.base)}: {word}.{against_control(measurement)}"
+
+
+def against_control(measurement: Measurement) -> str:
+    """Whether the number can be told from the same number where the knowledge in question plays no part."""
+    control, bounds = measurement.control, measurement.interval
+    if control is None or control.value is None:
+        return ""
+    named = f" The control ({shorten(control.name, 80)}) has {number(control.value)}"
+    if bounds is None:
+        return f"{named}."
+    inside = bounds[0] <= control.value <= bounds[1]
+    return f"{named}, {'inside the interval: not told apart' if inside else 'outside the interval'}."
 
 
 def controls_of(findings: Sequence[Finding]) -> int:

@@ -9,6 +9,7 @@ from scipy.stats import hypergeom
 
 from concepts.concept import from_word
 from concepts.discovery import (
+    STRONGEST,
     HeadStatistics,
     contrast,
     discover,
@@ -67,24 +68,37 @@ def test_the_screen_is_the_exact_z_score_of_a_logit_among_the_vocabularys(W_U: t
     torch.testing.assert_close(z, expected[:, :50], rtol=1e-3, atol=1e-3)
 
 
+def forms(rows: torch.Tensor) -> torch.Tensor:
+    """The same rows as both forms of every word."""
+    return torch.stack([rows, rows])
+
+
 def test_contrast_takes_the_same_statistic_of_matched_sets_away_on_both_sides(W_U: torch.Tensor) -> None:
     vectors = torch.randn(5, D_MODEL, generator=torch.Generator().manual_seed(4))
     head = HeadStatistics.from_head(W_U)
-    controls = W_U[100:124].reshape(2, 12, D_MODEL)
-    both = contrast(vectors, head, W_U[:12], controls)
+    both = contrast(vectors, head, forms(W_U[:12]), forms(W_U[100:124].reshape(2, 12, D_MODEL)))
     z = screen(vectors, head, W_U)
     for vector, (side, sign) in product(range(5), enumerate((1, -1))):
         strongest = [
-            (sign * z[vector, part]).sort(descending=True).values[:5].mean()
+            (sign * z[vector, part]).sort(descending=True).values[: round(12 * STRONGEST)].mean()
             for part in (slice(12), slice(100, 112), slice(112, 124))
         ]
         assert both[side, vector] == pytest.approx(float(strongest[0] - (strongest[1] + strongest[2]) / 2), abs=1e-4)
 
 
+def test_a_word_counts_by_its_stronger_form(W_U: torch.Tensor) -> None:
+    vectors = torch.randn(5, D_MODEL, generator=torch.Generator().manual_seed(6))
+    head, none = HeadStatistics.from_head(W_U), W_U.mean(dim=0).expand(2, 1, 1, -1)  # a control whose z is 0
+    one, other = W_U[40:41], W_U[50:51]
+    together = contrast(vectors, head, torch.stack([one, other]), none)
+    alone = [contrast(vectors, head, forms(row), none) for row in (one, other)]
+    torch.testing.assert_close(together, torch.maximum(*alone))
+
+
 def test_a_vector_that_writes_everything_of_that_frequency_has_no_contrast(W_U: torch.Tensor) -> None:
-    same = W_U[:12]
+    same = forms(W_U[:12])
     vectors = direction(W_U)[None]
-    assert contrast(vectors, HeadStatistics.from_head(W_U), same, same[None])[0] == pytest.approx(0, abs=1e-5)
+    assert contrast(vectors, HeadStatistics.from_head(W_U), same, same[:, None])[0] == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -144,10 +158,10 @@ def test_a_model_of_nothing_but_nan_has_no_concept_vectors(
 
 
 def test_the_shortlist_over_layers_is_the_one_over_all_vectors_at_once(W_U: torch.Tensor) -> None:
-    head, controls = HeadStatistics.from_head(W_U), W_U[100:112][None]
+    head, words, controls = HeadStatistics.from_head(W_U), forms(W_U[:12]), forms(W_U[100:112][None])
     parts = layers({})
-    streamed = shortlist(parts, head, W_U[:12], controls, keep=20)
-    whole = contrast(torch.cat([matrix for _, matrix in parts]), head, W_U[:12], controls)
+    streamed = shortlist(parts, head, words, controls, keep=20)
+    whole = contrast(torch.cat([matrix for _, matrix in parts]), head, words, controls)
     torch.testing.assert_close(torch.from_numpy(streamed.scores), whole.flatten().topk(20).values)
     assert streamed.screened == N_LAYERS * D_MLP
     for layer, neuron, row in zip(streamed.layers, streamed.neurons, streamed.rows, strict=True):

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from audit.result import AuditResult, Measurement
-from reports import figures, tables, typography
+from audit.result import AuditResult, Control, Measurement
+from reports import figures, tables, typography, wording
 from reports.html import asset, render
 from tests import sample_result
 from tests.sample_result import hostile, sample, single
@@ -285,6 +285,22 @@ def test_the_stated_digest_of_the_file_is_that_of_the_written_file(tmp_path: Pat
 )
 def test_numbers_keep_four_digits_and_never_round_to_one(value: float, shown: str) -> None:
     assert typography.number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.9998231, "0.99982"), (0.99979, "0.99979"), (-0.9999987, "−0.9999987"), (0.98765, "0.9877")]
+)
+def test_just_below_one_the_distance_to_one_keeps_two_digits(value: float, shown: str) -> None:
+    assert typography.number(value) == shown
+
+
+def test_a_number_no_different_from_its_control_says_so() -> None:
+    control = Control(name="matched vectors", value=0.97)
+    measured = Measurement(metric="m", title="M", value=0.96, interval=(0.95, 0.98), base=1.0, control=control)
+    assert "inside the interval: not told apart" in wording.sentence(measured)
+    apart = measured.model_copy(update={"control": Control(name="matched vectors", value=0.99)})
+    assert "outside the interval" in wording.sentence(apart)
+    assert "control" not in wording.sentence(measured.model_copy(update={"control": None})).lower()
 
 
 def test_percent_is_0_or_100_only_where_exactly_true() -> None:

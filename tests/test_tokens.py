@@ -72,6 +72,13 @@ def test_forms_of_a_word_are_merged_and_fragments_are_no_words(lexicon: Lexicon)
     assert "ing" not in lexicon.whole_words
 
 
+def test_a_token_is_paired_with_the_most_frequent_other_form_of_its_word(lexicon: Lexicon) -> None:
+    italy, rome, kenya = (lexicon.texts.index(text) for text in (" Italy", "Rome", " Kenya"))
+    paired = lexicon.forms(np.array([[italy, rome], [kenya, kenya]]))
+    assert [[lexicon.texts[token] for token in row] for row in paired[1]] == [["Italy", " Rome"], [" Kenya", " Kenya"]]
+    assert (paired[0] == [[italy, rome], [kenya, kenya]]).all()
+
+
 def test_texts_without_letters_keep_keys_of_their_own(lexicon: Lexicon) -> None:
     others = [lexicon.texts.index(text) for text in (".", "�", " ", "")]
     assert len({int(lexicon.keys[token]) for token in others}) == 4
