@@ -16,7 +16,6 @@ from audit.metrics.neuron_change import NeuronTable
 from audit.mlp import unembedding, value_vectors
 from audit.pair import ModelPair
 from audit.result import Measurement, NeuronChange
-from audit.search import lexicon_of
 from audit.themes import absent, content_words, find_theme
 
 TOP = 20
@@ -55,6 +54,8 @@ def describe_neurons(pair: ModelPair, table: NeuronTable, tokenizer: Any) -> Cha
     if tokenizer is None:
         reason = "no tokenizer names the tokens"
         return ChangedNeurons([_record(table, place) for place in listed], [], absent(reason))
+    from audit.search import lexicon_of  # slow to import
+
     usual = drawn_alike(places, table.touched_value.shape[1], USUAL)
     before, after, others = _vectors(pair, places, usual)
     head = unembedding(pair.base, pair.architecture)  # [d_vocab, d_model]

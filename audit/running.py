@@ -1,8 +1,10 @@
-"""A model that runs, built from our own tensors and proven to hold them; the only importer of transformers.
+"""A model that runs, built from our own tensors and proven to hold them.
 
 ``from_pretrained`` would fill a missing tensor with random numbers and say so in a log only. Here the library builds
 the empty model from the config alone, every parameter is filled exactly once from the checkpoint, and afterwards each
 one is compared, bit for bit, with a fresh read of the file.
+
+The only importer of transformers, and late: what reads weights alone does not wait for it.
 """
 
 from __future__ import annotations
@@ -11,18 +13,18 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
-from transformers.initialization import no_init_weights
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from audit.architectures import Architecture
 from audit.checkpoint import Checkpoint
 from audit.checkpoint.config import read_config
 from audit.checkpoint.gguf import gguf_config
 from audit.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INTEGER_VIEW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -72,6 +74,8 @@ def load_tokenizer(path: Path, d_vocab: int | None = None) -> Any:
     Raises:
         ModelError: absent, broken, brings its own code, or of another vocabulary than the model.
     """
+    from transformers import AutoTokenizer
+
     folder, inside = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
     if not path.exists():
         raise ModelError("no such tokenizer.", where=str(path), hint="Pass its folder with --tokenizer.")
@@ -150,6 +154,8 @@ def verify(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
 
 def no_cache() -> DynamicCache:
     """An empty store of keys and values. Without a config every layer keeps all positions, windows are masks then."""
+    from transformers import DynamicCache
+
     return DynamicCache()
 
 
@@ -162,6 +168,10 @@ def repeated(cache: DynamicCache, times: int) -> DynamicCache:
 
 def _empty(config: Mapping[str, Any], architecture: Architecture, dtype: torch.dtype, where: str) -> Any:
     """The model that the config describes, its parameters not yet set and its buffers right."""
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
     _refuse_auto_map(config, where)
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:

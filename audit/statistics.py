@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import bootstrap
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
@@ -21,6 +20,8 @@ def bootstrap_interval(values: np.ndarray, *, seed: int, confidence: float = CON
         return None
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
+    from scipy.stats import bootstrap  # slow to import
+
     found = bootstrap(
         (values,),
         np.mean,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -17,16 +20,16 @@ from audit.pair import ModelPair
 from audit.progress import SILENT, Progress
 from audit.result import LayerChange, Measurement, TensorChange, Weights
 
-BLOCK = 1 << 18
-"""Elements of one block: 1 MiB of float32, so that base, unlearned and scratch stay in the second-level cache."""
+WORKERS = 2
+"""Tensors compared at once, each on one thread: several threads in one small kernel would wait for each other."""
 COARSENESS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 """Floating types from the fewest bits of significand to the most."""
 AS_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(frozen=True)
-class TensorPair:
-    """One tensor before and after, both float32 and of one shape.
+class SharedTensor:
+    """A tensor that both models have in one shape.
 
     Attributes:
         role, layer: what the architecture knows of it, ``None`` where it knows nothing.
@@ -39,21 +42,48 @@ class TensorPair:
     role: str | None
     layer: int | None
     neuron_axis: int | None
+    shape: tuple[int, ...]
     dtype: str
-    base: torch.Tensor
-    unlearned: torch.Tensor
     changed: bool
 
-    def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Both tensors in flat blocks of at most ``BLOCK`` elements."""
-        base, unlearned = self.base.reshape(-1), self.unlearned.reshape(-1)
-        for start in range(0, len(base), BLOCK):
-            yield base[start : start + BLOCK], unlearned[start : start + BLOCK]
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class TensorPair:
+    """The values of a shared tensor before and after, both float32; gone once it is compared."""
+
+    tensor: SharedTensor
+    base: torch.Tensor
+    unlearned: torch.Tensor
 
     @cached_property
     def delta(self) -> torch.Tensor:
         """``unlearned - base``, float32."""
         return self.unlearned - self.base
+
+    @cached_property
+    def differs(self) -> torch.Tensor:
+        """Which elements differ in any bit, bool."""
+        return _bits(self.base) != _bits(self.unlearned)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is kept of one pair of tensors.
+
+    Attributes:
+        found: metric -> whatever its ``compare`` gave.
+        digests: subject -> digest of the tensor as stored.
+        nonfinite: subjects whose tensor holds NaN or infinity.
+    """
+
+    tensor: SharedTensor
+    found: Mapping[str, Any]
+    digests: Mapping[str, bytes]
+    nonfinite: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -73,30 +103,28 @@ class WeightScan:
 
 
 def scan(pair: ModelPair, tokenizer: Any = None, progress: Progress = SILENT) -> WeightScan:
-    """Compare every tensor that both checkpoints have; one pair of tensors in memory at a time.
-
-    Files are hashed on another thread meanwhile (hashing leaves the interpreter free).
+    """Compare every tensor that both checkpoints have; ``WORKERS`` pairs of tensors in memory at a time.
 
     Args:
         tokenizer: names the tokens that changed neurons write; without it they stay unnamed.
     """
-    observers = {name: module.Observer(pair) for name, module in weights_metrics().items()}
+    metrics = weights_metrics()
+    observers = {name: module.Observer(pair) for name, module in metrics.items()}
     names = (*pair.shared, *pair.views)
     digests: dict[str, dict[str, bytes]] = {"base": {}, "unlearned": {}}
     nonfinite: dict[str, list[str]] = {"base": [], "unlearned": []}
     rows = []
-    with ThreadPoolExecutor(max_workers=2) as pool:
+    with _workers() as pool:
         hashing = [pool.submit(checkpoint.file_records) for checkpoint in (pair.base, pair.unlearned)]
-        for done, name in enumerate(names):
+        compared = pool.map(partial(compare_tensors, pair, metrics), names)
+        for done, comparison in enumerate(compared):
             progress.step("Comparing weights", done, len(names))
-            change, pending = read_change(pair, name, pool)
-            _note_nonfinite(change, nonfinite)
-            rows.append(_row(change, observers))
-            for subject, digest in pending.items():
-                digests[subject][name] = digest.result()
-            del change
+            rows.append(_row(comparison, observers))
+            for subject, digest in comparison.digests.items():
+                digests[subject][comparison.tensor.name] = digest
+            for subject in comparison.nonfinite:
+                nonfinite[subject].append(comparison.tensor.name)
         _digest_rest(pair, digests)
-        progress.step("Hashing files")
         for future in hashing:
             future.result()
     progress.step("Reading changed neurons in vocabulary space")
@@ -110,35 +138,51 @@ def scan(pair: ModelPair, tokenizer: Any = None, progress: Progress = SILENT) ->
     )
 
 
-def read_change(pair: ModelPair, name: str, pool: ThreadPoolExecutor) -> tuple[TensorPair, dict[str, Future[bytes]]]:
-    """One shared tensor of both models, and the digests of it under way in ``pool``.
+def compare_tensors(pair: ModelPair, metrics: Mapping[str, ModuleType], name: str) -> Comparison:
+    """Read one shared tensor of both models, and keep what the metrics want to know of it.
 
     Different number formats are compared in the coarser one: what only rounding separates counts as equal.
     """
     base, unlearned = pair.tensors(name)
-    pending = {}
     same = base.dtype == unlearned.dtype and torch.equal(_bits(base), _bits(unlearned))
+    digests = {}
     if name not in pair.views:
-        pending["base"] = pool.submit(tensor_digest, name, base)
-        pending["unlearned"] = pending["base"] if same else pool.submit(tensor_digest, name, unlearned)
+        digests["base"] = tensor_digest(name, base)
+        digests["unlearned"] = digests["base"] if same else tensor_digest(name, unlearned)
     compared = _coarser(base.dtype, unlearned.dtype)
     if not same and base.dtype != unlearned.dtype:
         base, unlearned = base.to(compared), unlearned.to(compared)
         same = torch.equal(_bits(base), _bits(unlearned))
     role, layer = pair.architecture.roles.get(name, (None, None)) if pair.architecture else (None, None)
-    axis = pair.architecture.neuron_axis.get(role) if pair.architecture and role else None
-    base32 = base.to(torch.float32)
-    change = TensorPair(
+    tensor = SharedTensor(
         name=name,
         role=role,
         layer=layer,
-        neuron_axis=axis,
+        neuron_axis=pair.architecture.neuron_axis.get(role) if pair.architecture and role else None,
+        shape=tuple(base.shape),
         dtype=str(compared).removeprefix("torch."),
-        base=base32,
-        unlearned=base32 if same else unlearned.to(torch.float32),
         changed=not same,
     )
-    return change, pending
+    base = base.to(torch.float32)
+    change = TensorPair(tensor, base, base if same else unlearned.to(torch.float32))
+    del unlearned
+    return Comparison(
+        tensor=tensor,
+        found={metric: module.compare(change) for metric, module in metrics.items()},
+        digests=digests,
+        nonfinite=tuple(subject for subject in ("base", "unlearned") if not _finite(getattr(change, subject))),
+    )
+
+
+@contextmanager
+def _workers() -> Iterator[ThreadPoolExecutor]:
+    """Threads that compute on their own; torch's thread count is put back afterwards."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(WORKERS, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
@@ -153,26 +197,24 @@ def _coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
     return min(one, other, key=COARSENESS.index)
 
 
-def _note_nonfinite(change: TensorPair, found: dict[str, list[str]]) -> None:
+def _finite(tensor: torch.Tensor) -> bool:
     """Sums are finite where all values are, unless they overflow; only then every value is looked at."""
-    tensors = {"base": change.base, "unlearned": change.unlearned}
-    for subject, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
-            found[subject].append(change.name)
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
-def _row(change: TensorPair, observers: Mapping[str, Any]) -> TensorChange:
+def _row(comparison: Comparison, observers: Mapping[str, Any]) -> TensorChange:
     """One line of the tensor table; each metric fills its own columns."""
+    tensor = comparison.tensor
     columns: dict[str, Any] = {}
-    for observer in observers.values():
-        columns |= observer.observe(change)
+    for metric, observer in observers.items():
+        columns |= observer.add(tensor, comparison.found[metric])
     return TensorChange(
-        name=change.name,
-        role=change.role,
-        layer=change.layer,
-        shape=list(change.base.shape),
-        dtype=change.dtype,
-        changed=change.changed,
+        name=tensor.name,
+        role=tensor.role,
+        layer=tensor.layer,
+        shape=list(tensor.shape),
+        dtype=tensor.dtype,
+        changed=tensor.changed,
         **columns,
     )
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import false_discovery_control, hypergeom
 
 from concepts.tokens import ConceptTokens, Lexicon, matched_sets, matched_strata
 
@@ -181,6 +180,8 @@ def exhaustive_top(vectors: torch.Tensor, W_U: torch.Tensor, k: int = TOP, batch
 
 def enrichment(hits: np.ndarray, drawn: np.ndarray, concept_words: int, all_words: int) -> np.ndarray:
     """``-log10 P(X >= hits)`` for ``drawn`` words taken at random out of ``all_words``, hypergeometric ``[n]``."""
+    from scipy.stats import hypergeom  # slow to import
+
     return np.asarray(-hypergeom.logsf(hits - 1, all_words, concept_words, drawn) / np.log(10))
 
 
@@ -231,6 +232,8 @@ def rank(
     best: Shortlist, W_U: torch.Tensor, lexicon: Lexicon, tokens: ConceptTokens, strata: list[np.ndarray]
 ) -> list[ConceptVector]:
     """The shortlist's vectors with the significance of their exact top 200, best first; empty for an empty one."""
+    from scipy.stats import false_discovery_control  # slow to import
+
     if len(best.layers) == 0:
         return []
     top = exhaustive_top(torch.from_numpy(best.signs)[:, None] * best.rows, W_U, min(TOP, W_U.shape[0])).numpy()

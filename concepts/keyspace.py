@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 FOLDS = 5
 PERMUTATIONS = 999
@@ -128,6 +127,8 @@ def _predictor(keys: np.ndarray, fold: np.ndarray) -> np.ndarray:
 
 def _auc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Area under the ROC curve of each row of ``[rows, n]``, ties counting half ``[rows]``."""
+    from scipy.stats import rankdata  # slow to import
+
     ranks = rankdata(scores, axis=1)
     positives = labels.sum(axis=1)
     negatives = labels.shape[1] - positives

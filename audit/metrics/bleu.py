@@ -8,8 +8,6 @@ it against ``base``.
 
 from __future__ import annotations
 
-from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
-
 from audit.metrics._texts import measure_texts
 from audit.result import Measurement
 from audit.subjects import Subjects
@@ -21,6 +19,8 @@ NEEDS = frozenset({"tokenizer", "model", "questions"})
 
 def bleu(reference: str, hypothesis: str) -> float:
     """0 to 1; 0 for an empty hypothesis or no shared word."""
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # slow to import
+
     return float(sentence_bleu([reference.split()], hypothesis.split(), smoothing_function=SmoothingFunction().method3))
 
 

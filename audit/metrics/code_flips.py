@@ -11,19 +11,29 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from audit.pair import ModelPair
 from audit.result import Measurement
 
 if TYPE_CHECKING:
-    from audit.weights import TensorPair
+    from audit.weights import SharedTensor, TensorPair
 
 TITLE = "Quantisation codes flipped"
 GROUP = 32
 """Weights that share a scale: the block of GGUF's 4-bit and 8-bit formats."""
 LARGEST = {4: 7, 8: 127}
 """Bits -> largest code of a symmetric grid."""
+SMALLEST = 1e-30
+"""Weights below are zeros to any grid."""
+
+
+def compare(change: TensorPair) -> dict[int, int] | None:
+    """Bits -> codes flipped; ``None`` where it is no matrix."""
+    if len(change.tensor.shape) < 2:
+        return None
+    return count_flips(change.base, change.unlearned) if change.tensor.changed else dict.fromkeys(LARGEST, 0)
 
 
 class Observer:
@@ -34,17 +44,14 @@ class Observer:
         self.flipped: dict[tuple[int, int], int] = defaultdict(int)  # (bits, layer) -> codes; -1 is outside all layers
         self.codes: dict[int, int] = defaultdict(int)
 
-    def observe(self, change: TensorPair) -> dict[str, Any]:
-        if change.base.dim() < 2:
+    def add(self, tensor: SharedTensor, found: dict[int, int] | None) -> dict[str, Any]:
+        if found is None:
             return {}
-        layer = -1 if change.layer is None else change.layer
-        self.codes[layer] += change.base.numel()
-        if not change.changed:
-            return {"flipped_4bit": 0.0, "flipped_8bit": 0.0}
-        flipped = count_flips(change.base, change.unlearned)
-        for bits, count in flipped.items():
+        layer = -1 if tensor.layer is None else tensor.layer
+        self.codes[layer] += tensor.numel
+        for bits, count in found.items():
             self.flipped[bits, layer] += count
-        return {f"flipped_{bits}bit": count / change.base.numel() for bits, count in flipped.items()}
+        return {f"flipped_{bits}bit": count / tensor.numel for bits, count in found.items()}
 
     def layer(self, layer: int) -> dict[str, Any]:
         if not self.codes[layer]:
@@ -75,22 +82,27 @@ class Observer:
 def count_flips(base: torch.Tensor, unlearned: torch.Tensor) -> dict[int, int]:
     """Bits -> number of codes that differ, for two float32 matrices of one shape."""
     flips = dict.fromkeys(LARGEST, 0)
-    rows = max((1 << 18) // base.shape[-1], 1)
+    rows = max((1 << 18) // base.shape[-1], 1)  # 1 MiB: base, unlearned and scratch stay in the second-level cache
     before, after = base.reshape(-1, base.shape[-1]), unlearned.reshape(-1, base.shape[-1])
     for start in range(0, len(before), rows):
-        scaled_before, scaled_after = _scaled(before[start : start + rows]), _scaled(after[start : start + rows])
+        groups = [_groups(matrix[start : start + rows]) for matrix in (before, after)]
+        scales = [_maxima(found) for found in groups]
         for bits, largest in LARGEST.items():
-            codes = (scaled_before * largest).round_()
-            flips[bits] += int((scaled_after * largest).round_().ne_(codes).count_nonzero())
+            codes, changed = (
+                (found * (largest / scale)).round_().to(torch.int8) for found, scale in zip(groups, scales, strict=True)
+            )
+            flips[bits] += int(np.count_nonzero((changed != codes).numpy()))  # many times faster than torch's
     return flips
 
 
-def _scaled(rows: torch.Tensor) -> torch.Tensor:
-    """Each group of 32 of a row divided by its absolute maximum, in [-1, 1]; a short last group has its own scale."""
-    width = rows.shape[-1]
-    short = -width % GROUP
+def _groups(rows: torch.Tensor) -> torch.Tensor:
+    """Runs of 32 weights of a row ``[n, 32]``; a short last run is filled with zeros, which change no scale."""
+    short = -rows.shape[-1] % GROUP
     padded = torch.nn.functional.pad(rows, (0, short)) if short else rows
-    groups = padded.reshape(-1, GROUP)
-    largest = torch.linalg.vector_norm(groups, ord=torch.inf, dim=1, keepdim=True)
-    scaled: torch.Tensor = groups / largest.clamp_(min=torch.finfo(torch.float32).tiny)  # zeros stay zeros
-    return scaled
+    return padded.reshape(-1, GROUP)
+
+
+def _maxima(groups: torch.Tensor) -> torch.Tensor:
+    """Absolute maximum of each group ``[n, 1]``, never so small that a scale overflows: zeros stay zeros."""
+    maxima: torch.Tensor = groups.abs().amax(dim=1, keepdim=True)
+    return maxima.clamp_(min=SMALLEST)

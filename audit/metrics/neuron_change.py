@@ -17,7 +17,7 @@ from audit.pair import ModelPair
 from audit.result import Measurement
 
 if TYPE_CHECKING:
-    from audit.weights import TensorPair
+    from audit.weights import SharedTensor, TensorPair
 
 TITLE = "FFN neurons changed"
 KEYS = ("W_in", "W_gate")
@@ -52,6 +52,28 @@ class NeuronTable:
         return cosine(*(float(self.value[which][at]) for which in ("base", "unlearned", "delta")))
 
 
+@dataclass(frozen=True)
+class NeuronRows:
+    """One FFN matrix: squared norms of its neurons' rows ``[d_mlp]`` float64, and which differ in any bit."""
+
+    base: np.ndarray
+    unlearned: np.ndarray
+    delta: np.ndarray
+    touched: np.ndarray
+
+
+def compare(change: TensorPair) -> NeuronRows | None:
+    """The rows of one matrix; ``None`` where it is no FFN matrix."""
+    if change.tensor.neuron_axis is None or change.tensor.layer is None or len(change.tensor.shape) != 2:
+        return None
+    across = 1 - change.tensor.neuron_axis
+    base = _squares(change.base, across)
+    if not change.tensor.changed:
+        return NeuronRows(base, base, np.zeros_like(base), np.zeros(len(base), dtype=bool))
+    touched: np.ndarray = change.differs.numpy().max(axis=across)  # many times faster than torch's
+    return NeuronRows(base, _squares(change.unlearned, across), _squares(change.delta, across), touched)
+
+
 class Observer:
     """Collects squared row norms of every FFN matrix."""
 
@@ -64,19 +86,12 @@ class Observer:
         self.touched_value = np.zeros(self.shape, dtype=bool)
         self.touched_key = np.zeros(self.shape, dtype=bool)
 
-    def observe(self, change: TensorPair) -> dict[str, Any]:
-        if change.neuron_axis is None or change.layer is None or change.base.dim() != 2:
-            return {}
-        sums, touched = (self.key, self.touched_key) if change.role in KEYS else (self.value, self.touched_value)
-        across = 1 - change.neuron_axis
-        base = _squares(change.base, across)
-        sums["base"][change.layer] += base
-        if not change.changed:
-            sums["unlearned"][change.layer] += base
-            return {}
-        sums["unlearned"][change.layer] += _squares(change.unlearned, across)
-        sums["delta"][change.layer] += _squares(change.delta, across)
-        touched[change.layer] |= (change.base != change.unlearned).any(dim=across).numpy()
+    def add(self, tensor: SharedTensor, found: NeuronRows | None) -> dict[str, Any]:
+        if found is not None:
+            sums, touched = (self.key, self.touched_key) if tensor.role in KEYS else (self.value, self.touched_value)
+            for name in sums:
+                sums[name][tensor.layer] += getattr(found, name)
+            touched[tensor.layer] |= found.touched
         return {}
 
     def layer(self, layer: int) -> dict[str, Any]:
@@ -119,7 +134,7 @@ class Observer:
 
 def _squares(matrix: torch.Tensor, across: int) -> np.ndarray:
     """Squared norms of the rows (or columns) of ``matrix``, float64."""
-    squares: np.ndarray = torch.linalg.vector_norm(matrix, dim=across).to(torch.float64).square().numpy()
+    squares: np.ndarray = matrix.square().sum(dim=across).to(torch.float64).numpy()
     return squares
 
 

@@ -7,9 +7,6 @@ used the package ``rouge``, which reads words as sets and gives up to 0.18 more 
 
 from __future__ import annotations
 
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer
-
 from audit.metrics._texts import measure_texts
 from audit.result import Measurement
 from audit.subjects import Subjects
@@ -21,6 +18,9 @@ NEEDS = frozenset({"tokenizer", "model", "questions"})
 
 def rouge_l(reference: str, hypothesis: str, stemmer: bool = False) -> float | None:
     """F of ROUGE-L, 0 to 1; ``None`` where the reference has no token."""
+    from rouge_score.rouge_scorer import RougeScorer  # slow to import
+    from rouge_score.tokenizers import DefaultTokenizer
+
     if not DefaultTokenizer(stemmer).tokenize(reference):
         return None
     return float(RougeScorer(["rougeL"], use_stemmer=stemmer).score(reference, hypothesis)["rougeL"].fmeasure)

@@ -20,9 +20,11 @@ from audit.pair import ModelPair
 from audit.result import Measurement
 
 if TYPE_CHECKING:
-    from audit.weights import TensorPair
+    from audit.weights import SharedTensor, TensorPair
 
 TITLE = "Change of the weights"
+BLOCK = 1 << 18
+"""Elements of one block: 1 MiB of float32."""
 
 
 @dataclass
@@ -60,6 +62,14 @@ def cosine(base: float, unlearned: float, delta: float) -> float | None:
     return 1 - max(apart, 0.0) / (2 * product)
 
 
+def compare(change: TensorPair) -> Sums:
+    """Squared norms of one pair of tensors; an unchanged one is read once."""
+    base = squared_norm(change.base)
+    if not change.tensor.changed:
+        return Sums(base, base, 0.0)
+    return Sums(base, squared_norm(change.unlearned), squared_norm(change.delta))
+
+
 class Observer:
     """Adds up squared norms, by tensor, by layer, and over everything."""
 
@@ -69,26 +79,16 @@ class Observer:
         self.changed_parameters = 0
         self.parameters = 0
 
-    def observe(self, change: TensorPair) -> dict[str, Any]:
-        sums = squared_norms(change)
-        self.total.add(sums)
-        self.parameters += change.base.numel()
-        self.changed_parameters += change.base.numel() if change.changed else 0
-        if change.layer is not None:
-            self.layers[change.layer].add(sums)
-        return {
-            "relative_change": _finite(sums.relative_change),
-            "cosine": _finite(sums.cosine),
-            "l2": _finite(sums.l2),
-        }
+    def add(self, tensor: SharedTensor, found: Sums) -> dict[str, Any]:
+        self.total.add(found)
+        self.parameters += tensor.numel
+        self.changed_parameters += tensor.numel if tensor.changed else 0
+        if tensor.layer is not None:
+            self.layers[tensor.layer].add(found)
+        return _columns(found)
 
     def layer(self, layer: int) -> dict[str, Any]:
-        sums = self.layers[layer]
-        return {
-            "relative_change": _finite(sums.relative_change),
-            "cosine": _finite(sums.cosine),
-            "l2": _finite(sums.l2),
-        }
+        return _columns(self.layers[layer])
 
     def measure(self) -> Measurement:
         value = _finite(self.total.relative_change)
@@ -106,18 +106,19 @@ class Observer:
         )
 
 
-def squared_norms(change: TensorPair) -> Sums:
-    """Squared norms of one pair of tensors; an unchanged one is read once."""
-    sums = Sums()
-    for base, unlearned in change.blocks():
-        sums.base += float(torch.dot(base, base))
-        if change.changed:
-            delta = unlearned - base
-            sums.unlearned += float(torch.dot(unlearned, unlearned))
-            sums.delta += float(torch.dot(delta, delta))
-    if not change.changed:
-        sums.unlearned = sums.base
-    return sums
+def squared_norm(tensor: torch.Tensor) -> float:
+    """Sum of the squares of a float32 tensor, added up in float64 over blocks."""
+    flat = tensor.reshape(-1)
+    blocks = (flat[start : start + BLOCK] for start in range(0, len(flat), BLOCK))
+    return math.fsum(float(torch.dot(block, block)) for block in blocks)
+
+
+def _columns(sums: Sums) -> dict[str, Any]:
+    return {
+        "relative_change": _finite(sums.relative_change),
+        "cosine": _finite(sums.cosine),
+        "l2": _finite(sums.l2),
+    }
 
 
 def _finite(value: float | None) -> float | None:
