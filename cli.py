@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -138,7 +139,7 @@ def view(
 ) -> None:
     """List reports, draw one again from its result.json, open it, or serve a folder of them on loopback."""
     with report_errors(as_json, debug):
-        from reports import server
+        from reports import shelf
 
         chosen = places or [OUTPUT]
         if figures is not None:
@@ -146,14 +147,14 @@ def view(
         elif output is not None:
             draw_again(chosen, output, open_page)
         elif serve:
+            from reports import server
+
             server.serve(chosen, port, announce=lambda address: typer.echo(f"Serving on {address} (Ctrl+C ends it)"))
         elif open_page:
-            open_in_browser(server.page_of(chosen))
+            open_in_browser(shelf.page_of(chosen))
         else:
-            listing = server.list_results(chosen)
-            typer.echo(
-                json.dumps([row.as_json() for row in listing], indent=1) if as_json else server.as_table(listing)
-            )
+            listing = shelf.list_results(chosen)
+            typer.echo(json.dumps([row.as_json() for row in listing], indent=1) if as_json else shelf.as_table(listing))
 
 
 @app.command()
@@ -203,6 +204,7 @@ def root(
 
 def main() -> None:
     """Entry point of ``audit`` and ``unlearn-audit``."""
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # else it reads the metadata of every installed package
     app()
 
 
@@ -251,9 +253,9 @@ def show(result: AuditResult, folder: Path, as_json: bool) -> None:
 
 def draw_again(places: list[Path], output: Path, open_page: bool) -> None:
     """One result, or the index of several, drawn into ``output`` without reading any weights."""
-    from reports import server
+    from reports import shelf
 
-    server.draw(places, output)
+    shelf.draw(places, output)
     typer.echo(f"Report: {output}")
     if open_page:
         open_in_browser(output)
@@ -261,9 +263,9 @@ def draw_again(places: list[Path], output: Path, open_page: bool) -> None:
 
 def save_figures(places: list[Path], folder: Path) -> None:
     """The charts of the newest result among ``places``, for a paper."""
-    from reports import paper, server
+    from reports import paper, shelf
 
-    (_, newest), *_ = server.readable(places)
+    (_, newest), *_ = shelf.readable(places)
     for path in paper.save_figures(newest, folder):
         typer.echo(f"Figure: {path}")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticSerializationError
 
 from audit.errors import ResultError
 
@@ -35,7 +36,7 @@ Cell = str | int | float | bool | None
 class Record(BaseModel):
     """A frozen record; unknown fields are refused when written and kept out when read."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Control(Record):
@@ -245,8 +246,11 @@ class AuditResult(Record):
         return (finding.verdict for finding in self.findings)
 
     def to_json(self) -> str:
-        document = self.model_dump(mode="json")
-        return json.dumps(document, allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+        """As in the file; text that UTF-8 cannot hold is kept, and escaped when it is written."""
+        try:
+            return self.model_dump_json(indent=1) + "\n"
+        except (UnicodeEncodeError, PydanticSerializationError):  # a lone surrogate
+            return json.dumps(self.model_dump(), allow_nan=False, ensure_ascii=False, indent=1) + "\n"
 
     def write(self, path: Path) -> None:
         """Write atomically: an interrupted write leaves any earlier file as it was."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import zlib
 from dataclasses import dataclass
 from functools import cache
@@ -53,7 +52,7 @@ class Embedded:
 
 def embed(result: AuditResult) -> Embedded:
     """``result`` as JSON that no HTML parser can misread."""
-    document = json.dumps(result.model_dump(), allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+    document = result.to_json()
     written = document.encode("utf-8", "backslashreplace")
     safe = json_visible(document)
     data = safe.encode("utf-8")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from reports.typography import visible
 
@@ -22,11 +21,11 @@ def element(tag: str, content: str = "", **attributes: object) -> str:
 
 def words(x: float, y: float, text: str, **attributes: object) -> str:
     """One line of text at ``x, y``."""
-    return element("text", escape(visible(text)), x=x, y=y, **attributes)
+    return element("text", str(escape(visible(text))), x=x, y=y, **attributes)
 
 
 def _attribute(value: object) -> str:
-    return coordinate(value) if isinstance(value, float) else escape(visible(str(value)), quote=True)
+    return coordinate(value) if isinstance(value, float) else str(escape(visible(str(value))))
 
 
 def coordinate(value: float) -> str:
@@ -36,8 +35,8 @@ def coordinate(value: float) -> str:
 
 def picture(key: str, title: str, description: str, size: tuple[float, float], content: str) -> Markup:
     """An ``<svg>`` that a screen reader announces by ``title`` and ``description``; ``key`` is unique on the page."""
-    named = element("title", escape(visible(title)) or "Figure", id=f"{key}-title")
-    described = element("desc", escape(visible(description)) or "No description", id=f"{key}-desc")
+    named = element("title", str(escape(visible(title))) or "Figure", id=f"{key}-title")
+    described = element("desc", str(escape(visible(description))) or "No description", id=f"{key}-desc")
     width, height = size
     drawn = element(
         "svg",

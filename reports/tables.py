@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import islice
 from typing import Any, NamedTuple
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from audit.result import Interval, Number
 from reports.typography import integer, interval, number, shorten, visible
@@ -61,7 +60,7 @@ def _written(cell: Cell, tag: str) -> str:
 
 
 def _inert(text: str) -> str:
-    return escape(visible(text), quote=True)
+    return str(escape(visible(text)))
 
 
 BLANK = Cell("–", "", "n")

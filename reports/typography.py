@@ -25,7 +25,7 @@ _HIDDEN = re.compile(
 
 def visible(text: str) -> str:
     """``text`` with every character that cannot be seen, or that reorders its neighbours, as ``\\uXXXX``."""
-    return _HIDDEN.sub(_escape, text)
+    return text if text.isascii() and text.isprintable() else _HIDDEN.sub(_escape, text)
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -374,4 +374,4 @@ def test_no_two_series_of_a_chart_look_the_same() -> None:
 def test_hostile_text_in_table_cells_is_escaped_there_too() -> None:
     cell = tables.Cell("<b>&\u202e", 'a"b', "t", "x")
     body = tables.Table("t", ["c"], [[cell]]).body
-    assert body == ('<tr><th scope="row" class="t" title="a&quot;b"><a href="#x">&lt;b&gt;&amp;\\u202e</a></th></tr>\n')
+    assert body == ('<tr><th scope="row" class="t" title="a&#34;b"><a href="#x">&lt;b&gt;&amp;\\u202e</a></th></tr>\n')
