@@ -9,6 +9,7 @@ model's own vectors, drawn at random, reach it by chance where single vectors ha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,8 +56,14 @@ def content_words(lexicon: Lexicon, W_U: torch.Tensor) -> Words:
     rows = torch.empty(len(forms), W_U.shape[1])
     for index, tokens in enumerate(forms.values()):
         rows[index] = W_U[list(tokens)].mean(dim=0)
-    shown = (lexicon.texts[tokens[0]].strip() for tokens in forms.values())
-    return Words(tuple(shown), rows, HeadStatistics.from_head(W_U))
+    shown = tuple(_as_written(lexicon, tokens) for tokens in forms.values())
+    return Words(shown, rows, HeadStatistics.from_head(W_U))
+
+
+def _as_written(lexicon: Lexicon, tokens: Sequence[int]) -> str:
+    """The most frequent form that stands alone: a token without a space before it may be a part of other words."""
+    texts = [lexicon.texts[token] for token in tokens]
+    return next((text for text in texts if text.startswith(" ")), texts[0]).strip()
 
 
 def find_theme(

@@ -248,7 +248,7 @@ def dots(key: str, title: str, rows: Sequence[DotRow]) -> str:
     """
     if not rows:
         return ""
-    tall, top, left, right = 34.0, 34.0, 318.0, WIDTH - 62
+    tall, top, left, right = 34.0, 34.0, 318.0, WIDTH - 74
     used = [name for name in STYLES if any(name in row.values for row in rows)]
     drawn = [_legend({name: STYLES[name] for name in used}, left, 14.0)]
     for index, row in enumerate(rows):
