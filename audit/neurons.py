@@ -47,7 +47,7 @@ def describe_neurons(pair: ModelPair, table: NeuronTable, tokenizer: Any) -> Cha
     Args:
         tokenizer: without it the neurons are listed and their tokens stay unnamed.
     """
-    places = most_changed(table, THEME_NEURONS)
+    places = most_changed(table, THEME_NEURONS) if pair.architecture else []
     if not places or pair.architecture is None:
         return ChangedNeurons([], [], absent("no value vector was changed"))
     listed = places[:TOP]
