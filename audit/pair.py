@@ -88,8 +88,11 @@ def open_pair(base: Path, unlearned: Path, retained: Path | None = None, config:
         ModelError: a config that cannot be read.
         IncomparableError: sound files that are not versions of one model; the message holds the table of differences.
     """
-    paths = {"base": base, "unlearned": unlearned} | ({"retained": retained} if retained else {})
-    subjects = _subjects({role: open_checkpoint(path) for role, path in paths.items()}, config)
+    paths = {"unlearned": unlearned} | ({"retained": retained} if retained else {})
+    checkpoints = {"base": open_checkpoint(base)}
+    for role, path in paths.items():
+        checkpoints[role] = open_checkpoint(path, checkpoints["base"])
+    subjects = _subjects(checkpoints, config)
     first, *others = subjects
     for other in others:
         _check_comparable(first, other)
@@ -192,7 +195,7 @@ def _own_notes(subject: _Subject) -> list[str]:
     notes = list(subject.architecture.notes)
     stated = (subject.config or {}).get("dtype") or (subject.config or {}).get("torch_dtype")
     stored = _dtypes(subject.checkpoint)
-    if stated is not None and subject.checkpoint.format != "gguf" and stated != stored:
+    if stated is not None and subject.checkpoint.format not in ("gguf", "adapter") and stated != stored:
         notes.append(f"config.json says {stated}, the weights are stored as {stored}; the file's format is used")
     return [f"{subject.role}: {note}" for note in notes]
 
@@ -202,7 +205,7 @@ def _difference_notes(base: _Subject, other: _Subject) -> list[str]:
     notes = []
     a, b = base.architecture, other.architecture
     mine, its = _dtypes(base.checkpoint), _dtypes(other.checkpoint)
-    if mine != its:
+    if mine != its and other.checkpoint.format != "adapter":
         notes.append(f"base is stored as {mine}, {other.role} as {its}: the coarser one's rounding reads as change")
     if a is not None and b is not None:
         if a.d_vocab != b.d_vocab:

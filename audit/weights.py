@@ -141,7 +141,8 @@ def scan(pair: ModelPair, tokenizer: Any = None, progress: Progress = SILENT) ->
 def compare_tensors(pair: ModelPair, metrics: Mapping[str, ModuleType], name: str) -> Comparison:
     """Read one shared tensor of both models, and keep what the metrics want to know of it.
 
-    Different number formats are compared in the coarser one: what only rounding separates counts as equal.
+    Different number formats are compared in the coarser one: what only rounding separates counts as equal. An adapter
+    was merged into this very base, so nothing is rounded.
     """
     base, unlearned = pair.tensors(name)
     same = base.dtype == unlearned.dtype and torch.equal(_bits(base), _bits(unlearned))
@@ -149,7 +150,7 @@ def compare_tensors(pair: ModelPair, metrics: Mapping[str, ModuleType], name: st
     if name not in pair.views:
         digests["base"] = tensor_digest(name, base)
         digests["unlearned"] = digests["base"] if same else tensor_digest(name, unlearned)
-    compared = _coarser(base.dtype, unlearned.dtype)
+    compared = torch.float32 if pair.unlearned.format == "adapter" else _coarser(base.dtype, unlearned.dtype)
     if not same and base.dtype != unlearned.dtype:
         base, unlearned = base.to(compared), unlearned.to(compared)
         same = torch.equal(_bits(base), _bits(unlearned))

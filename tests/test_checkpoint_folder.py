@@ -252,4 +252,4 @@ def test_a_folder_without_weights_and_an_adapter_alone_are_refused(tmp_path: Pat
     assert "no weights in this folder" in refusal(tmp_path)
     save_file({"a": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text("{}")
-    assert "an adapter without its base model" in refusal(tmp_path)
+    assert "an adapter, which is no model without its base" in refusal(tmp_path)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from audit.checkpoint.folder import open_file, open_folder
+from audit.checkpoint.adapter import open_adapter
+from audit.checkpoint.folder import is_adapter, open_file, open_folder
 from audit.checkpoint.names import canonical_names
 from audit.checkpoint.source import Format, TensorInfo, WeightFile
 from audit.errors import CheckpointError
@@ -74,14 +75,17 @@ class Checkpoint:
         return [FileRecord(name=path.name, bytes=path.stat().st_size, sha256=_sha256(path)) for path in self.files]
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, base: Checkpoint | None = None) -> Checkpoint:
     """Open a weight file or a folder of them and verify all headers.
+
+    Args:
+        base: what an adapter in ``path`` is merged into; a model that is whole does not need it.
 
     Raises:
         CheckpointError: absent, damaged, ambiguous, unsafe or of no known format; the message says what to do.
     """
     try:
-        sources, notes = open_folder(path) if path.is_dir() else ((open_file(path),), ())
+        sources, notes = _sources(path, base)
     except OSError as error:  # absent, no permission, an input/output error
         raise CheckpointError(f"cannot be read ({error.strerror}).", where=str(error.filename or path)) from error
     stored = {name: (source, name) for source in sources for name in source.tensors}
@@ -98,6 +102,21 @@ def open_checkpoint(path: Path) -> Checkpoint:
         _sources=sources,
         _places=places,
     )
+
+
+def _sources(path: Path, base: Checkpoint | None) -> tuple[tuple[WeightFile, ...], tuple[str, ...]]:
+    """The files behind ``path``, and notes on what lies beside them."""
+    if not path.is_dir():
+        return (open_file(path),), ()
+    if not is_adapter(path):
+        return open_folder(path)
+    if base is None:
+        raise CheckpointError(
+            "an adapter, which is no model without its base.",
+            where=str(path),
+            hint="Name it as the unlearned model after its base, or merge the two and save the result.",
+        )
+    return (open_adapter(path, base),), ()
 
 
 def tensor_digest(name: str, tensor: torch.Tensor) -> bytes:

@@ -56,6 +56,12 @@ def open_file(path: Path) -> WeightFile:
             return GgufFile(path)
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether ``folder`` holds an adapter and no whole model."""
+    whole = any(_weights(folder, kind) or _index(folder, kind) for kind in KINDS)
+    return (folder / "adapter_config.json").is_file() and not whole
+
+
 def open_folder(folder: Path) -> tuple[tuple[WeightFile, ...], tuple[str, ...]]:
     """The folder's weight files, verified against its index where there is one, and notes on what was ignored.
 
@@ -92,10 +98,6 @@ def _weights(folder: Path, kind: _Kind) -> list[str]:
 
 
 def _nothing_there(folder: Path) -> CheckpointError:
-    if (folder / "adapter_config.json").exists():
-        return CheckpointError(
-            "an adapter without its base model.", where=str(folder), hint="Merge it into its base and save the result."
-        )
     return CheckpointError(
         "no weights in this folder.", where=str(folder), hint="Expected .safetensors, .bin, .pt, .pth or .gguf files."
     )

@@ -12,7 +12,8 @@ import torch
 
 from audit.errors import CheckpointError
 
-Format = Literal["safetensors", "torch", "gguf"]
+FileFormat = Literal["safetensors", "torch", "gguf"]
+Format = FileFormat | Literal["adapter"]
 
 
 ZIP_MAGIC: Final = b"PK\x03\x04"
@@ -74,7 +75,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def detect(path: Path) -> Format:
+def detect(path: Path) -> FileFormat:
     """The format of a weight file, told from its first bytes and never from its name.
 
     Raises:
