@@ -63,7 +63,20 @@ class ModelPair:
         view = self.views.get(name)
         if view is None:
             return self.base.tensor(name), self.unlearned.tensor(name)
-        return self.base.rows(view.base, 0, view.rows), self.unlearned.rows(view.unlearned, 0, view.rows)
+        return self.rows(name, 0, view.rows)
+
+    def rows(self, name: str, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows ``start`` to ``stop`` of both versions of a shared tensor or a view."""
+        view = self.views.get(name, View(name, name, 0))
+        return self.base.rows(view.base, start, stop), self.unlearned.rows(view.unlearned, start, stop)
+
+    def layout(self, name: str) -> tuple[tuple[int, ...], torch.dtype, torch.dtype]:
+        """Shape of a shared tensor or a view, and its number format in base and unlearned."""
+        view = self.views.get(name)
+        if view is None:
+            return self.base.tensors[name].shape, self.base.tensors[name].dtype, self.unlearned.tensors[name].dtype
+        base, unlearned = self.base.tensors[view.base], self.unlearned.tensors[view.unlearned]
+        return (view.rows, *base.shape[1:]), base.dtype, unlearned.dtype
 
 
 @dataclass(frozen=True)

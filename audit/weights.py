@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from audit.checkpoint import combine_digests, tensor_digest
+from audit.checkpoint import TensorDigest, combine_digests, digest_tensor
 from audit.metrics import weights_metrics
+from audit.metrics._tally import Tally
 from audit.neurons import describe_neurons
 from audit.pair import ModelPair
 from audit.progress import SILENT, Progress
@@ -22,6 +23,10 @@ from audit.result import LayerChange, Measurement, TensorChange, Weights
 
 WORKERS = 2
 """Tensors compared at once, each on one thread: several threads in one small kernel would wait for each other."""
+LARGE = 1 << 25
+"""Elements of the largest tensor that is kept whole while it is compared: 128 MiB of float32."""
+STEP = 1 << 23
+"""Elements read at a time of a larger one: 32 MiB of float32."""
 COARSENESS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 """Floating types from the fewest bits of significand to the most."""
 AS_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -34,8 +39,7 @@ class SharedTensor:
     Attributes:
         role, layer: what the architecture knows of it, ``None`` where it knows nothing.
         neuron_axis: axis along which FFN neurons run, ``None`` where it is no FFN matrix.
-        dtype: the number format in which the two were compared.
-        changed: whether any bit differs.
+        dtype: the number format in which the two are compared.
     """
 
     name: str
@@ -43,8 +47,7 @@ class SharedTensor:
     layer: int | None
     neuron_axis: int | None
     shape: tuple[int, ...]
-    dtype: str
-    changed: bool
+    dtype: torch.dtype
 
     @property
     def numel(self) -> int:
@@ -52,12 +55,18 @@ class SharedTensor:
 
 
 @dataclass(frozen=True)
-class TensorPair:
-    """The values of a shared tensor before and after, both float32; gone once it is compared."""
+class Block:
+    """Whole rows of a shared tensor before and after, both float32; gone once they are compared.
 
-    tensor: SharedTensor
+    Attributes:
+        whole: whether these are all the rows.
+        changed: whether any bit differs.
+    """
+
     base: torch.Tensor
     unlearned: torch.Tensor
+    whole: bool
+    changed: bool
 
     @cached_property
     def delta(self) -> torch.Tensor:
@@ -75,12 +84,14 @@ class Comparison:
     """What is kept of one pair of tensors.
 
     Attributes:
-        found: metric -> whatever its ``compare`` gave.
+        changed: whether any bit differs.
+        found: metric -> whatever its tally found.
         digests: subject -> digest of the tensor as stored.
         nonfinite: subjects whose tensor holds NaN or infinity.
     """
 
     tensor: SharedTensor
+    changed: bool
     found: Mapping[str, Any]
     digests: Mapping[str, bytes]
     nonfinite: tuple[str, ...]
@@ -139,40 +150,108 @@ def scan(pair: ModelPair, tokenizer: Any = None, progress: Progress = SILENT) ->
 
 
 def compare_tensors(pair: ModelPair, metrics: Mapping[str, ModuleType], name: str) -> Comparison:
-    """Read one shared tensor of both models, and keep what the metrics want to know of it.
+    """Read one shared tensor of both models, and keep what the metrics want to know of it."""
+    tensor = shared_tensor(pair, name)
+    tallies = {metric: module.Tally(tensor) for metric, module in metrics.items()}
+    first = _FirstPass(pair, tensor)
+    kept = []
+    for block in first.blocks():
+        _feed(tallies.values(), block)
+        kept += [block] if block.whole else []
+    wanting = [tally for tally in tallies.values() if tally.more()]
+    while wanting:
+        for block in kept or _read_blocks(pair, tensor):
+            _feed(wanting, block)
+        wanting = [tally for tally in wanting if tally.more()]
+    return Comparison(
+        tensor=tensor,
+        changed=first.changed,
+        found={metric: tally.found() for metric, tally in tallies.items()},
+        digests=first.digests(),
+        nonfinite=tuple(sorted(first.nonfinite)),
+    )
+
+
+def shared_tensor(pair: ModelPair, name: str) -> SharedTensor:
+    """What is known of a tensor before it is read.
 
     Different number formats are compared in the coarser one: what only rounding separates counts as equal. An adapter
-    was merged into this very base, so nothing is rounded.
+    was merged into this very base, so nothing of it is rounded.
     """
-    base, unlearned = pair.tensors(name)
-    same = base.dtype == unlearned.dtype and torch.equal(_bits(base), _bits(unlearned))
-    digests = {}
-    if name not in pair.views:
-        digests["base"] = tensor_digest(name, base)
-        digests["unlearned"] = digests["base"] if same else tensor_digest(name, unlearned)
-    compared = torch.float32 if pair.unlearned.format == "adapter" else _coarser(base.dtype, unlearned.dtype)
-    if not same and base.dtype != unlearned.dtype:
-        base, unlearned = base.to(compared), unlearned.to(compared)
-        same = torch.equal(_bits(base), _bits(unlearned))
+    shape, one, other = pair.layout(name)
     role, layer = pair.architecture.roles.get(name, (None, None)) if pair.architecture else (None, None)
-    tensor = SharedTensor(
+    return SharedTensor(
         name=name,
         role=role,
         layer=layer,
         neuron_axis=pair.architecture.neuron_axis.get(role) if pair.architecture and role else None,
-        shape=tuple(base.shape),
-        dtype=str(compared).removeprefix("torch."),
-        changed=not same,
+        shape=shape,
+        dtype=torch.float32 if pair.unlearned.format == "adapter" else _coarser(one, other),
     )
+
+
+class _FirstPass:
+    """The blocks of one tensor, and what is learned from their bytes on the way."""
+
+    def __init__(self, pair: ModelPair, tensor: SharedTensor) -> None:
+        self.pair, self.tensor = pair, tensor
+        self.changed = False
+        self.nonfinite: set[str] = set()
+        self.hashes: dict[str, TensorDigest] = {}
+
+    def blocks(self) -> Iterator[Block]:
+        name, whole = self.tensor.name, self.tensor.numel <= LARGE
+        infos = {"base": self.pair.base, "unlearned": self.pair.unlearned}
+        if name not in self.pair.views:
+            self.hashes = {subject: TensorDigest(checkpoint.tensors[name]) for subject, checkpoint in infos.items()}
+        for base, unlearned in _stored_blocks(self.pair, self.tensor):
+            block = _block(base, unlearned, self.tensor.dtype, whole)
+            if self.hashes:
+                self._hash(base, unlearned, block)
+            self.changed |= block.changed
+            self.nonfinite |= {subject for subject in infos if not _finite(getattr(block, subject))}
+            del base, unlearned
+            yield block
+
+    def _hash(self, base: torch.Tensor, unlearned: torch.Tensor, block: Block) -> None:
+        self.hashes["base"].update(base)
+        if block.whole and not block.changed and base.dtype == unlearned.dtype:
+            self.hashes["unlearned"] = self.hashes["base"]
+        else:
+            self.hashes["unlearned"].update(unlearned)
+
+    def digests(self) -> dict[str, bytes]:
+        return {subject: found.digest() for subject, found in self.hashes.items()}
+
+
+def _stored_blocks(pair: ModelPair, tensor: SharedTensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Both versions of a tensor as stored, whole or in blocks of rows."""
+    if tensor.numel <= LARGE:
+        yield pair.tensors(tensor.name)
+        return
+    step = max(STEP * tensor.shape[0] // tensor.numel, 1)
+    for start in range(0, tensor.shape[0], step):
+        yield pair.rows(tensor.name, start, min(start + step, tensor.shape[0]))
+
+
+def _read_blocks(pair: ModelPair, tensor: SharedTensor) -> Iterator[Block]:
+    """The blocks of a tensor too large to be kept, read once more."""
+    for base, unlearned in _stored_blocks(pair, tensor):
+        yield _block(base, unlearned, tensor.dtype, whole=False)
+
+
+def _block(base: torch.Tensor, unlearned: torch.Tensor, compared: torch.dtype, whole: bool) -> Block:
+    same = base.dtype == unlearned.dtype and torch.equal(_bits(base), _bits(unlearned))
+    if not same and base.dtype != unlearned.dtype:
+        base, unlearned = base.to(compared), unlearned.to(compared)
+        same = torch.equal(_bits(base), _bits(unlearned))
     base = base.to(torch.float32)
-    change = TensorPair(tensor, base, base if same else unlearned.to(torch.float32))
-    del unlearned
-    return Comparison(
-        tensor=tensor,
-        found={metric: module.compare(change) for metric, module in metrics.items()},
-        digests=digests,
-        nonfinite=tuple(subject for subject in ("base", "unlearned") if not _finite(getattr(change, subject))),
-    )
+    return Block(base, base if same else unlearned.to(torch.float32), whole, changed=not same)
+
+
+def _feed(tallies: Iterable[Tally], block: Block) -> None:
+    for tally in tallies:
+        tally.add(block)
 
 
 @contextmanager
@@ -214,8 +293,8 @@ def _row(comparison: Comparison, observers: Mapping[str, Any]) -> TensorChange:
         role=tensor.role,
         layer=tensor.layer,
         shape=list(tensor.shape),
-        dtype=tensor.dtype,
-        changed=tensor.changed,
+        dtype=str(tensor.dtype).removeprefix("torch."),
+        changed=comparison.changed,
         **columns,
     )
 
@@ -228,7 +307,7 @@ def _digest_rest(pair: ModelPair, digests: dict[str, dict[str, bytes]]) -> None:
         found = digests.setdefault(subject, {})
         for name in checkpoint.tensors:
             if name not in found:
-                found[name] = tensor_digest(name, checkpoint.tensor(name))
+                found[name] = digest_tensor(checkpoint, name, STEP)
 
 
 def _weights(

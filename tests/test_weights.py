@@ -140,3 +140,28 @@ def test_a_planted_theme_is_found(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(base)
     found = scan(open_pair(base, edit(base, tmp_path / "unlearned", plant)), tokenizer)
     assert found.weights.themes[0] == "Italy"
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_tensors_read_in_blocks_give_what_whole_ones_give(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = write_tiny(tmp_path / "base", family=family)
+    unlearned = edit(base, tmp_path / "unlearned", noise(1e-2))
+    whole = scan(open_pair(base, unlearned))
+    monkeypatch.setattr("audit.weights.LARGE", 100)
+    monkeypatch.setattr("audit.weights.STEP", 100)
+    blocks = scan(open_pair(base, unlearned))
+    assert blocks.digests == whole.digests
+    for row, expected in zip(blocks.weights.per_tensor, whole.weights.per_tensor, strict=True):
+        same = {"singular_values", "stable_rank", "cosine", "l2", "relative_change"}
+        assert row.model_dump(exclude=same) == expected.model_dump(exclude=same)
+        assert row.l2 == pytest.approx(expected.l2, rel=1e-6)
+        assert (row.stable_rank or 0) == pytest.approx(expected.stable_rank or 0, rel=1e-2)
+    for layer, its in zip(blocks.weights.per_layer, whole.weights.per_layer, strict=True):
+        assert (layer.changed_value_vectors, layer.changed_key_rows) == (
+            its.changed_value_vectors,
+            its.changed_key_rows,
+        )
+    places = [[(row.layer, row.neuron) for row in found.weights.top_neurons] for found in (blocks, whole)]
+    assert places[0] == places[1]

@@ -17,11 +17,20 @@ import torch
 from audit.checkpoint.adapter import open_adapter
 from audit.checkpoint.folder import is_adapter, open_file, open_folder
 from audit.checkpoint.names import canonical_names
-from audit.checkpoint.source import Format, TensorInfo, WeightFile
+from audit.checkpoint.source import Format, TensorInfo, WeightFile, numel
 from audit.errors import CheckpointError
 from audit.result import FileRecord
 
-__all__ = ["Checkpoint", "Format", "TensorInfo", "combine_digests", "open_checkpoint", "tensor_digest"]
+__all__ = [
+    "Checkpoint",
+    "Format",
+    "TensorDigest",
+    "TensorInfo",
+    "combine_digests",
+    "digest_tensor",
+    "open_checkpoint",
+    "tensor_digest",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +128,35 @@ def _sources(path: Path, base: Checkpoint | None) -> tuple[tuple[WeightFile, ...
     return (open_adapter(path, base),), ()
 
 
-def tensor_digest(name: str, tensor: torch.Tensor) -> bytes:
+class TensorDigest:
     """SHA-256 over name, dtype, shape and bytes, so that equal digests mean bitwise equal tensors of one name."""
-    digest = hashlib.sha256(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+    def __init__(self, info: TensorInfo) -> None:
+        self._hash = hashlib.sha256(f"{info.name}\0{info.dtype}\0{tuple(info.shape)}\0".encode())
+
+    def update(self, rows: torch.Tensor) -> None:
+        """Take the next rows, or the whole tensor."""
+        self._hash.update(rows.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+    def digest(self) -> bytes:
+        return self._hash.digest()
+
+
+def tensor_digest(name: str, tensor: torch.Tensor) -> bytes:
+    """The digest of a tensor in memory."""
+    digest = TensorDigest(TensorInfo(name, tuple(tensor.shape), tensor.dtype, ""))
+    digest.update(tensor)
+    return digest.digest()
+
+
+def digest_tensor(checkpoint: Checkpoint, name: str, most: int) -> bytes:
+    """The digest of a tensor on disk, read in blocks of rows with at most ``most`` elements (or one row)."""
+    info = checkpoint.tensors[name]
+    if numel(info.shape) <= most:
+        return tensor_digest(name, checkpoint.tensor(name))
+    digest, step = TensorDigest(info), max(most * info.shape[0] // numel(info.shape), 1)
+    for start in range(0, info.shape[0], step):
+        digest.update(checkpoint.rows(name, start, min(start + step, info.shape[0])))
     return digest.digest()
 
 

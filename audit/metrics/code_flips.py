@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from audit.metrics import _tally
 from audit.pair import ModelPair
 from audit.result import Measurement
 
 if TYPE_CHECKING:
-    from audit.weights import SharedTensor, TensorPair
+    from audit.weights import Block, SharedTensor
 
 TITLE = "Quantisation codes flipped"
 GROUP = 32
@@ -29,18 +30,26 @@ SMALLEST = 1e-30
 """Weights below are zeros to any grid."""
 
 
-def compare(change: TensorPair) -> dict[int, int] | None:
-    """Bits -> codes flipped; ``None`` where it is no matrix."""
-    if len(change.tensor.shape) < 2:
-        return None
-    return count_flips(change.base, change.unlearned) if change.tensor.changed else dict.fromkeys(LARGEST, 0)
+class Tally(_tally.Tally):
+    """Codes of one matrix that differ, by bits."""
+
+    def __init__(self, tensor: SharedTensor) -> None:
+        super().__init__(tensor)
+        self.flips = dict.fromkeys(LARGEST, 0)
+
+    def add(self, block: Block) -> None:
+        if block.changed and len(self.tensor.shape) > 1:
+            for bits, count in count_flips(block.base, block.unlearned).items():
+                self.flips[bits] += count
+
+    def found(self) -> dict[int, int] | None:
+        return self.flips if len(self.tensor.shape) > 1 else None
 
 
 class Observer:
     """Counts codes and flipped codes of every matrix."""
 
     def __init__(self, pair: ModelPair) -> None:
-        self.total: dict[int, int] = defaultdict(int)
         self.flipped: dict[tuple[int, int], int] = defaultdict(int)  # (bits, layer) -> codes; -1 is outside all layers
         self.codes: dict[int, int] = defaultdict(int)
 

@@ -6,18 +6,20 @@ The value is the share of value vectors that changed at all; the table behind it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from audit.metrics import _tally
 from audit.metrics.weight_change import cosine
 from audit.pair import ModelPair
 from audit.result import Measurement
 
 if TYPE_CHECKING:
-    from audit.weights import SharedTensor, TensorPair
+    from audit.weights import Block, SharedTensor
 
 TITLE = "FFN neurons changed"
 KEYS = ("W_in", "W_gate")
@@ -62,16 +64,30 @@ class NeuronRows:
     touched: np.ndarray
 
 
-def compare(change: TensorPair) -> NeuronRows | None:
-    """The rows of one matrix; ``None`` where it is no FFN matrix."""
-    if change.tensor.neuron_axis is None or change.tensor.layer is None or len(change.tensor.shape) != 2:
-        return None
-    across = 1 - change.tensor.neuron_axis
-    base = _squares(change.base, across)
-    if not change.tensor.changed:
-        return NeuronRows(base, base, np.zeros_like(base), np.zeros(len(base), dtype=bool))
-    touched: np.ndarray = change.differs.numpy().max(axis=across)  # many times faster than torch's
-    return NeuronRows(base, _squares(change.unlearned, across), _squares(change.delta, across), touched)
+class Tally(_tally.Tally):
+    """Rows of one FFN matrix: those of a block belong to neurons of their own, or every block has a part of each."""
+
+    def __init__(self, tensor: SharedTensor) -> None:
+        super().__init__(tensor)
+        self.axis = tensor.neuron_axis if tensor.layer is not None and len(tensor.shape) == 2 else None
+        self.parts: list[NeuronRows] = []
+
+    def add(self, block: Block) -> None:
+        if self.axis is None:
+            return
+        across = 1 - self.axis
+        base = _squares(block.base, across)
+        if not block.changed:
+            self.parts.append(NeuronRows(base, base, np.zeros_like(base), np.zeros(len(base), dtype=bool)))
+            return
+        touched: np.ndarray = block.differs.numpy().max(axis=across)  # many times faster than torch's
+        self.parts.append(NeuronRows(base, _squares(block.unlearned, across), _squares(block.delta, across), touched))
+
+    def found(self) -> NeuronRows | None:
+        if self.axis is None:
+            return None
+        join = np.concatenate if self.axis == 0 else _added
+        return NeuronRows(*(join([getattr(part, entry.name) for part in self.parts]) for entry in fields(NeuronRows)))
 
 
 class Observer:
@@ -130,6 +146,12 @@ class Observer:
                 "largest_relative_change": float(known.max()) if known.size else None,
             },
         )
+
+
+def _added(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Sums of numbers; of marks, whether any is set."""
+    added: np.ndarray = np.any(parts, axis=0) if parts[0].dtype == bool else np.sum(parts, axis=0)
+    return added
 
 
 def _squares(matrix: torch.Tensor, across: int) -> np.ndarray:

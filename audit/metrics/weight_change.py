@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from audit.metrics import _tally
 from audit.pair import ModelPair
 from audit.result import Measurement
 
 if TYPE_CHECKING:
-    from audit.weights import SharedTensor, TensorPair
+    from audit.weights import Block, SharedTensor
 
 TITLE = "Change of the weights"
-BLOCK = 1 << 18
-"""Elements of one block: 1 MiB of float32."""
+PIECE = 1 << 18
+"""Elements added up in float32 before float64 takes over: 1 MiB."""
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Sums:
     base: float = 0.0
     unlearned: float = 0.0
     delta: float = 0.0
+    changed: bool = False
+    """Whether any bit differs; an update may be too small for its square."""
 
     def add(self, other: Sums) -> None:
         self.base += other.base
@@ -62,12 +65,23 @@ def cosine(base: float, unlearned: float, delta: float) -> float | None:
     return 1 - max(apart, 0.0) / (2 * product)
 
 
-def compare(change: TensorPair) -> Sums:
-    """Squared norms of one pair of tensors; an unchanged one is read once."""
-    base = squared_norm(change.base)
-    if not change.tensor.changed:
-        return Sums(base, base, 0.0)
-    return Sums(base, squared_norm(change.unlearned), squared_norm(change.delta))
+class Tally(_tally.Tally):
+    """Squared norms of one tensor; an unchanged block is read once."""
+
+    def __init__(self, tensor: SharedTensor) -> None:
+        super().__init__(tensor)
+        self.sums = Sums()
+
+    def add(self, block: Block) -> None:
+        base = squared_norm(block.base)
+        self.sums.base += base
+        self.sums.unlearned += squared_norm(block.unlearned) if block.changed else base
+        if block.changed:
+            self.sums.delta += squared_norm(block.delta)
+            self.sums.changed = True
+
+    def found(self) -> Sums:
+        return self.sums
 
 
 class Observer:
@@ -82,7 +96,7 @@ class Observer:
     def add(self, tensor: SharedTensor, found: Sums) -> dict[str, Any]:
         self.total.add(found)
         self.parameters += tensor.numel
-        self.changed_parameters += tensor.numel if tensor.changed else 0
+        self.changed_parameters += tensor.numel if found.changed else 0
         if tensor.layer is not None:
             self.layers[tensor.layer].add(found)
         return _columns(found)
@@ -107,10 +121,10 @@ class Observer:
 
 
 def squared_norm(tensor: torch.Tensor) -> float:
-    """Sum of the squares of a float32 tensor, added up in float64 over blocks."""
+    """Sum of the squares of a float32 tensor, added up in float64 over pieces."""
     flat = tensor.reshape(-1)
-    blocks = (flat[start : start + BLOCK] for start in range(0, len(flat), BLOCK))
-    return math.fsum(float(torch.dot(block, block)) for block in blocks)
+    pieces = (flat[start : start + PIECE] for start in range(0, len(flat), PIECE))
+    return math.fsum(float(torch.dot(piece, piece)) for piece in pieces)
 
 
 def _columns(sums: Sums) -> dict[str, Any]:

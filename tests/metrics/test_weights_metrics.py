@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from audit.metrics.code_flips import GROUP, LARGEST, count_flips
-from audit.metrics.update_rank import leading_singular_values
+from audit.metrics.update_rank import Tally
 from audit.metrics.weight_change import cosine
+from audit.weights import Block, SharedTensor
 
 
 @pytest.mark.parametrize("update", [1e-5, 1e-3])
@@ -48,6 +49,20 @@ def test_a_group_of_zeros_is_not_a_division_by_zero() -> None:
     assert count_flips(torch.zeros(1, 64), torch.zeros(1, 64)) == {4: 0, 8: 0}
 
 
+def leading_singular_values(matrix: torch.Tensor, blocks: int = 1) -> list[float]:
+    """As the metric finds them when ``matrix`` is the update of a tensor, read in ``blocks`` parts."""
+    tensor = SharedTensor("w", None, None, None, tuple(matrix.shape), torch.float32)
+    tally = Tally(tensor)
+    while True:
+        for rows in matrix.chunk(blocks):
+            tally.add(Block(torch.zeros_like(rows), rows, whole=blocks == 1, changed=True))
+        if not tally.more():
+            break
+    found = tally.found()
+    assert found is not None
+    return found[1]
+
+
 @pytest.mark.parametrize("shape", [(300, 80), (80, 300), (5, 3), (1, 40), (40, 1)])
 def test_leading_singular_values_agree_with_the_exact_ones(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(3)) * torch.linspace(1, 0.01, shape[1])
@@ -61,6 +76,12 @@ def test_white_noise_is_the_worst_case_and_stays_within_one_percent() -> None:
     matrix = torch.randn(1536, 576, generator=torch.Generator().manual_seed(4))
     exact = float(torch.linalg.svdvals(matrix)[0])
     assert exact * 0.99 <= leading_singular_values(matrix)[0] <= exact * 1.0001
+
+
+@pytest.mark.parametrize("shape", [(300, 80), (80, 300)])
+def test_a_matrix_read_in_blocks_has_the_same_singular_values(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(3)) * torch.linspace(1, 0.01, shape[1])
+    assert leading_singular_values(matrix, blocks=7) == pytest.approx(leading_singular_values(matrix), rel=1e-3)
 
 
 def test_a_rank_one_update_has_one_singular_value() -> None:

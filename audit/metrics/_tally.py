@@ -1,0 +1,30 @@
+"""What the weights metrics have in common: they see a tensor in blocks of whole rows, one at a time.
+
+A metric keeps its running sums between blocks, and may ask for further passes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from audit.weights import Block, SharedTensor
+
+
+class Tally:
+    """What one metric adds up over one tensor, on any thread."""
+
+    def __init__(self, tensor: SharedTensor) -> None:
+        self.tensor = tensor
+
+    def add(self, block: Block) -> None:
+        """Take the next rows; every pass begins again with the first."""
+        raise NotImplementedError
+
+    def more(self) -> bool:
+        """Called at the end of a pass: whether another one is needed."""
+        return False
+
+    def found(self) -> Any:
+        """What the metric's observer is given, ``None`` where the tensor is not for it."""
+        raise NotImplementedError
