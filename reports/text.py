@@ -14,13 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from audit.result import AuditResult, Finding, Measurement, Weights
-from reports.typography import integer, interval, moment, number, shorten
+from reports.typography import clip, integer, interval, moment, number, shorten
 from reports.weights import summary
 from reports.wording import VERDICTS, headline, name_of, read
 
 WIDTH: Final = 100
 MOST_LAYERS: Final = 3
 MOST_THEMES: Final = 8
+MOST_TOKENS: Final = 44
+"""Characters of the tokens of one vector: what is left of a line beside its numbers."""
 ASCII: Final = str.maketrans(
     {"−": "-", "–": "-", "…": "...", "↓": "v", "↑": "^", "≈": "~", "─": "-", "━": "-", "╶": "-", "╴": "-", "·": ","}
 )
@@ -79,9 +81,17 @@ def _finding(console: Console, finding: Finding) -> None:
     if measured:
         console.print()
         console.print(Padding(measurements_table(measured), (0, 0, 0, 2)))
+    for reason, titles in _unmeasured(finding).items():
+        _indented(console, f"Not measured, {reason}: {'; '.join(titles)}")
+
+
+def _unmeasured(finding: Finding) -> dict[str, list[str]]:
+    """Reason -> tests that could not run for it."""
+    reasons: dict[str, list[str]] = {}
     for found in finding.measurements:
         if found.value is None:
-            _indented(console, f"Not measured: {_title(found)} ({shorten(found.not_measured or 'no reason', 200)})")
+            reasons.setdefault(shorten(found.not_measured or "no reason recorded", 200), []).append(_title(found))
+    return reasons
 
 
 def measurements_table(measurements: Sequence[Measurement]) -> Table:
@@ -130,7 +140,8 @@ def _vectors(console: Console, document: Mapping[str, Any]) -> None:
     of = f" of {integer(screened)} screened" if isinstance(screened, int) else ""
     console.print(f"{name}: {integer(len(vectors))} value vectors{of}, the clearest first")
     table = _table(["layer", "neuron", "sign", "score", "p", "effect", "tokens"], left=0)
-    table.columns[-1].justify, table.columns[-1].ratio = "left", 1
+    tokens = table.columns[-1]
+    tokens.justify, tokens.no_wrap = "left", False  # the only column that may be narrowed
     for found in vectors:
         table.add_row(
             str(found.get("layer")),
@@ -139,11 +150,20 @@ def _vectors(console: Console, document: Mapping[str, Any]) -> None:
             _number(found.get("score")),
             _number(found.get("p_value")),
             _number(found.get("effect")),
-            " ".join(shorten(str(token), 24) for token in list(found.get("tokens") or [])[:10]),
+            clip(" ".join(_distinct(found.get("tokens") or [])), MOST_TOKENS),
         )
     console.print(table)
     if isinstance(document.get("effect"), str):
         console.print(f"Effect: {shorten(document['effect'], 300)}")
+
+
+def _distinct(tokens: Iterable[object]) -> Iterable[str]:
+    """Tokens as words: those that differ in case or spaces alone are shown once."""
+    words: dict[str, str] = {}
+    for token in tokens:
+        word = shorten(str(token), 24)
+        words.setdefault(word.casefold(), word)
+    return words.values()
 
 
 def _sign(sign: object) -> str:

@@ -68,7 +68,7 @@ def test_every_measured_number_stands_beside_its_base() -> None:
 
 def test_what_was_not_measured_says_why_and_what_was_not_checked_is_counted() -> None:
     shown = flat(text.render(single()))
-    assert "Rank of the concept's tokens (no vector of the concept passed the screen)" in shown
+    assert "Not measured, no vector of the concept passed the screen: Rank of the concept's tokens" in shown
     assert "2 tests (recovery, target token rank)" in shown
     assert "nothing: every test of this version ran" in text.render(single().model_copy(update={"not_checked": []}))
 
@@ -104,6 +104,16 @@ def test_found_vectors_are_listed_with_sign_score_and_tokens() -> None:
     assert first.split()[:5] == ["17", "203", "−", "8.25", "1e-06"]
     assert second.split()[:6] == ["3", "9", "+", "4.5", "0.01", "0.125"]
     assert "[bold] \\u202e" in first
+
+
+def test_no_digit_gives_way_to_long_tokens() -> None:
+    vector = {"layer": 29, "neuron": 1_437, "sign": -1, "score": 12.34, "p_value": 1.459e-20, "effect": -0.0123}
+    shown = text.vectors_table(
+        {"title": "Italy", "vectors": [vector | {"tokens": [f"token{i}" * 3 for i in range(12)]}]}
+    )
+    (row,) = [line for line in shown.splitlines() if "token0" in line]
+    assert row.split()[:6] == ["29", "1437", "−", "12.34", "1.459e-20", "−0.0123"]
+    assert max(len(line) for line in shown.splitlines()) <= text.WIDTH
 
 
 def test_finding_nothing_is_said() -> None:

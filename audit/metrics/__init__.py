@@ -2,9 +2,9 @@
 
 Two kinds, told apart by what the module defines:
 
-* a *weights metric* has a class ``Tally(tensor)``, one for each shared tensor, which is fed blocks of rows on any thread
-  (``_tally.py``); and a class ``Observer(pair)`` whose ``add(tensor, found)`` takes what the tally found, in the order of
-  the tensors, and whose ``measure()`` gives the ``Measurement``;
+* a *weights metric* has a class ``Tally(tensor)``, one for each shared tensor, which is fed blocks of rows on any
+  thread (``_tally.py``); and a class ``Observer(pair)`` whose ``add(tensor, found)`` takes what the tally found, in the
+  order of the tensors, and whose ``measure()`` gives the ``Measurement``;
 * a *concept metric* has a function ``measure(subjects, concept)`` and ``NEEDS``, the inputs without which it
   cannot run. The runner turns a missing input into *not measured: reason*, so a metric never sees one.
 
