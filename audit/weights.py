@@ -24,9 +24,9 @@ from audit.result import LayerChange, Measurement, TensorChange, Weights
 WORKERS = 2
 """Tensors compared at once, each on one thread: several threads in one small kernel would wait for each other."""
 LARGE = 1 << 25
-"""Elements of the largest tensor that is kept whole while it is compared: 128 MiB of float32."""
-STEP = 1 << 23
-"""Elements read at a time of a larger one: 32 MiB of float32."""
+"""Elements of the largest tensor that stays in memory while it is compared, as stored; larger ones are read again."""
+STEP = 1 << 21
+"""Elements of a block: 8 MiB of float32. Measured: smaller ones cost more calls, larger ones leave the cache."""
 COARSENESS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 """Floating types from the fewest bits of significand to the most."""
 AS_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -59,13 +59,11 @@ class Block:
     """Whole rows of a shared tensor before and after, both float32; gone once they are compared.
 
     Attributes:
-        whole: whether these are all the rows.
         changed: whether any bit differs.
     """
 
     base: torch.Tensor
     unlearned: torch.Tensor
-    whole: bool
     changed: bool
 
     @cached_property
@@ -152,23 +150,30 @@ def scan(pair: ModelPair, tokenizer: Any = None, progress: Progress = SILENT) ->
 def compare_tensors(pair: ModelPair, metrics: Mapping[str, ModuleType], name: str) -> Comparison:
     """Read one shared tensor of both models, and keep what the metrics want to know of it."""
     tensor = shared_tensor(pair, name)
+    stored = StoredPair(pair, tensor)
     tallies = {metric: module.Tally(tensor) for metric, module in metrics.items()}
-    first = _FirstPass(pair, tensor)
-    kept = []
-    for block in first.blocks():
+    hashes = _hashes(pair, name)
+    changed, nonfinite = False, set()
+    for base, unlearned in stored.blocks():
+        block = _block(base, unlearned, tensor.dtype)
+        for subject, rows in (("base", base), ("unlearned", unlearned)):
+            if subject in hashes:
+                hashes[subject].update(rows)
+            if not _finite(getattr(block, subject)):
+                nonfinite.add(subject)
+        changed |= block.changed
         _feed(tallies.values(), block)
-        kept += [block] if block.whole else []
     wanting = [tally for tally in tallies.values() if tally.more()]
     while wanting:
-        for block in kept or _read_blocks(pair, tensor):
-            _feed(wanting, block)
+        for base, unlearned in stored.blocks():
+            _feed(wanting, _block(base, unlearned, tensor.dtype))
         wanting = [tally for tally in wanting if tally.more()]
     return Comparison(
         tensor=tensor,
-        changed=first.changed,
+        changed=changed,
         found={metric: tally.found() for metric, tally in tallies.items()},
-        digests=first.digests(),
-        nonfinite=tuple(sorted(first.nonfinite)),
+        digests={subject: found.digest() for subject, found in hashes.items()},
+        nonfinite=tuple(sorted(nonfinite)),
     )
 
 
@@ -190,63 +195,46 @@ def shared_tensor(pair: ModelPair, name: str) -> SharedTensor:
     )
 
 
-class _FirstPass:
-    """The blocks of one tensor, and what is learned from their bytes on the way."""
+class StoredPair:
+    """Both versions of one tensor as stored: in memory where they are small enough, else on disk."""
 
     def __init__(self, pair: ModelPair, tensor: SharedTensor) -> None:
         self.pair, self.tensor = pair, tensor
-        self.changed = False
-        self.nonfinite: set[str] = set()
-        self.hashes: dict[str, TensorDigest] = {}
+        self.kept = pair.tensors(tensor.name) if tensor.numel <= LARGE else None
 
-    def blocks(self) -> Iterator[Block]:
-        name, whole = self.tensor.name, self.tensor.numel <= LARGE
-        infos = {"base": self.pair.base, "unlearned": self.pair.unlearned}
-        if name not in self.pair.views:
-            self.hashes = {subject: TensorDigest(checkpoint.tensors[name]) for subject, checkpoint in infos.items()}
-        for base, unlearned in _stored_blocks(self.pair, self.tensor):
-            block = _block(base, unlearned, self.tensor.dtype, whole)
-            if self.hashes:
-                self._hash(base, unlearned, block)
-            self.changed |= block.changed
-            self.nonfinite |= {subject for subject in infos if not _finite(getattr(block, subject))}
-            del base, unlearned
-            yield block
+    def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Blocks of whole rows, from the first to the last."""
+        if self.kept is not None and self.tensor.numel <= STEP:
+            yield self.kept
+            return
+        length = self.tensor.shape[0]
+        step = max(STEP * length // self.tensor.numel, 1)
+        for start in range(0, length, step):
+            stop = min(start + step, length)
+            yield self._rows(start, stop)
 
-    def _hash(self, base: torch.Tensor, unlearned: torch.Tensor, block: Block) -> None:
-        self.hashes["base"].update(base)
-        if block.whole and not block.changed and base.dtype == unlearned.dtype:
-            self.hashes["unlearned"] = self.hashes["base"]
-        else:
-            self.hashes["unlearned"].update(unlearned)
-
-    def digests(self) -> dict[str, bytes]:
-        return {subject: found.digest() for subject, found in self.hashes.items()}
+    def _rows(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.kept is None:
+            return self.pair.rows(self.tensor.name, start, stop)
+        base, unlearned = self.kept
+        return base[start:stop], unlearned[start:stop]
 
 
-def _stored_blocks(pair: ModelPair, tensor: SharedTensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Both versions of a tensor as stored, whole or in blocks of rows."""
-    if tensor.numel <= LARGE:
-        yield pair.tensors(tensor.name)
-        return
-    step = max(STEP * tensor.shape[0] // tensor.numel, 1)
-    for start in range(0, tensor.shape[0], step):
-        yield pair.rows(tensor.name, start, min(start + step, tensor.shape[0]))
+def _hashes(pair: ModelPair, name: str) -> dict[str, TensorDigest]:
+    """Digests to be fed; of a tensor compared in part there are none, it is digested whole later."""
+    if name in pair.views:
+        return {}
+    subjects = {"base": pair.base, "unlearned": pair.unlearned}
+    return {subject: TensorDigest(checkpoint.tensors[name]) for subject, checkpoint in subjects.items()}
 
 
-def _read_blocks(pair: ModelPair, tensor: SharedTensor) -> Iterator[Block]:
-    """The blocks of a tensor too large to be kept, read once more."""
-    for base, unlearned in _stored_blocks(pair, tensor):
-        yield _block(base, unlearned, tensor.dtype, whole=False)
-
-
-def _block(base: torch.Tensor, unlearned: torch.Tensor, compared: torch.dtype, whole: bool) -> Block:
+def _block(base: torch.Tensor, unlearned: torch.Tensor, compared: torch.dtype) -> Block:
     same = base.dtype == unlearned.dtype and torch.equal(_bits(base), _bits(unlearned))
     if not same and base.dtype != unlearned.dtype:
         base, unlearned = base.to(compared), unlearned.to(compared)
         same = torch.equal(_bits(base), _bits(unlearned))
     base = base.to(torch.float32)
-    return Block(base, base if same else unlearned.to(torch.float32), whole, changed=not same)
+    return Block(base, base if same else unlearned.to(torch.float32), changed=not same)
 
 
 def _feed(tallies: Iterable[Tally], block: Block) -> None:

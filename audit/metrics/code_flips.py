@@ -89,18 +89,15 @@ class Observer:
 
 
 def count_flips(base: torch.Tensor, unlearned: torch.Tensor) -> dict[int, int]:
-    """Bits -> number of codes that differ, for two float32 matrices of one shape."""
-    flips = dict.fromkeys(LARGEST, 0)
-    rows = max((1 << 18) // base.shape[-1], 1)  # 1 MiB: base, unlearned and scratch stay in the second-level cache
-    before, after = base.reshape(-1, base.shape[-1]), unlearned.reshape(-1, base.shape[-1])
-    for start in range(0, len(before), rows):
-        groups = [_groups(matrix[start : start + rows]) for matrix in (before, after)]
-        scales = [_maxima(found) for found in groups]
-        for bits, largest in LARGEST.items():
-            codes, changed = (
-                (found * (largest / scale)).round_().to(torch.int8) for found, scale in zip(groups, scales, strict=True)
-            )
-            flips[bits] += int(np.count_nonzero((changed != codes).numpy()))  # many times faster than torch's
+    """Bits -> number of codes that differ, for rows of two float32 matrices."""
+    flips = {}
+    groups = [_groups(rows) for rows in (base, unlearned)]
+    scales = [_maxima(found) for found in groups]
+    for bits, largest in LARGEST.items():
+        codes, changed = (
+            (found * (largest / scale)).round_().to(torch.int8) for found, scale in zip(groups, scales, strict=True)
+        )
+        flips[bits] = int(np.count_nonzero((changed != codes).numpy()))  # many times faster than torch's
     return flips
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from audit.weights import Block, SharedTensor
 
 TITLE = "Change of the weights"
-PIECE = 1 << 18
-"""Elements added up in float32 before float64 takes over: 1 MiB."""
 
 
 @dataclass
@@ -120,11 +118,10 @@ class Observer:
         )
 
 
-def squared_norm(tensor: torch.Tensor) -> float:
-    """Sum of the squares of a float32 tensor, added up in float64 over pieces."""
-    flat = tensor.reshape(-1)
-    pieces = (flat[start : start + PIECE] for start in range(0, len(flat), PIECE))
-    return math.fsum(float(torch.dot(piece, piece)) for piece in pieces)
+def squared_norm(rows: torch.Tensor) -> float:
+    """Sum of the squares of a block."""
+    flat = rows.reshape(-1)
+    return float(torch.dot(flat, flat))
 
 
 def _columns(sums: Sums) -> dict[str, Any]:

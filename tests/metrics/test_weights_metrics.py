@@ -55,7 +55,7 @@ def leading_singular_values(matrix: torch.Tensor, blocks: int = 1) -> list[float
     tally = Tally(tensor)
     while True:
         for rows in matrix.chunk(blocks):
-            tally.add(Block(torch.zeros_like(rows), rows, whole=blocks == 1, changed=True))
+            tally.add(Block(torch.zeros_like(rows), rows, changed=True))
         if not tally.more():
             break
     found = tally.found()
