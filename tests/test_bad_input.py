@@ -6,10 +6,16 @@ inputs that would have been audited as something they are not.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import pickle
+import re
 import shutil
 import struct
 import time
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,7 +30,7 @@ from typer.testing import CliRunner
 
 import cli
 from audit.architectures import Architecture, identify
-from audit.checkpoint import Checkpoint, open_checkpoint
+from audit.checkpoint import Checkpoint, open_checkpoint, torchfile
 from audit.comparison import compare
 from audit.errors import AuditError
 from audit.gather import load_concepts, open_tokenizer
@@ -259,7 +265,180 @@ def test_row_19_custom_code_in_the_folder(model: Path, tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-# ---- 23 to 31: damaged files, and things that are no files
+def test_row_11_two_sets_of_weights(model: Path, shipped: Path) -> None:
+    other = {name: tensor + 1 for name, tensor in load_file(model / "model.safetensors").items()}
+    torch.save(other, model / "pytorch_model.bin")
+    assert torch.equal(naive_probe(model), true_probe(shipped))  # one of them wins, without a word
+    (note,) = open_checkpoint(model).notes
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        digest = hashlib.sha256((model / name).read_bytes()).hexdigest()
+        assert f"{name} (SHA-256 {digest[:16]}, " in note
+
+
+# ---- 20 to 24, 31: torch files
+
+
+class Command:
+    """Pickles as a call of ``function`` with ``arguments``."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.call
+
+
+def planted(mark: Path, where: str) -> bytes | dict[str, Any]:
+    """Something that leaves ``mark`` behind when it is unpickled."""
+    touch = f"touch {mark}"
+    match where:
+        case "reduce":
+            return {"a": torch.ones(2), "x": Command(os.system, touch)}
+        case "nested":
+            return {"state_dict": {"a": torch.ones(2)}, "optimizer": {"state": [({"x": Command(os.system, touch)},)]}}
+        case "beneath an allowed call":  # OrderedDict(...) of what the command returns
+            return {"a": torch.ones(2), "x": Command(OrderedDict, [("k", Command(os.system, touch))])}
+        case "evaluated":
+            return {"a": torch.ones(2), "x": Command(eval, f"open({str(mark)!r}, 'w')")}
+        case "an attribute of an allowed module":  # GLOBAL of a dotted name under a module whose names are allowed
+            return b"\x80\x04}X\x01\x00\x00\x00xctorch.serialization\nos.system\n" + call(touch)
+        case "a relative of an allowed name":
+            return b"\x80\x02}X\x01\x00\x00\x00xctorch._utils\n_import_dotted_name\n" + call(touch)
+        case "a name made on the stack":  # STACK_GLOBAL
+            return b"\x80\x04}X\x01\x00\x00\x00xX\x02\x00\x00\x00osX\x06\x00\x00\x00system\x93" + call(touch)
+        case _:  # an object of a class, by the older opcode
+            return b"\x80\x02}X\x01\x00\x00\x00x(X" + text(touch) + b"ios\nsystem\ns."
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<I", len(value)) + value.encode()
+
+
+def call(argument: str) -> bytes:
+    """Opcodes: call what lies on the stack with ``argument``, put the outcome into the dict beneath, end."""
+    return b"X" + text(argument) + b"\x85Rs."
+
+
+PLANTED = (
+    "reduce",
+    "nested",
+    "beneath an allowed call",
+    "evaluated",
+    "an attribute of an allowed module",
+    "a relative of an allowed name",
+    "a name made on the stack",
+    "an instance",
+)
+
+
+def plant(path: Path, content: bytes | dict[str, Any], legacy: bool) -> Path:
+    """A torch file of either layout with ``content`` as its pickle."""
+    pickled = torch.ones(2) if isinstance(content, bytes) else content
+    torch.save(pickled, path, _use_new_zipfile_serialization=not legacy)
+    if not isinstance(content, bytes):
+        return path
+    if legacy:
+        heads = [pickle.dumps(head, 2) for head in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+        path.write_bytes(b"".join(heads) + content + pickle.dumps([], 2))
+        return path
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("model/data.pkl", content)
+    return path
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["archive", "legacy"])
+@pytest.mark.parametrize("where", PLANTED)
+def test_row_20_a_planted_command_is_named_and_leaves_no_trace(tmp_path: Path, where: str, legacy: bool) -> None:
+    mark = tmp_path / "mark"
+    path = plant(tmp_path / "evil.pt", planted(mark, where), legacy)
+    message = refusal(open_checkpoint, path)
+    assert re.search(r"would call .*(system|eval|_import_dotted_name)", message)
+    assert "as safetensors" in message
+    assert "weights_only" not in message
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("where", PLANTED[:4])
+def test_row_20_the_planted_commands_are_armed(tmp_path: Path, where: str) -> None:
+    mark = tmp_path / "mark"
+    path = plant(tmp_path / "evil.pt", planted(mark, where), legacy=False)
+    with pytest.raises(pickle.UnpicklingError, match="weights_only"):  # the advice that is not passed on
+        torch.load(path)
+    torch.load(path, weights_only=False)
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("where", ["an attribute of an allowed module", "a name made on the stack", "an instance"])
+def test_row_20_the_planted_opcodes_are_armed(tmp_path: Path, where: str) -> None:
+    content = planted(tmp_path / "mark", where)
+    assert isinstance(content, bytes)
+    pickle.loads(content)
+    assert (tmp_path / "mark").exists()
+
+
+def test_row_21_a_whole_pickled_model(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 3), tmp_path / "model.pt")
+    message = refusal(open_checkpoint, tmp_path / "model.pt")
+    assert "a pickled model (torch.nn.modules.linear.Linear), not a state dict" in message
+    assert "save model.state_dict() as safetensors" in message
+
+
+def test_row_22_a_wrapped_state_dict_with_optimizer_state(tmp_path: Path) -> None:
+    state = {"a": torch.arange(3.0)}
+    torch.save({"state_dict": state, "optimizer": {"m": torch.ones(3)}, "rng": torch.ones(9)}, tmp_path / "model.pt")
+    assert set(torch.load(tmp_path / "model.pt")) == {"state_dict", "optimizer", "rng"}  # the caller must know
+    checkpoint = open_checkpoint(tmp_path / "model.pt")
+    assert torch.equal(checkpoint.tensor("a"), state["a"])
+    assert checkpoint.notes == ("unwrapped 'state_dict', ignored optimizer, rng",)
+
+
+@pytest.mark.parametrize("fraction", [0.999, 0.5, 0.01])
+def test_row_24_a_truncated_torch_file(tmp_path: Path, fraction: float) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.zeros(5000)}, path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * fraction)])
+    assert "incomplete download" in refusal(open_checkpoint, path)
+
+
+def test_row_24_a_truncated_torch_file_of_the_older_format(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.zeros(5000)}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert "the file is 1,000 bytes short: an incomplete download?" in refusal(open_checkpoint, path)
+
+
+def test_row_31_a_compressed_archive(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(10_000_000)}, tmp_path / "stored.pt")
+    bomb = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(tmp_path / "stored.pt") as old, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as new:
+        for member in old.infolist():
+            new.writestr(member.filename, old.read(member))
+    assert bomb.stat().st_size < 100_000
+    assert torch.load(bomb)["a"].nbytes == 40_000_000  # unpacked without a word
+    assert "torch.save stores members as they are" in refusal(open_checkpoint, bomb)
+
+
+@pytest.mark.parametrize(
+    ("opcodes", "said"),
+    [
+        (b"\x8e" + struct.pack("<Q", 2**40), "bytes of memory"),  # a string of a terabyte
+        (b"}r\xff\xff\xff\xff.", "bytes of memory"),  # a memo of 2^32 entries
+        (b"}q\x00X\x05\x00\x00\x00modelh\x00s.", "nested without end"),  # a wrapper that holds itself
+        (b")q\x00" + 60 * b"h\x00h\x00\x86q\x00" + b"}h\x00Ns.", "more than 1 seconds"),  # a key with 2^60 parts
+    ],
+    ids=["length", "memo", "cycle", "time"],
+)
+def test_row_31_a_pickle_that_asks_for_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opcodes: bytes, said: str
+) -> None:
+    monkeypatch.setattr(torchfile, "TIME_LIMIT", 1)
+    started = time.perf_counter()
+    path = plant(tmp_path / "bomb.pt", b"\x80\x02" + opcodes, legacy=False)
+    assert said in refusal(open_checkpoint, path)
+    assert time.perf_counter() - started < 10
+
+
+# ---- 23 to 30: damaged files, and things that are no files
 
 
 @pytest.mark.parametrize("fraction", [0.999, 0.5, 0.001])
@@ -320,6 +499,26 @@ def test_row_29_a_header_with_a_key_twice(tmp_path: Path) -> None:
     path.write_bytes(struct.pack("<Q", len(twice)) + twice + struct.pack("<ff", 1, 2))
     assert load_file(path)["a"].tolist() == [1, 2]  # the second one, without a word
     assert "the key 'a' appears twice" in refusal(open_checkpoint, path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
+def test_row_30_what_is_no_file_is_neither_waited_for_nor_read(tmp_path: Path, shipped: Path, kind: str) -> None:
+    place = tmp_path / "place"
+    if kind == "folder":
+        place.mkdir()
+        assert "no weights in this folder" in refusal(open_checkpoint, place)
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("/dev/zero")
+    if kind != "folder":
+        assert "not a regular file" in refusal(open_checkpoint, place)
+    place.rename(tmp_path / "rivers.toml")
+    assert "not a regular file" in refusal(load_concepts, [str(tmp_path / "rivers.toml")])
+    (tmp_path / "rivers.toml").rename(tmp_path / INDEX)
+    assert "not a regular file" in refusal(open_checkpoint, tmp_path)
+    if kind != "folder":
+        assert "no such guard" in refusal(compare, shipped, shipped, guard=tmp_path / INDEX)
 
 
 # ---- 32 to 38: values and formats
