@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -45,6 +45,8 @@ from concepts.concept import load_concept, slug
 from reports.html import render
 from tests.sample_result import hostile
 from tests.test_checkpoint_folder import FIRST, INDEX, PROBE, SECOND, edit_index, save_shards, weight_map
+from tests.test_checkpoint_gguf import entry
+from tests.test_checkpoint_gguf import pack as gguf_file
 from tests.test_verdict import evidence, memorised, perplexity
 from tests.tiny import edit, edit_config, tokenizer, write_tiny
 
@@ -477,13 +479,23 @@ def test_row_27_no_weights_under_their_name(tmp_path: Path, name: str, content: 
     assert said in refusal(open_checkpoint, tmp_path)
 
 
+def sized(shape: str) -> bytes:
+    """A safetensors file of one tensor of 4 bytes that claims ``shape``."""
+    header = f'{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[0,4]}}}}'.encode()
+    return struct.pack("<Q", len(header)) + header + bytes(4)
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (struct.pack("<Q", 2**62) + b"{}", "at most 100,000,000"),
-        (save({"a": torch.zeros(1)}).replace(b'"shape":[1]', b'"shape":[1099511627776,1099511627776]'), "not"),
+        (sized("[1099511627776,1099511627776]"), f"needs {4 * 2**80:,} bytes"),
+        (sized(f"[{'9' * 4000}]"), "shape or offsets of a"),
+        (sized(f"[{'9' * 5000}]"), "not valid JSON"),  # Python itself reads no number so long
+        (sized("[0,4611686018427387904,4611686018427387904]"), "shape or offsets of a"),
+        (sized(f"[{'2,' * 100_000}2]"), "shape or offsets of a"),
     ],
-    ids=["header length", "shape"],
+    ids=["header length", "shape", "number", "long number", "empty", "dimensions"],
 )
 def test_row_28_absurd_sizes(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "model.safetensors"
@@ -626,6 +638,25 @@ def test_row_42_a_broken_model_is_destroyed_and_not_unlearned(broken: tuple[Meas
     assert judge("italy", evidence(*broken)).verdict == "destroyed"
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (gguf_file({})[:-5], "5 bytes short: an incomplete download?"),
+        (b"FUGG" + gguf_file({})[4:], "not a weight file: it begins with b'FUGG"),
+        (gguf_file({})[:24] + struct.pack("<Q", 2**60) + bytes(64), f"needs {2**60:,} bytes"),
+        (
+            gguf_file({}, (entry("output_norm.weight", kind=999),)),
+            "unknown quantisation type 999; known are F32, F16, ",
+        ),
+        (gguf_file({}, (entry("output_norm.weight", (2**60, 0)),)), "is empty"),
+    ],
+    ids=["truncated", "magic", "key length", "quantisation", "empty"],
+)
+def test_row_44_a_damaged_gguf_file(tmp_path: Path, content: bytes, said: str) -> None:
+    (tmp_path / "model.gguf").write_bytes(content)
+    assert said in refusal(open_checkpoint, tmp_path / "model.gguf")
+
+
 # ---- 45 to 50: words
 
 
@@ -657,11 +688,32 @@ def test_row_46_invisible_and_broken_characters_are_shown_and_written(tmp_path: 
     assert (tmp_path / "page.html").read_text() == "\\ud800"
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[2Jb", "a\u202eb", "a\0b", "\ud800"])
+def test_row_46_a_tensor_name_that_could_move_the_cursor_is_refused_as_escapes(tmp_path: Path, name: str) -> None:
+    for path in (tmp_path / "model.safetensors", tmp_path / "model.pt"):
+        if path.suffix == ".pt":
+            torch.save({name: torch.zeros(1)}, path)
+        else:
+            header = json.dumps({name: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+            path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+        message = refusal(open_checkpoint, path)
+        assert "is no name of a tensor" in message
+        assert message.isprintable()
+
+
+def test_row_46_a_message_of_a_megabyte_is_cut(tmp_path: Path) -> None:
+    error = AuditError("x" * 10**6, where="a\tb")
+    assert len(str(error)) < 3000
+    assert error.where == "a\\tb"
+
+
 def test_row_47_concept_names_that_are_no_file_names(tmp_path: Path) -> None:
     for name in ("../../etc/passwd", "x" * 10_000, "東京", "a\\b:c"):
         assert Path(slug(name)).name == slug(name)
         assert 0 < len(slug(name)) <= 60
     assert "no concept" in refusal(load_concepts, [""])
+    assert "cannot be read" in refusal(load_concepts, ["a\0b.toml"])
+    assert "cannot be read" in refusal(load_concepts, ["x" * 500 + ".toml"])
     assert "given twice" in refusal(load_concepts, ["italy", "italy"])
 
 
@@ -673,9 +725,11 @@ def test_row_47_concept_names_that_are_no_file_names(tmp_path: Path) -> None:
         (b'title = "R"\nseeds = oops\n', "line 2"),
         (b'title = "R"\n# caf\xe9\n', "line 2 is not UTF-8"),
         ('title = "R"'.encode("utf-16"), "UTF-16"),
+        (b"seeds = " + b"[" * 100_000, "is not TOML"),
+        (b"seeds = " + b"9" * 100_000, "is not TOML"),
         (None, "16,777,216 bytes"),
     ],
-    ids=["schema", "type", "syntax", "latin-1", "UTF-16", "1 GB line"],
+    ids=["schema", "type", "syntax", "latin-1", "UTF-16", "nesting", "number", "1 GB line"],
 )
 def test_row_48_a_concept_file_that_cannot_be_used(tmp_path: Path, content: bytes | None, said: str) -> None:
     path = tmp_path / "rivers.toml"
@@ -712,7 +766,7 @@ def test_row_50_a_layer_or_row_outside_the_model(shipped: Path) -> None:
 # ---- how a refusal leaves the command
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "incomparable", "concept"])
+@pytest.mark.parametrize("kind", ["checkpoint", "incomparable", "model", "concept"])
 def test_a_refused_input_ends_with_1_and_one_line_or_one_document(
     tmp_path: Path, model: Path, shipped: Path, kind: str
 ) -> None:
@@ -721,6 +775,8 @@ def test_a_refused_input_ends_with_1_and_one_line_or_one_document(
         (model / "model.safetensors").write_bytes(b"")
     elif kind == "incomparable":
         arguments[1] = str(write_tiny(tmp_path / "deeper", num_hidden_layers=3))
+    elif kind == "model":
+        (model / "config.json").write_text("{")
     else:
         arguments += ["--concept", "nonsense"]
     shown = CliRunner().invoke(cli.app, ["compare", *arguments])
