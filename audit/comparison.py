@@ -172,8 +172,8 @@ def digest_of(path: Path) -> dict[str, Any]:
     Raises:
         AuditError: nothing lies there.
     """
-    files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
-    if not path.exists() or not files:
+    files = sorted(entry for entry in (path.rglob("*") if path.is_dir() else [path]) if entry.is_file())
+    if not files:
         raise AuditError("no such guard.", where=str(path), hint="Pass the file or folder of the protection.")
     digest = hashlib.sha256()
     for file in files:

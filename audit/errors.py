@@ -10,6 +10,11 @@ AuditError
 
 from __future__ import annotations
 
+from typing import Final
+
+LONGEST: Final = 2000
+"""Characters of a message; the longest of ours lists a concept file's entries."""
+
 
 class AuditError(Exception):
     """One thing the user can mend: what is wrong, where, and what to do about it.
@@ -21,9 +26,9 @@ class AuditError(Exception):
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.where = where
-        self.hint = hint
+        self.message = _printable(message)
+        self.where = None if where is None else _printable(where)
+        self.hint = None if hint is None else _printable(hint)
 
     def __str__(self) -> str:
         """The whole story on one line."""
@@ -40,6 +45,12 @@ class AuditError(Exception):
                 "hint": self.hint,
             }
         }
+
+
+def _printable(text: str) -> str:
+    """One line of bounded length: names in a foreign file may hold line ends, terminal codes or a megabyte."""
+    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
 
 
 class CheckpointError(AuditError):

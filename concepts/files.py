@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import stat
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -28,20 +29,24 @@ def read_text(path: Path) -> str:
     """The file's text without its byte order mark.
 
     Raises:
-        ConceptFileError: no such file, not a file, too large, or not UTF-8 (naming the line).
+        ConceptFileError: no such file, not a regular file, too large, or not UTF-8 (naming the line).
     """
     where = str(path)
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ConceptFileError(
-                f"is {size:,} bytes; concept files are at most {MAX_BYTES:,} bytes.",
-                where=where,
-                hint="Pass a concept, not a model or a corpus.",
-            )
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConceptFileError(f"cannot be read ({error.strerror or error}).", where=where) from error
+        status = path.stat()
+        usable = stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES
+        data = path.read_bytes() if usable else b""
+    except (OSError, ValueError) as error:  # a path with NUL in it is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise ConceptFileError(f"cannot be read ({reason}).", where=where) from error
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait, reading a device might not end
+        raise ConceptFileError("is not a regular file.", where=where, hint="Pass a concept file.")
+    if not usable:
+        raise ConceptFileError(
+            f"is {status.st_size:,} bytes; concept files are at most {MAX_BYTES:,} bytes.",
+            where=where,
+            hint="Pass a concept, not a model or a corpus.",
+        )
     for mark, encoding in _OTHER_BOMS.items():
         if data.startswith(mark):
             raise ConceptFileError(f"is encoded in {encoding}.", where=where, hint="Save it as UTF-8.")
@@ -53,16 +58,18 @@ def read_text(path: Path) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
+    text = read_text(path)
     try:
-        return tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # numbers too long and nesting too deep are no TOMLDecodeError
         raise ConceptFileError(
             f"is not TOML: {error}.", where=str(path), hint="See concepts/library/italy.toml for the form."
         ) from error
 
 
 def read_json(path: Path) -> Any:
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ConceptFileError(f"is not JSON: {error}.", where=str(path)) from error

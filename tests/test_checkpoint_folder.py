@@ -6,6 +6,7 @@ would have been audited as something they are not.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -225,8 +226,11 @@ def test_safetensors_is_used_beside_a_torch_file_and_a_note_says_so(tmp_path: Pa
     torch.save({PROBE: torch.zeros(16, 40)}, folder / "pytorch_model.bin")
     checkpoint = open_checkpoint(folder)
     assert checkpoint.format == "safetensors"
-    size = (folder / "pytorch_model.bin").stat().st_size
-    assert checkpoint.notes == (f"used model.safetensors; ignored pytorch_model.bin ({size:,} bytes)",)
+    used, ignored = (
+        f"{path.name} (SHA-256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}, {path.stat().st_size:,} bytes)"
+        for path in (folder / "model.safetensors", folder / "pytorch_model.bin")
+    )
+    assert checkpoint.notes == (f"used {used}; ignored {ignored}",)
 
 
 @pytest.mark.parametrize("name", ["unlearned.pt", "pytorch_model.bin", "step_100.pth", "weights.safetensors"])

@@ -153,11 +153,13 @@ def test_members_that_share_bytes_are_refused_before_they_are_read(tmp_path: Pat
     assert "its members claim" in refusal(path)
 
 
-def test_the_older_file_format_is_read_and_said(tmp_path: Path) -> None:
-    torch.save(STATE, tmp_path / "model.pt", _use_new_zipfile_serialization=False)
+def test_the_older_file_format_is_read_from_its_place_too(tmp_path: Path) -> None:
+    content = {"model": {**STATE, "t": STATE["a.weight"].T}, "optimizer": {"state": {0: torch.ones(3).half()}}}
+    torch.save(content, tmp_path / "model.pt", _use_new_zipfile_serialization=False)
     checkpoint = open_checkpoint(tmp_path / "model.pt")
-    assert torch.equal(checkpoint.tensor("b"), STATE["b"])
-    assert checkpoint.notes == ("torch's older file format: read into memory whole",)
+    for name, tensor in content["model"].items():
+        assert torch.equal(checkpoint.tensor(name), tensor)
+    assert checkpoint.notes == ("unwrapped 'model', ignored optimizer",)
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -183,12 +185,65 @@ def test_empty_and_foreign_files_are_refused(tmp_path: Path) -> None:
     assert "not one that torch.save wrote" in refusal(tmp_path / "other.pt")
 
 
-def test_a_map_made_anew_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torchfile, "MAPPED_LIMIT", 0)
-    torch.save(STATE, tmp_path / "model.pt")
+def test_a_file_cut_after_opening_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(STATE, path)
+    checkpoint = open_checkpoint(path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="are gone since the file was opened"):
+        checkpoint.tensor("a.weight")
+
+
+def test_every_number_format_that_is_supported_reads_bitwise(tmp_path: Path) -> None:
+    """Those without a storage class of their own are saved in another way, which the reader must know too."""
+    state = {name: torch.arange(6).reshape(2, 3).to(dtype) for name, dtype in torchfile.DTYPES.items()}
+    for legacy in (False, True):
+        torch.save(state, tmp_path / "model.pt", _use_new_zipfile_serialization=not legacy)
+        checkpoint = open_checkpoint(tmp_path / "model.pt")
+        for name, tensor in state.items():
+            read = checkpoint.tensor(name)
+            assert read.dtype == tensor.dtype
+            assert torch.equal(read.view(torch.uint8), tensor.view(torch.uint8))
+
+
+def test_rows_of_a_view_are_read_from_their_place(tmp_path: Path) -> None:
+    whole = torch.arange(24.0).reshape(4, 6)
+    views = {"part": whole[1:3, 2:5], "column": whole[:, 3], "empty": whole[:, 6:], "one": whole[2, 2], "t": whole.T}
+    torch.save(views, tmp_path / "model.pt")
     checkpoint = open_checkpoint(tmp_path / "model.pt")
-    for _ in range(3):
-        assert all(torch.equal(checkpoint.tensor(name), value) for name, value in STATE.items())
-    torch.save({"a.weight": torch.zeros(1)}, tmp_path / "model.pt")
-    with pytest.raises(CheckpointError, match="changed while it was read"):
-        checkpoint.tensor("b")
+    for name, view in views.items():
+        assert torch.equal(checkpoint.tensor(name), view)
+        if view.dim():
+            assert torch.equal(checkpoint.rows(name, 1, 2), view[1:2])
+
+
+def test_tensors_with_further_attributes_are_read_as_tensors(tmp_path: Path) -> None:
+    tensor = torch.ones(2)
+    tensor.note = "kept by torch.save"  # type: ignore[attr-defined]
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.note = "this too"  # type: ignore[attr-defined]
+    torch.save({"t": tensor, "p": parameter}, tmp_path / "model.pt")
+    checkpoint = open_checkpoint(tmp_path / "model.pt")
+    assert torch.equal(checkpoint.tensor("t"), torch.ones(2))
+    assert torch.equal(checkpoint.tensor("p"), torch.zeros(2))
+
+
+def test_values_stored_negated_or_complex_are_refused(tmp_path: Path) -> None:
+    numbers = torch.tensor([1 + 2j, 3 - 4j])
+    torch.save({"a": torch._neg_view(torch.ones(2)), "b": torch.ones(1)}, tmp_path / "model.pt")
+    assert torch.load(tmp_path / "model.pt")["a"].tolist() == [-1, -1]  # the file itself holds ones
+    assert "a is not a plain dense tensor" in refusal(tmp_path / "model.pt")
+    torch.save({"a": numbers}, tmp_path / "model.pt")
+    assert "a has the number format complex64" in refusal(tmp_path / "model.pt")
+
+
+def test_the_state_dict_of_a_real_training_script_is_read(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    optimizer = torch.optim.AdamW(model.parameters())
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[2, 4])
+    model(torch.randn(5, 3)).sum().backward()
+    optimizer.step()
+    states = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "shape": torch.Size([2])}
+    torch.save({"state_dict": model.state_dict(), **states, "rng": torch.get_rng_state()}, tmp_path / "model.pt")
+    checkpoint = open_checkpoint(tmp_path / "model.pt")
+    assert all(torch.equal(checkpoint.tensor(name), value) for name, value in model.state_dict().items())

@@ -17,7 +17,7 @@ import torch
 from audit.checkpoint.adapter import open_adapter
 from audit.checkpoint.folder import is_adapter, open_file, open_folder
 from audit.checkpoint.names import canonical_names
-from audit.checkpoint.source import Format, TensorInfo, WeightFile, numel
+from audit.checkpoint.source import Format, TensorInfo, WeightFile, numel, sha256
 from audit.errors import CheckpointError
 from audit.result import FileRecord
 
@@ -81,7 +81,7 @@ class Checkpoint:
 
     @cached_property
     def _file_records(self) -> list[FileRecord]:
-        return [FileRecord(name=path.name, bytes=path.stat().st_size, sha256=_sha256(path)) for path in self.files]
+        return [FileRecord(name=path.name, bytes=path.stat().st_size, sha256=sha256(path)) for path in self.files]
 
 
 def open_checkpoint(path: Path, base: Checkpoint | None = None) -> Checkpoint:
@@ -98,6 +98,9 @@ def open_checkpoint(path: Path, base: Checkpoint | None = None) -> Checkpoint:
     except OSError as error:  # absent, no permission, an input/output error
         raise CheckpointError(f"cannot be read ({error.strerror}).", where=str(error.filename or path)) from error
     stored = {name: (source, name) for source in sources for name in source.tensors}
+    for name in stored:
+        if not name.isprintable():
+            raise CheckpointError(f"{name!r} is no name of a tensor.", where=str(path), hint="Do not trust this file.")
     renamed, renaming = canonical_names(stored)
     places = {renamed[name]: place for name, place in stored.items()}
     folder = path if path.is_dir() else path.parent
@@ -166,8 +169,3 @@ def combine_digests(digests: Iterable[tuple[str, bytes]]) -> str:
     for name, digest in sorted(digests):
         combined.update(f"{name}\0".encode() + digest)
     return combined.hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from audit.checkpoint.safetensors import open_safetensors
-from audit.checkpoint.source import WeightFile, detect, unique_keys
-from audit.checkpoint.torchfile import TorchFile
+from audit.checkpoint.source import WeightFile, detect, sha256, unique_keys
+from audit.checkpoint.torchfile import open_torch
 from audit.errors import CheckpointError
 
 INDEX_LIMIT: Final = 50_000_000  # bytes; the index of a model of 10^5 tensors has about a fifth of it
@@ -49,7 +49,7 @@ def open_file(path: Path) -> WeightFile:
         case "safetensors":
             return open_safetensors(path)
         case "torch":
-            return TorchFile(path)
+            return open_torch(path)
         case "gguf":
             from audit.checkpoint.gguf import GgufFile  # the package behind it is needed for GGUF alone
 
@@ -80,8 +80,17 @@ def open_folder(folder: Path) -> tuple[tuple[WeightFile, ...], tuple[str, ...]]:
     if index:
         _check_index(weight_map, sources, index)
     ignored = [name for kind in KINDS for name in found[kind] if name not in files]
-    sizes = ", ".join(f"{name} ({(folder / name).stat().st_size:,} bytes)" for name in ignored)
-    return sources, (f"used {_listed(files)}; ignored {sizes}",) if ignored else ()
+    if not ignored:
+        return sources, ()
+    used_files, ignored_files = (", ".join(_identified(folder / name) for name in names) for names in (files, ignored))
+    return sources, (f"used {used_files}; ignored {ignored_files}",)
+
+
+def _identified(path: Path) -> str:
+    """A file's name with the beginning of its digest, so that the one used cannot be taken for another."""
+    if not path.is_file():
+        return f"{path.name} (not a regular file)"
+    return f"{path.name} (SHA-256 {sha256(path)[:16]}, {path.stat().st_size:,} bytes)"
 
 
 def _index(folder: Path, kind: _Kind) -> Path | None:
@@ -125,6 +134,8 @@ def _only_file(folder: Path, kind: _Kind, names: list[str]) -> str:
 
 def _read_index(path: Path) -> dict[str, str]:
     """Tensor name -> shard name, each a plain file name."""
+    if not path.is_file():
+        raise CheckpointError("not a regular file.", where=str(path), hint="Put the index itself there.")
     if path.stat().st_size > INDEX_LIMIT:
         raise CheckpointError(f"an index of {path.stat().st_size:,} bytes (at most {INDEX_LIMIT:,}).", where=str(path))
     try:

@@ -137,11 +137,14 @@ def _stored_tensor(cursor: _Cursor) -> StoredTensor:
     if not 1 <= n_dimensions <= MAX_DIMENSIONS:
         raise cursor.error(f"tensor {name} has {n_dimensions} dimensions")
     shape = tuple(cursor.number("Q") for _ in range(n_dimensions))[::-1]  # stored with the fastest axis first
+    if 0 in shape:
+        raise cursor.error(f"tensor {name} of shape {list(shape)} is empty")
     kind, begin = cursor.number("I"), cursor.number("Q")
     try:
         quantisation = GGMLQuantizationType(kind)
     except ValueError as error:
-        raise cursor.error(f"tensor {name} is of unknown quantisation type {kind}") from error
+        known = ", ".join(quantisation.name for quantisation in GGML_QUANT_SIZES)
+        raise cursor.error(f"tensor {name} is of unknown quantisation type {kind}; known are {known}") from error
     if shape[-1] % GGML_QUANT_SIZES[quantisation][0]:
         raise cursor.error(f"rows of {name} ({shape[-1]}) are no multiple of {quantisation.name}'s block")
     return StoredTensor(name, shape, quantisation, begin)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import torch
 
-from audit.checkpoint.source import Format, TensorInfo, numel, read_block, unique_keys
+from audit.checkpoint.source import Format, TensorInfo, is_shape, naturals, numel, read_block, unique_keys
 from audit.errors import CheckpointError
 
 HEADER_LIMIT: Final = 100_000_000  # bytes; the format's own limit
@@ -102,20 +102,18 @@ def _entry(name: str, value: Any, path: Path) -> tuple[TensorInfo, int]:
     """One header entry as (info, first byte in the buffer), its byte range checked against shape and dtype."""
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise _malformed(path, f"its entry for {name} is not {{dtype, shape, data_offsets}}")
-    dtype, shape, offsets = DTYPES.get(str(value["dtype"])), value["shape"], value["data_offsets"]
+    stated, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    dtype = DTYPES.get(stated) if isinstance(stated, str) else None
     if dtype is None:
-        raise CheckpointError(f"tensor {name} has dtype {value['dtype']!r}, which is not supported.", where=str(path))
-    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2:
+        shown = repr(stated) if isinstance(stated, str) else f"of type {type(stated).__name__}"
+        raise CheckpointError(f"tensor {name} has dtype {shown}, which is not supported.", where=str(path))
+    if not is_shape(shape) or not naturals(offsets) or len(offsets) != 2:
         raise _malformed(path, f"shape or offsets of {name} are not lists of non-negative integers")
     info = TensorInfo(name, tuple(shape), dtype, path.name)
     begin, end = offsets
     if end - begin != info.nbytes:
         raise _malformed(path, f"tensor {name} of shape {shape} needs {info.nbytes:,} bytes but has {end - begin:,}")
     return info, begin
-
-
-def _naturals(value: Any) -> bool:
-    return isinstance(value, list) and all(type(entry) is int and entry >= 0 for entry in value)
 
 
 def _check_coverage(entries: Mapping[str, tuple[TensorInfo, int]], buffer_bytes: int, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ Format = FileFormat | Literal["adapter"]
 ZIP_MAGIC: Final = b"PK\x03\x04"
 PICKLE_MAGIC: Final = b"\x80\x02"
 """What torch.save writes since 1.6, and what it wrote before: a bare pickle of protocol 2."""
+
+MAX_DIMENSIONS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,18 @@ def numel(shape: tuple[int, ...]) -> int:
     for dimension in shape:
         count *= dimension
     return count
+
+
+def naturals(value: Any) -> bool:
+    """Whether ``value``, read from a file, is a list of whole numbers of at most 63 bits."""
+    return isinstance(value, list) and all(type(entry) is int and 0 <= entry < 2**63 for entry in value)
+
+
+def is_shape(value: Any) -> bool:
+    """Whether ``value``, read from a file, is a shape; torch overflows on an empty tensor of huge other dimensions."""
+    if not naturals(value) or len(value) > MAX_DIMENSIONS:
+        return False
+    return 0 not in value or numel(tuple(size or 1 for size in value)) < 2**63
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -110,6 +125,12 @@ def detect(path: Path) -> FileFormat:
         where=str(path),
         hint="Supported are .safetensors, torch state dicts (.pt, .pth, .bin) and .gguf.",
     )
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_block(path: Path, offset: int, nbytes: int) -> torch.Tensor:
