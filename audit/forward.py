@@ -204,11 +204,14 @@ Read = Callable[[torch.Tensor], torch.Tensor]
 def lens(model: RunningModel, token_ids: torch.Tensor) -> Read:
     """A reader of residuals ``[..., d_model]`` through the model's final norm and head, at some tokens: logits."""
     norm = model.model.get_submodule(model.architecture.final_norm_module)
-    rows = model.model.get_submodule(model.architecture.head_module).weight[token_ids]
+    head = model.model.get_submodule(model.architecture.head_module)
+    rows = head.weight[token_ids]
+    bias = 0 if getattr(head, "bias", None) is None else head.bias[token_ids]
+    cap = getattr(model.model.config, "final_logit_softcapping", None)
 
     def read(residual: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            normed: torch.Tensor = norm(residual.to(rows.device, rows.dtype)) @ rows.T
-            return normed.float().cpu()
+            logits: torch.Tensor = norm(residual.to(rows.device, rows.dtype)) @ rows.T + bias
+            return (cap * torch.tanh(logits / cap) if cap else logits).float().cpu()
 
     return read

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from audit.architectures import Piece
 from audit.checkpoint import combine_digests, tensor_digest
 from audit.metrics import weights_metrics
 from audit.neurons import describe_neurons
@@ -33,7 +34,7 @@ class SharedTensor:
 
     Attributes:
         role, layer: what the architecture knows of it, ``None`` where it knows nothing.
-        neuron_axis: axis along which FFN neurons run, ``None`` where it is no FFN matrix.
+        pieces: which FFN neurons it holds, and where; empty where it is no FFN matrix.
         dtype: the number format in which the two were compared.
         changed: whether any bit differs.
     """
@@ -41,7 +42,7 @@ class SharedTensor:
     name: str
     role: str | None
     layer: int | None
-    neuron_axis: int | None
+    pieces: tuple[Piece, ...]
     shape: tuple[int, ...]
     dtype: str
     changed: bool
@@ -158,7 +159,7 @@ def compare_tensors(pair: ModelPair, metrics: Mapping[str, ModuleType], name: st
         name=name,
         role=role,
         layer=layer,
-        neuron_axis=pair.architecture.neuron_axis.get(role) if pair.architecture and role else None,
+        pieces=pair.architecture.pieces.get(name, ()) if pair.architecture else (),
         shape=tuple(base.shape),
         dtype=str(compared).removeprefix("torch."),
         changed=not same,

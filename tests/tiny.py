@@ -14,12 +14,16 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
 )
 
 SENTENCES = (
@@ -37,6 +41,10 @@ CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "llama": (LlamaConfig, {**COMMON, "hidden_size": 16, "intermediate_size": 40, "head_dim": 4}),
     "qwen2": (Qwen2Config, {**COMMON, "hidden_size": 16, "intermediate_size": 40}),
     "gemma3": (Gemma3TextConfig, {**COMMON, "hidden_size": 16, "intermediate_size": 40, "head_dim": 8}),
+    "gemma2": (Gemma2Config, {**COMMON, "hidden_size": 16, "intermediate_size": 40, "head_dim": 8}),
+    "mistral": (MistralConfig, {**COMMON, "hidden_size": 16, "intermediate_size": 40}),
+    "qwen3": (Qwen3Config, {**COMMON, "hidden_size": 16, "intermediate_size": 40, "head_dim": 8}),
+    "olmo2": (Olmo2Config, {**COMMON, "hidden_size": 16, "intermediate_size": 40}),
     "gpt2": (GPT2Config, {"n_layer": 2, "n_head": 4, "n_embd": 16, "n_positions": 256}),
 }
 FAMILIES = tuple(CONFIGS)

@@ -10,11 +10,13 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import torch
 
 from audit.checkpoint.folder import open_file, open_folder
+from audit.checkpoint.memory import Joined, joined_parameters
 from audit.checkpoint.names import canonical_names
 from audit.checkpoint.source import Format, TensorInfo, WeightFile
 from audit.errors import CheckpointError
@@ -33,6 +35,7 @@ class Checkpoint:
         tensors: by canonical name; see ``notes`` for prefixes taken off or put on.
         notes: what was ignored or normalised while opening, in words for the report.
         config_dir: the folder that holds a ``config.json`` beside the weights, if there is one.
+        joined: parameters of the running model that the file stores under another name or in parts.
     """
 
     path: Path
@@ -40,6 +43,7 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     notes: tuple[str, ...]
     config_dir: Path | None
+    joined: Mapping[str, Joined]
     _sources: tuple[WeightFile, ...]
     _places: Mapping[str, tuple[WeightFile, str]]
 
@@ -52,6 +56,16 @@ class Checkpoint:
         """One tensor in memory of its own and the file's dtype (GGUF: float32). Unknown names are a KeyError."""
         source, stored = self._places[name]
         return source.tensor(stored)
+
+    def parameter(self, name: str) -> torch.Tensor:
+        """What the running model's parameter ``name`` holds, in the file's dtype. Unknown names are a KeyError."""
+        made = self.joined.get(name)
+        return self.tensor(name) if made is None else made.join(self.tensor)
+
+    def stored_names(self, parameter: str) -> tuple[str, ...]:
+        """The tensors that make up the running model's ``parameter``; its own name where it is stored as it is."""
+        made = self.joined.get(parameter)
+        return (parameter,) if made is None else tuple(chain.from_iterable(made.experts))
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows ``start`` to ``stop`` (exclusive) of the first axis; the rest is not read where the format allows it.
@@ -95,6 +109,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         tensors={name: replace(source.tensors[old], name=name) for name, (source, old) in places.items()},
         notes=(*notes, *source_notes, *renaming),
         config_dir=folder if (folder / "config.json").is_file() else None,
+        joined=joined_parameters(places),
         _sources=sources,
         _places=places,
     )

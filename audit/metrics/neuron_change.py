@@ -17,6 +17,7 @@ from audit.pair import ModelPair
 from audit.result import Measurement
 
 if TYPE_CHECKING:
+    from audit.architectures import Piece
     from audit.weights import SharedTensor, TensorPair
 
 TITLE = "FFN neurons changed"
@@ -54,7 +55,7 @@ class NeuronTable:
 
 @dataclass(frozen=True)
 class NeuronRows:
-    """One FFN matrix: squared norms of its neurons' rows ``[d_mlp]`` float64, and which differ in any bit."""
+    """One stored tensor: squared norms of its rows of neurons, float64 in stored order, and which differ in any bit."""
 
     base: np.ndarray
     unlearned: np.ndarray
@@ -64,9 +65,9 @@ class NeuronRows:
 
 def compare(change: TensorPair) -> NeuronRows | None:
     """The rows of one matrix; ``None`` where it is no FFN matrix."""
-    if change.tensor.neuron_axis is None or change.tensor.layer is None or len(change.tensor.shape) != 2:
+    if not change.tensor.pieces:
         return None
-    across = 1 - change.tensor.neuron_axis
+    across = 1 - change.tensor.pieces[0].axis
     base = _squares(change.base, across)
     if not change.tensor.changed:
         return NeuronRows(base, base, np.zeros_like(base), np.zeros(len(base), dtype=bool))
@@ -88,11 +89,17 @@ class Observer:
 
     def add(self, tensor: SharedTensor, found: NeuronRows | None) -> dict[str, Any]:
         if found is not None:
-            sums, touched = (self.key, self.touched_key) if tensor.role in KEYS else (self.value, self.touched_value)
-            for name in sums:
-                sums[name][tensor.layer] += getattr(found, name)
-            touched[tensor.layer] |= found.touched
+            for piece in tensor.pieces:
+                self._add(piece, found)
         return {}
+
+    def _add(self, piece: Piece, found: NeuronRows) -> None:
+        sums, touched = (self.key, self.touched_key) if piece.role in KEYS else (self.value, self.touched_value)
+        stored = slice(piece.start, piece.start + piece.count)
+        at = piece.layer, slice(piece.first_neuron, piece.first_neuron + piece.count)
+        for name in sums:
+            sums[name][at] += getattr(found, name)[stored]
+        touched[at] |= found.touched[stored]
 
     def layer(self, layer: int) -> dict[str, Any]:
         return {
