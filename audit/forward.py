@@ -177,7 +177,8 @@ def _taking(model: RunningModel, last: torch.Tensor) -> Iterator[_Taken]:
     rows = torch.arange(len(last))
 
     def take(kind: str, value: Any) -> None:
-        states = value[0] if isinstance(value, tuple) else value  # [n_rows, n_positions, d]
+        states = value[0] if isinstance(value, tuple) else value
+        states = states.reshape(len(last), -1, states.shape[-1])  # OPT's FFN sees all rows as one
         taken.tensors[kind].append(states[rows, last].float().cpu())
 
     def before(_: torch.nn.Module, args: tuple[Any, ...]) -> None:

@@ -1,16 +1,83 @@
-"""Parameters of the running model that a file stores under another name, or in parts.
+"""Parameters of the running model that published files store under another name, or in parts.
 
-The file's names are the canonical ones, in reports as in saved edits; memory's are used to fill a model and to read it.
+The names of published files are the canonical ones, in reports as in saved edits. A state dict that was written from
+memory as it is gets them too, so that both kinds of file compare tensor by tensor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
-from audit.architectures.family import EXPERT, LAYER, Family, families, numbers
+from audit.architectures.family import EXPERT, LAYER, Family, families, numbers, split_layer
+from audit.checkpoint.source import TensorInfo, WeightFile
+
+
+@dataclass(frozen=True)
+class Place:
+    """A stored tensor, or one of its ``parts`` along axis 0 (of one expert, where it stacks them)."""
+
+    source: WeightFile
+    stored: str
+    expert: int | None = None
+    part: int = 0
+    parts: int = 1
+
+    @property
+    def is_whole(self) -> bool:
+        return self.expert is None and self.parts == 1
+
+    def info(self, name: str) -> TensorInfo:
+        """What the header says of the tensor, under its canonical ``name``."""
+        stored = self.source.tensors[self.stored]
+        if self.is_whole:
+            return replace(stored, name=name)
+        shape = stored.shape if self.expert is None else stored.shape[1:]
+        return replace(stored, name=name, shape=(shape[0] // self.parts, *shape[1:]))
+
+    def tensor(self) -> torch.Tensor:
+        if self.is_whole:
+            return self.source.tensor(self.stored)
+        if self.expert is None:
+            whole = self.source.tensor(self.stored)
+        else:
+            (whole,) = self.source.rows(self.stored, self.expert, self.expert + 1)
+        return whole.chunk(self.parts)[self.part].clone()
+
+    def rows(self, start: int, stop: int) -> torch.Tensor:
+        return self.source.rows(self.stored, start, stop) if self.is_whole else self.tensor()[start:stop]
+
+
+def canonical_places(places: Mapping[str, Place]) -> dict[str, Place]:
+    """The places of a state dict written from memory under the names of published files; others as they are."""
+    found = dict(places)
+    for family in families():
+        if family.by_role["embedding"].pattern in places:
+            for name, place in places.items():
+                pattern, layer = split_layer(name)
+                parts = [part.replace(LAYER, str(layer)) for part in family.memory.get(pattern, ())]
+                taken = _taken_apart(place, parts)
+                if taken and found.keys().isdisjoint(taken):
+                    del found[name]
+                    found |= taken
+    return found
+
+
+def _taken_apart(place: Place, parts: Sequence[str]) -> dict[str, Place]:
+    """The canonical names in a stored tensor; none where its shape does not divide into them."""
+    shape = place.source.tensors[place.stored].shape
+    stacked = any(EXPERT in part for part in parts)
+    if len(shape) <= stacked or shape[stacked] % max(len(parts), 1):
+        return {}
+    return {
+        part.replace(EXPERT, str(expert)): replace(
+            place, expert=expert if stacked else None, part=number, parts=len(parts)
+        )
+        for expert in range(shape[0] if stacked else 1)
+        for number, part in enumerate(parts)
+    }
 
 
 @dataclass(frozen=True)
