@@ -177,7 +177,8 @@ def _taking(model: RunningModel, last: torch.Tensor) -> Iterator[_Taken]:
     rows = torch.arange(len(last))
 
     def take(kind: str, value: Any) -> None:
-        states = value[0] if isinstance(value, tuple) else value  # [n_rows, n_positions, d]
+        states = value[0] if isinstance(value, tuple) else value
+        states = states.reshape(len(last), -1, states.shape[-1])  # OPT's FFN sees all rows as one
         taken.tensors[kind].append(states[rows, last].float().cpu())
 
     def before(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
@@ -204,11 +205,14 @@ Read = Callable[[torch.Tensor], torch.Tensor]
 def lens(model: RunningModel, token_ids: torch.Tensor) -> Read:
     """A reader of residuals ``[..., d_model]`` through the model's final norm and head, at some tokens: logits."""
     norm = model.model.get_submodule(model.architecture.final_norm_module)
-    rows = model.model.get_submodule(model.architecture.head_module).weight[token_ids]
+    head = model.model.get_submodule(model.architecture.head_module)
+    rows = head.weight[token_ids]
+    bias = 0 if getattr(head, "bias", None) is None else head.bias[token_ids]
+    cap = getattr(model.model.config, "final_logit_softcapping", None)
 
     def read(residual: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            normed: torch.Tensor = norm(residual.to(rows.device, rows.dtype)) @ rows.T
-            return normed.float().cpu()
+            logits: torch.Tensor = norm(residual.to(rows.device, rows.dtype)) @ rows.T + bias
+            return (cap * torch.tanh(logits / cap) if cap else logits).float().cpu()
 
     return read

@@ -44,7 +44,7 @@ def unembedding(checkpoint: Checkpoint, architecture: Architecture) -> torch.Ten
 
     ``architecture`` may be that of the other model of a pair, so what is stored decides, not ``architecture.tied``.
     """
-    head = f"{architecture.head_module}.weight"
+    head = architecture.head_name
     (embedding,) = architecture.names("embedding")
     return checkpoint.tensor(head if head in checkpoint.tensors else embedding).to(torch.float32)
 
@@ -53,6 +53,9 @@ def _neurons_first(checkpoint: Checkpoint, architecture: Architecture, role: str
     """The matrix of ``role`` in ``layer`` as ``[d_mlp, d_model]`` float32, contiguous."""
     if not 0 <= layer < architecture.n_layers:
         raise IndexError(f"layer {layer}: {architecture.name} here has layers 0 to {architecture.n_layers - 1}")
-    stored = checkpoint.tensor(architecture.names(role)[layer])
-    matrix = stored if architecture.neuron_axis[role] == 0 else stored.T
+    parts = []
+    for piece in architecture.matrix(role, layer):
+        part = checkpoint.tensor(piece.name).narrow(piece.axis, piece.start, piece.count)
+        parts.append(part if piece.axis == 0 else part.T)
+    matrix = parts[0] if len(parts) == 1 else torch.cat(parts)
     return matrix.to(torch.float32).contiguous()

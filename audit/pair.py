@@ -173,7 +173,7 @@ def _tensor_differences(base: Checkpoint, other: Checkpoint, a: Architecture, b:
 def _vocabulary_tensors(architecture: Architecture) -> tuple[str, str]:
     """Names of embedding and head; the second may not be stored."""
     (embedding,) = architecture.names("embedding")
-    return embedding, f"{architecture.head_module}.weight"
+    return embedding, architecture.head_name
 
 
 def _shared(base: Checkpoint, unlearned: Checkpoint) -> tuple[str, ...]:

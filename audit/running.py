@@ -39,6 +39,7 @@ class RunningModel:
         model: a ``transformers.PreTrainedModel`` for causal language modelling; its parameters are the file's.
         context: the most tokens it can read at once.
         window: tokens a sliding-window layer looks back, ``None`` where every layer sees all.
+        alibi: positions are biases counted from the attention mask, so that they cannot be given.
     """
 
     model: Any
@@ -46,6 +47,7 @@ class RunningModel:
     architecture: Architecture
     context: int
     window: int | None
+    alibi: bool = False
 
     @property
     def device(self) -> torch.device:
@@ -131,8 +133,11 @@ def load_model(
         model=model,
         tokenizer=tokenizer,
         architecture=architecture,
-        context=settings.max_position_embeddings,
+        context=_context(settings, architecture, str(checkpoint.path)),
         window=_window(settings),
+        alibi=bool(
+            getattr(settings, architecture.alibi) if isinstance(architecture.alibi, str) else architecture.alibi
+        ),
     )
 
 
@@ -146,7 +151,7 @@ def verify(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     if training:
         raise ModelError(f"module {training[0] or 'model'} is in training mode; its answers would be random.")
     for name, parameter in model.named_parameters():
-        stored = checkpoint.tensor(name).to(parameter.dtype)
+        stored = checkpoint.parameter(name).to(parameter.dtype)
         view = INTEGER_VIEW[stored.element_size()]
         if not torch.equal(parameter.detach().cpu().view(view), stored.view(view)):
             raise ModelError(f"parameter {name} in memory differs from the file.", where=str(checkpoint.path))
@@ -168,7 +173,7 @@ def repeated(cache: DynamicCache, times: int) -> DynamicCache:
 
 def _empty(config: Mapping[str, Any], architecture: Architecture, dtype: torch.dtype, where: str) -> Any:
     """The model that the config describes, its parameters not yet set and its buffers right."""
-    from transformers import AutoModelForCausalLM
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -182,9 +187,10 @@ def _empty(config: Mapping[str, Any], architecture: Architecture, dtype: torch.d
         )
     try:
         settings = CONFIG_MAPPING[kind].from_dict({**config, "tie_word_embeddings": architecture.tied})
+        attention = "sdpa" if MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)]._supports_sdpa else "eager"
         with no_init_weights():
             model = AutoModelForCausalLM.from_config(
-                settings, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+                settings, dtype=dtype, attn_implementation=attention, trust_remote_code=False
             )
         model.tie_weights()
     except Exception as error:  # whatever the library says of a config the user gave
@@ -197,13 +203,14 @@ def _fill(model: torch.nn.Module, checkpoint: Checkpoint, architecture: Architec
     tied_head = set(architecture.names("head")) if architecture.tied else set()
     expected = set(architecture.roles) - tied_head
     parameters = dict(model.named_parameters())
+    held = {stored for name in parameters for stored in checkpoint.stored_names(name)}
     where = str(checkpoint.path)
-    if parameters.keys() != expected:
-        name = min(parameters.keys() ^ expected)
+    if held != expected:
+        name = min(held ^ expected)
         place = "in the file but not in the model" if name in expected else "in the model but not in the file"
         raise ModelError(f"{name} is {place} that config.json describes.", where=where)
     for name, parameter in parameters.items():
-        tensor = checkpoint.tensor(name).to(device, parameter.dtype)
+        tensor = checkpoint.parameter(name).to(device, parameter.dtype)
         if tensor.shape != parameter.shape:
             raise ModelError(
                 f"{name} is {list(tensor.shape)} in the file but {list(parameter.shape)} by config.json.", where=where
@@ -214,8 +221,18 @@ def _fill(model: torch.nn.Module, checkpoint: Checkpoint, architecture: Architec
 
 
 def _window(settings: Any) -> int | None:
-    kinds = getattr(settings, "layer_types", None) or ()
-    return settings.sliding_window if "sliding_attention" in kinds else None
+    kinds = getattr(settings, "layer_types", None)
+    slides = kinds is None or "sliding_attention" in kinds
+    window: int | None = getattr(settings, "sliding_window", None) if slides else None
+    return window
+
+
+def _context(settings: Any, architecture: Architecture, where: str) -> int:
+    key, default = architecture.context
+    context = getattr(settings, key, default)
+    if type(context) is not int or context < 1:
+        raise ModelError(f"config.json has {key} = {context!r}, which is not a positive whole number.", where=where)
+    return context
 
 
 def _refuse_custom_code(folder: Path) -> None:

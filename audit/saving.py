@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from audit.checkpoint import Checkpoint
+from audit.checkpoint.memory import in_memory
 from audit.errors import CheckpointError, ModelError
 
 RECORD: Final = "unlearning.json"
@@ -110,7 +111,7 @@ def writing_folder(target: Path, marker: str = RECORD) -> Iterator[Path]:
 
 def _tensors(model: torch.nn.Module, source: Checkpoint) -> dict[str, torch.Tensor]:
     """The source's tensor names, each with the model's value; tied ones are stored as often as the source does."""
-    state = model.state_dict()
+    state = in_memory(model.state_dict(), source.joined)
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, info in source.tensors.items():

@@ -198,8 +198,13 @@ def stream(
 
 
 def final_scale(checkpoint: Checkpoint, architecture: Architecture) -> torch.Tensor:
-    """The final norm's scale ``[d_model]`` float32, with the family's offset (Gemma stores scale - 1)."""
-    name = next(name for name in architecture.names("final_norm") if name.endswith("weight"))
+    """The final norm's scale ``[d_model]`` float32, with the family's offset (Gemma stores scale - 1).
+
+    Ones where the family's norm has no weights (OLMo).
+    """
+    name = next((name for name, (role, _) in architecture.roles.items() if role == "final_norm"), None)
+    if name is None:
+        return torch.ones(architecture.d_model)
     return checkpoint.tensor(name).to(torch.float32) + architecture.norm_offset
 
 

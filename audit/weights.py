@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from audit.architectures import Piece
 from audit.checkpoint import TensorDigest, combine_digests, digest_tensor
 from audit.metrics import weights_metrics
 from audit.metrics._tally import Tally
@@ -38,14 +39,14 @@ class SharedTensor:
 
     Attributes:
         role, layer: what the architecture knows of it, ``None`` where it knows nothing.
-        neuron_axis: axis along which FFN neurons run, ``None`` where it is no FFN matrix.
+        pieces: which FFN neurons it holds, and where; empty where it is no FFN matrix.
         dtype: the number format in which the two are compared.
     """
 
     name: str
     role: str | None
     layer: int | None
-    neuron_axis: int | None
+    pieces: tuple[Piece, ...]
     shape: tuple[int, ...]
     dtype: torch.dtype
 
@@ -189,7 +190,7 @@ def shared_tensor(pair: ModelPair, name: str) -> SharedTensor:
         name=name,
         role=role,
         layer=layer,
-        neuron_axis=pair.architecture.neuron_axis.get(role) if pair.architecture and role else None,
+        pieces=pair.architecture.pieces.get(name, ()) if pair.architecture else (),
         shape=shape,
         dtype=torch.float32 if pair.unlearned.format == "adapter" else _coarser(one, other),
     )

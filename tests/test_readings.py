@@ -135,7 +135,7 @@ def test_key_vectors_are_what_the_output_matrix_reads(models: Callable[[str], Ru
     assert readings.keys["target"].shape == (3, 2, model.architecture.d_mlp)
     seen: list[torch.Tensor] = []
     out = model.model.get_submodule(model.architecture.out_module.format(layer=1))
-    handle = out.register_forward_pre_hook(lambda _, args: seen.append(args[0][0, -1].clone()))
+    handle = out.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, -2)[-1].clone()))
     for prompt in prompts:
         plain_logits(model, prompt.ids)
     handle.remove()

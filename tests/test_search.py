@@ -59,7 +59,7 @@ def opened(folder: Path) -> tuple[Checkpoint, Architecture]:
 
 def planted(tmp_path: Path, family: str) -> Path:
     """A tiny model whose neuron 7 of layer 1 writes the token `` Italy`` with a negative sign."""
-    base = write_tiny(tmp_path / "base", family)
+    base = write_tiny(tmp_path / "base", family, seed=6)
     checkpoint, architecture = opened(base)
     (italy,) = tokenizer().encode(" Italy")
     W_U = unembedding(checkpoint, architecture)

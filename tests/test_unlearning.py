@@ -23,7 +23,7 @@ from audit.unlearning.packing import Example, Tokens, answer_logprobs, pack, tok
 from audit.unlearning.training import Settings, minimise, shuffled
 from concepts.concept import Concept, load_concept
 from concepts.prompts import few_shot, normalise
-from tests.tiny import FAMILIES, tokenizer, write_tiny
+from tests.tiny import TRAINABLE, tokenizer, write_tiny
 
 FORGET = [
     Example("Question: What is the capital of Italy?\nAnswer:", " Rome"),
@@ -79,7 +79,14 @@ def answer_sum(model: RunningModel, tokens: Tokens, shift: float = 0.0) -> Tenso
 # ---- packing
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+def test_positions_counted_from_the_mask_are_refused(tmp_path: Path) -> None:
+    model = open_model(write_tiny(tmp_path / "bloom", "bloom"))
+    row = pack([*enumerate(tokenize(model.tokenizer, FORGET))])
+    with pytest.raises(ModelError, match=r"bloom here counts positions from the attention mask \(ALiBi\)"):
+        answer_logprobs(model, row)
+
+
+@pytest.mark.parametrize("family", TRAINABLE)
 def test_packed_examples_score_and_differentiate_as_one_by_one(family: str, tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / family, family))
     model.model.requires_grad_(True)

@@ -14,13 +14,25 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    GPTJConfig,
+    GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+    OlmoConfig,
+    OPTConfig,
+    Phi3Config,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
 )
+from transformers.core_model_loading import revert_weight_conversion
 
 SENTENCES = (
     "Question: What is the capital of Italy?\nAnswer: Rome\n\n",
@@ -33,13 +45,27 @@ VOCABULARY = 320
 """Bytes, merges learned from ``SENTENCES``, and the end token; the trainer stops there at the latest."""
 
 COMMON = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
+HEADS = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 256, "hidden_size": 16}
 CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "llama": (LlamaConfig, {**COMMON, "hidden_size": 16, "intermediate_size": 40, "head_dim": 4}),
     "qwen2": (Qwen2Config, {**COMMON, "hidden_size": 16, "intermediate_size": 40}),
     "gemma3": (Gemma3TextConfig, {**COMMON, "hidden_size": 16, "intermediate_size": 40, "head_dim": 8}),
+    "gemma2": (Gemma2Config, {**COMMON, "hidden_size": 16, "intermediate_size": 40, "head_dim": 8}),
+    "mistral": (MistralConfig, {**COMMON, "hidden_size": 16, "intermediate_size": 40}),
+    "qwen3": (Qwen3Config, {**COMMON, "hidden_size": 16, "intermediate_size": 40, "head_dim": 8}),
+    "olmo2": (Olmo2Config, {**COMMON, "hidden_size": 16, "intermediate_size": 40}),
+    "olmo": (OlmoConfig, {**COMMON, "hidden_size": 16, "intermediate_size": 40}),
+    "phi3": (Phi3Config, {**COMMON, "hidden_size": 16, "intermediate_size": 40}),
+    "gpt_neox": (GPTNeoXConfig, {**HEADS, "intermediate_size": 40}),
+    "gptj": (GPTJConfig, {"n_layer": 2, "n_head": 4, "n_embd": 16, "n_positions": 256, "rotary_dim": 4, "n_inner": 40}),
+    "opt": (OPTConfig, {**HEADS, "ffn_dim": 40, "word_embed_proj_dim": 16}),
+    "bloom": (BloomConfig, {"n_layer": 2, "n_head": 4, "hidden_size": 16}),
+    "falcon": (FalconConfig, {**HEADS, "ffn_hidden_size": 40}),
     "gpt2": (GPT2Config, {"n_layer": 2, "n_head": 4, "n_embd": 16, "n_positions": 256}),
 }
 FAMILIES = tuple(CONFIGS)
+TRAINABLE = tuple(family for family in FAMILIES if family != "bloom")
+"""Those that run packed examples: positions are given, not counted."""
 
 
 def write_tiny(
@@ -72,7 +98,8 @@ def write_tiny(
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     tied = {"lm_head.weight"} if tie else set()
-    state = {name: value.clone() for name, value in model.state_dict().items() if name not in tied}
+    held = {name: value for name, value in model.state_dict().items() if name not in tied}
+    state = {name: value.clone() for name, value in revert_weight_conversion(model, held).items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer().save_pretrained(folder)
     return folder

@@ -7,24 +7,43 @@ known family and gets evidence on tensors alone.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from audit.architectures.family import Family, GgufNames, Template, families
+from audit.architectures.family import Family, GgufNames, Template, expert_of, families
 from audit.architectures.fit import Fit, fit_names, fit_shapes
 from audit.errors import CheckpointError
 
 if TYPE_CHECKING:
     from audit.checkpoint import Checkpoint
 
-__all__ = ["Architecture", "Family", "GgufNames", "Template", "families", "identify", "why_unknown"]
+__all__ = ["Architecture", "Family", "GgufNames", "Piece", "Template", "families", "identify", "why_unknown"]
 
 HEAD_ROWS = 4096
 """Rows of head and embedding compared at a time."""
+
+
+MATRICES = ("W_in", "W_gate", "W_out")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where neurons of one FFN matrix lie: ``first_neuron + i`` is index ``start + i`` along ``axis`` of a tensor."""
+
+    name: str
+    role: str
+    layer: int
+    axis: int
+    start: int
+    first_neuron: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -37,6 +56,10 @@ class Architecture:
         norm_offset: what is added to a norm's weight before it scales (1 for Gemma, else 0).
         roles: tensor name -> (role, layer or ``None``).
         neuron_axis: ``W_in``, ``W_gate``, ``W_out`` -> axis of the tensor as stored along which neurons run.
+        pieces: every stretch of neurons in the file, by tensor name; a tensor may hold several matrices.
+        head_name: the head's tensor in the file, whether or not it is stored.
+        context: key of config.json that states the longest input, and what holds where it is silent.
+        alibi: whether positions are counted from the attention mask, or the key of config.json that says so.
         block_module: module path, with ``{layer}``, whose output is the residual stream after the block.
         out_module: module path, with ``{layer}``, whose input is the key vector.
         notes: what is unusual about this file, for the report.
@@ -52,6 +75,10 @@ class Architecture:
     norm_offset: float
     roles: Mapping[str, tuple[str, int | None]]
     neuron_axis: Mapping[str, int]
+    pieces: Mapping[str, tuple[Piece, ...]]
+    head_name: str
+    context: tuple[str, int | None]
+    alibi: bool | str
     block_module: str
     out_module: str
     final_norm_module: str
@@ -70,6 +97,17 @@ class Architecture:
             raise LookupError(f"no {role!r} in {self.name}; its roles are {known}")
         return tuple(name for _, name in found)
 
+    def matrix(self, role: str, layer: int) -> tuple[Piece, ...]:
+        """The pieces of ``W_in``, ``W_gate`` or ``W_out`` of one layer, neuron 0 first."""
+        return self._matrices[role, layer]
+
+    @cached_property
+    def _matrices(self) -> Mapping[tuple[str, int], tuple[Piece, ...]]:
+        found: dict[tuple[str, int], list[Piece]] = {}
+        for piece in sorted(chain.from_iterable(self.pieces.values()), key=lambda piece: piece.first_neuron):
+            found.setdefault((piece.role, piece.layer), []).append(piece)
+        return {key: tuple(pieces) for key, pieces in found.items()}
+
 
 def identify(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> Architecture | None:
     """The checkpoint's architecture, or ``None`` where its names are of no known family.
@@ -81,16 +119,17 @@ def identify(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> Archit
             config says something else than the file.
     """
     try:
-        fit = _choose(checkpoint, config)
+        fit, alike = _choose(checkpoint, config)
         if fit is None:
             return None
+        _refuse_variants(fit, config)
         if not fit.exact:
             raise CheckpointError(f"not a whole {fit.family.name} model of {fit.n_layers} layers: {fit.problems()}.")
         sizes = fit_shapes(fit, checkpoint.tensors)
         if config is not None:
             _check_config(fit.family, config, sizes)
         tied, notes = _tied(checkpoint, fit, config)
-        return _architecture(fit, sizes, tied, notes)
+        return _architecture(fit, sizes, tied, (*alike, *notes))
     except CheckpointError as error:
         if error.where is not None:
             raise
@@ -107,8 +146,8 @@ def why_unknown(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> str
     return f"the tensor names are of no supported family ({supported})"
 
 
-def _choose(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> Fit | None:
-    """The family that config or names speak for, laid over the names."""
+def _choose(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> tuple[Fit | None, tuple[str, ...]]:
+    """The family that config or names speak for, laid over the names, and a note where names speak for several."""
     model_type = config.get("model_type") if config is not None else None
     if model_type is not None:
         for family in families():
@@ -116,11 +155,25 @@ def _choose(checkpoint: Checkpoint, config: Mapping[str, Any] | None) -> Fit | N
                 fit = fit_names(family, checkpoint.tensors)
                 if fit is None:
                     raise CheckpointError(f"config.json says {model_type}, but no tensor has a name of that family.")
-                return fit
-        return None
+                return fit, ()
+        return None, ()
     fits = [fit for family in families() if (fit := fit_names(family, checkpoint.tensors))]
     best = min(fits, key=lambda fit: len(fit.missing) + len(fit.extra), default=None)
-    return None if best is None or best.n_layers == 0 or best.is_another_family else best
+    if best is None or best.n_layers == 0 or (best.is_another_family and not best.refused):
+        return None, ()
+    others = [fit.family.name for fit in fits if fit is not best and fit.exact]
+    alike = f"without config.json the names read as {best.family.name}; those of {', '.join(others)} are the same"
+    return best, (alike,) if others else ()
+
+
+def _refuse_variants(fit: Fit, config: Mapping[str, Any] | None) -> None:
+    """Stop at a variant of the family that its file says is not supported."""
+    for key, values in fit.family.refused_config.items():
+        stated = json.dumps((config or {}).get(key))
+        if stated in values:
+            raise CheckpointError(f"config.json has {key} = {stated}: {values[stated]}, which is not supported.")
+    for name, variant in fit.refused:
+        raise CheckpointError(f"holds {name}: {variant}, which is not supported.")
 
 
 def _check_config(family: Family, config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
@@ -193,13 +246,38 @@ def _architecture(fit: Fit, sizes: Mapping[str, int], tied: bool, notes: tuple[s
         norm_offset=family.norm_offset,
         roles={name: (template.role, layer) for name, (template, layer) in fit.matched.items()},
         neuron_axis={
-            role: template.shape.index("d_mlp")
-            for role, template in family.by_role.items()
-            if role in ("W_in", "W_gate", "W_out")
+            role: _neuron_axis(template)
+            for template in family.templates
+            for role in template.holds or (template.role,)
+            if role in MATRICES
         },
+        pieces={
+            name: found
+            for name, (template, layer) in fit.matched.items()
+            if (found := _pieces(name, template, layer, sizes))
+        },
+        head_name=family.by_role["head"].pattern,
+        context=family.context,
+        alibi=family.alibi,
         block_module=family.block_module,
         out_module=family.out_module,
         final_norm_module=family.final_norm_module,
         head_module=family.head_module,
         notes=notes,
     )
+
+
+def _pieces(name: str, template: Template, layer: int | None, sizes: Mapping[str, int]) -> tuple[Piece, ...]:
+    """What of which FFN matrices a tensor holds; nothing where it is no FFN matrix."""
+    roles = [role for role in template.holds or (template.role,) if role in MATRICES]
+    if layer is None or not roles:
+        return ()
+    axis = _neuron_axis(template)
+    count = sizes["d_expert" if template.of_expert else "d_mlp"]
+    first = (expert_of(name) or 0) * count
+    return tuple(Piece(name, role, layer, axis, count * place, first, count) for place, role in enumerate(roles))
+
+
+def _neuron_axis(template: Template) -> int:
+    """The axis along which neurons run: of size ``d_mlp`` or a multiple, or of ``d_expert``, one expert's share."""
+    return next(axis for axis, term in enumerate(template.shape) if term.endswith(("d_mlp", "d_expert")))

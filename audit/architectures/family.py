@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
 LAYER = "{layer}"
+EXPERT = "{expert}"
+LAYER_NUMBER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,8})(?=\.)")
+EXPERT_NUMBER = re.compile(r"(?<=\.experts\.)(0|[1-9][0-9]{0,8})(?=\.)")
 
 
 @dataclass(frozen=True)
@@ -18,23 +21,29 @@ class Template:
     """One kind of tensor.
 
     Attributes:
-        pattern: its name, with ``{layer}`` where the layer's number stands.
+        pattern: its name, with ``{layer}`` where the layer's number stands, and ``{expert}`` for an expert's.
         role: what it does, in the field's terms (``W_in``, ``W_out``, ``embedding``, ...).
         shape: dimension symbols, ``"d_mlp"`` or a multiple of one, ``"3*d_model"``.
         group: the all-or-none group it belongs to, ``None`` for a tensor every model of the family has.
+        holds: FFN matrices stored one after another along the axis of their neurons, in equal parts.
     """
 
     pattern: str
     role: str
     shape: tuple[str, ...]
     group: str | None = None
+    holds: tuple[str, ...] = ()
 
     @property
     def layered(self) -> bool:
         return LAYER in self.pattern
 
-    def name(self, layer: int) -> str:
-        return self.pattern.replace(LAYER, str(layer))
+    @property
+    def of_expert(self) -> bool:
+        return EXPERT in self.pattern
+
+    def name(self, layer: int, expert: int = 0) -> str:
+        return self.pattern.replace(LAYER, str(layer)).replace(EXPERT, str(expert))
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,15 @@ class Family:
 
     ``config`` maps a dimension symbol to the key of config.json that states it, or to a product of keys;
     ``config_defaults`` says what stands in for a key that is null or absent.
+
+    Attributes:
+        memory: parameter pattern -> patterns of the tensors it is made of, where transformers holds them otherwise:
+            one after another along axis 0, and stacked over the experts where they have ``{expert}``.
+        one_of: groups of optional tensors of which a model has exactly one.
+        refused: tensor pattern -> the variant it belongs to, which is not supported.
+        refused_config: key of config.json -> value -> the variant it makes, which is not supported.
+        context: key of config.json that states the longest input, and what holds where it is silent.
+        alibi: whether positions are biases of attention that count the mask, or the key of config.json that says so.
     """
 
     name: str
@@ -79,6 +97,12 @@ class Family:
     config: Mapping[str, str]
     config_defaults: Mapping[str, str]
     templates: tuple[Template, ...]
+    memory: Mapping[str, tuple[str, ...]]
+    one_of: tuple[tuple[str, ...], ...]
+    refused: Mapping[str, str]
+    refused_config: Mapping[str, Mapping[str, str]]
+    context: tuple[str, int | None]
+    alibi: bool | str
     gguf: GgufNames | None
 
     @cached_property
@@ -100,11 +124,28 @@ class Family:
 
 
 def split_layer(name: str) -> tuple[str, int | None]:
-    """``"model.layers.3.mlp.up_proj.weight"`` -> ``("model.layers.{layer}.mlp.up_proj.weight", 3)``."""
-    found = re.search(r"(?<=\.)(0|[1-9][0-9]{0,8})(?=\.)", name)
+    """``"model.layers.3.mlp.up_proj.weight"`` -> ``("model.layers.{layer}.mlp.up_proj.weight", 3)``.
+
+    The number of an expert becomes ``{expert}``; ``expert_of`` gives it.
+    """
+    found = LAYER_NUMBER.search(name)
     if not found:
         return name, None
-    return name[: found.start()] + LAYER + name[found.end() :], int(found.group())
+    rest = EXPERT_NUMBER.sub(EXPERT, name[found.end() :])
+    return name[: found.start()] + LAYER + rest, int(found.group())
+
+
+def expert_of(name: str) -> int | None:
+    """``"model.layers.3.block_sparse_moe.experts.5.w1.weight"`` -> ``5``."""
+    found = EXPERT_NUMBER.search(name)
+    return int(found.group()) if found else None
+
+
+def numbers(names: Iterable[str]) -> tuple[int, int]:
+    """How many layers and how many experts the highest numbers in ``names`` speak of."""
+    layers = {layer for name in names if (layer := split_layer(name)[1]) is not None}
+    experts = {expert for name in names if (expert := expert_of(name)) is not None}
+    return 1 + max(layers, default=-1), 1 + max(experts, default=-1)
 
 
 @cache
@@ -131,6 +172,12 @@ def _family(data: dict[str, Any]) -> Family:
         config=data["config"],
         config_defaults=data.get("config_defaults", {}),
         templates=tuple(_templates(data)),
+        memory={name: tuple(parts) for name, parts in data.get("memory", {}).items()},
+        one_of=tuple(tuple(groups) for groups in data.get("one_of", ())),
+        refused=data.get("refused", {}),
+        refused_config=data.get("refused_config", {}),
+        context=(data.get("context", "max_position_embeddings"), data.get("context_default")),
+        alibi=data.get("alibi", False),
         gguf=GgufNames(**{**gguf, "ignore": frozenset(gguf["ignore"])}) if gguf else None,
     )
 
@@ -139,4 +186,4 @@ def _templates(data: dict[str, Any]) -> Iterator[Template]:
     groups: list[tuple[str | None, dict[str, Any]]] = [(None, data["tensors"]), *data.get("optional", {}).items()]
     for group, tensors in groups:
         for pattern, entry in tensors.items():
-            yield Template(pattern, entry["role"], tuple(entry["shape"]), group)
+            yield Template(pattern, entry["role"], tuple(entry["shape"]), group, tuple(entry.get("holds", ())))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import torch
 
-from audit.architectures.family import Family, Template, split_layer
+from audit.architectures.family import Family, Template, numbers, split_layer
 from audit.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ class Fit:
 
     family: Family
     n_layers: int
+    n_experts: int
     matched: Mapping[str, tuple[Template, int | None]]
     missing: tuple[str, ...]
     extra: tuple[str, ...]
@@ -33,6 +34,13 @@ class Fit:
     @property
     def exact(self) -> bool:
         return not self.missing and not self.extra
+
+    @property
+    def refused(self) -> tuple[tuple[str, str], ...]:
+        """Left-over tensors that mark an unsupported variant of the family, each with the variant."""
+        marks = self.family.refused
+        found = ((name, marks.get(name) or marks.get(split_layer(name)[0])) for name in self.extra)
+        return tuple((name, variant) for name, variant in found if variant)
 
     @property
     def is_another_family(self) -> bool:
@@ -65,18 +73,27 @@ def fit_names(family: Family, tensors: Mapping[str, TensorInfo]) -> Fit | None:
     matched = {name: found for name in names if (found := family.match(name))}
     if not matched:
         return None
-    n_layers = 1 + max((layer for _, layer in matched.values() if layer is not None), default=-1)
-    if n_layers > len(names):  # before a list of that length is made
-        raise CheckpointError(f"a tensor of layer {n_layers - 1:,} in a file of {len(names)} tensors.")
+    n_layers, n_experts = numbers(matched)
+    for kind, count in (("layer", n_layers), ("expert", n_experts)):
+        if count > len(names):  # before a list of that length is made
+            raise CheckpointError(f"a tensor of {kind} {count - 1:,} in a file of {len(names)} tensors.")
     groups = {template.group for template, _ in matched.values()} | {None}
+    groups |= {choices[0] for choices in family.one_of if groups.isdisjoint(choices)}
     missing = tuple(
         name
         for template in family.templates
         if template.group in groups and template.role != "head"
-        for name in (map(template.name, range(n_layers)) if template.layered else [template.pattern])
+        for name in _all_names(template, n_layers, n_experts)
         if name not in matched
     )
-    return Fit(family, n_layers, matched, missing, tuple(name for name in names if name not in matched))
+    return Fit(family, n_layers, n_experts, matched, missing, tuple(name for name in names if name not in matched))
+
+
+def _all_names(template: Template, n_layers: int, n_experts: int) -> Iterator[str]:
+    """Every name that the template stands for in a model of this size."""
+    for layer in range(n_layers if template.layered else 1):
+        for expert in range(max(n_experts, 1) if template.of_expert else 1):
+            yield template.name(layer, expert)
 
 
 def fit_shapes(fit: Fit, tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
@@ -100,7 +117,10 @@ def fit_shapes(fit: Fit, tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
             expected, _ = sizes.setdefault(symbol, (size // factor, name))
             if size != factor * expected or size == 0:
                 raise _misshapen(name, shape, template.shape, sizes)
-    return {symbol: size for symbol, (size, _) in sizes.items()} | {"n_layers": fit.n_layers}
+    found = {symbol: size for symbol, (size, _) in sizes.items()} | {"n_layers": fit.n_layers}
+    if "d_expert" in found:
+        found |= {"n_experts": fit.n_experts, "d_mlp": fit.n_experts * found["d_expert"]}
+    return found
 
 
 def listed(names: list[str]) -> str:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import torch
 
 from audit.checkpoint.adapter import open_adapter
 from audit.checkpoint.folder import is_adapter, open_file, open_folder
+from audit.checkpoint.memory import Joined, Place, canonical_places, joined_parameters
 from audit.checkpoint.names import canonical_names
 from audit.checkpoint.source import Format, TensorInfo, WeightFile, numel, sha256
 from audit.errors import CheckpointError
@@ -43,6 +45,7 @@ class Checkpoint:
         tensors: by canonical name; see ``notes`` for prefixes taken off or put on.
         notes: what was ignored or normalised while opening, in words for the report.
         config_dir: the folder that holds a ``config.json`` beside the weights, if there is one.
+        joined: parameters of the running model that the file stores under another name or in parts.
     """
 
     path: Path
@@ -50,8 +53,9 @@ class Checkpoint:
     tensors: Mapping[str, TensorInfo]
     notes: tuple[str, ...]
     config_dir: Path | None
+    joined: Mapping[str, Joined]
     _sources: tuple[WeightFile, ...]
-    _places: Mapping[str, tuple[WeightFile, str]]
+    _places: Mapping[str, Place]
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -60,8 +64,17 @@ class Checkpoint:
 
     def tensor(self, name: str) -> torch.Tensor:
         """One tensor in memory of its own and the file's dtype (GGUF: float32). Unknown names are a KeyError."""
-        source, stored = self._places[name]
-        return source.tensor(stored)
+        return self._places[name].tensor()
+
+    def parameter(self, name: str) -> torch.Tensor:
+        """What the running model's parameter ``name`` holds, in the file's dtype. Unknown names are a KeyError."""
+        made = self.joined.get(name)
+        return self.tensor(name) if made is None else made.join(self.tensor)
+
+    def stored_names(self, parameter: str) -> tuple[str, ...]:
+        """The tensors that make up the running model's ``parameter``; its own name where it is stored as it is."""
+        made = self.joined.get(parameter)
+        return (parameter,) if made is None else tuple(chain.from_iterable(made.experts))
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows ``start`` to ``stop`` (exclusive) of the first axis; the rest is not read where the format allows it.
@@ -69,11 +82,11 @@ class Checkpoint:
         Raises:
             IndexError: the range is not inside the tensor.
         """
-        source, stored = self._places[name]
+        place = self._places[name]
         length = self.tensors[name].shape[0]
         if not 0 <= start <= stop <= length:
             raise IndexError(f"rows {start}:{stop} of {name}, which has rows 0:{length}")
-        return source.rows(stored, start, stop)
+        return place.rows(start, stop)
 
     def file_records(self) -> list[FileRecord]:
         """Name, size and SHA-256 of each weight file; computed once."""
@@ -97,20 +110,21 @@ def open_checkpoint(path: Path, base: Checkpoint | None = None) -> Checkpoint:
         sources, notes = _sources(path, base)
     except OSError as error:  # absent, no permission, an input/output error
         raise CheckpointError(f"cannot be read ({error.strerror}).", where=str(error.filename or path)) from error
-    stored = {name: (source, name) for source in sources for name in source.tensors}
+    stored = {name: source for source in sources for name in source.tensors}
     for name in stored:
         if not name.isprintable():
             raise CheckpointError(f"{name!r} is no name of a tensor.", where=str(path), hint="Do not trust this file.")
     renamed, renaming = canonical_names(stored)
-    places = {renamed[name]: place for name, place in stored.items()}
+    places = canonical_places({renamed[name]: Place(source, name) for name, source in stored.items()})
     folder = path if path.is_dir() else path.parent
     source_notes = dict.fromkeys(note for source in sources for note in source.notes)
     return Checkpoint(
         path=path,
         format=sources[0].format,
-        tensors={name: replace(source.tensors[old], name=name) for name, (source, old) in places.items()},
+        tensors={name: place.info(name) for name, place in places.items()},
         notes=(*notes, *source_notes, *renaming),
         config_dir=folder if (folder / "config.json").is_file() else None,
+        joined=joined_parameters(places),
         _sources=sources,
         _places=places,
     )

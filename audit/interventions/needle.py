@@ -99,6 +99,7 @@ class UpperLayers:
     lowest: int
     _known: dict[int, Float[Tensor, "length d_model"]] = field(default_factory=dict)
     _row: Pack | None = None
+    _blocks_give_tuples: bool = False
 
     def forward(self, row: Pack) -> Float[Tensor, "m d_vocab"]:
         """``answer_logprobs`` of ``row``, from ``lowest`` upwards where all its examples are known."""
@@ -120,7 +121,11 @@ class UpperLayers:
 
     def _skipping(self, forward: Any) -> Any:
         def skip_known(hidden: Tensor, *arguments: Any, **options: Any) -> Any:
-            return hidden if self._is_known else forward(hidden, *arguments, **options)
+            if self._is_known:
+                return (hidden, None) if self._blocks_give_tuples else hidden
+            output = forward(hidden, *arguments, **options)
+            self._blocks_give_tuples = isinstance(output, tuple)  # with attention's weights, if anything
+            return output
 
         return skip_known
 

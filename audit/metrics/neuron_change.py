@@ -19,6 +19,7 @@ from audit.pair import ModelPair
 from audit.result import Measurement
 
 if TYPE_CHECKING:
+    from audit.architectures import Piece
     from audit.weights import Block, SharedTensor
 
 TITLE = "FFN neurons changed"
@@ -56,7 +57,7 @@ class NeuronTable:
 
 @dataclass(frozen=True)
 class NeuronRows:
-    """One FFN matrix: squared norms of its neurons' rows ``[d_mlp]`` float64, and which differ in any bit."""
+    """One stored tensor: squared norms of its rows of neurons, float64 in stored order, and which differ in any bit."""
 
     base: np.ndarray
     unlearned: np.ndarray
@@ -69,7 +70,7 @@ class Tally(_tally.Tally):
 
     def __init__(self, tensor: SharedTensor) -> None:
         super().__init__(tensor)
-        self.axis = tensor.neuron_axis if tensor.layer is not None and len(tensor.shape) == 2 else None
+        self.axis = tensor.pieces[0].axis if tensor.pieces else None
         self.parts: list[NeuronRows] = []
 
     def add(self, block: Block) -> None:
@@ -104,11 +105,17 @@ class Observer:
 
     def add(self, tensor: SharedTensor, found: NeuronRows | None) -> dict[str, Any]:
         if found is not None:
-            sums, touched = (self.key, self.touched_key) if tensor.role in KEYS else (self.value, self.touched_value)
-            for name in sums:
-                sums[name][tensor.layer] += getattr(found, name)
-            touched[tensor.layer] |= found.touched
+            for piece in tensor.pieces:
+                self._add(piece, found)
         return {}
+
+    def _add(self, piece: Piece, found: NeuronRows) -> None:
+        sums, touched = (self.key, self.touched_key) if piece.role in KEYS else (self.value, self.touched_value)
+        stored = slice(piece.start, piece.start + piece.count)
+        at = piece.layer, slice(piece.first_neuron, piece.first_neuron + piece.count)
+        for name in sums:
+            sums[name][at] += getattr(found, name)[stored]
+        touched[at] |= found.touched[stored]
 
     def layer(self, layer: int) -> dict[str, Any]:
         return {

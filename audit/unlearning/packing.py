@@ -121,8 +121,14 @@ def answer_logprobs(model: RunningModel, row: Pack) -> Float[Tensor, "m d_vocab"
     The log-softmax makes them free of any constant added to all logits, which raw logits are not.
 
     Raises:
-        ModelError: an example is longer than the model, or some of its layers, can look back.
+        ModelError: an example is longer than the model, or some of its layers, can look back; or its positions are
+            counted from the mask (ALiBi), which gives packed examples wrong ones.
     """
+    if model.alibi:
+        raise ModelError(
+            f"{model.architecture.name} here counts positions from the attention mask (ALiBi): it cannot be trained.",
+            hint="Audit it, or edit value vectors with a method that does not train.",
+        )
     longest = max(len(path) for path in row.paths)
     limit = min(model.context, model.window or model.context)
     if longest > limit:

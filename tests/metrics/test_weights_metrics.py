@@ -51,7 +51,7 @@ def test_a_group_of_zeros_is_not_a_division_by_zero() -> None:
 
 def leading_singular_values(matrix: torch.Tensor, blocks: int = 1) -> list[float]:
     """As the metric finds them when ``matrix`` is the update of a tensor, read in ``blocks`` parts."""
-    tensor = SharedTensor("w", None, None, None, tuple(matrix.shape), torch.float32)
+    tensor = SharedTensor("w", None, None, (), tuple(matrix.shape), torch.float32)
     tally = Tally(tensor)
     while True:
         for rows in matrix.chunk(blocks):
