@@ -7,6 +7,8 @@ without them, so Mixtral is held against transformers' own tensors and forward p
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Starcoder2Config
 
-from audit.architectures import Architecture, identify
+from audit.architectures import Architecture, family, identify
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.config import read_config
 from audit.errors import CheckpointError
@@ -27,9 +29,10 @@ from audit.pair import open_pair
 from audit.running import RunningModel, find_config, load_model, load_tokenizer
 from audit.saving import save_model
 from audit.weights import scan
-from tests.tiny import DENSE, FAMILIES, edit, edit_config, write_tiny
+from tests.tiny import DENSE, FAMILIES, edit, edit_config, tokenizer, write_tiny
 
 State = dict[str, torch.Tensor]
+ROOT = Path(__file__).parents[1]
 IDS = torch.arange(3, 40)[None]
 
 
@@ -231,8 +234,8 @@ def test_a_falcon_without_its_norms_is_refused(tmp_path: Path) -> None:
 
 
 def test_biases_that_a_family_may_lack(tmp_path: Path) -> None:
-    for family, setting in (("opt", "enable_bias"), ("gpt_neox", "attention_bias")):
-        folder = write_tiny(tmp_path / family, family, **{setting: False})
+    for name, setting in (("opt", "enable_bias"), ("gpt_neox", "attention_bias")):
+        folder = write_tiny(tmp_path / name, name, **{setting: False})
         assert logits(folder).isfinite().all()
 
 
@@ -282,3 +285,35 @@ def test_a_family_without_a_longest_input_takes_what_its_file_says(tmp_path: Pat
     edit_config(folder, seq_length=512)
     assert running(folder).context == 512
     assert json.loads((folder / "config.json").read_text())["seq_length"] == 512
+
+
+# ---- a family that is not shipped
+
+
+def test_the_family_of_the_contributors_guide_takes_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bridge: Callable[[Path], Any]
+) -> None:
+    model = tmp_path / "starcoder2"
+    sizes = {"hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = Starcoder2Config(**sizes, num_key_value_heads=2, vocab_size=320, initializer_range=0.2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(model)
+    assert identify(open_checkpoint(model), read_config(model)) is None
+
+    (block,) = re.findall(r"```toml\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+    folder = shutil.copytree(ROOT / "audit" / "architectures", tmp_path / "families")
+    (folder / "starcoder2.toml").write_text(block, encoding="utf-8")
+    monkeypatch.setattr(family, "files", lambda _: folder)
+    family.families.cache_clear()
+    try:
+        checkpoint, architecture = opened(model)
+        assert architecture == identify(checkpoint, None)
+        lens = bridge(model)
+        for layer in range(2):
+            mlp = read_mlp(checkpoint, architecture, layer)
+            assert torch.equal(mlp.W_in, lens.blocks[layer].mlp.W_in.T)
+            assert torch.equal(mlp.W_out, lens.blocks[layer].mlp.W_out)
+        ours = load_model(checkpoint, architecture, read_config(model), tokenizer())
+        with torch.no_grad():
+            assert torch.equal(ours.model(IDS).logits, AutoModelForCausalLM.from_pretrained(model).eval()(IDS).logits)
+    finally:
+        family.families.cache_clear()
