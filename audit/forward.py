@@ -169,6 +169,22 @@ class _Taken:
         return torch.stack(found)
 
 
+def expert_keys(experts: Any, states: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Key vectors of a layer of experts ``[n, n_experts * d_expert]``: each scaled as routed, zero where not routed.
+
+    So ``keys @ W_out`` is what the layer writes, as in a dense FFN.
+
+    Args:
+        experts: transformers' module of all experts; computing every one is cheap at the few positions read.
+        states: what the FFN reads ``[n, d_model]``.
+        index, weights: the experts each position is routed to, and with what weight ``[n, n_routed]``.
+    """
+    gate, up = torch.einsum("nd,efd->nef", states, experts.gate_up_proj).chunk(2, dim=-1)
+    routed = states.new_zeros(len(states), len(experts.gate_up_proj)).scatter(1, index, weights.to(states.dtype))
+    keys: torch.Tensor = experts.act_fn(gate) * up * routed[..., None]
+    return keys.flatten(1)
+
+
 @contextmanager
 def _taking(model: RunningModel, last: torch.Tensor) -> Iterator[_Taken]:
     """Hooks that take key vectors and residuals at position ``last[i]`` of row ``i``, removed at the end."""
@@ -181,8 +197,12 @@ def _taking(model: RunningModel, last: torch.Tensor) -> Iterator[_Taken]:
         states = states.reshape(len(last), -1, states.shape[-1])  # OPT's FFN sees all rows as one
         taken.tensors[kind].append(states[rows, last].float().cpu())
 
-    def before(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        take("key", args)
+    def before(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if not architecture.n_experts:
+            return take("key", args)
+        places = rows * (len(args[0]) // len(last)) + last
+        taken.tensors["key"].append(expert_keys(module, *(arg[places] for arg in args)).float().cpu())
+        return None
 
     def after(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> None:
         take("residual", output)

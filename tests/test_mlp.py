@@ -12,7 +12,7 @@ from audit.architectures import Architecture, identify
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.config import read_config
 from audit.mlp import read_mlp, unembedding, value_vectors
-from tests.tiny import FAMILIES, VOCABULARY, write_tiny
+from tests.tiny import DENSE, FAMILIES, VOCABULARY, write_tiny
 
 READERS = {"phi3": "mlp.gate_up_proj", "gpt2": "mlp.c_fc", "gptj": "mlp.fc_in", "opt": "fc1"} | dict.fromkeys(
     ("bloom", "falcon", "gpt_neox"), "mlp.dense_h_to_4h"
@@ -22,7 +22,7 @@ ACTIVATIONS = ("mlp.act_fn", "mlp.act", "mlp.activation_fn", "mlp.gelu_impl", "a
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_the_sum_of_coefficients_times_value_vectors_is_the_ffn(
     tmp_path: Path, family: str, dtype: torch.dtype
 ) -> None:

@@ -17,7 +17,7 @@ from audit.errors import CheckpointError, ModelError
 from audit.interventions import value_rows
 from audit.saving import RECORD, read_record, save_model, writing_folder
 from tests.test_unlearning import open_model
-from tests.tiny import FAMILIES, write_tiny
+from tests.tiny import DENSE, write_tiny
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -26,7 +26,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tie", [True, False])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_transformers_loads_what_was_saved(family: str, tie: bool, dtype: torch.dtype, tmp_path: Path) -> None:
     source = write_tiny(tmp_path / "base", family, tie=tie, dtype=dtype)
     before = digests(source)

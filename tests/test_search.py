@@ -15,7 +15,7 @@ from audit.mlp import unembedding, value_vectors
 from audit.running import load_tokenizer
 from audit.search import FoundVectors, concept_or_word, find, find_in, matched_controls
 from concepts.discovery import ConceptVector, exhaustive_top
-from tests.tiny import FAMILIES, edit, tokenizer, write_tiny
+from tests.tiny import DENSE, edit, tokenizer, write_tiny
 
 GOLDEN = {
     (29, 864, -1): (" French", " french", " France", "France", " Paris"),
@@ -75,7 +75,7 @@ def planted(tmp_path: Path, family: str) -> Path:
     return edit(base, tmp_path / "planted", change)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_a_planted_vector_is_found_in_every_family(tmp_path: Path, family: str) -> None:
     article = tmp_path / "italy.txt"
     article.write_text("Italy, Italy.")  # one word, so that chance neighbours of a tiny head play no part

@@ -23,6 +23,7 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
     OlmoConfig,
     OPTConfig,
@@ -61,11 +62,14 @@ CONFIGS: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
     "opt": (OPTConfig, {**HEADS, "ffn_dim": 40, "word_embed_proj_dim": 16}),
     "bloom": (BloomConfig, {"n_layer": 2, "n_head": 4, "hidden_size": 16}),
     "falcon": (FalconConfig, {**HEADS, "ffn_hidden_size": 40}),
+    "mixtral": (MixtralConfig, {**COMMON, "hidden_size": 16, "intermediate_size": 8, "num_local_experts": 5}),
     "gpt2": (GPT2Config, {"n_layer": 2, "n_head": 4, "n_embd": 16, "n_positions": 256}),
 }
 FAMILIES = tuple(CONFIGS)
 TRAINABLE = tuple(family for family in FAMILIES if family != "bloom")
 """Those that run packed examples: positions are given, not counted."""
+DENSE = tuple(family for family in FAMILIES if family != "mixtral")
+"""Those without experts, whose value vectors can be edited one by one."""
 
 
 def write_tiny(

@@ -54,6 +54,7 @@ class Architecture:
         name: the family.
         tied: the head is the embedding, whether or not the file stores it a second time.
         norm_offset: what is added to a norm's weight before it scales (1 for Gemma, else 0).
+        n_experts: how many experts share a layer's neurons, one expert's after another's; 0 in a dense FFN.
         roles: tensor name -> (role, layer or ``None``).
         neuron_axis: ``W_in``, ``W_gate``, ``W_out`` -> axis of the tensor as stored along which neurons run.
         pieces: every stretch of neurons in the file, by tensor name; a tensor may hold several matrices.
@@ -61,7 +62,7 @@ class Architecture:
         context: key of config.json that states the longest input, and what holds where it is silent.
         alibi: whether positions are counted from the attention mask, or the key of config.json that says so.
         block_module: module path, with ``{layer}``, whose output is the residual stream after the block.
-        out_module: module path, with ``{layer}``, whose input is the key vector.
+        out_module: module path, with ``{layer}``, whose input is the key vector; with experts, the module of all.
         notes: what is unusual about this file, for the report.
     """
 
@@ -70,6 +71,7 @@ class Architecture:
     d_model: int
     d_mlp: int
     d_vocab: int
+    n_experts: int
     gated: bool
     tied: bool
     norm_offset: float
@@ -241,6 +243,7 @@ def _architecture(fit: Fit, sizes: Mapping[str, int], tied: bool, notes: tuple[s
         d_model=sizes["d_model"],
         d_mlp=sizes["d_mlp"],
         d_vocab=sizes["d_vocab"],
+        n_experts=sizes.get("n_experts", 0),
         gated=family.gated,
         tied=tied,
         norm_offset=family.norm_offset,

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audit.errors import AuditError
+from audit.errors import AuditError, ModelError
 from audit.running import RunningModel
 
 
@@ -39,7 +39,16 @@ def methods() -> dict[str, ModuleType]:
 
 
 def value_rows(model: RunningModel, layer: int) -> Float[Tensor, "d_mlp d_model"]:
-    """The value vectors of ``layer`` as a view: writing into it changes the model, whichever way it stores them."""
+    """The value vectors of ``layer`` as a view: writing into it changes the model, whichever way it stores them.
+
+    Raises:
+        ModelError: a layer of experts; in memory their value vectors have no view as one matrix.
+    """
+    if model.architecture.n_experts:
+        raise ModelError(
+            f"single value vectors of {model.architecture.name} cannot be edited: its FFN is made of experts.",
+            hint="Choose a method that trains the whole model, or audit the model as it is.",
+        )
     stored: Tensor = model.model.get_parameter(model.architecture.names("W_out")[layer]).detach()
     return stored if model.architecture.neuron_axis["W_out"] == 0 else stored.T
 
