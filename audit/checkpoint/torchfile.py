@@ -22,10 +22,10 @@ from audit.checkpoint.source import Format, TensorInfo, is_shape, naturals, nume
 from audit.errors import CheckpointError
 
 MEMORY_LIMIT: Final = 2 * 2**30
-"""Bytes of address space for reading the pickle; that of a model of 10^5 tensors takes a sixth."""
+"""Bytes of address space for reading the pickle; that of a model of 10^5 tensors takes an eighth."""
 
 TIME_LIMIT: Final = 60
-"""Seconds of processor time for it; the same model takes six."""
+"""Seconds of processor time for it; the same model takes three."""
 
 PATIENCE: Final = 300
 """Seconds to wait for it, on a slow disk."""
