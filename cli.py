@@ -125,6 +125,30 @@ def find(
 
 
 @app.command()
+def check(
+    paths: Annotated[list[Path], typer.Argument(help="Checkpoints: files or folders; the first is the base.")],
+    concept: Annotated[list[str] | None, typer.Option(help="Count asking about it in the estimate.")] = None,
+    config: ConfigOption = None,
+    tokenizer: TokenizerOption = None,
+    hashes: Annotated[bool, typer.Option("--hash/--no-hash", help="Hash the files, or read headers alone.")] = True,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Are these checkpoints whole, safe and comparable, and what could an audit of them do?"""
+    with report_errors(as_json, debug):
+        from audit.check import check
+
+        with show_progress(quiet) as progress:
+            found = check(
+                paths, concepts=concept or [], config=config, tokenizer=tokenizer, hashes=hashes, progress=progress
+            )
+        typer.echo(json.dumps(found.as_json(), indent=1) if as_json else found.as_text())
+        if not found.sound:
+            raise typer.Exit(1)
+
+
+@app.command()
 def view(
     places: Annotated[list[Path] | None, typer.Argument(help="Result files or folders; default audit-report/.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw one result into this HTML file.")] = None,
