@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, Final
 
 from audit.architectures import Architecture, identify, why_unknown
@@ -18,6 +19,7 @@ from audit.pair import ModelPair, open_pair
 from audit.plan import Plan, Planned, plan_pair, possible
 from audit.progress import SILENT, Progress
 
+WIDTH: Final = 100
 CHUNK: Final = 1 << 24  # bytes between two signs of progress
 SIGNATURES: Final = ("*.sig", "*.sigstore", "*.sigstore.json")
 SIZES: Final = ("n_layers", "d_model", "d_mlp", "d_vocab")
@@ -67,21 +69,22 @@ class PathCheck:
         return self.refused is None and self.comparable is not False
 
     def as_text(self) -> str:
-        verdict = "refused" if self.refused else "not comparable with the first" if not self.sound else "sound"
+        verdict = "refused" if self.refused else "sound" if self.sound else "not comparable with the first"
         lines = [f"{self.path}: {verdict}"]
         if self.refused:
-            return "\n".join([*lines, f"  Refused       {self.refused}"])
-        family = f"{self.family} ({_sizes(self.sizes or {})})" if self.family else self.unknown
-        lines += [
-            f"  Format        {self.format}, {', '.join(self.dtypes)}",
-            f"  Tensors       {self.tensors:,} with {self.parameters:,} parameters",
-            f"  Family        {family}",
-            f"  Config        {'found' if self.config else 'not beside the weights'}",
-            f"  Tokenizer     {'found' if self.tokenizer else 'not beside the weights'}",
-        ]
-        lines += [f"  File          {file.name}, {file.bytes:,} bytes{_hash(file)}" for file in self.files]
-        lines += [f"  Note          {note}" for note in self.notes]
-        return "\n".join([*lines, f"  Differs       {self.differences}"] if self.differences else lines)
+            return "\n".join([*lines, *_wrapped("Refused", self.refused)])
+        family = f"{self.family} ({_sizes(self.sizes or {})})" if self.family else str(self.unknown)
+        lines += _wrapped("Format", f"{self.format}, {', '.join(self.dtypes)}")
+        lines += _wrapped("Tensors", f"{self.tensors:,} with {self.parameters:,} parameters")
+        lines += _wrapped("Family", family)
+        lines += _wrapped("Config", "found" if self.config else "not beside the weights")
+        lines += _wrapped("Tokenizer", "found" if self.tokenizer else "not beside the weights")
+        for file in self.files:
+            lines += _wrapped("File", f"{file.name}, {file.bytes:,} bytes")
+            lines += _wrapped("", f"sha256 {file.sha256}") if file.sha256 else []
+        for note in self.notes:
+            lines += _wrapped("Note", note)
+        return "\n".join([*lines, *_wrapped("Differs", self.differences)] if self.differences else lines)
 
 
 @dataclass(frozen=True)
@@ -110,23 +113,26 @@ class Check:
 
     def _audit(self) -> list[str]:
         if self.plan is None:
-            return [f"An audit would stop: {self.stopped}"]
-        largest = max(path.largest for path in self.paths)
+            told = any(not path.sound for path in self.paths)
+            return ["No audit of these could run." if told else f"An audit would stop: {self.stopped}"]
+        plan, largest = self.plan, max(path.largest for path in self.paths)
         lines = ["An audit of these" if len(self.paths) > 1 else "An audit of this and a second version of it"]
-        if measured := [row.metric for row in self.metrics if row.missing is None]:
-            lines += ["  could measure"] + [f"    {name}" for name in measured]
-        if lacking := [row for row in self.metrics if row.missing is not None]:
-            lines.append("  could not measure")
-            for reason in dict.fromkeys(row.missing for row in lacking):
-                names = ", ".join(row.metric for row in lacking if row.missing == reason)
-                lines += [f"    {names}", f"      because {reason}"]
-        runs = self.plan.forward_tokens + self.plan.generated_tokens
-        running = f", {runs:,} tokens run" if runs else "; asking the models adds to it, see --concept"
+        lines += _wrapped("Could measure", ", ".join(row.metric for row in self.metrics if row.missing is None))
+        lacking = [row for row in self.metrics if row.missing is not None]
+        for reason in dict.fromkeys(row.missing for row in lacking):
+            lines += _wrapped("Could not", ", ".join(row.metric for row in lacking if row.missing == reason))
+            lines += _wrapped("Because", str(reason))
+        runs = plan.forward_tokens + plan.generated_tokens
+        running = f"{runs:,} tokens run" if runs else "questions would add to it, see --concept"
+        time = f"about {plan.seconds:.0f} s" if plan.seconds >= 1 else "under 1 s"
         return [
             *lines,
-            f"  Time          about {self.plan.seconds:.1f} s ({self.plan.bytes_to_read / 1e9:.3g} GB read{running})",
-            f"  Peak memory   about {self.plan.memory_bytes / 1e9:.1f} GB "
-            f"(largest tensor {largest:,} of {self.plan.parameters:,} parameters)",
+            *_wrapped("Time", f"{time}: {plan.bytes_to_read:,} bytes read; {running}"),
+            *_wrapped(
+                "Peak memory",
+                f"about {plan.memory_bytes / 1e9:.1f} GB: {largest:,} of {plan.parameters:,} parameters in the "
+                "largest tensor, beside the program itself",
+            ),
         ]
 
 
@@ -250,5 +256,9 @@ def _sizes(sizes: dict[str, int]) -> str:
     return ", ".join(f"{name} {value:,}" for name, value in sizes.items())
 
 
-def _hash(file: FileCheck) -> str:
-    return f"\n                sha256 {file.sha256}" if file.sha256 else ""
+def _wrapped(label: str, text: str) -> list[str]:
+    """``text`` beside its label; long words (paths, hashes) are never cut."""
+    if not text:
+        return []
+    first, later = f"  {label:<13} ", " " * 16
+    return wrap(text, WIDTH, initial_indent=first, subsequent_indent=later, break_long_words=False)
