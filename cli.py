@@ -125,6 +125,64 @@ def find(
 
 
 @app.command()
+def check(
+    paths: Annotated[list[Path], typer.Argument(help="Checkpoints: files or folders; the first is the base.")],
+    concept: Annotated[list[str] | None, typer.Option(help="Count asking about it in the estimate.")] = None,
+    config: ConfigOption = None,
+    tokenizer: TokenizerOption = None,
+    hashes: Annotated[bool, typer.Option("--hash/--no-hash", help="Hash the files, or read headers alone.")] = True,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Are these checkpoints whole, safe and comparable, and what could an audit of them do?"""
+    with report_errors(as_json, debug):
+        from audit.check import check
+
+        with show_progress(quiet) as progress:
+            found = check(
+                paths, concepts=concept or [], config=config, tokenizer=tokenizer, hashes=hashes, progress=progress
+            )
+        typer.echo(json.dumps(found.as_json(), indent=1) if as_json else found.as_text())
+        if not found.sound:
+            raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    result: Annotated[Path, typer.Argument(help="The result.json of an audit.")],
+    base: Annotated[Path | None, typer.Option(help="Where the base lies now, if it was moved.")] = None,
+    unlearned: Annotated[Path | None, typer.Option(help="Where the unlearned model lies now.")] = None,
+    retained: Annotated[Path | None, typer.Option(help="Where the retained model lies now.")] = None,
+    config: ConfigOption = None,
+    sample: Annotated[int, typer.Option(min=0, help="Tensors whose numbers are computed again.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+    statement: Annotated[
+        Path | None, typer.Option(help="Where the result holds, write it here as an in-toto statement.")
+    ] = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Hash a result's files again, compute a sample again, and name the first difference."""
+    with report_errors(as_json, debug):
+        from audit.statement import write_statement
+        from audit.verification import verify
+
+        places = {"base": base, "unlearned": unlearned, "retained": retained}
+        moved = {role: path for role, path in places.items() if path is not None}
+        with show_progress(quiet) as progress:
+            found = verify(result, moved=moved, config=config, sample=sample, seed=seed, progress=progress)
+        if found.holds and statement is not None:
+            write_statement(result, statement)
+        typer.echo(json.dumps(found.as_json(), indent=1) if as_json else found.as_text())
+        if not found.holds:
+            raise typer.Exit(1)
+        if statement is not None and not as_json:
+            typer.echo(f"Statement: {statement}")
+
+
+@app.command()
 def view(
     places: Annotated[list[Path] | None, typer.Argument(help="Result files or folders; default audit-report/.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw one result into this HTML file.")] = None,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from audit.checkpoint import Checkpoint
 from audit.errors import ConceptError, ModelError
 from audit.items import ItemSet, item_set, with_own_answers
 from audit.pair import ModelPair
@@ -67,10 +68,20 @@ def open_tokenizer(pair: ModelPair, folder: Path | None) -> Tokenizer:
     if folder is not None:
         return Tokenizer(load_tokenizer(folder, rows))
     for checkpoint in (pair.base, pair.unlearned):
-        beside = checkpoint.files[0] if checkpoint.format == "gguf" else checkpoint.files[0].parent
-        if checkpoint.format == "gguf" or (beside / "tokenizer.json").is_file() or (beside / "vocab.json").is_file():
-            return Tokenizer(load_tokenizer(beside, rows))
+        if has_tokenizer(checkpoint):
+            return Tokenizer(load_tokenizer(_beside(checkpoint), rows))
     return Tokenizer(reason="no tokenizer lies beside the weights; pass its folder with --tokenizer")
+
+
+def has_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether tokenizer files lie beside the weights; a GGUF file brings its own."""
+    beside = _beside(checkpoint)
+    return checkpoint.format == "gguf" or any((beside / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+
+
+def _beside(checkpoint: Checkpoint) -> Path:
+    """Where a checkpoint's tokenizer is looked for."""
+    return checkpoint.files[0] if checkpoint.format == "gguf" else checkpoint.files[0].parent
 
 
 @dataclass

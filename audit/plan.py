@@ -87,8 +87,25 @@ def plan_comparison(
     Raises:
         AuditError: whatever would stop the comparison before its slow work.
     """
-    chosen = load_concepts(concepts)
     pair = open_pair(base, unlearned, retained, config)
+    return plan_pair(pair, concepts=concepts, guard=guard, config=config, tokenizer=tokenizer, settings=settings)
+
+
+def plan_pair(
+    pair: ModelPair,
+    *,
+    concepts: Sequence[str] = (),
+    guard: Path | None = None,
+    config: Path | None = None,
+    tokenizer: Path | None = None,
+    settings: Settings = Settings(),
+) -> Plan:
+    """The plan of a comparison of models that are open already.
+
+    Raises:
+        AuditError: a concept or a tokenizer that cannot be used.
+    """
+    chosen = load_concepts(concepts)
     words = open_tokenizer(pair, tokenizer)
     missing = Collector(pair, chosen, words, settings, SILENT, config).missing()
     rows = [Planned(name, None, None) for name in weights_metrics()]
@@ -110,6 +127,19 @@ def plan_comparison(
         seconds=seconds,
         memory_bytes=_memory(pair, parameters, runs=forward > 0),
     )
+
+
+def possible(pair: ModelPair, *, config: Path | None = None, tokenizer: Path | None = None) -> list[Planned]:
+    """Every metric of an audit of ``pair``, with the input that the models lack for it; a concept is not asked for.
+
+    Raises:
+        ModelError: a tokenizer that cannot be read or belongs to another model.
+    """
+    missing = Collector(pair, (), open_tokenizer(pair, tokenizer), Settings(), SILENT, config).missing()
+    return [Planned(name, None, None) for name in weights_metrics()] + [
+        Planned(name, None, next((missing[need] for need in sorted(module.NEEDS) if need in missing), None))
+        for name, module in concept_metrics().items()
+    ]
 
 
 def _planned(concept: Concept, missing: dict[str, str]) -> list[Planned]:

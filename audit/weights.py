@@ -148,6 +148,14 @@ def scan(pair: ModelPair, tokenizer: Any = None, progress: Progress = SILENT) ->
     )
 
 
+def tensor_rows(pair: ModelPair, names: Iterable[str]) -> list[TensorChange]:
+    """The lines of the tensor table for ``names`` alone, as ``scan`` would give them."""
+    metrics = weights_metrics()
+    observers = {name: module.Observer(pair) for name, module in metrics.items()}
+    with _workers() as pool:
+        return [_row(found, observers) for found in pool.map(partial(compare_tensors, pair, metrics), names)]
+
+
 def compare_tensors(pair: ModelPair, metrics: Mapping[str, ModuleType], name: str) -> Comparison:
     """Read one shared tensor of both models, and keep what the metrics want to know of it."""
     tensor = shared_tensor(pair, name)
