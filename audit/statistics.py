@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 RESAMPLES = 2_000
@@ -40,3 +42,31 @@ def paired_difference_interval(
     if len(after) != len(before):
         raise ValueError(f"paired values need equal numbers of items, not {len(after)} and {len(before)}")
     return bootstrap_interval(np.asarray(after) - np.asarray(before), seed=seed, confidence=confidence)
+
+
+def two_sample_interval(
+    one: np.ndarray,
+    other: np.ndarray,
+    statistic: Callable[..., np.ndarray],
+    *,
+    seed: int,
+    confidence: float = CONFIDENCE,
+) -> Interval | None:
+    """Percentile bootstrap interval of ``statistic(one, other, axis=...)``, each sample drawn from apart.
+
+    ``None`` for fewer than two values in either.
+    """
+    if min(len(one), len(other)) < 2:
+        return None
+    from scipy.stats import bootstrap  # slow to import
+
+    found = bootstrap(
+        (one, other),
+        statistic,
+        n_resamples=RESAMPLES,
+        confidence_level=confidence,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)
