@@ -14,6 +14,7 @@ from audit.architectures import Architecture, identify, why_unknown
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.config import own_config, read_config
 from audit.errors import ConceptError, ModelError
+from audit.interventions import Place
 from audit.mlp import unembedding, value_vectors
 from audit.progress import SILENT, Progress
 from audit.running import load_tokenizer
@@ -159,7 +160,7 @@ def concept_or_word(name: str) -> Concept:
 def matched_controls(
     checkpoint: Checkpoint,
     architecture: Architecture,
-    vectors: Sequence[ConceptVector],
+    vectors: Sequence[Place],
     *,
     per_vector: int,
     candidates: Collection[tuple[int, int]] = (),

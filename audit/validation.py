@@ -1,0 +1,262 @@
+"""Do the vectors found carry the concept? Ablate them, ask again, and look for the set that hurts it and nothing else.
+
+Candidates come from two sides: vectors that write the concept's words (coherence) and neurons that its answers rest on
+more than unrelated answers do (attribution). Questions on the choosing side order them and decide how many are taken;
+every number that is reported is read on the other side. A vector is called a concept vector if zeroing it lowers the
+concept's answers more than unrelated ones, with an interval that excludes none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from audit.asking import Questions, asked_under, known_questions
+from audit.attribution import relp
+from audit.causal import Effect, Trial
+from audit.interventions import Change, Place, Rows
+from audit.progress import SILENT, Progress
+from audit.running import RunningModel
+from concepts.concept import Concept
+from concepts.discovery import ConceptVector
+
+COLLATERAL: Final = 0.02
+"""Nats per answer token that unrelated answers may lose: two per cent of their probability."""
+SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
+"""Sizes of the sets that are tried."""
+RESERVE: Final = (1.0, 3.0, 6.0)
+"""How much an attribution to unrelated answers weighs against a neuron; each gives an order of candidates."""
+SPECIFIC: Final = 5.0
+"""A set is the concept's if its answers fall this many times as far as unrelated ones (interval above 1)."""
+WRONG: Final = 4
+"""Unrelated questions after which a concept's answer is scored, for the floor."""
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A value vector by its place."""
+
+    layer: int
+    neuron: int
+    sign: int = 1
+
+
+@dataclass(frozen=True)
+class VectorEffect:
+    """What zeroing one vector does on the reporting side, and what zeroing its controls does to the same questions."""
+
+    vector: ConceptVector
+    effect: Effect
+    control: Effect
+
+    @property
+    def carries(self) -> bool:
+        """Whether it is called a concept vector."""
+        interval = self.effect.intervals()["specificity"]
+        return interval is not None and interval[0] > 0 and self.effect.specificity > self.control.specificity
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self.effect.as_json(), "control": self.control.as_json(), "carries": self.carries}
+
+
+@dataclass(frozen=True)
+class FoundSet:
+    """The set with the largest effect within the collateral limit, by the choosing side.
+
+    Attributes:
+        coherent: which of ``vectors`` write the concept's words.
+        choosing: the effect by which it was chosen.
+        held_out: the effect on the questions that took no part.
+        control: of as many vectors of the same layers and nearest norms, on these questions.
+        before, floor: mean log-probability of the held-out answers, in nats per token: as the model gives them, and
+            after unrelated questions, where nothing calls for them.
+    """
+
+    vectors: tuple[Spot, ...]
+    coherent: tuple[bool, ...]
+    choosing: Effect
+    held_out: Effect
+    control: Effect
+    before: float
+    floor: float
+
+    @property
+    def is_specific(self) -> bool:
+        """Whether it counts as the concept's set."""
+        interval = self.held_out.intervals()["ratio"]
+        return self.held_out.ratio >= SPECIFIC and interval is not None and interval[0] > 1
+
+    @property
+    def share_of_the_way(self) -> float | None:
+        """How far the answers fall, of the way down to the floor; ``None`` where they stand there already."""
+        way = self.before - self.floor
+        return self.held_out.on_target / way if way > 0 else None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "vectors": [
+                {"layer": spot.layer, "neuron": spot.neuron, "coherent": coherent}
+                for spot, coherent in zip(self.vectors, self.coherent, strict=True)
+            ],
+            "specific": self.is_specific,
+            "held_out": self.held_out.as_json(),
+            "control": self.control.as_json(),
+            "choosing": self.choosing.as_json(),
+            "log_probability_before": self.before,
+            "log_probability_floor": self.floor,
+            "share_of_the_way_to_the_floor": self.share_of_the_way,
+        }
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What ablation says of a concept's vectors in one model.
+
+    Attributes:
+        found: ``None`` where no set stays within the collateral limit.
+    """
+
+    vectors: tuple[VectorEffect, ...]
+    found: FoundSet | None
+    questions: Questions
+    collateral: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "set": None if self.found is None else self.found.as_json(),
+            "collateral_limit": self.collateral,
+            "questions": {
+                "choosing": self.questions.choose.n,
+                "held_out": self.questions.report.n,
+                "unrelated_choosing": self.questions.unrelated_choose.n,
+                "unrelated_held_out": self.questions.unrelated_report.n,
+                "not_known_by_the_model": list(self.questions.unknown),
+            },
+        }
+
+
+Controls = Callable[[Sequence[Place]], Sequence[tuple[int, int, int]]]
+"""Gives for each vector one other of its layer and nearest norm, as (layer, neuron, sign)."""
+
+
+class Bench:
+    """One model with all questions of a concept, on which edits are tried."""
+
+    def __init__(self, model: RunningModel, questions: Questions, seed: int, progress: Progress) -> None:
+        self.questions, self.seed = questions, seed
+        self.sides = (questions.choose, questions.unrelated_choose, questions.report, questions.unrelated_report)
+        wrong = asked_under(questions.report, questions.unrelated_report, WRONG)
+        everything = [example for side in (*self.sides, wrong) for example in side.examples]
+        self.trial = Trial(model, everything, progress=progress)
+        self.d_model = model.architecture.d_model
+        self.cuts = np.cumsum([len(side.examples) for side in self.sides]).tolist()
+        before = np.split(self.trial.before, self.cuts)
+        self.before = float(questions.report.by_question(before[2]).mean())
+        self.floor = float(wrong.by_question(before[4]).mean())
+
+    def effects(self, change: Change) -> tuple[Effect, Effect]:
+        """On the choosing side and on the reporting side."""
+        parts = np.split(self.trial.effect(change), self.cuts)
+        found = [side.by_question(part) for side, part in zip(self.sides, parts, strict=False)]
+        return Effect(found[0], found[1], self.seed), Effect(found[2], found[3], self.seed)
+
+    def without(self, spots: Iterable[Place]) -> tuple[Effect, Effect]:
+        """``effects`` of zeroing."""
+        return self.effects(zeroed(spots, self.d_model))
+
+
+def zeroed(spots: Iterable[Place], d_model: int) -> Change:
+    """The change that sets value vectors to zero."""
+    layers: dict[int, list[int]] = {}
+    for layer, neuron in sorted({(spot.layer, spot.neuron) for spot in spots}):
+        layers.setdefault(layer, []).append(neuron)
+    return {layer: Rows(tuple(neurons), torch.zeros(len(neurons), d_model)) for layer, neurons in layers.items()}
+
+
+def validate(
+    model: RunningModel,
+    concept: Concept,
+    vectors: Sequence[ConceptVector],
+    controls: Controls,
+    *,
+    listed: int = 20,
+    collateral: float = COLLATERAL,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Validation:
+    """Ablate ``vectors`` one by one, and search for the set that carries the concept.
+
+    Args:
+        vectors: that write the concept, best first (``audit.search.find``).
+        controls: see ``Controls``.
+        listed: how many of them are ablated one by one.
+        collateral: the most that unrelated answers may fall, in nats per answer token.
+
+    Raises:
+        ConceptError: see ``known_questions``.
+    """
+    questions = known_questions(model, concept, seed, progress)
+    bench = Bench(model, questions, seed, progress)
+    found = search(model, bench, vectors, controls, collateral, progress)
+    single = []
+    shown = vectors[:listed]
+    for done, (vector, (layer, neuron, _)) in enumerate(zip(shown, controls(shown), strict=True)):
+        progress.step("Ablating vectors one by one", done, len(shown))
+        single.append(VectorEffect(vector, bench.without([vector])[1], bench.without([Spot(layer, neuron)])[1]))
+    return Validation(tuple(single), found, questions, collateral)
+
+
+def search(
+    model: RunningModel,
+    bench: Bench,
+    vectors: Sequence[ConceptVector],
+    controls: Controls,
+    collateral: float = COLLATERAL,
+    progress: Progress = SILENT,
+) -> FoundSet | None:
+    """The set with the largest effect on the choosing side among those within the limit there."""
+    coherent = {(vector.layer, vector.neuron): vector.sign for vector in vectors}
+    tried: list[tuple[Effect, tuple[Spot, ...]]] = []
+    orders = list(candidate_orders(model, bench.questions, coherent, progress))
+    for number, order in enumerate(orders):
+        for size in [size for size in SIZES if size <= len(order)]:
+            progress.step("Trying sets of vectors", number, len(orders))
+            effect, _ = bench.without(order[:size])
+            if effect.collateral > 2 * collateral:
+                break  # more of the same order only does more harm
+            if effect.collateral <= collateral:
+                tried.append((effect, tuple(order[:size])))
+    if not tried:
+        return None
+    choosing, chosen = max(tried, key=lambda pair: pair[0].specificity)
+    beside = controls(chosen)
+    return FoundSet(
+        vectors=chosen,
+        coherent=tuple((spot.layer, spot.neuron) in coherent for spot in chosen),
+        choosing=choosing,
+        held_out=bench.without(chosen)[1],
+        control=bench.without([Spot(layer, neuron) for layer, neuron, _ in beside])[1],
+        before=bench.before,
+        floor=bench.floor,
+    )
+
+
+def candidate_orders(
+    model: RunningModel, questions: Questions, coherent: Mapping[tuple[int, int], int], progress: Progress
+) -> Iterable[list[Spot]]:
+    """Candidates from the most promising on: coherent ones alone, and any neuron, by attribution with each reserve."""
+    on_target = relp(model, questions.choose.examples, progress)
+    on_unrelated = relp(model, questions.unrelated_choose.examples, progress)
+    if coherent:
+        specific = on_target - on_unrelated.abs()
+        ordered = sorted(coherent, key=lambda place: -float(specific[place]))
+        yield [Spot(layer, neuron, coherent[layer, neuron]) for layer, neuron in ordered]
+    for reserve in RESERVE:
+        score = on_target - reserve * on_unrelated.abs()
+        best = score.flatten().topk(min(max(SIZES), score.numel())).indices.tolist()
+        places = [divmod(flat, score.shape[1]) for flat in best]
+        yield [Spot(layer, neuron, coherent.get((layer, neuron), 1)) for layer, neuron in places]
