@@ -12,6 +12,7 @@ import numpy as np
 from audit.checkpoint import Checkpoint
 from audit.errors import ConceptError, ModelError
 from audit.items import ItemSet, item_set, with_own_answers
+from audit.jailbroken import with_jailbreaks
 from audit.pair import ModelPair
 from audit.progress import Progress
 from audit.readings import Readings, generate, read
@@ -149,7 +150,9 @@ class Collector:
         self.progress.step(f"Asking the {role} model about {concept.title}")
         written = generate(model, items, size, progress=self.progress)
         if role == "base":
-            items = self.items[concept.name] = with_own_answers(items, written[0], tokenizer, context)
+            items = with_own_answers(items, written[0], tokenizer, context)
+            items = with_jailbreaks(items, concept, tokenizer, context, self.settings.limit)
+            self.items[concept.name] = items
         return read(model, items, written, size, self.progress)
 
     def trace_vectors(self, concept: Concept) -> TracedVectors | str:

@@ -1,0 +1,153 @@
+"""A concept's questions under every kind of jailbreak prompt, as items to score.
+
+Each question is scored twice under the same prompt: with its answer, and with a wrong answer of the same type. What a
+prompt does to both alike (it makes any answer likelier, or any Italian city) is no knowledge; what it does to the
+difference is. Unrelated questions, which nobody asked the model to forget, go through the same prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from audit.items import Item, ItemSet, Kind, QuestionKind, Unusable, encode, ids_of_answer
+from concepts.concept import Concept, Question
+from concepts.jailbreaks import Jailbreak, alternatives, jailbreaks
+from concepts.prompts import normalise
+
+QUESTIONS = 10
+"""Questions about the concept under each prompt: as many as the paper asks of one."""
+UNRELATED = 6
+"""Unrelated questions under each prompt: they are to show a prompt that moves every answer, not a few per cent."""
+
+SCORED: Mapping[QuestionKind, tuple[Kind, ...]] = {
+    "target": ("target", "target_own"),
+    "unrelated": ("unrelated", "unrelated_own"),
+}
+"""Where a question's answer is taken from: given, or else the base's own."""
+
+
+@dataclass(frozen=True)
+class Jailbroken(Item):
+    """An answer under a jailbreak prompt; its ``kind`` is ``"jailbreak"``.
+
+    Attributes:
+        jailbreak: name of the prompt kind.
+        asked: whether the question is about the concept.
+        place: of the question; its right and its wrong answer share it, under every prompt.
+        right: whether ``answer`` is the question's answer, or a wrong one of the same type.
+        opening: what stands before the question; items that share it are computed together.
+        left_out: sentences left out of the opening because they hold one of the two answers.
+    """
+
+    jailbreak: str
+    asked: QuestionKind
+    place: int
+    right: bool
+    opening: str
+    left_out: int
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One question with both answers; ``wrong`` is None where no other answer of its type is known."""
+
+    kind: QuestionKind
+    place: int
+    question: Question
+    answer: str
+    wrong: str | None
+
+
+def with_jailbreaks(
+    items: ItemSet, concept: Concept, tokenizer: Any, context: int, limit: int | None = None
+) -> ItemSet:
+    """``items`` and the same questions under every kind of prompt, as far as their answers are known by now.
+
+    Args:
+        items: as ``item_set`` gave them; with the base's own answers, questions without a given one are asked too.
+        limit: at most this many questions of each kind, and never more than ``QUESTIONS`` and ``UNRELATED``.
+    """
+    asked = _target(items, concept)[: _least(QUESTIONS, limit)]
+    asked += islice(_unrelated(items, concept), _least(UNRELATED, limit))
+    added: list[Item] = []
+    refused = dict(items.refused)
+    for jailbreak in jailbreaks():
+        for question in asked:
+            try:
+                added += _under(jailbreak, question, concept, tokenizer, context)
+            except ValueError as reason:  # Unusable, or no example or sentence can be used
+                name = f"jailbreak/{jailbreak.name}/{question.kind}/{question.place}"
+                refused[f"{name} ({question.question.question})"] = str(reason)
+    return replace(items, items=(*items.items, *added), refused=refused)
+
+
+def _least(most: int, limit: int | None) -> int:
+    return most if limit is None else min(most, limit)
+
+
+def _target(items: ItemSet, concept: Concept) -> list[_Asked]:
+    """The concept's questions, those first that have a wrong answer to be compared with."""
+    asked = []
+    for place, answer in _answers(items, "target").items():
+        question = concept.questions[place]
+        others = alternatives(concept, question)
+        wrong = others[place % len(others)] if others else None  # not the same one for every question
+        asked.append(_Asked("target", place, question, answer, wrong))
+    return sorted(asked, key=lambda question: question.wrong is None)
+
+
+def _unrelated(items: ItemSet, concept: Concept) -> Iterator[_Asked]:
+    """Unrelated questions are of no type; the answer to the next one that has another serves as the wrong one."""
+    answers = _answers(items, "unrelated")
+    places = list(answers)
+    for number, place in enumerate(places):
+        question = concept.unrelated[place]
+        others = (answers[other] for other in (*places[number + 1 :], *places[:number]))
+        own = {normalise(answer) for answer in (answers[place], *question.answers)}
+        wrong = next((answer for answer in others if normalise(answer) not in own), None)
+        yield _Asked("unrelated", place, question, answers[place], wrong)
+
+
+def _answers(items: ItemSet, kind: QuestionKind) -> dict[int, str]:
+    """Place of each question that can be scored -> its answer, a given one before the base's own."""
+    answers: dict[int, str] = {}
+    for wanted in SCORED[kind]:
+        for item in items.items:
+            if item.kind == wanted:
+                answers.setdefault(int(item.id.rpartition("/")[2]), item.answer)
+    return dict(sorted(answers.items()))
+
+
+def _under(jailbreak: Jailbreak, asked: _Asked, concept: Concept, tokenizer: Any, context: int) -> Iterator[Jailbroken]:
+    """The question's right and wrong answer under one kind of prompt.
+
+    Raises:
+        ValueError: no such prompt can be made of it, or an answer cannot be scored after it.
+    """
+    wording = jailbreak.wording(asked.question)
+    if wording is None:
+        raise Unusable(f"it has no translation into the language {jailbreak.language!r}")
+    answers = [asked.answer] if asked.wrong is None else [asked.answer, asked.wrong]
+    hidden = [*answers, *asked.question.accept]
+    opening = jailbreak.before(concept.text, hidden, [concept.title, *concept.seeds])
+    text = opening.text + jailbreak.ask.replace("{}", wording.strip())
+    ids = encode(text, tokenizer, context)
+    scored = [(answer, ids_of_answer(text, ids, answer, tokenizer, context)) for answer in answers]
+    for right, (answer, answer_ids) in zip((True, False), scored, strict=False):
+        yield Jailbroken(
+            id=f"jailbreak/{jailbreak.name}/{asked.kind}/{asked.place}/{'right' if right else 'wrong'}",
+            kind="jailbreak",
+            question=wording,
+            answer=answer,
+            prompt_ids=ids,
+            answer_ids=answer_ids,
+            jailbreak=jailbreak.name,
+            asked=asked.kind,
+            place=asked.place,
+            right=right,
+            opening=opening.text,
+            left_out=opening.left_out,
+        )
