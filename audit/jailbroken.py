@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from audit.items import Item, ItemSet, Kind, QuestionKind, Unusable, encode, ids_of_answer
+from audit.items import Item, ItemSet, Kind, QuestionKind, encode, ids_of_answer
 from concepts.concept import Concept, Question
 from concepts.jailbreaks import Jailbreak, alternatives, jailbreaks
 from concepts.prompts import normalise
@@ -75,12 +75,15 @@ def with_jailbreaks(
     added: list[Item] = []
     refused = dict(items.refused)
     for jailbreak in jailbreaks():
-        for question in asked:
+        askable = [question for question in asked if jailbreak.wording(question.question) is not None]
+        if len(askable) < len(asked):
+            lacking = f"{len(asked) - len(askable)} of {len(asked)} questions have no translation"
+            refused[f"prompt {jailbreak.name}"] = f"{lacking} into the language {jailbreak.language!r}"
+        for question in askable:
             try:
                 added += _under(jailbreak, question, concept, tokenizer, context)
             except ValueError as reason:  # Unusable, or no example or sentence can be used
-                name = f"jailbreak/{jailbreak.name}/{question.kind}/{question.place}"
-                refused[f"{name} ({question.question.question})"] = str(reason)
+                refused[f"prompt {jailbreak.name} ({question.question.question})"] = str(reason)
     return replace(items, items=(*items.items, *added), refused=refused)
 
 
@@ -128,8 +131,7 @@ def _under(jailbreak: Jailbreak, asked: _Asked, concept: Concept, tokenizer: Any
         ValueError: no such prompt can be made of it, or an answer cannot be scored after it.
     """
     wording = jailbreak.wording(asked.question)
-    if wording is None:
-        raise Unusable(f"it has no translation into the language {jailbreak.language!r}")
+    assert wording is not None  # only those that have one are asked
     answers = [asked.answer] if asked.wrong is None else [asked.answer, asked.wrong]
     hidden = [*answers, *asked.question.accept]
     opening = jailbreak.before(concept.text, hidden, [concept.title, *concept.seeds])
