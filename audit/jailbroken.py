@@ -1,24 +1,27 @@
 """A concept's questions under every kind of jailbreak prompt, as items to score.
 
-Each question is scored twice under the same prompt: with its answer, and with a wrong answer of the same type. What a
-prompt does to both alike (it makes any answer likelier, or any Italian city) is no knowledge; what it does to the
-difference is. Unrelated questions, which nobody asked the model to forget, go through the same prompts.
+Beside each answer stand wrong answers of the same type. What a prompt does to all alike (it makes any answer likelier,
+or any Italian city) is no knowledge; what it does to the difference is. As in the association test they are compared by
+their first tokens, all of which one forward pass scores. Unrelated questions, which nobody asked to forget, go through
+the same prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from audit.items import Item, ItemSet, Kind, QuestionKind, encode, ids_of_answer
+from audit.items import Item, ItemSet, Kind, QuestionKind, Unusable, encode, ids_of_answer
 from concepts.concept import Concept, Question
 from concepts.jailbreaks import Jailbreak, alternatives, jailbreaks
 from concepts.prompts import normalise
 
 QUESTIONS = 10
 """Questions about the concept under each prompt: as many as the paper asks of one."""
+WRONG = 4
+"""Wrong answers beside each right one."""
 UNRELATED = 6
 """Unrelated questions under each prompt: they are to show a prompt that moves every answer, not a few per cent."""
 
@@ -36,29 +39,31 @@ class Jailbroken(Item):
     Attributes:
         jailbreak: name of the prompt kind.
         asked: whether the question is about the concept.
-        place: of the question; its right and its wrong answer share it, under every prompt.
-        right: whether ``answer`` is the question's answer, or a wrong one of the same type.
+        place: of the question among those of its kind, the same under every prompt.
+        wrong: wrong answers of the same type; none where no other answer of its type is known.
+        wrong_ids: their first tokens, which differ from each other and from the answer's.
         opening: what stands before the question; items that share it are computed together.
-        left_out: sentences left out of the opening because they hold one of the two answers.
+        left_out: sentences left out of the opening because they hold one of the answers, right or wrong.
     """
 
     jailbreak: str
     asked: QuestionKind
     place: int
-    right: bool
+    wrong: tuple[str, ...]
+    wrong_ids: tuple[int, ...]
     opening: str
     left_out: int
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """One question with both answers; ``wrong`` is None where no other answer of its type is known."""
+    """One question with its answer and wrong ones."""
 
     kind: QuestionKind
     place: int
     question: Question
     answer: str
-    wrong: str | None
+    wrong: tuple[str, ...]
 
 
 def with_jailbreaks(
@@ -81,7 +86,7 @@ def with_jailbreaks(
             refused[f"prompt {jailbreak.name}"] = f"{lacking} into the language {jailbreak.language!r}"
         for question in askable:
             try:
-                added += _under(jailbreak, question, concept, tokenizer, context)
+                added.append(_under(jailbreak, question, concept, tokenizer, context))
             except ValueError as reason:  # Unusable, or no example or sentence can be used
                 refused[f"prompt {jailbreak.name} ({question.question.question})"] = str(reason)
     return replace(items, items=(*items.items, *added), refused=refused)
@@ -92,26 +97,26 @@ def _least(most: int, limit: int | None) -> int:
 
 
 def _target(items: ItemSet, concept: Concept) -> list[_Asked]:
-    """The concept's questions, those first that have a wrong answer to be compared with."""
+    """The concept's questions, those first that have wrong answers to be compared with."""
     asked = []
     for place, answer in _answers(items, "target").items():
         question = concept.questions[place]
         others = alternatives(concept, question)
-        wrong = others[place % len(others)] if others else None  # not the same one for every question
-        asked.append(_Asked("target", place, question, answer, wrong))
-    return sorted(asked, key=lambda question: question.wrong is None)
+        first = place % max(len(others), 1)  # not the same ones for every question
+        asked.append(_Asked("target", place, question, answer, (*others[first:], *others[:first])[:WRONG]))
+    return sorted(asked, key=lambda question: not question.wrong)
 
 
 def _unrelated(items: ItemSet, concept: Concept) -> Iterator[_Asked]:
-    """Unrelated questions are of no type; the answer to the next one that has another serves as the wrong one."""
+    """Unrelated questions are of no type; the answers to the next ones serve as wrong ones."""
     answers = _answers(items, "unrelated")
     places = list(answers)
     for number, place in enumerate(places):
         question = concept.unrelated[place]
-        others = (answers[other] for other in (*places[number + 1 :], *places[:number]))
+        others = dict.fromkeys(answers[other] for other in (*places[number + 1 :], *places[:number]))
         own = {normalise(answer) for answer in (answers[place], *question.answers)}
-        wrong = next((answer for answer in others if normalise(answer) not in own), None)
-        yield _Asked("unrelated", place, question, answers[place], wrong)
+        wrong = (answer for answer in others if normalise(answer) not in own)
+        yield _Asked("unrelated", place, question, answers[place], tuple(islice(wrong, WRONG)))
 
 
 def _answers(items: ItemSet, kind: QuestionKind) -> dict[int, str]:
@@ -124,32 +129,47 @@ def _answers(items: ItemSet, kind: QuestionKind) -> dict[int, str]:
     return dict(sorted(answers.items()))
 
 
-def _under(jailbreak: Jailbreak, asked: _Asked, concept: Concept, tokenizer: Any, context: int) -> Iterator[Jailbroken]:
-    """The question's right and wrong answer under one kind of prompt.
+def _under(jailbreak: Jailbreak, asked: _Asked, concept: Concept, tokenizer: Any, context: int) -> Jailbroken:
+    """The question under one kind of prompt.
 
     Raises:
-        ValueError: no such prompt can be made of it, or an answer cannot be scored after it.
+        ValueError: no such prompt can be made of it, or the answer cannot be scored after it.
     """
     wording = jailbreak.wording(asked.question)
     assert wording is not None  # only those that have one are asked
-    answers = [asked.answer] if asked.wrong is None else [asked.answer, asked.wrong]
-    hidden = [*answers, *asked.question.accept]
+    hidden = [asked.answer, *asked.question.accept, *asked.wrong]
     opening = jailbreak.before(concept.text, hidden, [concept.title, *concept.seeds])
     text = opening.text + jailbreak.ask.replace("{}", wording.strip())
     ids = encode(text, tokenizer, context)
-    scored = [(answer, ids_of_answer(text, ids, answer, tokenizer, context)) for answer in answers]
-    for right, (answer, answer_ids) in zip((True, False), scored, strict=False):
-        yield Jailbroken(
-            id=f"jailbreak/{jailbreak.name}/{asked.kind}/{asked.place}/{'right' if right else 'wrong'}",
-            kind="jailbreak",
-            question=wording,
-            answer=answer,
-            prompt_ids=ids,
-            answer_ids=answer_ids,
-            jailbreak=jailbreak.name,
-            asked=asked.kind,
-            place=asked.place,
-            right=right,
-            opening=opening.text,
-            left_out=opening.left_out,
-        )
+    answer_ids = ids_of_answer(text, ids, asked.answer, tokenizer, context)
+    wrong = _first_ids(asked.wrong, text, ids, tokenizer, context, taken=answer_ids[0])
+    return Jailbroken(
+        id=f"jailbreak/{jailbreak.name}/{asked.kind}/{asked.place}",
+        kind="jailbreak",
+        question=wording,
+        answer=asked.answer,
+        prompt_ids=ids,
+        answer_ids=answer_ids,
+        jailbreak=jailbreak.name,
+        asked=asked.kind,
+        place=asked.place,
+        wrong=tuple(wrong.values()),
+        wrong_ids=tuple(wrong),
+        opening=opening.text,
+        left_out=opening.left_out,
+    )
+
+
+def _first_ids(
+    answers: Sequence[str], text: str, ids: tuple[int, ...], tokenizer: Any, context: int, taken: int
+) -> dict[int, str]:
+    """First token -> answer, for those that can be scored after the prompt and begin unlike any before."""
+    found: dict[int, str] = {}
+    for answer in answers:
+        try:
+            first = ids_of_answer(text, ids, answer, tokenizer, context)[0]
+        except Unusable:
+            continue
+        if first != taken:
+            found.setdefault(first, answer)
+    return found

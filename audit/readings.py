@@ -28,7 +28,8 @@ class Readings:
         answer_hits: whether that token was the most probable one ``[n_tokens]`` bool.
         keys: ``"target"`` and ``"unrelated"`` -> key vectors at the last prompt token, one row a question
             ``[n_questions, n_layers, d_mlp]`` float32.
-        jailbreak_keys: prompt kind -> the same for the concept's questions under it, as ``jailbroken`` orders them.
+        jailbreak_keys: prompt kind -> the same for the concept's questions under it.
+        jailbreak_logprobs: item id -> log p of the first token of its answer and of each wrong one ``[1 + n_wrong]``.
         groups: the candidate groups, for the next two.
         candidate_logprobs: group -> log p of candidate ``j``'s first token after question ``i`` ``[m, m]``.
         candidate_lens: group -> the same after each block, the residual read through the model's own final norm and
@@ -44,6 +45,7 @@ class Readings:
     answer_hits: tuple[np.ndarray, ...] = ()
     keys: Mapping[str, np.ndarray] = field(default_factory=dict)
     jailbreak_keys: Mapping[str, np.ndarray] = field(default_factory=dict)
+    jailbreak_logprobs: Mapping[str, np.ndarray] = field(default_factory=dict)
     groups: tuple[Candidates, ...] = ()
     candidate_logprobs: Mapping[str, np.ndarray] = field(default_factory=dict)
     candidate_lens: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -57,11 +59,9 @@ class Readings:
         """Indices of the items of one kind, in the order asked."""
         return [index for index, item in enumerate(self.items) if item.kind == kind]
 
-    def jailbroken(self) -> Iterator[tuple[Jailbroken, float]]:
-        """Each answer under a jailbreak prompt with its mean log-probability per token, in the order asked."""
-        for item, logprobs in zip(self.items, self.answer_logprobs, strict=True):
-            if isinstance(item, Jailbroken):
-                yield item, float(logprobs.mean())
+    def jailbroken(self, asked: QuestionKind) -> list[Jailbroken]:
+        """The questions of one kind under every jailbreak prompt, in the order asked."""
+        return [item for item in self.items if isinstance(item, Jailbroken) and item.asked == asked]
 
 
 def generate(
@@ -106,6 +106,7 @@ def read(
         answer_hits=tuple(plan.hits[item_row(item)] for item in items.items),
         keys={kind: plan.question_keys(kind) for kind in ("target", "unrelated")},
         jailbreak_keys=plan.jailbreak_keys(),
+        jailbreak_logprobs={item.id: plan.first_logprobs(item) for item in plan.jailbroken},
         groups=items.groups,
         candidate_logprobs={group.name: plan.candidate_logprobs(group) for group in items.groups},
         candidate_lens={group.name: plan.candidate_lens(model, group) for group in items.groups},
@@ -147,19 +148,20 @@ class _Plan:
             if ids not in self.by_prompt:
                 self.by_prompt[ids] = Row(ids, len(ids) - 1)
                 self.asked[self.by_prompt[ids]] = None
+        self.jailbroken = [item for item in items.items if isinstance(item, Jailbroken)]
         self.openings: dict[str, dict[Row, None]] = {}
-        for item in items.items:
-            if isinstance(item, Jailbroken) and (row := item_row(item)) not in self.asked:
+        for item in self.jailbroken:
+            if (row := item_row(item)) not in self.asked:
                 self.openings.setdefault(item.opening, {})[row] = None
         self.logprobs: dict[Row, np.ndarray] = {}
         self.hits: dict[Row, np.ndarray] = {}
         self.keys: dict[Row, np.ndarray] = {}
         self.residual: dict[Row, torch.Tensor] = {}
         self.first: dict[Row, torch.Tensor] = {}
-        self.jailbroken = [item for item in items.items if isinstance(item, Jailbroken) and item.right]
         self.key_rows = {self.by_prompt[prompt.ids] for prompt in items.prompts}
         self.key_rows |= {item_row(item) for item in self.jailbroken if item.asked == "target"}
         self.group_rows = {self.by_prompt[ids] for ids in self.candidates}
+        self.first_rows = self.group_rows | {item_row(item) for item in self.jailbroken}
 
     def passes(self) -> Iterator[list[Row]]:
         """The sequences by what they begin with, which is run once for each."""
@@ -181,14 +183,18 @@ class _Plan:
                 self.hits[row] = (logits.argmax(dim=-1) == answer).cpu().numpy()
             if row in self.key_rows:
                 self.keys[row] = batch.keys[:, number].numpy()
-            if row in self.group_rows:
+            if row in self.first_rows:
                 self.first[row] = (logits[0] - total[0]).cpu()
+            if row in self.group_rows:
                 self.residual[row] = batch.residual[:, number]
 
     def question_keys(self, kind: QuestionKind) -> np.ndarray:
         """``[n_questions, n_layers, d_mlp]``, one row a prompt of ``kind``."""
         found = [self.keys[self.by_prompt[prompt.ids]] for prompt in self.items.prompts if prompt.kind == kind]
         return np.stack(found) if found else np.empty((0, 0, 0), dtype=np.float32)
+
+    def first_logprobs(self, item: Jailbroken) -> np.ndarray:
+        return self.first[item_row(item)][[item.answer_ids[0], *item.wrong_ids]].double().numpy()
 
     def jailbreak_keys(self) -> dict[str, np.ndarray]:
         rows: dict[str, list[np.ndarray]] = {}

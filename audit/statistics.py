@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
 ROUNDING = 1e-9
-"""Tosses that equal the observed statistic up to rounding count as reaching it."""
+"""Draws that equal the observed statistic up to rounding count as reaching it."""
 
 Interval = tuple[float, float]
 
@@ -66,24 +68,24 @@ def ratio_interval(
     return float(low), float(high)
 
 
-def sign_flip_p_values(values: np.ndarray, *, seed: int, draws: int = 9_999) -> np.ndarray:
-    """One-sided p-value of each row's mean being above 0 ``[n_rows]``, choosing the best row paid for.
+def exchange_p_values(scores: Sequence[Sequence[np.ndarray]], *, seed: int, draws: int = 9_999) -> np.ndarray:
+    """One-sided p-value, for each row, of first candidates scoring above the others; choosing the best row is paid for.
 
-    Null: each item's sign is a coin toss, the same toss in all rows. Rows are in units of their own spread under it,
-    and each toss counts by its largest row. All ``2**n`` tosses are counted out where they are no more than ``draws``.
+    Null: of an item's candidates any might be the first, the same one in all rows. A row's statistic is the sum over
+    its items of that candidate's score above the item's mean; rows are in units of their own spread under the null, and
+    each draw counts by its largest row.
 
     Args:
-        values: ``[n_rows, n_items]``; an item that a row lacks is 0 there and takes no part.
+        scores: row -> item -> scores of its candidates ``[n_candidates]``, the first one's first. All rows have the
+            same items; where a row lacks one it is empty, and takes no part.
     """
-    n_items = values.shape[1]
-    complete = 2**n_items <= draws
-    if complete:
-        signs = 1 - 2 * ((np.arange(2**n_items)[:, None] >> np.arange(n_items)) & 1)
-    else:
-        signs = np.random.default_rng(seed).choice((-1, 1), size=(draws, n_items))
-    spread = np.sqrt((values**2).sum(axis=1))
-    scaled = values / np.where(spread > 0, spread, np.inf)[:, None]
-    largest = (signs @ scaled.T).max(axis=1)
-    reached = (largest[:, None] >= scaled.sum(axis=1) - ROUNDING).sum(axis=0)
-    found: np.ndarray = reached / len(signs) if complete else (1 + reached) / (1 + len(signs))
+    drawn = np.random.default_rng(seed).random((len(scores[0]), draws))
+    observed, null = np.zeros(len(scores)), np.zeros((len(scores), draws))
+    for number, row in enumerate(scores):
+        centred = [(items - items.mean(), chosen) for items, chosen in zip(row, drawn, strict=True) if items.size]
+        spread = np.sqrt(sum(above.var() for above, _ in centred)) or np.inf
+        observed[number] = sum(above[0] for above, _ in centred) / spread
+        null[number] = sum(above[(chosen * above.size).astype(int)] for above, chosen in centred) / spread
+    reached = (null.max(axis=0) >= observed[:, None] - ROUNDING).sum(axis=1)
+    found: np.ndarray = (1 + reached) / (1 + draws)
     return found

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from audit.items import item_set, with_own_answers
-from audit.jailbroken import QUESTIONS, UNRELATED, Jailbroken, with_jailbreaks
+from audit.jailbroken import QUESTIONS, UNRELATED, WRONG, Jailbroken, with_jailbreaks
 from audit.readings import read
 from concepts.concept import Concept, Question, library, load_concept
 from concepts.files import ConceptFileError
@@ -52,19 +52,22 @@ def test_no_prompt_on_a_shipped_concept_holds_an_answer_that_is_scored(name: str
     items, _ = jailbroken(in_german(load_concept(name)))
     assert {item.jailbreak for item in items} == set(KINDS)
     for item in items:
-        assert not mentions(item.opening + item.question, [item.answer]), item.id
+        assert not mentions(item.opening + item.question, [item.answer, *item.wrong]), item.id
 
 
 @pytest.mark.parametrize("name", library())
-def test_every_question_is_asked_with_a_right_and_a_wrong_answer_after_the_same_prompt(name: str) -> None:
-    items, _ = jailbroken(load_concept(name))
-    pairs: dict[Any, list[Jailbroken]] = {}
+def test_shipped_concepts_know_wrong_answers_for_ten_questions(name: str) -> None:
+    concept = load_concept(name)
+    assert sum(bool(alternatives(concept, question)) for question in concept.questions) >= QUESTIONS
+
+
+def test_wrong_answers_begin_unlike_the_right_one_and_each_other() -> None:
+    items, _ = jailbroken(load_concept("italy"))
+    assert any(item.wrong for item in items)
     for item in items:
-        pairs.setdefault((item.jailbreak, item.asked, item.place), []).append(item)
-    for right, wrong in pairs.values():
-        assert (right.right, wrong.right) == (True, False)
-        assert right.prompt_ids == wrong.prompt_ids
-        assert right.answer_ids != wrong.answer_ids
+        firsts = [item.answer_ids[0], *item.wrong_ids]
+        assert len(set(firsts)) == len(firsts) <= 1 + WRONG
+        assert len(item.wrong) == len(item.wrong_ids)
 
 
 def test_sentences_with_the_answer_are_left_out_and_counted() -> None:
@@ -96,11 +99,9 @@ def test_german_questions_keep_the_answers_in_english() -> None:
 def test_wrong_answers_are_of_the_same_type_and_of_the_concept_where_it_has_some() -> None:
     italy = load_concept("italy")
     venice = next(question for question in italy.questions if question.answer == "Venice")
-    assert (
-        {"Milan", "Florence"}
-        <= set(alternatives(italy, venice))
-        <= set(alternatives(italy, venice)) - {"Paris", "Venice"}
-    )
+    found = set(alternatives(italy, venice))
+    assert {"Milan", "Florence"} <= found
+    assert not {"Paris", "Venice"} & found
     language = Question(question="Which language is spoken there?", answer="Italian")
     assert alternatives(italy, language) == ()
 
@@ -127,7 +128,7 @@ def test_without_given_answers_the_bases_own_are_asked_for() -> None:
     answers = {prompt.id: " Rome" if prompt.kind == "target" else " Nothing" for prompt in items.prompts}
     own = with_jailbreaks(with_own_answers(items, answers, tokenizer(), CONTEXT), concept, tokenizer(), CONTEXT)
     found = [item for item in own.items if isinstance(item, Jailbroken) and item.asked == "target"]
-    assert {item.answer for item in found if item.right} == {"Rome"}
+    assert {item.answer for item in found} == {"Rome"}
 
 
 def test_jailbroken_answers_and_keys_are_those_of_plain_forward_passes(tmp_path: Path) -> None:
@@ -136,12 +137,11 @@ def test_jailbroken_answers_and_keys_are_those_of_plain_forward_passes(tmp_path:
     plain = item_set(italy, model.tokenizer, model.context, limit=2)
     items = with_jailbreaks(plain, italy, model.tokenizer, model.context, limit=2)
     readings = read(model, items, batch_size=3)
-    found = list(readings.jailbroken())
-    assert {item.jailbreak for item, _ in found} == set(KINDS)
-    for item, logprob in found:
-        logits = plain_logits(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]
-        expected = sum(float(row[token]) for row, token in zip(logits, item.answer_ids, strict=True))
-        assert logprob == pytest.approx(expected / len(item.answer_ids), abs=1e-4)
+    found = [*readings.jailbroken("target"), *readings.jailbroken("unrelated")]
+    assert {item.jailbreak for item in found} == set(KINDS)
+    for item in found:
+        expected = plain_logits(model, item.prompt_ids)[-1].numpy()[[item.answer_ids[0], *item.wrong_ids]]
+        assert readings.jailbreak_logprobs[item.id] == pytest.approx(expected, abs=1e-4)
     assert readings.jailbreak_keys["plain"] == pytest.approx(readings.keys["target"], abs=1e-5)
     assert readings.jailbreak_keys["persona"].shape == readings.keys["target"].shape
     assert abs(readings.jailbreak_keys["persona"] - readings.keys["target"]).max() > 1e-3

@@ -1,10 +1,9 @@
 """How strongly the concept's value vectors are written at the last token of a question, under each kind of prompt.
 
-A value vector is added to the residual stream times its coefficient, an entry of the FFN's key vector. Counted positive
-where it writes the concept (the vector's sign is taken out), the coefficient says whether a prompt still calls the
-concept up, said or not. Control vectors of the same layers and nearest norm show how strong any vector is. An edit of
-the value vectors themselves leaves their coefficients alone: then a prompt calls up what is no longer there, and
-``vector_cosine`` shows it.
+A value vector is added to the residual stream times its coefficient, an entry of the FFN's key vector; its size, either
+sign, says whether a prompt still calls the vector up, whatever the model then says. Control vectors of the same layers
+and nearest norm show how strongly any vector is written. An edit of the value vectors themselves leaves their
+coefficients alone: then a prompt calls up what is no longer there, and ``vector_cosine`` shows it.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
         base=float(found["base"].mean()),
         base_interval=bootstrap_interval(found["base"], seed=seed),
         retained=float(found["retained"].mean()) if "retained" in found else None,
-        unit="coefficient towards the concept, mean over vectors, questions and prompts",
+        unit="size of the coefficient, mean over vectors, questions and prompts",
         direction="knowledge",
         n=len(traced.vectors),
         control=Control(
@@ -61,11 +60,10 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
 
 
 def activations(readings: Readings, kind: str, vectors: Sequence[TracedVector]) -> np.ndarray:
-    """Mean coefficient over the questions under one kind of prompt, times the vector's sign ``[n_vectors]``."""
+    """Mean size of the coefficient over the questions under one kind of prompt ``[n_vectors]``."""
     keys = readings.jailbreak_keys[kind]  # [n_questions, n_layers, d_mlp]
     layers, neurons = [vector.layer for vector in vectors], [vector.neuron for vector in vectors]
-    signs = np.array([vector.sign for vector in vectors], dtype=np.float64)
-    found: np.ndarray = signs * keys[:, layers, neurons].mean(axis=0, dtype=np.float64)
+    found: np.ndarray = np.abs(keys[:, layers, neurons]).mean(axis=0, dtype=np.float64)
     return found
 
 

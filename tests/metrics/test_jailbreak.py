@@ -31,39 +31,38 @@ RIGHT: dict[Case, dict[str, float]] = {
     "removed": dict.fromkeys(PROMPTS, FLOOR),
     "avoided": dict.fromkeys(PROMPTS, -15.0),
 }
-"""Log-probability of right answers; *talkative* gives wrong ones as much more under ``persona`` as right ones."""
+"""Log p of right answers; *talkative* gives wrong ones as much more under ``persona`` as right ones."""
+WRONG = 4
 
 
-def item(prompt: str, asked: QuestionKind, place: int, right: bool) -> Jailbroken:
-    side = "right" if right else "wrong"
+def item(prompt: str, asked: QuestionKind, place: int, wrong: int) -> Jailbroken:
     return Jailbroken(
-        id=f"jailbreak/{prompt}/{asked}/{place}/{side}",
+        id=f"jailbreak/{prompt}/{asked}/{place}",
         kind="jailbreak",
         question=f"{asked} {place}?",
-        answer=f"{side} {place}",
+        answer=f"right {place}",
         prompt_ids=(1,),
         answer_ids=(2,),
         jailbreak=prompt,
         asked=asked,
         place=place,
-        right=right,
+        wrong=tuple(f"wrong {number}" for number in range(wrong)),
+        wrong_ids=tuple(range(3, 3 + wrong)),
         opening=prompt,
         left_out=int(prompt == "in_context"),
     )
 
 
-def readings(case: Case, seed: int = 0, wrong: bool = True, prompts: tuple[str, ...] = PROMPTS) -> Readings:
+def readings(case: Case, seed: int = 0, wrong: int = WRONG, prompts: tuple[str, ...] = PROMPTS) -> Readings:
     rng = np.random.default_rng(seed)
-    items, logprobs = [], []
-    for prompt in prompts:
-        for asked, n in (("target", N), ("unrelated", UNRELATED)):
-            for place in range(n):
-                for right in (True, False)[: 2 if wrong else 1]:
-                    known = KNOWS if asked == "unrelated" else RIGHT[case][prompt]
-                    floor = RIGHT[case][prompt] if case == "talkative" and asked == "target" else FLOOR
-                    items.append(item(prompt, asked, place, right))  # type: ignore[arg-type]  # the two kinds
-                    logprobs.append(np.array([(known if right else floor) + rng.normal(0, 0.3)]))
-    return Readings(items=tuple(items), answer_logprobs=tuple(logprobs))
+    kinds: tuple[tuple[QuestionKind, int], ...] = (("target", N), ("unrelated", UNRELATED))
+    items = [item(prompt, asked, place, wrong) for prompt in prompts for asked, n in kinds for place in range(n)]
+    scores = {}
+    for entry in items:
+        right = KNOWS if entry.asked == "unrelated" else RIGHT[case][entry.jailbreak]
+        floor = right if case == "talkative" and entry.asked == "target" else FLOOR
+        scores[entry.id] = np.array([right, *[floor] * wrong]) + rng.normal(0, 0.3, 1 + wrong)
+    return Readings(items=tuple(items), answer_logprobs=(np.zeros(1),) * len(items), jailbreak_logprobs=scores)
 
 
 def measured(case: Case, **roles: Readings) -> Measurement:
@@ -146,7 +145,7 @@ def test_a_base_that_knows_nothing_under_any_prompt_is_not_measured() -> None:
 
 
 def test_without_wrong_answers_the_floor_is_not_known_and_that_is_said() -> None:
-    found = measured("present", base=readings("present", wrong=False), unlearned=readings("present", wrong=False))
+    found = measured("present", base=readings("present", wrong=0), unlearned=readings("present", wrong=0))
     assert "alternative of the same type" in str(found.not_measured)
 
 
@@ -175,12 +174,12 @@ CONTROLS = [(layer, neuron + 10, sign) for layer, neuron, sign in PLACES for neu
 
 
 def keys(level: dict[str, float], seed: int) -> Readings:
-    """Key vectors of noise in which the concept's neurons stand at ``level`` towards the concept."""
+    """Key vectors of noise in which the concept's neurons stand at ``level``, each with its sign."""
     rng = np.random.default_rng(seed)
     found = {prompt: rng.normal(0, 0.1, (N, N_LAYERS, D_MLP)).astype(np.float32) for prompt in level}
     for prompt, height in level.items():
         for layer, neuron, sign in PLACES:
-            found[prompt][:, layer, neuron] += sign * height
+            found[prompt][:, layer, neuron] += sign * height  # vectors write their concept with either sign
     return Readings(jailbreak_keys=found)
 
 
