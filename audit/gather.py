@@ -24,6 +24,7 @@ from audit.vectors import trace
 from audit.weights import WeightScan
 from concepts.concept import Concept, load_concept
 from concepts.files import ConceptFileError
+from concepts.jailbreaks import translated
 
 VECTORS = 20
 """At most this many of a concept's vectors are followed from base to unlearned."""
@@ -40,8 +41,11 @@ class Tokenizer:
     reason: str | None = None
 
 
-def load_concepts(names: Sequence[str]) -> list[Concept]:
+def load_concepts(names: Sequence[str], translations: Path | None = None) -> list[Concept]:
     """The concepts named, each once.
+
+    Args:
+        translations: a file of every concept's questions in German, for the jailbreak prompt that asks so.
 
     Raises:
         ConceptError: unknown, unreadable, or given twice.
@@ -49,7 +53,8 @@ def load_concepts(names: Sequence[str]) -> list[Concept]:
     concepts = []
     for name in names:
         try:
-            concepts.append(load_concept(name))
+            concept = load_concept(name)
+            concepts.append(concept if translations is None else translated(concept, translations))
         except ConceptFileError as error:
             raise ConceptError(str(error)) from error
     names_seen = [concept.name for concept in concepts]

@@ -73,7 +73,7 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
         interval=found[best].interval,
         base=1.0,
         retained=retained[best].value if retained else None,
-        unit="share of the base's log-probability of right answers above that of wrong ones",
+        unit=f"share of the base's margin of right over wrong answers, best prompt ({best})",
         direction="knowledge",
         n=len(found[best].base),
         p_value=p_values[best],
@@ -83,7 +83,7 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
             "best": best,
             "null": NULL,
             "choosing the best": f"intervals at {confidence:.2%}, Bonferroni over {len(tried)} prompts; "
-            "p-values against the largest preference over the prompts in each toss",
+            "p-values against the largest preference over the prompts in each draw",
             "plain": found[PLAIN].value if PLAIN in found else None,
             "refused": _refused(readings["base"]),
             "seed": seed,
