@@ -76,7 +76,8 @@ def with_jailbreaks(
         limit: at most this many questions of each kind, and never more than ``QUESTIONS`` and ``UNRELATED``.
     """
     asked = _target(items, concept)[: _least(QUESTIONS, limit)]
-    asked += islice(_unrelated(items, concept), _least(UNRELATED, limit))
+    if any(question.wrong for question in asked):  # else nothing is compared, and there is nothing to control
+        asked += islice(_unrelated(items, concept), _least(UNRELATED, limit))
     added: list[Item] = []
     refused = dict(items.refused)
     for jailbreak in jailbreaks():

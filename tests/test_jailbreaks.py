@@ -131,6 +131,15 @@ def test_without_given_answers_the_bases_own_are_asked_for() -> None:
     assert {item.answer for item in found} == {"Rome"}
 
 
+def test_a_concept_without_questions_asks_nothing_under_any_prompt() -> None:
+    assert jailbroken(load_concept("italy").model_copy(update={"questions": ()})) == ([], {})
+
+
+def test_without_wrong_answers_to_compare_with_no_unrelated_question_is_asked() -> None:
+    items, _ = jailbroken(load_concept("italy").model_copy(update={"groups": ()}))
+    assert {item.asked for item in items} == {"target"}
+
+
 def test_jailbroken_answers_and_keys_are_those_of_plain_forward_passes(tmp_path: Path) -> None:
     model = boot(tmp_path / "m", "llama", max_position_embeddings=2048)
     italy = in_german(load_concept("italy"))
