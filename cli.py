@@ -49,6 +49,9 @@ def compare(
     config: ConfigOption = None,
     tokenizer: TokenizerOption = None,
     output: OutputOption = OUTPUT,
+    statement: Annotated[
+        Path | None, typer.Option(help="Write the result here as an in-toto statement as well.")
+    ] = None,
     fail_on: Annotated[str, typer.Option(help="Verdicts that end with exit code 3, e.g. hidden,present.")] = "",
     device: Annotated[str, typer.Option(help="Where models run: cpu, cuda, cuda:1, mps.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="Number format models run in: float32, bfloat16, float16.")] = "float32",
@@ -85,6 +88,10 @@ def compare(
         with show_progress(quiet) as progress:
             result = compare(base, unlearned, **arguments, progress=progress, command=command_line())
         save(result, output)
+        if statement is not None:
+            from audit.statement import write_statement
+
+            write_statement(output / "result.json", statement)
         show(result, output, as_json)
         if failing & set(result.verdicts()):
             raise typer.Exit(3)
@@ -131,6 +138,12 @@ def check(
     config: ConfigOption = None,
     tokenizer: TokenizerOption = None,
     hashes: Annotated[bool, typer.Option("--hash/--no-hash", help="Hash the files, or read headers alone.")] = True,
+    public_key: Annotated[
+        Path | None, typer.Option(help="Whose signature beside the weights is believed (PEM).")
+    ] = None,
+    certificate: Annotated[
+        list[Path] | None, typer.Option(help="The same by certificate, up to a root (PEM); may be given again.")
+    ] = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
@@ -138,10 +151,18 @@ def check(
     """Are these checkpoints whole, safe and comparable, and what could an audit of them do?"""
     with report_errors(as_json, debug):
         from audit.check import check
+        from audit.signature import Trust
 
+        trust = Trust(public_key, tuple(certificate or ()))
         with show_progress(quiet) as progress:
             found = check(
-                paths, concepts=concept or [], config=config, tokenizer=tokenizer, hashes=hashes, progress=progress
+                paths,
+                concepts=concept or [],
+                config=config,
+                tokenizer=tokenizer,
+                hashes=hashes,
+                trust=trust,
+                progress=progress,
             )
         typer.echo(json.dumps(found.as_json(), indent=1) if as_json else found.as_text())
         if not found.sound:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from textwrap import wrap
 from typing import Any, Final
@@ -18,10 +18,10 @@ from audit.gather import has_tokenizer
 from audit.pair import ModelPair, open_pair
 from audit.plan import Plan, Planned, plan_pair, possible
 from audit.progress import SILENT, Progress
+from audit.signature import Signature, Trust, signatures
 
 WIDTH: Final = 100
 CHUNK: Final = 1 << 24  # bytes between two signs of progress
-SIGNATURES: Final = ("*.sig", "*.sigstore", "*.sigstore.json")
 SIZES: Final = ("n_layers", "d_model", "d_mlp", "d_vocab")
 
 
@@ -42,6 +42,7 @@ class PathCheck:
         family, sizes: of a known architecture; else ``unknown`` says why it is of none.
         largest: elements of the largest tensor.
         notes: what was ignored, normalised or is unusual.
+        signatures: those beside the weights.
         refused: why no audit would read it.
         comparable: whether it is a version of the first path's model; ``None`` for the first path itself and where
             either was refused. ``differences`` says what is between them.
@@ -60,17 +61,23 @@ class PathCheck:
     config: bool = False
     tokenizer: bool = False
     notes: tuple[str, ...] = ()
+    signatures: tuple[Signature, ...] = ()
     refused: str | None = None
     comparable: bool | None = None
     differences: str | None = None
 
     @property
     def sound(self) -> bool:
-        return self.refused is None and self.comparable is not False
+        return self.problem is None
+
+    @property
+    def problem(self) -> str | None:
+        """Why an audit would stop at it, or should not be believed."""
+        broken = next((str(signature) for signature in self.signatures if signature.state == "fails"), None)
+        return self.refused or self.differences or broken
 
     def as_text(self) -> str:
-        verdict = "refused" if self.refused else "sound" if self.sound else "not comparable with the first"
-        lines = [f"{self.path}: {verdict}"]
+        lines = [f"{self.path}: {self._summary()}"]
         if self.refused:
             return "\n".join([*lines, *_wrapped("Refused", self.refused)])
         family = f"{self.family} ({_sizes(self.sizes or {})})" if self.family else str(self.unknown)
@@ -82,9 +89,18 @@ class PathCheck:
         for file in self.files:
             lines += _wrapped("File", f"{file.name}, {file.bytes:,} bytes")
             lines += _wrapped("", f"sha256 {file.sha256}") if file.sha256 else []
+        for signature in self.signatures:
+            lines += _wrapped("Signature", f"{signature.file} {signature.state}: {signature.detail}")
         for note in self.notes:
             lines += _wrapped("Note", note)
         return "\n".join([*lines, *_wrapped("Differs", self.differences)] if self.differences else lines)
+
+    def _summary(self) -> str:
+        if self.refused:
+            return "refused"
+        if self.comparable is False:
+            return "not comparable with the first"
+        return "sound" if self.sound else "not as it was signed"
 
 
 @dataclass(frozen=True)
@@ -143,6 +159,7 @@ def check(
     config: Path | None = None,
     tokenizer: Path | None = None,
     hashes: bool = True,
+    trust: Trust = Trust(),
     progress: Progress = SILENT,
 ) -> Check:
     """Look at each path as an audit would before its slow work.
@@ -153,6 +170,7 @@ def check(
     Args:
         concepts: what the estimate of time and memory would ask the models about.
         config, tokenizer: folders, where they do not lie beside the weights.
+        trust: whose signature on the files is believed.
 
     Raises:
         AuditError: a config or a concept that was named and cannot be used. A bad path is reported, not raised.
@@ -161,7 +179,7 @@ def check(
     found: list[PathCheck] = []
     opened: list[Checkpoint | None] = []
     for path in paths:
-        seen, checkpoint = _look(path, opened[0] if opened else None, given, hashes, progress)
+        seen, checkpoint = _look(path, opened[0] if opened else None, given, hashes, trust, progress)
         found.append(seen)
         opened.append(checkpoint)
     pair: ModelPair | None = None
@@ -170,7 +188,7 @@ def check(
             continue
         found[at], other = _against(found[at], paths[0], paths[at], config)
         pair = pair or other
-    stopped = next((entry.refused or entry.differences for entry in found if not entry.sound), None)
+    stopped = next((entry.problem for entry in found if entry.problem is not None), None)
     if stopped is not None:
         return Check(tuple(found), (), None, stopped)
     try:
@@ -194,7 +212,7 @@ def hash_file(path: Path, progress: Progress = SILENT) -> str:
 
 
 def _look(
-    path: Path, base: Checkpoint | None, given: dict[str, Any] | None, hashes: bool, progress: Progress
+    path: Path, base: Checkpoint | None, given: dict[str, Any] | None, hashes: bool, trust: Trust, progress: Progress
 ) -> tuple[PathCheck, Checkpoint | None]:
     """One path by itself (an adapter: merged into ``base``), and the checkpoint where an audit would read it."""
     try:
@@ -207,7 +225,9 @@ def _look(
         )
     except AuditError as error:
         return PathCheck(str(path), refused=str(error)), None
-    return _describe(checkpoint, config, architecture, files), checkpoint
+    progress.step("Looking for signatures")
+    signed = tuple(signatures(path, trust))
+    return replace(_describe(checkpoint, config, architecture, files), signatures=signed), checkpoint
 
 
 def _describe(
@@ -217,7 +237,7 @@ def _describe(
     files: tuple[FileCheck, ...],
 ) -> PathCheck:
     counts = [math.prod(info.shape) for info in checkpoint.tensors.values()]
-    notes = (*checkpoint.notes, *(architecture.notes if architecture else ()), *_signatures(checkpoint))
+    notes = (*checkpoint.notes, *(architecture.notes if architecture else ()))
     return PathCheck(
         path=str(checkpoint.path),
         format=checkpoint.format,
@@ -240,16 +260,9 @@ def _against(seen: PathCheck, base: Path, path: Path, config: Path | None) -> tu
     try:
         pair = open_pair(base, path, None, config)
     except AuditError as error:
-        return PathCheck(**{**vars(seen), "comparable": False, "differences": str(error)}), None
+        return replace(seen, comparable=False, differences=str(error)), None
     notes = dict.fromkeys((*seen.notes, *pair.notes))
-    return PathCheck(**{**vars(seen), "comparable": True, "notes": tuple(notes)}), pair
-
-
-def _signatures(checkpoint: Checkpoint) -> list[str]:
-    """Signatures that lie beside the weights. None is verified, and that is said."""
-    folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    names = sorted({entry.name for pattern in SIGNATURES for entry in folder.glob(pattern)})
-    return [f"a signature is present ({name}) and was not verified: this version verifies none" for name in names]
+    return replace(seen, comparable=True, notes=tuple(notes)), pair
 
 
 def _sizes(sizes: dict[str, int]) -> str:

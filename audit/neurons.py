@@ -69,11 +69,13 @@ def describe_neurons(pair: ModelPair, table: NeuronTable, tokenizer: Any) -> Cha
 def most_changed(table: NeuronTable, limit: int) -> list[Place]:
     """(layer, neuron) by distance moved over the median norm of the layer's value vectors, changed ones only.
 
+    Vectors that hold NaN or infinity have no distance and are left out; the scan names their tensors.
     A neuron's own norm would put the smallest vectors first whatever was trained: an optimizer moves all rows alike.
     """
-    norms = np.sqrt(table.value["base"])
-    usual = np.maximum(np.median(norms, axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    moved = np.nan_to_num(np.where(table.touched_value, np.sqrt(table.value["delta"]) / usual, -1.0), nan=-1.0)
+    norms, distance = (np.sqrt(table.value[which]) for which in ("base", "delta"))
+    usual = np.median(np.where(np.isfinite(norms), norms, 0.0), axis=1, keepdims=True)
+    known = np.where(table.touched_value & np.isfinite(distance), distance, -np.inf)
+    moved = known / np.maximum(usual, np.finfo(np.float64).tiny)
     order = np.argsort(-moved, axis=None, kind="stable")[:limit]
     places = [divmod(int(flat), moved.shape[1]) for flat in order]
     return [place for place in places if moved[place] >= 0]

@@ -20,12 +20,15 @@ from audit.pair import ModelPair, open_pair
 from audit.progress import SILENT
 from audit.readings import forward_tokens
 from audit.settings import Settings
+from audit.weights import LARGE, WORKERS
 from concepts.concept import Concept
 
 ANSWER_TOKENS = 8
 """Tokens of a typical generated answer: the prompts make answers short."""
 BYTES_PER_SECOND = 3e8
 """Reading, comparing and digesting both files, on one slow core."""
+PROGRAM = 400_000_000
+"""Bytes of the interpreter, torch and transformers."""
 EFFICIENCY = 0.5
 """Share of the machine's matrix throughput that short prompts reach."""
 
@@ -126,7 +129,7 @@ def plan_pair(
         forward_tokens=forward,
         generated_tokens=written,
         seconds=seconds,
-        memory_bytes=_memory(pair, parameters, runs=forward > 0),
+        memory_bytes=_memory(pair, parameters, named=words.tokenizer is not None, runs=forward > 0),
     )
 
 
@@ -167,10 +170,18 @@ def _bytes(checkpoint: Checkpoint) -> int:
     return sum(path.stat().st_size for path in checkpoint.files)
 
 
-def _memory(pair: ModelPair, parameters: int, *, runs: bool) -> int:
-    """Three float32 copies of the largest tensor for the weights; one float32 model for the readings."""
-    largest = max(4 * math.prod(info.shape) for info in pair.base.tensors.values())
-    return max(3 * largest, 4 * parameters + 2 * largest if runs else 0) + 400_000_000
+def _memory(pair: ModelPair, parameters: int, *, named: bool, runs: bool) -> int:
+    """The larger of two: the weights' pass, or what comes after it.
+
+    The pass holds two tensors as stored and their difference on each thread; large ones come in blocks. Afterwards both
+    heads are read where neurons are to be named, and one float32 model runs where questions are asked.
+    """
+    largest = max(math.prod(info.shape) for info in pair.base.tensors.values())
+    stored = max(info.dtype.itemsize for info in pair.base.tensors.values())
+    comparing = WORKERS * min(largest, LARGE) * (2 * stored + 4)
+    naming = 2 * 4 * largest if named and pair.architecture else 0
+    running = 4 * parameters + 8 * largest if runs else 0
+    return max(comparing, naming, running) + PROGRAM
 
 
 def _throughput() -> float:

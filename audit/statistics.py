@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -89,3 +89,31 @@ def exchange_p_values(scores: Sequence[Sequence[np.ndarray]], *, seed: int, draw
     reached = (null.max(axis=0) >= observed[:, None] - ROUNDING).sum(axis=1)
     found: np.ndarray = (1 + reached) / (1 + draws)
     return found
+
+
+def two_sample_interval(
+    one: np.ndarray,
+    other: np.ndarray,
+    statistic: Callable[..., np.ndarray],
+    *,
+    seed: int,
+    confidence: float = CONFIDENCE,
+) -> Interval | None:
+    """Percentile bootstrap interval of ``statistic(one, other, axis=...)``, each sample drawn from apart.
+
+    ``None`` for fewer than two values in either.
+    """
+    if min(len(one), len(other)) < 2:
+        return None
+    from scipy.stats import bootstrap  # slow to import
+
+    found = bootstrap(
+        (one, other),
+        statistic,
+        n_resamples=RESAMPLES,
+        confidence_level=confidence,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(found.low), float(found.high)

@@ -9,6 +9,7 @@ model's own vectors, drawn at random, reach it by chance where single vectors ha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -78,12 +79,17 @@ def find_theme(
     if not words.words:
         return [], absent("the tokenizer has no English word that one token spells")
     n = len(changes)
+    usual = usual[usual.isfinite().all(dim=1)]
+    if not len(usual):
+        return [], absent("no value vector of the base is finite there")
     pooled = words.squared(usual)  # [n_usual, n_words]
     typical = pooled.mean(dim=0).clamp_(min=torch.finfo(torch.float32).tiny)
     excess = words.squared(changes).mean(dim=0) / typical
     drawn = np.random.default_rng(seed).multinomial(n, np.full(len(usual), 1 / len(usual)), size=CONTROL_SETS)
     largest = (torch.from_numpy(drawn).to(torch.float32) @ pooled / n / typical).amax(dim=1)  # [CONTROL_SETS]
     strongest = float(excess.max())
+    if not math.isfinite(strongest):
+        return [], absent("the base's head holds values that are not finite")
     p_value = (1 + int((largest >= strongest).sum())) / (1 + CONTROL_SETS)
     threshold = float(torch.quantile(largest, 1 - SIGNIFICANT))
     order = excess.argsort(descending=True, stable=True)[:SHOWN].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +17,6 @@ import torch
 from audit.architectures import Piece
 from audit.checkpoint import TensorDigest, combine_digests, digest_tensor
 from audit.metrics import weights_metrics
-from audit.metrics._tally import Tally
 from audit.neurons import describe_neurons
 from audit.pair import ModelPair
 from audit.progress import SILENT, Progress
@@ -26,8 +26,8 @@ WORKERS = 2
 """Tensors compared at once, each on one thread: several threads in one small kernel would wait for each other."""
 LARGE = 1 << 25
 """Elements of the largest tensor that stays in memory while it is compared, as stored; larger ones are read again."""
-STEP = 1 << 21
-"""Elements of a block: 8 MiB of float32. Measured: smaller ones cost more calls, larger ones leave the cache."""
+STEP = 1 << 20
+"""Elements of a block: 4 MiB of float32. Measured: smaller ones cost more calls, larger ones leave the cache."""
 COARSENESS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 """Floating types from the fewest bits of significand to the most."""
 AS_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -61,16 +61,18 @@ class Block:
 
     Attributes:
         changed: whether any bit differs.
+        room: where the difference is written, for later passes; memory of its own if not given.
     """
 
     base: torch.Tensor
     unlearned: torch.Tensor
     changed: bool
+    room: torch.Tensor | None = None
 
     @cached_property
     def delta(self) -> torch.Tensor:
         """``unlearned - base``, float32."""
-        return self.unlearned - self.base
+        return torch.sub(self.unlearned, self.base, out=self.room)
 
     @cached_property
     def differs(self) -> torch.Tensor:
@@ -126,7 +128,7 @@ def scan(pair: ModelPair, tokenizer: Any = None, progress: Progress = SILENT) ->
     rows = []
     with _workers() as pool:
         hashing = [pool.submit(checkpoint.file_records) for checkpoint in (pair.base, pair.unlearned)]
-        compared = pool.map(partial(compare_tensors, pair, metrics), names)
+        compared = pool.map(partial(compare_tensors, pair, metrics, Room()), names)
         for done, comparison in enumerate(compared):
             progress.step("Comparing weights", done, len(names))
             rows.append(_row(comparison, observers))
@@ -153,29 +155,30 @@ def tensor_rows(pair: ModelPair, names: Iterable[str]) -> list[TensorChange]:
     metrics = weights_metrics()
     observers = {name: module.Observer(pair) for name, module in metrics.items()}
     with _workers() as pool:
-        return [_row(found, observers) for found in pool.map(partial(compare_tensors, pair, metrics), names)]
+        return [_row(found, observers) for found in pool.map(partial(compare_tensors, pair, metrics, Room()), names)]
 
 
-def compare_tensors(pair: ModelPair, metrics: Mapping[str, ModuleType], name: str) -> Comparison:
+def compare_tensors(pair: ModelPair, metrics: Mapping[str, ModuleType], room: Room, name: str) -> Comparison:
     """Read one shared tensor of both models, and keep what the metrics want to know of it."""
     tensor = shared_tensor(pair, name)
-    stored = StoredPair(pair, tensor)
+    stored = StoredPair(pair, tensor, room)
     tallies = {metric: module.Tally(tensor) for metric, module in metrics.items()}
     hashes = _hashes(pair, name)
     changed, nonfinite = False, set()
-    for base, unlearned in stored.blocks():
-        block = _block(base, unlearned, tensor.dtype)
+    for base, unlearned, block in stored.blocks():
         for subject, rows in (("base", base), ("unlearned", unlearned)):
             if subject in hashes:
                 hashes[subject].update(rows)
             if not _finite(getattr(block, subject)):
                 nonfinite.add(subject)
         changed |= block.changed
-        _feed(tallies.values(), block)
+        for tally in tallies.values():
+            tally.add(block)
     wanting = [tally for tally in tallies.values() if tally.more()]
     while wanting:
-        for base, unlearned in stored.blocks():
-            _feed(wanting, _block(base, unlearned, tensor.dtype))
+        for delta in stored.differences():
+            for tally in wanting:
+                tally.again(delta)
         wanting = [tally for tally in wanting if tally.more()]
     return Comparison(
         tensor=tensor,
@@ -204,29 +207,65 @@ def shared_tensor(pair: ModelPair, name: str) -> SharedTensor:
     )
 
 
+class Room(threading.local):
+    """Memory for a tensor's difference, one on each thread and used again: fresh pages cost as much as a pass."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0)
+
+    def of(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Float32 of this shape, not set; what was given before is no longer valid."""
+        wanted = math.prod(shape)
+        if self.memory.numel() < wanted:
+            self.memory = torch.empty(wanted)
+        return self.memory[:wanted].view(shape)
+
+
 class StoredPair:
-    """Both versions of one tensor as stored: in memory where they are small enough, else on disk."""
+    """Both versions of one tensor: read once where memory allows, else again for every pass."""
 
-    def __init__(self, pair: ModelPair, tensor: SharedTensor) -> None:
+    def __init__(self, pair: ModelPair, tensor: SharedTensor, room: Room) -> None:
         self.pair, self.tensor = pair, tensor
-        self.kept = pair.tensors(tensor.name) if tensor.numel <= LARGE else None
+        self.whole = pair.tensors(tensor.name) if tensor.numel <= LARGE else None
+        self.delta = room.of(tensor.shape) if self.whole is not None else None
+        self.changed: list[slice] = []
 
-    def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Blocks of whole rows, from the first to the last."""
-        if self.kept is not None and self.tensor.numel <= STEP:
-            yield self.kept
+    def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, Block]]:
+        """Blocks of whole rows as stored, base and unlearned, and as compared, from the first to the last."""
+        for rows in self._steps():
+            base, unlearned = self._stored(rows)
+            block = _block(base, unlearned, self.tensor.dtype, None if self.delta is None else _part(self.delta, rows))
+            if block.changed:
+                self.changed.append(rows)
+            yield base, unlearned, block
+        self.whole = None
+
+    def differences(self) -> Iterator[torch.Tensor]:
+        """The difference of every block that changed, once ``blocks`` has come to its end."""
+        for rows in self.changed:
+            if self.delta is not None:
+                yield _part(self.delta, rows)
+            else:
+                yield _block(*self._stored(rows), self.tensor.dtype).delta
+
+    def _steps(self) -> Iterator[slice]:
+        if self.tensor.numel <= STEP:
+            yield slice(None)
             return
         length = self.tensor.shape[0]
         step = max(STEP * length // self.tensor.numel, 1)
         for start in range(0, length, step):
-            stop = min(start + step, length)
-            yield self._rows(start, stop)
+            yield slice(start, min(start + step, length))
 
-    def _rows(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.kept is None:
-            return self.pair.rows(self.tensor.name, start, stop)
-        base, unlearned = self.kept
-        return base[start:stop], unlearned[start:stop]
+    def _stored(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.whole is None:
+            return self.pair.rows(self.tensor.name, *rows.indices(self.tensor.shape[0])[:2])
+        base, unlearned = self.whole
+        return _part(base, rows), _part(unlearned, rows)
+
+
+def _part(tensor: torch.Tensor, rows: slice) -> torch.Tensor:
+    return tensor[rows] if tensor.dim() else tensor  # a single number has no rows
 
 
 def _hashes(pair: ModelPair, name: str) -> dict[str, TensorDigest]:
@@ -237,18 +276,17 @@ def _hashes(pair: ModelPair, name: str) -> dict[str, TensorDigest]:
     return {subject: TensorDigest(checkpoint.tensors[name]) for subject, checkpoint in subjects.items()}
 
 
-def _block(base: torch.Tensor, unlearned: torch.Tensor, compared: torch.dtype) -> Block:
+def _block(
+    base: torch.Tensor, unlearned: torch.Tensor, compared: torch.dtype, room: torch.Tensor | None = None
+) -> Block:
     same = base.dtype == unlearned.dtype and torch.equal(_bits(base), _bits(unlearned))
     if not same and base.dtype != unlearned.dtype:
         base, unlearned = base.to(compared), unlearned.to(compared)
         same = torch.equal(_bits(base), _bits(unlearned))
     base = base.to(torch.float32)
-    return Block(base, base if same else unlearned.to(torch.float32), changed=not same)
-
-
-def _feed(tallies: Iterable[Tally], block: Block) -> None:
-    for tally in tallies:
-        tally.add(block)
+    if same:
+        return Block(base, base, changed=False)
+    return Block(base, unlearned.to(torch.float32), changed=True, room=room)
 
 
 @contextmanager

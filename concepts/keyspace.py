@@ -52,15 +52,8 @@ def separability(
     Raises:
         ValueError: a set is smaller than ``SMALLEST_SET``, or keys are not finite.
     """
-    smallest = min(len(inside), len(outside))
-    if smallest < SMALLEST_SET:
-        raise ValueError(f"{smallest} questions in a set are too few; {SMALLEST_SET} are needed")
-    keys = np.concatenate([inside, outside]).astype(np.float64)
-    if not np.isfinite(keys).all():
-        raise ValueError("key vectors are not finite")
-    labels = np.repeat([1.0, 0.0], [len(inside), len(outside)])
     rng = np.random.default_rng(seed)
-    fold = _stratified(labels, min(folds, smallest), rng)
+    keys, labels, fold = _folded(inside, outside, folds, rng)
     drawn = _permuted_within(labels, fold, permutations, rng)
     every = np.vstack([labels, drawn])  # [1 + permutations, n]
     auc = np.stack([_auc(every @ _predictor(layer, fold).T, every) for layer in keys.swapaxes(0, 1)])
@@ -69,6 +62,17 @@ def separability(
     p_values = (1 + (highest >= observed[:, None] - 1e-12).sum(axis=1)) / (1 + permutations)
     best = int(observed.argmax())
     return Separability(observed, best, float(p_values[best]), p_values, null.mean(axis=1))
+
+
+def held_out_auc(inside: np.ndarray, outside: np.ndarray, *, seed: int, folds: int = FOLDS) -> np.ndarray:
+    """``separability``'s AUC of each layer ``[n_layers]``, without its null.
+
+    Raises:
+        ValueError: as ``separability``.
+    """
+    keys, labels, fold = _folded(inside, outside, folds, np.random.default_rng(seed))
+    predicted = (labels @ _predictor(layer, fold).T for layer in keys.swapaxes(0, 1))
+    return np.array([_auc(scores[None], labels[None])[0] for scores in predicted])
 
 
 def centroid_shift(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -87,6 +91,84 @@ def centroid_shift(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     distance = np.linalg.norm(after.mean(axis=0) - centre, axis=-1)
     shift: np.ndarray = np.divide(distance, spread, out=np.full_like(distance, np.nan), where=spread > 0)
     return shift
+
+
+def carriers(inside: np.ndarray, outside: np.ndarray, share: float) -> np.ndarray:
+    """The neurons that tell the two sets apart best: ``share`` of each layer's ``[n_layers, d_mlp]`` bool.
+
+    By distance of the means in units of the pooled standard deviation; a neuron that varies in neither set carries it
+    if its means differ.
+    """
+    apart = np.abs(inside.mean(axis=0, dtype=np.float64) - outside.mean(axis=0, dtype=np.float64))
+    spread = np.sqrt((inside.var(axis=0, dtype=np.float64) + outside.var(axis=0, dtype=np.float64)) / 2)
+    distance = np.divide(apart, spread, out=np.where(apart > 0, np.inf, 0.0), where=spread > 0)
+    count = max(round(share * distance.shape[1]), 1)
+    found = np.zeros(distance.shape, dtype=bool)
+    np.put_along_axis(found, np.argsort(-distance, axis=1, kind="stable")[:, :count], True, axis=1)
+    return found
+
+
+def jaccard(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Shared members of two sets over all of them, for each row ``[n_layers]``."""
+    both: np.ndarray = (one & other).sum(axis=1) / (one | other).sum(axis=1)
+    return both
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Two directions of one layer's key space: what tells two sets apart, and what varies most beside it.
+
+    Attributes:
+        centre: ``[d_mlp]``, between the sets' means.
+        axes: ``[2, d_mlp]``, orthonormal in keys that are divided by each neuron's standard deviation.
+    """
+
+    centre: np.ndarray
+    axes: np.ndarray
+
+    def project(self, keys: np.ndarray) -> np.ndarray:
+        """``[n, d_mlp]`` -> ``[n, 2]``."""
+        projected: np.ndarray = (keys.astype(np.float64) - self.centre) @ self.axes.T
+        return projected
+
+
+def plane(inside: np.ndarray, outside: np.ndarray) -> Plane:
+    """The plane fitted to one layer's keys of two sets, ``[n, d_mlp]`` each.
+
+    The first axis is ``separability``'s ridge rule; the second the leading principal component of what is left.
+    """
+    keys = np.concatenate([inside, outside]).astype(np.float64)
+    centre = (inside.mean(axis=0, dtype=np.float64) + outside.mean(axis=0, dtype=np.float64)) / 2
+    scale = keys.std(axis=0)
+    centred = np.divide(keys - centre, scale, out=np.zeros_like(keys), where=scale > 0)
+    labels = np.repeat([1.0, -1.0], [len(inside), len(outside)])
+    gram = centred @ centred.T
+    ridge = SHRINKAGE * gram.trace() / len(gram) * np.eye(len(gram))
+    first = _unit(np.linalg.solve(gram + ridge, labels) @ centred)
+    rest = centred - np.outer(centred @ first, first)
+    second = np.linalg.svd(rest - rest.mean(axis=0), full_matrices=False)[2][0]
+    second = _unit(second - (second @ first) * first)
+    axes = np.stack([first, second if second.sum() >= 0 else -second])
+    return Plane(centre, np.divide(axes, scale, out=np.zeros_like(axes), where=scale > 0))
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    size = np.linalg.norm(vector)
+    return vector / size if size else vector
+
+
+def _folded(
+    inside: np.ndarray, outside: np.ndarray, folds: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Keys ``[n, n_layers, d_mlp]`` float64, labels (1 inside, 0 outside) and fold of each item ``[n]``."""
+    smallest = min(len(inside), len(outside))
+    if smallest < SMALLEST_SET:
+        raise ValueError(f"{smallest} questions in a set are too few; {SMALLEST_SET} are needed")
+    keys = np.concatenate([inside, outside]).astype(np.float64)
+    if not np.isfinite(keys).all():
+        raise ValueError("key vectors are not finite")
+    labels = np.repeat([1.0, 0.0], [len(inside), len(outside)])
+    return keys, labels, _stratified(labels, min(folds, smallest), rng)
 
 
 def _stratified(labels: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:

@@ -229,6 +229,51 @@ def grid_key(rows: Mapping[str, Sequence[float | None]]) -> list[tuple[int, str,
     return meaning
 
 
+# ---- points of several models in one plane
+
+
+@dataclass(frozen=True)
+class Point:
+    """One item's place: ``panel`` is the model, ``kind`` the set it belongs to."""
+
+    panel: str
+    kind: str
+    x: float
+    y: float
+
+
+def scatter(key: str, title: str, points: Sequence[Point]) -> str:
+    """One panel a model side by side, all on the same scales; shapes tell the sets apart."""
+    if not points:
+        return ""
+    panels = list(dict.fromkeys(point.panel for point in points))
+    kinds = styles_of(list(dict.fromkeys(point.kind for point in points)))
+    top, bottom, gap = 58.0, 272.0, 22.0
+    side = (WIDTH - gap * (len(panels) - 1)) / len(panels)
+    y = fitted([point.y for point in points], bottom - 8, top + 8, room=0.04)
+    drawn = [_legend(kinds, 2.0, 14.0)]
+    for place, panel in enumerate(panels):
+        left = place * (side + gap)
+        x = fitted([point.x for point in points], left + 8, left + side - 8, room=0.04)
+        drawn.append(element("rect", x=left, y=top, width=side, height=bottom - top, class_="frame"))
+        drawn.append(words(left + 2, top - 8, clip(panel, 24), class_="label"))
+        zero = x(0.0)
+        if left < zero < left + side:
+            drawn.append(element("line", x1=zero, x2=zero, y1=top, y2=bottom, class_="grid"))
+        drawn += [
+            marker(kinds[point.kind], x(point.x), y(point.y), 3.2, f"{panel}, {point.kind}")
+            for point in points
+            if point.panel == panel
+        ]
+    counted = "; ".join(
+        f"{panel}: " + ", ".join(f"{sum((p.panel, p.kind) == (panel, kind) for p in points)} {kind}" for kind in kinds)
+        for panel in panels
+    )
+    return picture(
+        key, title, f"Points on the same two axes. {shorten(counted, 600)}.", (WIDTH, bottom + 6), "".join(drawn)
+    )
+
+
 # ---- rows of values with intervals
 
 

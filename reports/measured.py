@@ -80,6 +80,7 @@ def view(measurement: Measurement, anchor: str) -> MeasuredView:
         figures.lines(f"{anchor}-chart-{place}", f"{title}, by layer", shorten(measurement.unit, 80), group)
         for place, group in enumerate(figures.comparable(drawn))
     ]
+    charts.append(figures.scatter(f"{anchor}-plane", f"{title}, item by item", points(measurement)))
     return MeasuredView(
         anchor=anchor,
         title=title,
@@ -93,6 +94,17 @@ def view(measurement: Measurement, anchor: str) -> MeasuredView:
         items=items_table(f"{title}: item by item", measurement.items) if measurement.items else None,
         details=[(shorten(key, 80).replace("_", " "), explained(found)) for key, found in measurement.details.items()],
     )
+
+
+def points(measurement: Measurement) -> list[figures.Point]:
+    """The items that have a place in a plane, for each model: rows with ``model``, ``set``, ``x`` and ``y``."""
+    return [
+        figures.Point(shorten(str(row["model"]), 40), shorten(str(row["set"]), 60), float(x), float(y))
+        for row in measurement.items
+        if {"model", "set"} <= row.keys()
+        and isinstance(x := row.get("x"), float)
+        and isinstance(y := row.get("y"), float)
+    ]
 
 
 def numbers(measurement: Measurement, title: str) -> Table | None:

@@ -536,13 +536,16 @@ def test_row_30_what_is_no_file_is_neither_waited_for_nor_read(tmp_path: Path, s
 # ---- 32 to 38: values and formats
 
 
-def test_row_32_weights_that_are_not_finite(model: Path, shipped: Path) -> None:
-    restate(model, lambda state: {**state, PROBE: torch.full_like(state[PROBE], torch.nan)})
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("name", [PROBE, "model.layers.1.mlp.down_proj.weight", "model.embed_tokens.weight"])
+def test_row_32_weights_that_are_not_finite(model: Path, shipped: Path, name: str, value: float) -> None:
+    restate(model, lambda state: {**state, name: torch.full_like(state[name], value)})
     with torch.no_grad():
         assert naive(model)(IDS).logits.isnan().all()
-    (finding,) = compare(shipped, model).findings
-    assert finding.verdict == "inconclusive"
-    assert PROBE in finding.reason
+    for base, unlearned in ((shipped, model), (model, shipped)):
+        (finding,) = compare(base, unlearned).findings
+        assert finding.verdict == "inconclusive"
+        assert name in finding.reason
 
 
 def test_row_33_nan_in_a_metric_of_our_own() -> None:

@@ -89,13 +89,6 @@ def test_a_concept_adds_its_questions_to_the_estimate(model: Path) -> None:
     assert asked.forward_tokens > 0
 
 
-def test_a_signature_is_named_and_not_called_verified(model: Path, tmp_path: Path) -> None:
-    signed = Path(shutil.copytree(model, tmp_path / "signed"))
-    (signed / "model.sig").write_text("{}")
-    assert any("model.sig" in note and "not verified" in note for note in check([signed]).paths[0].notes)
-    assert not any("signature" in note for note in check([model]).paths[0].notes)
-
-
 def test_the_command_prints_and_ends_with_0_or_1(model: Path, tmp_path: Path) -> None:
     shown = run.invoke(cli.app, ["check", str(model), "--json", "--quiet"])
     assert shown.exit_code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,13 @@ def test_a_comparison_leaves_a_result_and_a_report(compared: dict[str, Any], tmp
     assert AuditResult.read(tmp_path / "result.json") == sample()
     assert (tmp_path / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     assert str(tmp_path / "report.html") in shown.output.replace("\n", "")
+
+
+def test_a_comparison_is_stated_where_asked(compared: dict[str, Any], tmp_path: Path) -> None:
+    target = tmp_path / "statement.json"
+    run.invoke(cli.app, ["compare", "a", "b", "-o", str(tmp_path), "--statement", str(target)])
+    stated = json.loads(target.read_text(encoding="utf-8"))["predicate"]["result"]["digest"]["sha256"]
+    assert stated == hashlib.sha256((tmp_path / "result.json").read_bytes()).hexdigest()
 
 
 def test_json_prints_the_result_and_nothing_else(compared: dict[str, Any], tmp_path: Path) -> None:

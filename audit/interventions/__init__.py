@@ -1,27 +1,33 @@
-"""The interventions: each sibling module with a function ``edit`` changes chosen value vectors and nothing else.
+"""The interventions: each sibling module with a function ``target`` says what chosen value vectors become.
 
-They work on a model loaded for the purpose, in place, and record what they did.
+A method names the rows it would write at full strength and touches nothing; ``dose`` goes any part of the way there, so
+that an edit can be tried (``audit.causal``) before it is applied, and every method has the same scale of strength:
+0 leaves the model as it is, 1 is the method in full.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from audit.errors import AuditError, ModelError
+from audit.progress import SILENT, Progress
 from audit.running import RunningModel
+from audit.unlearning.packing import Example
 
 
 class Place(Protocol):
-    """Where a value vector is; a ``ConceptVector`` is one. Both count from 0."""
+    """Where a value vector is, and which side of its projection writes the concept; a ``ConceptVector`` is one."""
 
     @property
     def layer(self) -> int: ...
@@ -29,13 +35,86 @@ class Place(Protocol):
     @property
     def neuron(self) -> int: ...
 
+    @property
+    def sign(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Values of some value vectors of one layer.
+
+    Attributes:
+        neurons: ascending, each once.
+        values: row ``i`` is that of ``neurons[i]``, float32 on the CPU.
+    """
+
+    neurons: tuple[int, ...]
+    values: Float[Tensor, "n d_model"]
+
+
+Change = Mapping[int, Rows]
+"""Layer -> the value vectors that an edit writes there."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method may read besides the model and the vectors.
+
+    Attributes:
+        tokens: ids of the concept's tokens, the first the most telling ``[n_tokens]``.
+        W_U: the head ``[d_vocab, d_model]`` float32.
+        forget, retain: examples, for methods that train.
+        raw: noise of the paper's standard deviation instead of one in proportion to the vector.
+        everywhere: project every value vector of the model, not the chosen ones alone.
+        seed: of whatever is drawn.
+    """
+
+    tokens: np.ndarray
+    W_U: Float[Tensor, "d_vocab d_model"]
+    forget: Sequence[Example] = ()
+    retain: Sequence[Example] = ()
+    raw: bool = False
+    everywhere: bool = False
+    seed: int = 0
+    progress: Progress = SILENT
+
 
 @cache
 def methods() -> dict[str, ModuleType]:
     """Every intervention by name, in alphabetical order."""
     names = sorted(info.name for info in pkgutil.iter_modules(__path__))
     modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
-    return {name: module for name, module in modules.items() if hasattr(module, "edit")}
+    return {name: module for name, module in modules.items() if hasattr(module, "target")}
+
+
+def stored_rows(model: RunningModel, vectors: Sequence[Place]) -> dict[int, Rows]:
+    """The chosen value vectors as they are.
+
+    Raises:
+        AuditError: see ``by_layer``.
+    """
+    return {
+        layer: Rows(tuple(neurons), value_rows(model, layer)[neurons].to("cpu", torch.float32, copy=True))
+        for layer, neurons in by_layer(model, vectors).items()
+    }
+
+
+def dose(model: RunningModel, target: Change, strength: float) -> Change:
+    """The rows at ``strength`` of the way from what they are to ``target``; exactly these at 0 and 1."""
+    if strength == 1:
+        return target
+    found = {}
+    for layer, rows in target.items():
+        before = value_rows(model, layer)[list(rows.neurons)].to("cpu", torch.float32, copy=True)
+        found[layer] = Rows(rows.neurons, before + strength * (rows.values - before) if strength else before)
+    return found
+
+
+def apply(model: RunningModel, change: Change) -> None:
+    """Write the rows into ``model``, in place, in its own number format; every other weight keeps its bits."""
+    for layer, rows in change.items():
+        stored = value_rows(model, layer)
+        stored[list(rows.neurons)] = rows.values.to(stored.device, stored.dtype)
 
 
 def value_rows(model: RunningModel, layer: int) -> Float[Tensor, "d_mlp d_model"]:
@@ -75,9 +154,9 @@ def by_layer(model: RunningModel, vectors: Sequence[Place]) -> dict[int, list[in
     return chosen
 
 
-def places(chosen: dict[int, list[int]]) -> list[list[int]]:
+def places(change: Change) -> list[list[int]]:
     """``[[layer, neuron], ...]`` for the record."""
-    return [[layer, neuron] for layer, neurons in chosen.items() for neuron in neurons]
+    return [[layer, neuron] for layer, rows in change.items() for neuron in rows.neurons]
 
 
 def cosines(before: Float[Tensor, "n d_model"], after: Float[Tensor, "n d_model"]) -> list[float | None]:

@@ -6,16 +6,16 @@ every step runs the layers above alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from audit.interventions import Place, by_layer, cosines, places, value_rows
+from audit.interventions import Change, Place, Rows, Setting, apply, cosines, places, stored_rows
 from audit.progress import SILENT, Progress
 from audit.running import RunningModel
 from audit.unlearning.npo import Objective
@@ -23,6 +23,19 @@ from audit.unlearning.packing import Example, Pack, answer_logprobs
 from audit.unlearning.training import Record, Settings, minimise, prepare, trainable
 
 TITLE = "Chosen value vectors trained alone, with negative preference optimization"
+DOSES = (0.5, 1.0)
+TRAINING: Final = Settings(steps=40, learning_rate=1e-2)
+
+
+def target(model: RunningModel, vectors: Sequence[Place], setting: Setting) -> Change:
+    """The vectors trained from zero.
+
+    Raises:
+        AuditError: as ``edit``.
+    """
+    settings = replace(TRAINING, seed=setting.seed)
+    change, _ = train(model, vectors, setting.forget, setting.retain, settings, setting.progress, erase=True)
+    return change
 
 
 def edit(
@@ -34,7 +47,37 @@ def edit(
     progress: Progress = SILENT,
     erase: bool = False,
 ) -> Record:
-    """Train the value vectors ``vectors`` of ``model``, in place; every other weight keeps its bits.
+    """``train``, and the trained vectors written into ``model``; every other weight keeps its bits.
+
+    Raises:
+        AuditError: see ``interventions.by_layer`` and ``training.prepare``.
+        ModelError: training diverged.
+    """
+    before = stored_rows(model, vectors)
+    change, trajectory = train(model, vectors, forget, retain, settings, progress, erase)
+    apply(model, change)
+    return Record(
+        method="needle",
+        settings={**settings.as_json(), "erase": erase},
+        examples={"forget": len(forget), "retain": len(retain)},
+        trajectory=trajectory,
+        changed={
+            "value_vectors": places(change),
+            "cosines": cosines(*(torch.cat([rows.values for rows in found.values()]) for found in (before, change))),
+        },
+    )
+
+
+def train(
+    model: RunningModel,
+    vectors: Sequence[Place],
+    forget: Sequence[Example],
+    retain: Sequence[Example],
+    settings: Settings,
+    progress: Progress = SILENT,
+    erase: bool = False,
+) -> tuple[Change, tuple[Mapping[str, float], ...]]:
+    """What the value vectors ``vectors`` become when they alone are trained, and the course of it.
 
     Args:
         erase: start from zero instead of from the vectors, so that nothing of them is left to begin with. The
@@ -44,40 +87,28 @@ def edit(
         AuditError: see ``interventions.by_layer`` and ``training.prepare``.
         ModelError: training diverged.
     """
-    chosen = by_layer(model, vectors)
+    before = stored_rows(model, vectors)
     tokens = prepare(model.tokenizer, forget, retain, settings)
-    before = {layer: value_rows(model, layer)[neurons].clone() for layer, neurons in chosen.items()}
-    changes = {layer: nn.Parameter(torch.zeros_like(rows)) for layer, rows in before.items()}
-    upper = UpperLayers(model, lowest=min(chosen))
-    with trainable(model.model, every=False), adding(model, chosen, changes), upper.bypassing():
+    changes = {layer: nn.Parameter(torch.zeros_like(rows.values)) for layer, rows in before.items()}
+    upper = UpperLayers(model, lowest=min(before))
+    with trainable(model.model, every=False), adding(model, before, changes), upper.bypassing():
         objective = Objective.start(upper.forward, *tokens, settings, progress)
         if erase:
             for layer, rows in before.items():
-                changes[layer].data.copy_(-rows)
+                changes[layer].data.copy_(-rows.values)
         text = f"Training {len(vectors)} value vectors"
         trajectory = minimise(changes.values(), objective.step, settings, progress, text)
-    after = {layer: rows + changes[layer].detach() for layer, rows in before.items()}
-    for layer, neurons in chosen.items():
-        value_rows(model, layer)[neurons] = after[layer]
-    return Record(
-        method="needle",
-        settings={**settings.as_json(), "erase": erase},
-        examples={"forget": len(forget), "retain": len(retain)},
-        trajectory=trajectory,
-        changed={
-            "value_vectors": places(chosen),
-            "cosines": cosines(torch.cat([*before.values()]), torch.cat([*after.values()])),
-        },
-    )
+    after = {layer: Rows(rows.neurons, rows.values + changes[layer].detach()) for layer, rows in before.items()}
+    return after, trajectory
 
 
 @contextmanager
-def adding(model: RunningModel, chosen: dict[int, list[int]], changes: dict[int, nn.Parameter]) -> Iterator[None]:
+def adding(model: RunningModel, chosen: Change, changes: Mapping[int, Tensor]) -> Iterator[None]:
     """Run as if ``changes[layer]`` ``[n, d_model]`` were added to the value vectors ``chosen[layer]``."""
 
     def hook(layer: int) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return output + inputs[0][..., chosen[layer]] @ changes[layer]
+            return output + inputs[0][..., list(chosen[layer].neurons)] @ changes[layer].to(output.device, output.dtype)
 
         return add
 

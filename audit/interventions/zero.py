@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from audit.interventions import Place, by_layer, places, value_rows
+import torch
+
+from audit.interventions import Change, Place, Rows, Setting, stored_rows
 from audit.running import RunningModel
-from audit.unlearning.training import Record
 
 TITLE = "Chosen value vectors set to zero"
+DOSES = (0.25, 0.5, 0.75, 1.0)
 
 
-def edit(model: RunningModel, vectors: Sequence[Place]) -> Record:
-    """Set the value vectors ``vectors`` of ``model`` to zero, in place.
-
-    Raises:
-        AuditError: see ``interventions.by_layer``.
-    """
-    chosen = by_layer(model, vectors)
-    for layer, neurons in chosen.items():
-        value_rows(model, layer)[neurons] = 0.0
-    return Record(method="zero", changed={"value_vectors": places(chosen)})
+def target(model: RunningModel, vectors: Sequence[Place], setting: Setting) -> Change:
+    """Zeros."""
+    return {
+        layer: Rows(rows.neurons, torch.zeros_like(rows.values)) for layer, rows in stored_rows(model, vectors).items()
+    }

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from audit.weights import Block, SharedTensor
 
 
@@ -18,12 +20,16 @@ class Tally:
         self.tensor = tensor
 
     def add(self, block: Block) -> None:
-        """Take the next rows; every pass begins again with the first."""
+        """Take the next rows, from the first to the last."""
         raise NotImplementedError
 
     def more(self) -> bool:
-        """Called at the end of a pass: whether another one is needed."""
+        """Called at the end of a pass: whether another one, over the differences alone, is needed."""
         return False
+
+    def again(self, delta: Tensor) -> None:
+        """Take the next rows that changed, in a further pass: ``unlearned - base``, float32."""
+        raise NotImplementedError
 
     def found(self) -> Any:
         """What the metric's observer is given, ``None`` where the tensor is not for it."""

@@ -53,11 +53,11 @@ def leading_singular_values(matrix: torch.Tensor, blocks: int = 1) -> list[float
     """As the metric finds them when ``matrix`` is the update of a tensor, read in ``blocks`` parts."""
     tensor = SharedTensor("w", None, None, (), tuple(matrix.shape), torch.float32)
     tally = Tally(tensor)
-    while True:
+    for rows in matrix.chunk(blocks):
+        tally.add(Block(torch.zeros_like(rows), rows, changed=True))
+    while tally.more():
         for rows in matrix.chunk(blocks):
-            tally.add(Block(torch.zeros_like(rows), rows, changed=True))
-        if not tally.more():
-            break
+            tally.again(rows)
     found = tally.found()
     assert found is not None
     return found[1]

@@ -1,0 +1,36 @@
+"""Gaussian noise on the chosen value vectors, the ablation of Hong et al. (2024, arXiv 2406.11614, section 4).
+
+The paper adds noise of standard deviation 0.1 to every entry (``raw``). How much that is depends on the model: its
+vectors' entries may be ten times smaller or larger. By default the standard deviation is the root mean square of the
+vector's own entries, so that at strength 1 noise and vector have the same norm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from audit.interventions import Change, Place, Rows, Setting, stored_rows
+from audit.running import RunningModel
+
+TITLE = "Noise on the chosen value vectors"
+DOSES = (0.25, 0.5, 1.0, 2.0, 4.0)
+RAW = 0.1
+"""Standard deviation of the paper."""
+
+
+def target(model: RunningModel, vectors: Sequence[Place], setting: Setting) -> Change:
+    """Each vector with noise of its own; equal for equal seeds and vectors."""
+    found = {}
+    for layer, rows in stored_rows(model, vectors).items():
+        noise = torch.stack([_drawn(rows.values.shape[1], setting.seed, layer, neuron) for neuron in rows.neurons])
+        deviation = RAW if setting.raw else rows.values.square().mean(dim=1, keepdim=True).sqrt()
+        found[layer] = Rows(rows.neurons, rows.values + deviation * noise)
+    return found
+
+
+def _drawn(size: int, seed: int, layer: int, neuron: int) -> torch.Tensor:
+    """The noise of one place, whichever others are chosen."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + layer) * 1_000_003 + neuron)
+    return torch.randn(size, generator=generator)
