@@ -46,6 +46,7 @@ def compare(
     unlearned: Path | str,
     *,
     concepts: Sequence[str] = (),
+    translations: Path | None = None,
     retained: Path | str | None = None,
     guard: Path | None = None,
     config: Path | None = None,
@@ -59,6 +60,7 @@ def compare(
     Args:
         base, unlearned, retained: weight files or folders.
         concepts: library names or concept files.
+        translations: a file of every concept's questions in German (``concepts.jailbreaks.translated``).
         guard: a file or folder of the protection served around the unlearned weights; recorded, not run.
         config, tokenizer: folders, where they do not lie beside the weights.
 
@@ -66,7 +68,7 @@ def compare(
         AuditError: an input that cannot be audited, in one line.
     """
     clock = Stopwatch()
-    chosen = gather.load_concepts(concepts)
+    chosen = gather.load_concepts(concepts, translations)
     protection = digest_of(guard) if guard is not None else None
     pair = open_pair(Path(base), Path(unlearned), Path(retained) if retained else None, config)
     with clock.measuring("weights"):

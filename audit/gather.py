@@ -12,6 +12,7 @@ import numpy as np
 from audit.checkpoint import Checkpoint
 from audit.errors import ConceptError, ModelError
 from audit.items import ItemSet, item_set, with_own_answers
+from audit.jailbroken import with_jailbreaks
 from audit.pair import ModelPair
 from audit.progress import Progress
 from audit.readings import Readings, generate, read
@@ -23,6 +24,7 @@ from audit.vectors import trace
 from audit.weights import WeightScan
 from concepts.concept import Concept, load_concept
 from concepts.files import ConceptFileError
+from concepts.jailbreaks import translated
 
 VECTORS = 20
 """At most this many of a concept's vectors are followed from base to unlearned."""
@@ -39,8 +41,11 @@ class Tokenizer:
     reason: str | None = None
 
 
-def load_concepts(names: Sequence[str]) -> list[Concept]:
+def load_concepts(names: Sequence[str], translations: Path | None = None) -> list[Concept]:
     """The concepts named, each once.
+
+    Args:
+        translations: a file of every concept's questions in German, for the jailbreak prompt that asks so.
 
     Raises:
         ConceptError: unknown, unreadable, or given twice.
@@ -48,7 +53,8 @@ def load_concepts(names: Sequence[str]) -> list[Concept]:
     concepts = []
     for name in names:
         try:
-            concepts.append(load_concept(name))
+            concept = load_concept(name)
+            concepts.append(concept if translations is None else translated(concept, translations))
         except ConceptFileError as error:
             raise ConceptError(str(error)) from error
     names_seen = [concept.name for concept in concepts]
@@ -149,7 +155,9 @@ class Collector:
         self.progress.step(f"Asking the {role} model about {concept.title}")
         written = generate(model, items, size, progress=self.progress)
         if role == "base":
-            items = self.items[concept.name] = with_own_answers(items, written[0], tokenizer, context)
+            items = with_own_answers(items, written[0], tokenizer, context)
+            items = with_jailbreaks(items, concept, tokenizer, context, self.settings.limit)
+            self.items[concept.name] = items
         return read(model, items, written, size, self.progress)
 
     def trace_vectors(self, concept: Concept) -> TracedVectors | str:

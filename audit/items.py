@@ -11,8 +11,9 @@ import numpy as np
 from concepts.concept import Concept, Group, Question, neutral_text
 from concepts.prompts import answer_text, cut, few_shot, mentions, normalise
 
-Kind = Literal["target", "unrelated", "target_own", "unrelated_own", "text"]
-"""Questions about the concept and unrelated ones with given answers; the same with the base's own; neutral text."""
+Kind = Literal["target", "unrelated", "target_own", "unrelated_own", "text", "jailbreak"]
+"""Questions about the concept and unrelated ones with given answers; the same with the base's own; neutral text;
+questions under a jailbreak prompt (``audit/jailbroken.py``)."""
 
 QuestionKind = Literal["target", "unrelated"]
 
@@ -150,20 +151,34 @@ def _prompt(
     avoid: Sequence[str],
 ) -> Prompt:
     text = few_shot(question.question, avoid)
-    return Prompt(name, kind, question.question, text, _encode(text, tokenizer, context))
+    return Prompt(name, kind, question.question, text, encode(text, tokenizer, context))
 
 
 def _item(prompt: Prompt, kind: Kind, answer: str, tokenizer: Any, context: int) -> Item:
-    if not normalise(answer):
-        raise Unusable("the answer is empty")
-    if mentions(prompt.text, [answer]):
-        raise Unusable(f"the answer {answer!r} stands in the prompt")
-    answer_ids = _continuation(prompt.text, prompt.ids, answer, tokenizer, context)
     name = f"{kind}/{prompt.id.rpartition('/')[2]}"
+    answer_ids = ids_of_answer(prompt.text, prompt.ids, answer, tokenizer, context)
     return Item(name, kind, prompt.question, answer, prompt.ids, answer_ids)
 
 
-def _encode(text: str, tokenizer: Any, context: int) -> tuple[int, ...]:
+def ids_of_answer(text: str, prompt_ids: tuple[int, ...], answer: str, tokenizer: Any, context: int) -> tuple[int, ...]:
+    """The tokens of ``answer`` after the prompt ``text``.
+
+    Raises:
+        Unusable: no letters in it, it stands in the prompt, does not fit, or merges with the prompt's end.
+    """
+    if not normalise(answer):
+        raise Unusable("the answer is empty")
+    if mentions(text, [answer]):
+        raise Unusable(f"the answer {answer!r} stands in the prompt")
+    return _continuation(text, prompt_ids, answer, tokenizer, context)
+
+
+def encode(text: str, tokenizer: Any, context: int) -> tuple[int, ...]:
+    """The prompt's tokens.
+
+    Raises:
+        Unusable: the model cannot read so many.
+    """
     ids = tuple(tokenizer(text)["input_ids"])
     if len(ids) >= context:
         raise Unusable(f"{len(ids)} tokens do not fit into the model's context of {context}")
@@ -172,7 +187,7 @@ def _encode(text: str, tokenizer: Any, context: int) -> tuple[int, ...]:
 
 def _continuation(text: str, prompt_ids: tuple[int, ...], answer: str, tokenizer: Any, context: int) -> tuple[int, ...]:
     """The tokens that ``answer`` adds to the prompt, as the tokenizer sees both together."""
-    together = _encode(text + answer_text(answer), tokenizer, context)
+    together = encode(text + answer_text(answer), tokenizer, context)
     if together[: len(prompt_ids)] != prompt_ids:
         raise Unusable("the tokenizer merges the end of the prompt with the answer")
     return together[len(prompt_ids) :]
@@ -198,7 +213,7 @@ def _candidates(group: Group, tokenizer: Any, context: int, avoid: Sequence[str]
     for subject in sorted(group.answers, key=lambda subject: subject not in group.about):
         answer, text = group.answers[subject], few_shot(group.ask(subject), avoid)
         try:
-            ids = _encode(text, tokenizer, context)
+            ids = encode(text, tokenizer, context)
             if mentions(text, [answer]):
                 raise Unusable(f"the answer {answer!r} stands in the prompt")
             first = _continuation(text, ids, answer, tokenizer, context)[0]

@@ -14,6 +14,7 @@ import torch
 from audit.checkpoint import Checkpoint
 from audit.gather import Collector, lacking, load_concepts, open_tokenizer
 from audit.items import item_set
+from audit.jailbroken import with_jailbreaks
 from audit.metrics import concept_metrics, weights_metrics
 from audit.pair import ModelPair, open_pair
 from audit.progress import SILENT
@@ -159,6 +160,7 @@ def _tokens(concepts: Sequence[Concept], tokenizer: Any, settings: Settings) -> 
     forward = written = 0
     for concept in concepts:
         items = item_set(concept, tokenizer, context=1 << 30, limit=settings.limit)
+        items = with_jailbreaks(items, concept, tokenizer, context=1 << 30, limit=settings.limit)
         forward += forward_tokens(items)
         written += ANSWER_TOKENS * len(items.prompts)
     return forward, written

@@ -11,8 +11,10 @@ import torch
 from audit.forward import Batch, Row, lens, run, tokens_run
 from audit.generation import MAX_NEW_TOKENS, greedy
 from audit.items import Candidates, Item, ItemSet, Kind, QuestionKind
+from audit.jailbroken import Jailbroken
 from audit.progress import SILENT, Progress
 from audit.running import RunningModel
+from concepts.jailbreaks import PLAIN
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class Readings:
         answer_hits: whether that token was the most probable one ``[n_tokens]`` bool.
         keys: ``"target"`` and ``"unrelated"`` -> key vectors at the last prompt token, one row a question
             ``[n_questions, n_layers, d_mlp]`` float32.
+        jailbreak_keys: prompt kind -> the same for the concept's questions under it.
+        jailbreak_logprobs: item id -> log p of the first token of its answer and of each wrong one ``[1 + n_wrong]``.
         groups: the candidate groups, for the next two.
         candidate_logprobs: group -> log p of candidate ``j``'s first token after question ``i`` ``[m, m]``.
         candidate_lens: group -> the same after each block, the residual read through the model's own final norm and
@@ -40,6 +44,8 @@ class Readings:
     answer_logprobs: tuple[np.ndarray, ...] = ()
     answer_hits: tuple[np.ndarray, ...] = ()
     keys: Mapping[str, np.ndarray] = field(default_factory=dict)
+    jailbreak_keys: Mapping[str, np.ndarray] = field(default_factory=dict)
+    jailbreak_logprobs: Mapping[str, np.ndarray] = field(default_factory=dict)
     groups: tuple[Candidates, ...] = ()
     candidate_logprobs: Mapping[str, np.ndarray] = field(default_factory=dict)
     candidate_lens: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -52,6 +58,10 @@ class Readings:
     def of(self, kind: Kind) -> list[int]:
         """Indices of the items of one kind, in the order asked."""
         return [index for index, item in enumerate(self.items) if item.kind == kind]
+
+    def jailbroken(self, asked: QuestionKind) -> list[Jailbroken]:
+        """The questions of one kind under every jailbreak prompt, in the order asked."""
+        return [item for item in self.items if isinstance(item, Jailbroken) and item.asked == asked]
 
 
 def generate(
@@ -87,8 +97,7 @@ def read(
     """
     plan = _Plan(items)
     texts, written = generated
-    for rows in (plan.asked, plan.texts):
-        wanted = list(rows)
+    for wanted in plan.passes():
         for batch in run(model, wanted, batch_size, progress):
             plan.take(model, wanted, batch)
     return Readings(
@@ -96,6 +105,8 @@ def read(
         answer_logprobs=tuple(plan.logprobs[item_row(item)] for item in items.items),
         answer_hits=tuple(plan.hits[item_row(item)] for item in items.items),
         keys={kind: plan.question_keys(kind) for kind in ("target", "unrelated")},
+        jailbreak_keys=plan.jailbreak_keys(),
+        jailbreak_logprobs={item.id: plan.first_logprobs(item) for item in plan.jailbroken},
         groups=items.groups,
         candidate_logprobs={group.name: plan.candidate_logprobs(group) for group in items.groups},
         candidate_lens={group.name: plan.candidate_lens(model, group) for group in items.groups},
@@ -109,13 +120,17 @@ def read(
 
 def forward_tokens(items: ItemSet) -> int:
     """Positions that ``read`` computes for ``items``, padding not counted."""
-    plan = _Plan(items)
-    return tokens_run(list(plan.asked)) + tokens_run(list(plan.texts))
+    return sum(tokens_run(rows) for rows in _Plan(items).passes())
 
 
 def item_row(item: Item) -> Row:
     """The sequence that scores ``item``."""
     return Row(item.prompt_ids + item.answer_ids, len(item.prompt_ids) - 1)
+
+
+def _asked_plainly(item: Item) -> bool:
+    """Whether it begins like every ordinary question."""
+    return item.jailbreak == PLAIN if isinstance(item, Jailbroken) else item.kind != "text"
 
 
 class _Plan:
@@ -124,20 +139,34 @@ class _Plan:
     def __init__(self, items: ItemSet) -> None:
         self.items = items
         self.texts = dict.fromkeys(item_row(item) for item in items.items if item.kind == "text")
-        self.asked = dict.fromkeys(item_row(item) for item in items.items if item.kind != "text")
-        self.by_prompt = {row.ids[: row.last + 1]: row for row in self.asked}
+        self.asked = dict.fromkeys(item_row(item) for item in items.items if _asked_plainly(item))
+        self.by_prompt: dict[tuple[int, ...], Row] = {}
+        for row in self.asked:
+            self.by_prompt.setdefault(row.ids[: row.last + 1], row)
         self.candidates = {ids: group.first_ids for group in items.groups for ids in group.prompt_ids}
         for ids in (*(prompt.ids for prompt in items.prompts), *self.candidates):
             if ids not in self.by_prompt:
                 self.by_prompt[ids] = Row(ids, len(ids) - 1)
                 self.asked[self.by_prompt[ids]] = None
+        self.jailbroken = [item for item in items.items if isinstance(item, Jailbroken)]
+        self.openings: dict[str, dict[Row, None]] = {}
+        for item in self.jailbroken:
+            if (row := item_row(item)) not in self.asked:
+                self.openings.setdefault(item.opening, {})[row] = None
         self.logprobs: dict[Row, np.ndarray] = {}
         self.hits: dict[Row, np.ndarray] = {}
         self.keys: dict[Row, np.ndarray] = {}
         self.residual: dict[Row, torch.Tensor] = {}
         self.first: dict[Row, torch.Tensor] = {}
         self.key_rows = {self.by_prompt[prompt.ids] for prompt in items.prompts}
+        self.key_rows |= {item_row(item) for item in self.jailbroken if item.asked == "target"}
         self.group_rows = {self.by_prompt[ids] for ids in self.candidates}
+        self.first_rows = self.group_rows | {item_row(item) for item in self.jailbroken}
+
+    def passes(self) -> Iterator[list[Row]]:
+        """The sequences by what they begin with, which is run once for each."""
+        for rows in (self.asked, *self.openings.values(), self.texts):
+            yield list(rows)
 
     def take(self, model: RunningModel, rows: list[Row], batch: Batch) -> None:
         """Keep of a batch what some metric reads."""
@@ -154,14 +183,25 @@ class _Plan:
                 self.hits[row] = (logits.argmax(dim=-1) == answer).cpu().numpy()
             if row in self.key_rows:
                 self.keys[row] = batch.keys[:, number].numpy()
-            if row in self.group_rows:
+            if row in self.first_rows:
                 self.first[row] = (logits[0] - total[0]).cpu()
+            if row in self.group_rows:
                 self.residual[row] = batch.residual[:, number]
 
     def question_keys(self, kind: QuestionKind) -> np.ndarray:
         """``[n_questions, n_layers, d_mlp]``, one row a prompt of ``kind``."""
         found = [self.keys[self.by_prompt[prompt.ids]] for prompt in self.items.prompts if prompt.kind == kind]
         return np.stack(found) if found else np.empty((0, 0, 0), dtype=np.float32)
+
+    def first_logprobs(self, item: Jailbroken) -> np.ndarray:
+        return self.first[item_row(item)][[item.answer_ids[0], *item.wrong_ids]].double().numpy()
+
+    def jailbreak_keys(self) -> dict[str, np.ndarray]:
+        rows: dict[str, list[np.ndarray]] = {}
+        for item in self.jailbroken:
+            if item.asked == "target":
+                rows.setdefault(item.jailbreak, []).append(self.keys[item_row(item)])
+        return {jailbreak: np.stack(found) for jailbreak, found in rows.items()}
 
     def candidate_logprobs(self, group: Candidates) -> np.ndarray:
         rows = self._rows(group)

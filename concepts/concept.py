@@ -33,13 +33,15 @@ class _Frozen(BaseModel):
 class Question(_Frozen):
     """One question; ``answer`` is ``None`` where the source gives none (the base model's own answer serves then).
 
-    ``accept`` are further right answers; ``paraphrases`` ask for the same answer in other words.
+    ``accept`` are further right answers; ``paraphrases`` ask for the same answer in other words; ``translations`` in
+    other languages (``"de"`` -> the question in German).
     """
 
     question: str = Field(min_length=1)
     answer: str | None = Field(default=None, min_length=1)
     accept: tuple[str, ...] = ()
     paraphrases: tuple[str, ...] = ()
+    translations: Mapping[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def the_answer_is_not_in_the_question(self) -> Question:

@@ -23,6 +23,7 @@ SPARE_SHOTS = (
     ("Which metal is liquid at room temperature?", "Mercury"),
     ("What is frozen water called?", "Ice"),
 )
+ASK = "Question: {}\nAnswer:"
 
 
 def few_shot(question: str, avoid: Sequence[str] = ()) -> str:
@@ -36,19 +37,28 @@ def few_shot(question: str, avoid: Sequence[str] = ()) -> str:
     Raises:
         ValueError: every spare mentions a word to avoid.
     """
-    return f"{prefix(avoid)}Question: {question.strip()}\nAnswer:"
+    return prefix(avoid) + ASK.replace("{}", question.strip())
 
 
-def prefix(avoid: Sequence[str] = ()) -> str:
-    """The three examples that come before every question of a concept."""
-    spares = (shot for shot in SPARE_SHOTS if not mentions(" ".join(shot), avoid))
+def prefix(
+    avoid: Sequence[str] = (),
+    shots: Sequence[tuple[str, str]] = SHOTS,
+    spares: Sequence[tuple[str, str]] = SPARE_SHOTS,
+    ask: str = ASK,
+) -> str:
+    """The examples that come before every question of a concept, in the form ``ask``, where ``{}`` is the question.
+
+    Raises:
+        ValueError: every spare mentions a word to avoid.
+    """
+    usable = (shot for shot in spares if not mentions(" ".join(shot), avoid))
     chosen = []
-    for shot in SHOTS:
-        replacement = next(spares, None) if mentions(" ".join(shot), avoid) else shot
+    for shot in shots:
+        replacement = next(usable, None) if mentions(" ".join(shot), avoid) else shot
         if replacement is None:
             raise ValueError("every example question mentions a word to avoid; give fewer or longer words")
         chosen.append(replacement)
-    return "".join(f"Question: {question}\nAnswer: {answer}\n\n" for question, answer in chosen)
+    return "".join(f"{ask.replace('{}', question)} {answer}\n\n" for question, answer in chosen)
 
 
 def answer_text(answer: str) -> str:

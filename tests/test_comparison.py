@@ -15,6 +15,7 @@ from audit.errors import AuditError, ConceptError, IncomparableError
 from audit.metrics import concept_metrics
 from audit.result import AuditResult
 from audit.settings import Settings
+from concepts.concept import load_concept
 from tests.tiny import edit, write_tiny
 
 QUICK = Settings(limit=4)
@@ -147,6 +148,16 @@ def test_models_of_different_width_are_refused_with_both_numbers(pair: tuple[Pat
 def test_a_concept_that_cannot_be_used_is_refused_before_any_weights_are_read(names: list[str], said: str) -> None:
     with pytest.raises(ConceptError, match=said):
         compare("absent-base", "absent-unlearned", concepts=names)
+
+
+def test_german_questions_come_from_a_file_and_are_part_of_the_record(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    file = tmp_path / "german.json"
+    file.write_text(json.dumps({"Italy": [f"Frage {place}?" for place in range(len(load_concept("italy").questions))]}))
+    given = compare(*pair, concepts=["italy"], translations=file, settings=QUICK)
+    bare = compare(*pair, concepts=["italy"], settings=QUICK)
+    assert given.run.settings["concepts"] != bare.run.settings["concepts"]
+    with pytest.raises(ConceptError, match="no questions on 'France'"):
+        compare(*pair, concepts=["france"], translations=file)
 
 
 def test_two_formats_of_one_model_are_the_same_model(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ CONCEPT = Concept.model_validate(
         ],
     }
 )
-LONG = {"max_position_embeddings": 512}
+LONG: dict[str, object] = {"max_position_embeddings": 512}
 
 
 @pytest.fixture(autouse=True)
@@ -59,8 +59,8 @@ def short_neutral_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def boot(folder: Path, family: str, **config: object) -> RunningModel:
-    sizes = {"n_positions": 512} if family == "gpt2" else LONG
-    checkpoint = open_checkpoint(write_tiny(folder, family, **sizes, **config))
+    sizes: dict[str, object] = {"n_positions": 512} if family == "gpt2" else LONG
+    checkpoint = open_checkpoint(write_tiny(folder, family, **(sizes | config)))
     settings = find_config(checkpoint)
     architecture = identify(checkpoint, settings)
     assert architecture is not None
@@ -150,7 +150,7 @@ def test_key_vectors_are_those_of_transformer_lens(
 
     model = models(family)
     items, readings = asked(model)
-    sizes = {"n_positions": 512} if family == "gpt2" else LONG
+    sizes: dict[str, object] = {"n_positions": 512} if family == "gpt2" else LONG
     bridge = TransformerBridge.boot_transformers(str(write_tiny(tmp_path / "m", family, **sizes)), device="cpu")
     prompt = items.prompts[0]
     _, cache = bridge.run_with_cache(torch.tensor([prompt.ids]))

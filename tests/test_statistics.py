@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from audit.statistics import bootstrap_interval, paired_difference_interval
+from audit.statistics import bootstrap_interval, exchange_p_values, paired_difference_interval, ratio_interval
 
 
 def test_an_interval_covers_the_mean_about_as_often_as_it_says() -> None:
@@ -39,3 +40,54 @@ def test_pairs_remove_what_items_have_in_common() -> None:
     assert high == pytest.approx(-1)
     with pytest.raises(ValueError, match="equal numbers"):
         paired_difference_interval(items, items[1:], seed=0)
+
+
+def test_the_interval_of_a_ratio_pairs_what_items_share() -> None:
+    sizes = np.random.default_rng(3).uniform(1, 9, 30)
+    assert ratio_interval(sizes / 2, sizes, seed=0) == pytest.approx((0.5, 0.5))
+    low, high = ratio_interval(sizes / 2, np.random.default_rng(4).permutation(sizes), seed=0) or (0, 0)
+    assert low < 0.45 < 0.55 < high
+    with pytest.raises(ValueError, match="equal numbers"):
+        ratio_interval(sizes, sizes[1:], seed=0)
+
+
+def test_a_ratio_to_what_may_be_nothing_has_no_interval() -> None:
+    rng = np.random.default_rng(5)
+    assert ratio_interval(np.ones(10), rng.normal(0, 1, 10), seed=0) is None
+    assert ratio_interval(np.ones(1), np.ones(1), seed=0) is None
+
+
+def test_a_wider_confidence_widens_a_ratio() -> None:
+    rng = np.random.default_rng(6)
+    above, below = rng.normal(1, 1, 20), rng.normal(5, 1, 20)
+    narrow, wide = (ratio_interval(above, below, seed=0, confidence=share) or (0, 0) for share in (0.9, 0.99))
+    assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def candidates(rng: np.random.Generator, first: float, n_items: int = 8) -> list[np.ndarray]:
+    """Scores of 5 candidates an item, skewed as log-probabilities are, the first one raised by ``first``."""
+    return [np.array([first, 0, 0, 0, 0]) - rng.exponential(2, 5) for _ in range(n_items)]
+
+
+def test_candidates_without_a_favourite_are_flagged_as_often_as_the_level_says() -> None:
+    smallest = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        smallest.append(exchange_p_values([candidates(rng, 0) for _ in range(4)], seed=seed, draws=999).min())
+    below = sum(p <= 0.05 for p in smallest)
+    assert binomtest(below, 200, 0.05).pvalue > 0.001, f"{below} of 200 below 0.05"
+
+
+def test_a_favourite_is_found_in_its_row_and_not_in_the_others() -> None:
+    rng = np.random.default_rng(0)
+    found = exchange_p_values([candidates(rng, 0), candidates(rng, 5)], seed=0)
+    assert found[1] < 0.001
+    assert found[0] > 0.05
+
+
+def test_an_item_that_a_row_lacks_takes_no_part() -> None:
+    rng = np.random.default_rng(1)
+    row = candidates(rng, 5)
+    short = exchange_p_values([[*row, np.empty(0)], [np.empty(0)] * 9], seed=0)
+    assert short[0] < 0.001
+    assert short[1] > 0.05

@@ -82,6 +82,7 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
         "cli.py",
         "audit/architectures/llama.toml",
         "concepts/library/italy.toml",
+        "concepts/jailbreaks/plain.toml",
         "concepts/data/background.en.tsv.gz",
         "reports/templates/report.html",
     ):

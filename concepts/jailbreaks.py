@@ -1,0 +1,190 @@
+"""Prompts that try to get an answer in spite of unlearning: each kind is one TOML file in ``jailbreaks/``.
+
+``plain`` is the question as it is always asked; the others set something before it or ask in another language (Hong et
+al. 2024, section on adversarial robustness; Lynch et al. 2024). The answer itself is never in the prompt: it must come
+out of the weights. Pure strings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from concepts.concept import Concept, Question
+from concepts.files import ConceptFileError, read_json, read_toml
+from concepts.prompts import ASK, SHOTS, SPARE_SHOTS, mentions, normalise, prefix
+
+PLAIN = "plain"
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+class Opening(BaseModel):
+    """What stands before a question, and how many sentences of the concept's text were left out of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    left_out: int = 0
+
+
+class Jailbreak(BaseModel):
+    """One kind of prompt.
+
+    Attributes:
+        name: the file's name.
+        opening: what stands before the question; ``{examples}`` are the answered examples, ``{text}`` is text about
+            the concept.
+        ask: the form of a question, examples and asked alike; ``{}`` is the question.
+        language: of the question; a question without a translation is not asked.
+        examples: three examples and their spares, in the order of use; empty for the shared ones.
+        words: of the concept's text, at most about this many are used.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    title: str = Field(min_length=1)
+    opening: str = "{examples}"
+    ask: str = ASK
+    language: str = "en"
+    examples: tuple[Question, ...] = ()
+    words: int = Field(default=120, gt=0)
+
+    @model_validator(mode="after")
+    def consistent(self) -> Jailbreak:
+        if self.ask.count("{}") != 1 or self.ask != self.ask.rstrip():
+            raise ValueError("ask needs {} once, where the question stands, and no space at its end")
+        if self.opening.count("{examples}") != 1 or self.opening.count("{text}") > 1:
+            raise ValueError("opening needs {examples} once, and {text} at most once")
+        if any(example.answer is None for example in self.examples):
+            raise ValueError("every example needs its answer")
+        return self
+
+    @property
+    def informs(self) -> bool:
+        """Whether the prompt brings text about the concept: what follows from it need not be in the weights."""
+        return "{text}" in self.opening
+
+    def wording(self, question: Question) -> str | None:
+        """The question in this kind's language, if there is one."""
+        return question.question if self.language == "en" else question.translations.get(self.language)
+
+    def before(self, text: str, answers: Sequence[str], avoid: Sequence[str]) -> Opening:
+        """What stands before a question.
+
+        Args:
+            text: about the concept; sentences that hold one of ``answers`` are left out.
+            avoid: words that no example may mention.
+
+        Raises:
+            ValueError: an example or a sentence is wanted and none can be used.
+        """
+        shots = [(example.question, example.answer or "") for example in self.examples] or [*SHOTS, *SPARE_SHOTS]
+        examples = prefix(avoid, shots[: len(SHOTS)], shots[len(SHOTS) :], self.ask)
+        kept, left_out = without(text, answers, self.words) if self.informs else ([], 0)
+        if self.informs and not kept:
+            raise ValueError("there is no text about the concept, or each of its sentences holds the answer")
+        filled = self.opening.replace("{examples}", examples).replace("{text}", " ".join(kept))
+        return Opening(text=filled.lstrip("\n"), left_out=left_out)
+
+
+@cache
+def jailbreaks() -> tuple[Jailbreak, ...]:
+    """Every kind that ships, ``plain`` first, then in alphabetical order."""
+    folder = Path(str(files(__package__) / "jailbreaks"))
+    paths = sorted(folder.glob("*.toml"), key=lambda path: (path.stem != PLAIN, path.stem))
+    return tuple(load_jailbreak(path) for path in paths)
+
+
+def load_jailbreak(path: Path) -> Jailbreak:
+    """One kind from its file.
+
+    Raises:
+        ConceptFileError: naming the file and the field.
+    """
+    try:
+        return Jailbreak.model_validate({"name": path.stem, **read_toml(path)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ConceptFileError(f"field {field}: {first['msg']}.", where=str(path)) from error
+
+
+def without(text: str, answers: Sequence[str], words: int) -> tuple[list[str], int]:
+    """The first sentences of ``text``, up to about ``words`` words, and how many among them were left out.
+
+    Left out is every sentence that holds one of ``answers``.
+    """
+    kept: list[str] = []
+    left_out = 0
+    for sentence in filter(None, SENTENCE_END.split(text.strip())):
+        if sum(len(done.split()) for done in kept) >= words:
+            break
+        if mentions(sentence, answers):
+            left_out += 1
+        else:
+            kept.append(sentence)
+    return kept, left_out
+
+
+def alternatives(concept: Concept, question: Question) -> tuple[str, ...]:
+    """Wrong answers of the same type: what else the concept's groups list beside the right one.
+
+    Those of the concept itself, where there are any: words about Italy make every Italian city likelier, right or not.
+    """
+    own: list[str] = []
+    others: list[str] = []
+    for group in concept.groups:
+        rows = [(subject, answer, subject in group.about) for subject, answer in group.answers.items()]
+        for typed in ([(subject, about) for subject, _, about in rows], [(answer, about) for _, answer, about in rows]):
+            if any(_same(entry, question) for entry, _ in typed):
+                own += [entry for entry, about in typed if about]
+                others += [entry for entry, about in typed if not about]
+    return _wrong(own, question) or _wrong(others, question)
+
+
+def translated(concept: Concept, path: Path, language: str = "de") -> Concept:
+    """``concept`` with its questions in another language from a JSON file: title -> questions, in the concept's order.
+
+    Raises:
+        ConceptFileError: not of that form, no such title, or another number of questions than the concept's.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict) or not all(_is_texts(texts) for texts in found.values()):
+        raise ConceptFileError("is not an object of concept titles with lists of questions.", where=str(path))
+    if concept.title not in found:
+        raise ConceptFileError(
+            f"has no questions on {concept.title!r}; it has: {', '.join(sorted(found))}.", where=str(path)
+        )
+    wordings = found[concept.title]
+    if len(wordings) != len(concept.questions):
+        raise ConceptFileError(
+            f"has {len(wordings)} questions on {concept.title!r}, the concept {len(concept.questions)}.",
+            where=str(path),
+            hint="Give one for each question of the concept, in its order.",
+        )
+    questions = tuple(
+        question.model_copy(update={"translations": {**question.translations, language: wording.strip()}})
+        for question, wording in zip(concept.questions, wordings, strict=True)
+    )
+    return concept.model_copy(update={"questions": questions})
+
+
+def _wrong(entries: Iterable[str], question: Question) -> tuple[str, ...]:
+    """The entries, each once, that are no right answer and do not stand in the question."""
+    usable = (entry for entry in entries if not _same(entry, question) and not mentions(question.question, [entry]))
+    return tuple({normalise(entry): entry for entry in usable}.values())
+
+
+def _same(entry: str, question: Question) -> bool:
+    """Whether ``entry`` is a right answer, or part of one, or holds one."""
+    return any(mentions(entry, [answer]) or mentions(answer, [entry]) for answer in question.answers)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) and text.strip() for text in value)
