@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from audit.result import AuditResult
 
 OUTPUT = Path("audit-report")
+COLLATERAL = 0.05
+"""As ``audit.validation.COLLATERAL``, whose module is slow to import; a test holds the two equal."""
 
 app = typer.Typer(
     name="audit",
@@ -105,6 +107,12 @@ def find(
     tokenizer: TokenizerOption = None,
     limit: Annotated[int, typer.Option(min=1, help="How many vectors to list.")] = 20,
     fold_norm: Annotated[bool, typer.Option("--fold-norm", help="Fold the final norm's scale into the head.")] = False,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="Ablate them: do answers about the concept rest on them, and no others?")
+    ] = False,
+    collateral: Annotated[
+        float, typer.Option(min=0, help="With --validate: the most unrelated answers may lose, nats per token.")
+    ] = COLLATERAL,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -123,12 +131,71 @@ def find(
                 tokenizer=tokenizer,
                 limit=limit,
                 fold_norm=fold_norm,
+                validated=validate,
+                collateral=collateral,
                 seed=seed,
                 progress=progress,
             )
         typer.echo(
             json.dumps(found.as_json(), ensure_ascii=False, indent=1) if as_json else vectors_table(found.as_json())
         )
+
+
+@app.command()
+def ablate(
+    model: Annotated[Path, typer.Argument(help="A checkpoint: file or folder with its config.")],
+    concept: Annotated[str, typer.Option(help="Library name or concept file.")],
+    method: Annotated[str, typer.Option(help="noise, zero, mean, project, demote or needle.")] = "zero",
+    vectors: Annotated[
+        str, typer.Option(help="Value vectors as layer.neuron, separated by commas; default: the set that carries it.")
+    ] = "",
+    strength: Annotated[
+        float | None, typer.Option(help="How far to go: 0 nothing, 1 the method in full; default: by the dose curve.")
+    ] = None,
+    collateral: Annotated[
+        float, typer.Option(min=0, help="The most unrelated answers may lose, nats per answer token.")
+    ] = COLLATERAL,
+    raw: Annotated[bool, typer.Option("--raw", help="Noise of the paper's standard deviation, 0.1.")] = False,
+    everywhere: Annotated[bool, typer.Option("--everywhere", help="Project every value vector of the model.")] = False,
+    save_to: Annotated[Path | None, typer.Option("--save", help="Folder for the edited model.")] = None,
+    config: ConfigOption = None,
+    tokenizer: TokenizerOption = None,
+    output: OutputOption = OUTPUT,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Number format it runs in: float32, bfloat16, float16.")] = "float32",
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts in one forward pass.")] = 16,
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Edit the vectors that carry a concept, measure what it did, and audit the edited model."""
+    with report_errors(as_json, debug):
+        from audit.ablation import ablate, parse_vectors
+        from audit.settings import Settings
+
+        chosen = parse_vectors(vectors) if vectors else []
+        with show_progress(quiet) as progress:
+            result = ablate(
+                model,
+                concept,
+                method,
+                vectors=chosen,
+                strength=strength,
+                collateral=collateral,
+                raw=raw,
+                everywhere=everywhere,
+                save=save_to,
+                config=config,
+                tokenizer=tokenizer,
+                settings=Settings(seed=seed, device=device, dtype=dtype, batch_size=batch_size),
+                progress=progress,
+                command=command_line(),
+            )
+        save(result, output)
+        show(result, output, as_json)
+        if save_to is not None and not as_json:
+            typer.echo(f"Model:  {save_to}")
 
 
 @app.command()

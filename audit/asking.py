@@ -57,6 +57,7 @@ class Questions:
     """What a base knows of a concept and of other things, split for choosing and reporting.
 
     Attributes:
+        choosing: the questions of the choosing side, which may also be trained on.
         unknown: questions about the concept that the base does not answer; they are not used.
     """
 
@@ -64,6 +65,7 @@ class Questions:
     report: Asked
     unrelated_choose: Asked
     unrelated_report: Asked
+    choosing: tuple[Question, ...]
     unknown: tuple[str, ...]
 
 
@@ -95,6 +97,7 @@ def known_questions(model: RunningModel, concept: Concept, seed: int = 0, progre
         report=asked(halves[1], avoid),
         unrelated_choose=asked(others[0], avoid, wordings=1),
         unrelated_report=asked(others[1], avoid, wordings=1),
+        choosing=tuple(halves[0]),
         unknown=tuple(asked.question for asked in concept.questions if asked.question not in answered),
     )
 

@@ -31,13 +31,13 @@ from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.gguf import gguf_config
 from audit.comparison import compare
 from audit.errors import AuditError, ConceptError
-from audit.gather import SIGNIFICANT, VECTORS, load_concepts
+from audit.gather import VECTORS, load_concepts
 from audit.interventions import needle
 from audit.progress import SILENT, Progress
 from audit.result import AuditResult
 from audit.running import RunningModel, find_config, load_model, load_tokenizer
 from audit.saving import WEIGHTS, read_record, save_model, writing_folder
-from audit.search import find_in
+from audit.search import find_in, significant
 from audit.settings import Settings as AuditSettings
 from audit.story import tell
 from audit.unlearning import npo
@@ -140,10 +140,10 @@ def concept_vectors(base: Checkpoint, concept: str, seed: int, progress: Progres
         ConceptError: there is none.
     """
     found = find_in(base.path, concept, limit=VECTORS, seed=seed, progress=progress)
-    chosen = {(vector.layer, vector.neuron): vector for vector in found.vectors if vector.q_value < SIGNIFICANT}
+    chosen = significant(found)
     if not chosen:
         raise ConceptError(f"no value vector of the model writes {concept} beyond chance.", hint="Try another concept.")
-    return list(chosen.values())
+    return chosen
 
 
 def _trained(base: Checkpoint, target: Path, taught: Lessons, seed: int, progress: Progress) -> Path:

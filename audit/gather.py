@@ -17,7 +17,7 @@ from audit.pair import ModelPair
 from audit.progress import Progress
 from audit.readings import Readings, generate, read
 from audit.running import find_config, load_model, load_tokenizer
-from audit.search import FoundVectors, find, matched_controls
+from audit.search import SIGNIFICANT, FoundVectors, find, matched_controls
 from audit.settings import Settings
 from audit.subjects import Subjects, TracedVectors
 from audit.vectors import trace
@@ -29,8 +29,6 @@ from concepts.jailbreaks import translated
 VECTORS = 20
 """At most this many of a concept's vectors are followed from base to unlearned."""
 CONTROLS_PER_VECTOR = 2
-SIGNIFICANT = 0.05
-"""Benjamini-Hochberg level below which a vector counts as the concept's."""
 
 
 @dataclass(frozen=True)

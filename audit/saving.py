@@ -80,6 +80,20 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
+def refuse_occupied(target: Path, marker: str = RECORD) -> None:
+    """Stop before slow work whose outcome could not be written to ``target``.
+
+    Raises:
+        CheckpointError: ``target`` holds something that this tool did not write.
+    """
+    if target.exists() and not (target.is_dir() and ((target / marker).is_file() or not any(target.iterdir()))):
+        raise CheckpointError(
+            "already there, and not an edited model of this tool, so it is left alone.",
+            where=str(target),
+            hint="Name a new folder.",
+        )
+
+
 @contextmanager
 def writing_folder(target: Path, marker: str = RECORD) -> Iterator[Path]:
     """A new folder that becomes ``target`` when the block ends well, and vanishes when it does not.
@@ -89,12 +103,7 @@ def writing_folder(target: Path, marker: str = RECORD) -> Iterator[Path]:
     Raises:
         CheckpointError: ``target`` holds something else.
     """
-    if target.exists() and not (target.is_dir() and ((target / marker).is_file() or not any(target.iterdir()))):
-        raise CheckpointError(
-            "already there, and not an edited model of this tool, so it is left alone.",
-            where=str(target),
-            hint="Name a new folder.",
-        )
+    refuse_occupied(target, marker)
     target.parent.mkdir(parents=True, exist_ok=True)
     workplace = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:

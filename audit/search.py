@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,18 @@ from audit.errors import ConceptError, ModelError
 from audit.interventions import Place
 from audit.mlp import unembedding, value_vectors
 from audit.progress import SILENT, Progress
-from audit.running import load_tokenizer
+from audit.running import find_config, load_model, load_tokenizer
+from audit.validation import COLLATERAL, Validation, validate
 from concepts.concept import Concept, from_word, load_concept
 from concepts.discovery import ConceptVector, discover
 from concepts.files import ConceptFileError
 from concepts.tokens import ConceptTokens, Lexicon, concept_tokens
 
 NOT_VALIDATED = "not measured: no vector was ablated, so whether it carries the concept causally is open"
+POOL = 64
+"""Vectors that write the concept, of which the causal set may be made."""
+SIGNIFICANT = 0.05
+"""Benjamini-Hochberg level below which a vector counts as writing the concept."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class FoundVectors:
     """A concept's vectors in one model, best first, and the words that they were found by.
 
     ``projection`` says whether the final norm's scale was folded into the head; ``screened`` is the number of value
-    vectors looked at; ``candidates`` are the (layer, neuron) of all that were shortlisted, listed or not.
+    vectors looked at; ``candidates`` are the (layer, neuron) of all that were shortlisted, listed or not;
+    ``validation`` is what ablating them showed, where that was asked for.
     """
 
     concept: Concept
@@ -56,8 +62,12 @@ class FoundVectors:
     projection: str
     screened: int
     candidates: frozenset[tuple[int, int]]
+    validation: Validation | None = None
 
     def as_json(self) -> dict[str, Any]:
+        effects = {}
+        if self.validation is not None:
+            effects = {(row.vector.layer, row.vector.neuron): row.as_json() for row in self.validation.vectors}
         return {
             "concept": self.concept.name,
             "title": self.concept.title,
@@ -73,11 +83,11 @@ class FoundVectors:
                     "p_value": vector.p_value,
                     "q_value": vector.q_value,
                     "tokens": list(vector.tokens),
-                    "effect": None,
+                    "effect": effects.get((vector.layer, vector.neuron)),
                 }
                 for vector in self.vectors
             ],
-            "effect": NOT_VALIDATED,
+            "effect": NOT_VALIDATED if self.validation is None else self.validation.as_json(),
         }
 
 
@@ -128,10 +138,16 @@ def find_in(
     tokenizer: Path | None = None,
     limit: int = 20,
     fold_norm: bool = False,
+    validated: bool = False,
+    collateral: float = COLLATERAL,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> FoundVectors:
     """``find`` for a checkpoint and a concept by name, file, or bare word.
+
+    Args:
+        validated: ablate the vectors, and search for the set that carries the concept (``audit.validation``).
+        collateral: the most that unrelated answers may lose by that set, in nats per answer token.
 
     Raises:
         AuditError: an input that cannot be used, in one line.
@@ -144,7 +160,34 @@ def find_in(
         raise ModelError(why_unknown(checkpoint, described), where=str(path))
     beside = checkpoint.files[0] if checkpoint.format == "gguf" else checkpoint.files[0].parent
     words = load_tokenizer(tokenizer or beside, architecture.d_vocab)
-    return find(checkpoint, architecture, wanted, words, limit=limit, fold_norm=fold_norm, seed=seed, progress=progress)
+    listed = max(limit, POOL) if validated else limit
+    found = find(
+        checkpoint, architecture, wanted, words, limit=listed, fold_norm=fold_norm, seed=seed, progress=progress
+    )
+    if not validated:
+        return found
+    progress.step("Loading the model")
+    model = load_model(checkpoint, architecture, find_config(checkpoint, config), words)
+    result = validate(
+        model,
+        wanted,
+        significant(found),
+        partial(matched_controls, checkpoint, architecture, per_vector=1, candidates=found.candidates),
+        listed=limit,
+        collateral=collateral,
+        seed=seed,
+        progress=progress,
+    )
+    return replace(found, vectors=found.vectors[:limit], validation=result)
+
+
+def significant(found: FoundVectors) -> list[ConceptVector]:
+    """The vectors that write the concept beyond chance, each once, by its better side."""
+    best: dict[tuple[int, int], ConceptVector] = {}
+    for vector in found.vectors:
+        if vector.q_value < SIGNIFICANT:
+            best.setdefault((vector.layer, vector.neuron), vector)
+    return list(best.values())
 
 
 def concept_or_word(name: str) -> Concept:

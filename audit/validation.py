@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import torch
 
-from audit.asking import Questions, asked_under, known_questions
+from audit.asking import Asked, Questions, asked_under, known_questions
 from audit.attribution import relp
 from audit.causal import Effect, Trial
 from audit.interventions import Change, Place, Rows
@@ -24,8 +23,8 @@ from audit.running import RunningModel
 from concepts.concept import Concept
 from concepts.discovery import ConceptVector
 
-COLLATERAL: Final = 0.02
-"""Nats per answer token that unrelated answers may lose: two per cent of their probability."""
+COLLATERAL: Final = 0.05
+"""Nats per answer token that unrelated answers may lose: five per cent of their probability."""
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
 """Sizes of the sets that are tried."""
 RESERVE: Final = (1.0, 3.0, 6.0)
@@ -144,29 +143,33 @@ Controls = Callable[[Sequence[Place]], Sequence[tuple[int, int, int]]]
 
 
 class Bench:
-    """One model with all questions of a concept, on which edits are tried."""
+    """One model with the questions of both sides, on which edits are tried."""
 
     def __init__(self, model: RunningModel, questions: Questions, seed: int, progress: Progress) -> None:
         self.questions, self.seed = questions, seed
-        self.sides = (questions.choose, questions.unrelated_choose, questions.report, questions.unrelated_report)
+        self.choosing = Side(model, questions.choose, questions.unrelated_choose, seed, progress)
+        self.reporting = Side(model, questions.report, questions.unrelated_report, seed, progress)
         wrong = asked_under(questions.report, questions.unrelated_report, WRONG)
-        everything = [example for side in (*self.sides, wrong) for example in side.examples]
-        self.trial = Trial(model, everything, progress=progress)
-        self.d_model = model.architecture.d_model
-        self.cuts = np.cumsum([len(side.examples) for side in self.sides]).tolist()
-        before = np.split(self.trial.before, self.cuts)
-        self.before = float(questions.report.by_question(before[2]).mean())
-        self.floor = float(wrong.by_question(before[4]).mean())
+        self.before = float(questions.report.by_question(self.reporting.before).mean())
+        self.floor = float(wrong.by_question(Trial(model, wrong.examples, model.architecture.n_layers).before).mean())
 
-    def effects(self, change: Change) -> tuple[Effect, Effect]:
-        """On the choosing side and on the reporting side."""
-        parts = np.split(self.trial.effect(change), self.cuts)
-        found = [side.by_question(part) for side, part in zip(self.sides, parts, strict=False)]
-        return Effect(found[0], found[1], self.seed), Effect(found[2], found[3], self.seed)
 
-    def without(self, spots: Iterable[Place]) -> tuple[Effect, Effect]:
-        """``effects`` of zeroing."""
-        return self.effects(zeroed(spots, self.d_model))
+class Side:
+    """Questions about the concept and unrelated ones of one side, put to a model after an edit."""
+
+    def __init__(self, model: RunningModel, target: Asked, unrelated: Asked, seed: int, progress: Progress) -> None:
+        self.target, self.unrelated, self.seed = target, unrelated, seed
+        self.trial = Trial(model, [*target.examples, *unrelated.examples], progress=progress)
+        self.before = self.trial.before[: len(target.examples)]
+
+    def effect(self, change: Change) -> Effect:
+        found = self.trial.effect(change)
+        cut = len(self.target.examples)
+        return Effect(self.target.by_question(found[:cut]), self.unrelated.by_question(found[cut:]), self.seed)
+
+    def without(self, spots: Iterable[Place]) -> Effect:
+        """``effect`` of zeroing."""
+        return self.effect(zeroed(spots, self.trial.model.architecture.d_model))
 
 
 def zeroed(spots: Iterable[Place], d_model: int) -> Change:
@@ -202,11 +205,11 @@ def validate(
     questions = known_questions(model, concept, seed, progress)
     bench = Bench(model, questions, seed, progress)
     found = search(model, bench, vectors, controls, collateral, progress)
-    single = []
+    single, side = [], bench.reporting
     shown = vectors[:listed]
     for done, (vector, (layer, neuron, _)) in enumerate(zip(shown, controls(shown), strict=True)):
         progress.step("Ablating vectors one by one", done, len(shown))
-        single.append(VectorEffect(vector, bench.without([vector])[1], bench.without([Spot(layer, neuron)])[1]))
+        single.append(VectorEffect(vector, side.without([vector]), side.without([Spot(layer, neuron)])))
     return Validation(tuple(single), found, questions, collateral)
 
 
@@ -225,7 +228,7 @@ def search(
     for number, order in enumerate(orders):
         for size in [size for size in SIZES if size <= len(order)]:
             progress.step("Trying sets of vectors", number, len(orders))
-            effect, _ = bench.without(order[:size])
+            effect = bench.choosing.without(order[:size])
             if effect.collateral > 2 * collateral:
                 break  # more of the same order only does more harm
             if effect.collateral <= collateral:
@@ -238,8 +241,8 @@ def search(
         vectors=chosen,
         coherent=tuple((spot.layer, spot.neuron) in coherent for spot in chosen),
         choosing=choosing,
-        held_out=bench.without(chosen)[1],
-        control=bench.without([Spot(layer, neuron) for layer, neuron, _ in beside])[1],
+        held_out=bench.reporting.without(chosen),
+        control=bench.reporting.without([Spot(layer, neuron) for layer, neuron, _ in beside]),
         before=bench.before,
         floor=bench.floor,
     )

@@ -149,12 +149,50 @@ def _vectors(console: Console, document: Mapping[str, Any]) -> None:
             _sign(found.get("sign")),
             _number(found.get("score")),
             _number(found.get("p_value")),
-            _number(found.get("effect")),
+            _effect(found.get("effect")),
             clip(" ".join(_distinct(found.get("tokens") or [])), MOST_TOKENS),
         )
     console.print(table)
-    if isinstance(document.get("effect"), str):
-        console.print(f"Effect: {shorten(document['effect'], 300)}")
+    said = document.get("effect")
+    if isinstance(said, str):
+        console.print(f"Effect: {shorten(said, 300)}")
+    elif isinstance(said, Mapping):
+        _causal(console, name, said)
+
+
+def _effect(effect: object) -> str:
+    """How far the concept's answers fall, and a mark where the vector carries it."""
+    if not isinstance(effect, Mapping):
+        return "–"
+    return f"{_number(effect['target']['value'])}{' *' if effect.get('carries') else ''}"
+
+
+def _causal(console: Console, name: str, said: Mapping[str, Any]) -> None:
+    """What ablation showed: units, questions, and the set that carries the concept or that there is none."""
+    asked = said["questions"]
+    console.print(
+        f"Effect: fall of held-out answers in nats per token when the vector is zeroed, over {asked['held_out']} "
+        f"questions; * marks vectors whose effect is specific to {name}."
+    )
+    found = said["set"]
+    if found is None:
+        limit = _number(said["collateral_limit"])
+        console.print(f"Set: none costs unrelated answers less than {limit} nats per token.")
+        return
+    effect, share = found["held_out"], found["share_of_the_way_to_the_floor"]
+    low, high = effect["ratio"]["interval"] or (None, None)
+    vectors = found["vectors"]
+    coherent = sum(vector["coherent"] for vector in vectors)
+    console.print(
+        f"Set: {len(vectors)} vectors, {coherent} of which write its words. Zeroed, answers about {name} fall by "
+        f"{_number(effect['target']['value'])} and unrelated ones by {_number(effect['unrelated']['value'])}, "
+        f"{_number(effect['ratio']['value'])} times as far ({_number(low)} to {_number(high)}); control vectors "
+        f"{_number(found['control']['target']['value'])}."
+    )
+    if share is not None:
+        console.print(f"That is {share:.0%} of the way to where nothing calls for the answers.")
+    if not found["specific"]:
+        console.print(f"No set carries {name} specifically: at least 5 times as far, and surely more than once.")
 
 
 def _distinct(tokens: Iterable[object]) -> Iterable[str]:

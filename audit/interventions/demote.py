@@ -20,6 +20,7 @@ from audit.running import RunningModel
 
 TITLE = "The concept's tokens demoted in the chosen value vectors"
 DOSES = (0.25, 0.5, 0.75, 1.0)
+TRAINS = False
 FLOOR = 0.5
 """Share of the vocabulary that must stand above a demoted token: the middle, where a vector says nothing of it."""
 RIDGE = 1e-9

@@ -9,6 +9,7 @@ from audit.running import RunningModel
 
 TITLE = "Chosen value vectors set to their layer's mean"
 DOSES = (0.25, 0.5, 0.75, 1.0)
+TRAINS = False
 
 
 def target(model: RunningModel, vectors: Sequence[Place], setting: Setting) -> Change:

@@ -24,6 +24,7 @@ from audit.unlearning.training import Record, Settings, minimise, prepare, train
 
 TITLE = "Chosen value vectors trained alone, with negative preference optimization"
 DOSES = (0.5, 1.0)
+TRAINS = True
 TRAINING: Final = Settings(steps=40, learning_rate=1e-2)
 
 

@@ -19,6 +19,7 @@ from audit.running import RunningModel
 
 TITLE = "The concept's token subspace taken out of value vectors"
 DOSES = (0.25, 0.5, 0.75, 1.0)
+TRAINS = False
 ENERGY = 0.9
 """Share of the token rows' squared norm that the subspace holds; the rest is mostly noise of single rows."""
 

@@ -11,6 +11,7 @@ from audit.running import RunningModel
 
 TITLE = "Chosen value vectors set to zero"
 DOSES = (0.25, 0.5, 0.75, 1.0)
+TRAINS = False
 
 
 def target(model: RunningModel, vectors: Sequence[Place], setting: Setting) -> Change:
