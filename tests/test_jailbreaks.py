@@ -14,7 +14,7 @@ from audit.readings import read
 from concepts.concept import Concept, Question, library, load_concept
 from concepts.files import ConceptFileError
 from concepts.jailbreaks import PLAIN, alternatives, jailbreaks, load_jailbreak, translated, without
-from concepts.prompts import few_shot, mentions
+from concepts.prompts import few_shot, mentions, prefix
 from tests.test_readings import boot, plain_logits
 from tests.tiny import tokenizer
 
@@ -177,6 +177,15 @@ def test_translations_that_do_not_fit_are_refused(tmp_path: Path, content: Any, 
     file.write_text(json.dumps(content))
     with pytest.raises(ConceptFileError, match=message):
         translated(load_concept("italy"), file)
+
+
+def test_the_prompt_that_the_contributors_guide_shows_can_be_used(tmp_path: Path) -> None:
+    guide = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    file = tmp_path / "oath.toml"
+    file.write_text(guide.split("## Add a jailbreak prompt")[1].split("```toml\n")[1].split("```")[0])
+    oath = load_jailbreak(file)
+    assert not oath.informs
+    assert oath.before("", [], []).text == f"Each entry below was sworn to by three witnesses.\n\n{prefix()}"
 
 
 @pytest.mark.parametrize(
