@@ -274,6 +274,65 @@ def scatter(key: str, title: str, points: Sequence[Point]) -> str:
     )
 
 
+# ---- what is won against what it costs
+
+
+@dataclass(frozen=True)
+class Dose:
+    """One strength of an edit: how far answers about the concept fall, and unrelated ones; intervals where known."""
+
+    strength: float
+    target: float
+    unrelated: float
+    target_bounds: tuple[float, float] | None
+    unrelated_bounds: tuple[float, float] | None
+    chosen: bool
+
+
+def tradeoff(key: str, title: str, unit: str, doses: Sequence[Dose]) -> str:
+    """Both effects over the strength, with their intervals; the strength that was taken is marked by a line."""
+    if len(doses) < 2:
+        return ""
+    height, left, right, top, bottom = 250.0, 58.0, WIDTH - 14, 34.0, 206.0
+    series = {
+        "the concept's answers": (1, [(dose.target, dose.target_bounds) for dose in doses]),
+        "unrelated answers": (3, [(dose.unrelated, dose.unrelated_bounds) for dose in doses]),
+    }
+    reach = [0.0]
+    for _, found in series.values():
+        reach += [value for value, _ in found] + [bound for _, bounds in found if bounds for bound in bounds]
+    y, x = (
+        fitted(reach, bottom, top, room=0.06),
+        fitted([0.0, *(dose.strength for dose in doses)], left, right, room=0.02),
+    )
+    drawn = []
+    for tick in ticks(y.low, y.high):
+        drawn.append(element("line", x1=left, x2=right, y1=y(tick), y2=y(tick), class_="zero" if tick == 0 else "grid"))
+        drawn.append(words(left - 8, y(tick) + 4, number(tick, ()), class_="tick", text_anchor="end"))
+    for dose in doses:
+        at = x(dose.strength)
+        if dose.chosen:
+            drawn.append(element("line", x1=at, x2=at, y1=top, y2=bottom, class_="zero"))
+        label = f"{number(dose.strength)}{' taken' if dose.chosen else ''}"
+        drawn.append(words(at, bottom + 17, label, class_="tick", text_anchor="middle"))
+    for name, (style, found) in series.items():
+        places = [(x(dose.strength), value, bounds) for dose, (value, bounds) in zip(doses, found, strict=True)]
+        path = "".join(
+            f"{'L' if step else 'M'}{coordinate(at)} {coordinate(y(v))}" for step, (at, v, _) in enumerate(places)
+        )
+        drawn.append(element("path", d=path, class_=f"line s{style}"))
+        for at, value, bounds in places:
+            if bounds:
+                drawn.append(
+                    element("line", x1=at, x2=at, y1=y(bounds[0]), y2=y(bounds[1]), class_=f"whisker s{style}")
+                )
+            drawn.append(marker(style, at, y(value), 3.4, f"{name}: {number(value)}"))
+    drawn.append(words((left + right) / 2, bottom + 34, "strength of the edit", class_="label", text_anchor="middle"))
+    drawn.append(_legend({name: style for name, (style, _) in series.items()}, left, 14.0))
+    told = "; ".join(f"at {number(d.strength)}: {number(d.target)} against {number(d.unrelated)}" for d in doses)
+    return picture(key, title, f"{unit}. Effect against collateral, {told}.", (WIDTH, height), "".join(drawn))
+
+
 # ---- rows of values with intervals
 
 

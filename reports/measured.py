@@ -81,6 +81,7 @@ def view(measurement: Measurement, anchor: str) -> MeasuredView:
         for place, group in enumerate(figures.comparable(drawn))
     ]
     charts.append(figures.scatter(f"{anchor}-plane", f"{title}, item by item", points(measurement)))
+    charts.append(figures.tradeoff(f"{anchor}-doses", f"{title}, by strength", measurement.unit, doses(measurement)))
     return MeasuredView(
         anchor=anchor,
         title=title,
@@ -105,6 +106,18 @@ def points(measurement: Measurement) -> list[figures.Point]:
         and isinstance(x := row.get("x"), float)
         and isinstance(y := row.get("y"), float)
     ]
+
+
+def doses(measurement: Measurement) -> list[figures.Dose]:
+    """The items that are strengths of an edit: rows with ``strength``, ``target`` and ``unrelated``."""
+    found = []
+    for row in measurement.items:
+        strength, target, unrelated = (row.get(name) for name in ("strength", "target", "unrelated"))
+        if isinstance(strength, float) and isinstance(target, float) and isinstance(unrelated, float):
+            pairs = [(row.get(f"{name}_low"), row.get(f"{name}_high")) for name in ("target", "unrelated")]
+            limits = [(a, b) if isinstance(a, float) and isinstance(b, float) else None for a, b in pairs]
+            found.append(figures.Dose(strength, target, unrelated, limits[0], limits[1], bool(row.get("chosen"))))
+    return found
 
 
 def numbers(measurement: Measurement, title: str) -> Table | None:
