@@ -141,6 +141,25 @@ def load_model(
     )
 
 
+def load_bridge(checkpoint: Checkpoint, architecture: Architecture, config: Mapping[str, Any], tokenizer: Any) -> Any:
+    """The same model with TransformerLens' hook points: a ``TransformerBridge``, in float32 on the CPU.
+
+    TransformerLens changes the model it is handed and forces eager attention, so this is a model of its own, whose
+    logits differ from ``load_model``'s by rounding.
+
+    Raises:
+        ModelError: see ``load_model``; or the checkpoint is a lone file, and TransformerLens wants a folder.
+    """
+    if checkpoint.config_dir is None:
+        raise ModelError("TransformerLens reads folders with a config.json.", where=str(checkpoint.path))
+    from transformer_lens.model_bridge import TransformerBridge  # takes seconds to import
+
+    held = load_model(checkpoint, architecture, config, tokenizer)
+    return TransformerBridge.boot_transformers(
+        str(checkpoint.config_dir), hf_model=held.model, tokenizer=tokenizer, device="cpu"
+    )
+
+
 def verify(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     """Compare every parameter with the file, one tensor at a time.
 

@@ -1,0 +1,87 @@
+"""For every concept of the library: the vectors that its answers rest on in SmolLM2, by ``audit find --validate``.
+
+Vectors are chosen on half of the questions that the model answers, and every number is read on the other half. Each
+concept's document is kept under ``audit-report/causal/`` and found again there, so an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.record import publish
+
+KEPT = Path("audit-report/causal")
+GOAL = "a set whose held-out effect is 5 times that on unrelated questions, with an interval that excludes 1"
+
+
+def main(names: list[str]) -> None:
+    """One row a concept, and how many of them have a specific set."""
+    from audit.demo import default_cache, model_folder
+    from concepts.concept import library
+
+    model = model_folder(default_cache())
+    rows = []
+    for name in names or library():
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        rows.append(row(name, found(name, model)))
+    reached = sum(row["specific set"] for row in rows)
+    publish("causal", rows, f"{reached} of {len(rows)} concepts have {GOAL}")
+
+
+def found(name: str, model: Path) -> dict[str, Any]:
+    """The document of ``audit find --validate --json``, kept or made now."""
+    from audit.errors import AuditError
+    from audit.search import find_in
+
+    kept = KEPT / f"{name}.json"
+    if kept.is_file():
+        document: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        return document
+    start = time.perf_counter()
+    try:
+        document = find_in(model, name, validated=True).as_json()
+    except AuditError as error:
+        document = {"error": str(error)}
+    document["seconds"] = time.perf_counter() - start
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    return document
+
+
+def row(name: str, document: dict[str, Any]) -> dict[str, Any]:
+    """What the table says of one concept; numbers are of the held-out questions."""
+    chosen = (document.get("effect") or {}).get("set")
+    cells: dict[str, Any] = {"concept": name, "questions": None, "vectors": None, "writing its words": None}
+    cells |= {"target": None, "unrelated": None, "ratio": None, "low": None, "high": None, "control": None}
+    cells |= {"of the way to the floor": None, "single vectors that carry it": None, "specific set": False}
+    cells["seconds"] = document["seconds"]
+    if chosen is None:
+        return cells
+    effect = chosen["held_out"]
+    low, high = effect["ratio"]["interval"] or (None, None)
+    return cells | {
+        "questions": effect["questions"]["target"],
+        "vectors": len(chosen["vectors"]),
+        "writing its words": sum(vector["coherent"] for vector in chosen["vectors"]),
+        "target": effect["target"]["value"],
+        "unrelated": effect["unrelated"]["value"],
+        "ratio": effect["ratio"]["value"],
+        "low": low,
+        "high": high,
+        "control": chosen["control"]["target"]["value"],
+        "of the way to the floor": chosen["share_of_the_way_to_the_floor"],
+        "single vectors that carry it": sum(
+            bool(vector["effect"] and vector["effect"]["carries"]) for vector in document["vectors"]
+        ),
+        "specific set": chosen["specific"],
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
