@@ -110,6 +110,9 @@ def find(
     validate: Annotated[
         bool, typer.Option("--validate", help="Ablate them: do answers about the concept rest on them, and no others?")
     ] = False,
+    activations: Annotated[
+        bool, typer.Option("--activations", help="With --validate: hold coefficients as well, by TransformerLens.")
+    ] = False,
     collateral: Annotated[
         float, typer.Option(min=0, help="With --validate: the most unrelated answers may lose, nats per token.")
     ] = COLLATERAL,
@@ -132,6 +135,7 @@ def find(
                 limit=limit,
                 fold_norm=fold_norm,
                 validated=validate,
+                activations=activations,
                 collateral=collateral,
                 seed=seed,
                 progress=progress,

@@ -17,7 +17,7 @@ from audit.errors import ConceptError, ModelError
 from audit.interventions import Place
 from audit.mlp import unembedding, value_vectors
 from audit.progress import SILENT, Progress
-from audit.running import find_config, load_model, load_tokenizer
+from audit.running import find_config, load_bridge, load_model, load_tokenizer
 from audit.validation import COLLATERAL, Validation, validate
 from concepts.concept import Concept, from_word, load_concept
 from concepts.discovery import ConceptVector, discover
@@ -139,6 +139,7 @@ def find_in(
     limit: int = 20,
     fold_norm: bool = False,
     validated: bool = False,
+    activations: bool = False,
     collateral: float = COLLATERAL,
     seed: int = 0,
     progress: Progress = SILENT,
@@ -147,6 +148,7 @@ def find_in(
 
     Args:
         validated: ablate the vectors, and search for the set that carries the concept (``audit.validation``).
+        activations: and hold the set's coefficients instead, through TransformerLens.
         collateral: the most that unrelated answers may lose by that set, in nats per answer token.
 
     Raises:
@@ -167,7 +169,8 @@ def find_in(
     if not validated:
         return found
     progress.step("Loading the model")
-    model = load_model(checkpoint, architecture, find_config(checkpoint, config), words)
+    settings = find_config(checkpoint, config)
+    model = load_model(checkpoint, architecture, settings, words)
     result = validate(
         model,
         wanted,
@@ -175,6 +178,7 @@ def find_in(
         partial(matched_controls, checkpoint, architecture, per_vector=1, candidates=found.candidates),
         listed=limit,
         collateral=collateral,
+        bridge=partial(load_bridge, checkpoint, architecture, settings, words) if activations else None,
         seed=seed,
         progress=progress,
     )

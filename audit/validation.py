@@ -9,18 +9,20 @@ concept's answers more than unrelated ones, with an interval that excludes none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 import torch
 
+from audit.activation import answer_logprobs_with, held_at, mean_coefficients
 from audit.asking import Asked, Questions, asked_under, known_questions
 from audit.attribution import relp
 from audit.causal import Effect, Trial
 from audit.interventions import Change, Place, Rows
 from audit.progress import SILENT, Progress
 from audit.running import RunningModel
-from concepts.concept import Concept
+from concepts.concept import Concept, neutral_text
 from concepts.discovery import ConceptVector
 
 COLLATERAL: Final = 0.05
@@ -117,16 +119,20 @@ class Validation:
 
     Attributes:
         found: ``None`` where no set stays within the collateral limit.
+        held: the set's effect on the held-out questions with its coefficients held at ``"zero"`` and at their
+            ``"mean"`` over the concept's text and neutral text; empty where that was not asked for.
     """
 
     vectors: tuple[VectorEffect, ...]
     found: FoundSet | None
     questions: Questions
     collateral: float
+    held: Mapping[str, Effect] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "set": None if self.found is None else self.found.as_json(),
+            "coefficients_held": {name: effect.as_json() for name, effect in self.held.items()},
             "collateral_limit": self.collateral,
             "questions": {
                 "choosing": self.questions.choose.n,
@@ -163,7 +169,10 @@ class Side:
         self.before = self.trial.before[: len(target.examples)]
 
     def effect(self, change: Change) -> Effect:
-        found = self.trial.effect(change)
+        return self.of(self.trial.effect(change))
+
+    def of(self, found: np.ndarray) -> Effect:
+        """The effect by question, from that on each example."""
         cut = len(self.target.examples)
         return Effect(self.target.by_question(found[:cut]), self.unrelated.by_question(found[cut:]), self.seed)
 
@@ -188,6 +197,7 @@ def validate(
     *,
     listed: int = 20,
     collateral: float = COLLATERAL,
+    bridge: Callable[[], Any] | None = None,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Validation:
@@ -198,6 +208,8 @@ def validate(
         controls: see ``Controls``.
         listed: how many of them are ablated one by one.
         collateral: the most that unrelated answers may fall, in nats per answer token.
+        bridge: gives the model with TransformerLens' hooks (``running.load_bridge``), to hold the set's coefficients
+            beside editing its vectors.
 
     Raises:
         ConceptError: see ``known_questions``.
@@ -210,7 +222,22 @@ def validate(
     for done, (vector, (layer, neuron, _)) in enumerate(zip(shown, controls(shown), strict=True)):
         progress.step("Ablating vectors one by one", done, len(shown))
         single.append(VectorEffect(vector, side.without([vector]), side.without([Spot(layer, neuron)])))
-    return Validation(tuple(single), found, questions, collateral)
+    held = {}
+    if bridge is not None and found is not None:
+        progress.step("Holding coefficients instead")
+        texts = [text for text in (concept.text, neutral_text()) if text]
+        held = holding(bridge(), model.tokenizer, bench.reporting, found.vectors, texts)
+    return Validation(tuple(single), found, questions, collateral, held)
+
+
+def holding(bridge: Any, tokenizer: Any, side: Side, spots: Sequence[Spot], texts: Sequence[str]) -> dict[str, Effect]:
+    """Effect of holding the coefficients of ``spots`` at zero, and at their mean over ``texts``."""
+    examples = [*side.target.examples, *side.unrelated.examples]
+    before = answer_logprobs_with(bridge, tokenizer, examples, {})
+    states = {"zero": held_at(spots), "mean": mean_coefficients(bridge, tokenizer, texts, spots)}
+    return {
+        name: side.of(before - answer_logprobs_with(bridge, tokenizer, examples, held)) for name, held in states.items()
+    }
 
 
 def search(

@@ -189,6 +189,11 @@ def _causal(console: Console, name: str, said: Mapping[str, Any]) -> None:
         f"{_number(effect['ratio']['value'])} times as far ({_number(low)} to {_number(high)}); control vectors "
         f"{_number(found['control']['target']['value'])}."
     )
+    for at, held in (said.get("coefficients_held") or {}).items():
+        console.print(
+            f"With their coefficients held at {'0' if at == 'zero' else 'their mean'}, the weights as they are: "
+            f"{_number(held['target']['value'])} and {_number(held['unrelated']['value'])}."
+        )
     if share is not None:
         console.print(f"That is {share:.0%} of the way to where nothing calls for the answers.")
     if not found["specific"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,15 @@ FOUND = {
             "p_value": 1e-6,
             "tokens": ["Rome", "[bold]", "\u202e"],
         },
-        {"layer": 3, "neuron": 9, "sign": 1, "score": 4.5, "p_value": 0.01, "tokens": ["pasta"], "effect": 0.125},
+        {
+            "layer": 3,
+            "neuron": 9,
+            "sign": 1,
+            "score": 4.5,
+            "p_value": 0.01,
+            "tokens": ["pasta"],
+            "effect": {"target": {"value": 0.125}, "carries": True},
+        },
     ],
 }
 
@@ -103,17 +112,64 @@ def test_found_vectors_are_listed_with_sign_score_and_tokens() -> None:
     first, second = (line for line in shown.splitlines() if "Rome" in line or "pasta" in line)
     assert first.split()[:5] == ["17", "203", "−", "8.25", "1e-06"]
     assert second.split()[:6] == ["3", "9", "+", "4.5", "0.01", "0.125"]
+    assert second.split()[6] == "*"
     assert "[bold] \\u202e" in first
 
 
 def test_no_digit_gives_way_to_long_tokens() -> None:
-    vector = {"layer": 29, "neuron": 1_437, "sign": -1, "score": 12.34, "p_value": 1.459e-20, "effect": -0.0123}
+    vector = {
+        "layer": 29,
+        "neuron": 1_437,
+        "sign": -1,
+        "score": 12.34,
+        "p_value": 1.459e-20,
+        "effect": {"target": {"value": -0.0123}},
+    }
     shown = text.vectors_table(
         {"title": "Italy", "vectors": [vector | {"tokens": [f"token{i}" * 3 for i in range(12)]}]}
     )
     (row,) = [line for line in shown.splitlines() if "token0" in line]
     assert row.split()[:6] == ["29", "1437", "−", "12.34", "1.459e-20", "−0.0123"]
     assert max(len(line) for line in shown.splitlines()) <= text.WIDTH
+
+
+def effect(target: float, unrelated: float, ratio: float) -> dict[str, Any]:
+    values = {"target": target, "unrelated": unrelated, "ratio": ratio}
+    return {name: {"value": value, "interval": [value / 2, value * 2]} for name, value in values.items()}
+
+
+def validated(**changes: Any) -> str:
+    chosen = {
+        "vectors": [{"layer": 29, "neuron": 555, "coherent": True}, {"layer": 3, "neuron": 9, "coherent": False}],
+        "held_out": effect(1.25, 0.05, 25.0),
+        "control": effect(0.01, 0.0, 1.0),
+        "share_of_the_way_to_the_floor": 0.25,
+        "specific": True,
+    }
+    said = {"questions": {"held_out": 13}, "set": chosen, "coefficients_held": {}, "collateral_limit": 0.05} | changes
+    return text.vectors_table({**FOUND, "effect": said})
+
+
+def test_the_set_that_carries_a_concept_is_told_with_its_cost() -> None:
+    shown = " ".join(validated().split())
+    assert "Set: 2 vectors, 1 of which write its words." in shown
+    assert "fall by 1.25 and unrelated ones by 0.05, 25 times as far (12.5 to 50); control vectors 0.01." in shown
+    assert "25% of the way" in shown
+    assert "No set carries" not in shown
+
+
+def test_where_no_set_is_specific_it_is_said() -> None:
+    assert "none costs unrelated answers less than 0.05" in " ".join(validated(set=None).split())
+    chosen = {"vectors": [], "held_out": effect(0.1, 0.1, 1.0), "control": effect(0, 0, 0), "specific": False}
+    shown = " ".join(validated(set={**chosen, "share_of_the_way_to_the_floor": None}).split())
+    assert "specifically: at least 5 times as far, and surely more than once." in shown
+
+
+def test_coefficients_held_are_told_beside() -> None:
+    held = {"zero": effect(1.25, 0.05, 25.0), "mean": effect(0.75, 0.02, 37.0)}
+    shown = " ".join(validated(coefficients_held=held).split())
+    assert "held at 0, the weights as they are: 1.25 and 0.05." in shown
+    assert "held at their mean, the weights as they are: 0.75 and 0.02." in shown
 
 
 def test_finding_nothing_is_said() -> None:

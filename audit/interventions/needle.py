@@ -23,7 +23,7 @@ from audit.unlearning.packing import Example, Pack, answer_logprobs
 from audit.unlearning.training import Record, Settings, minimise, prepare, trainable
 
 TITLE = "Chosen value vectors trained alone, with negative preference optimization"
-DOSES = (0.5, 1.0)
+DOSES = (0.25, 0.5, 1.0)
 TRAINS = True
 TRAINING: Final = Settings(steps=40, learning_rate=1e-2)
 
