@@ -1,0 +1,127 @@
+"""Key vectors of many prompts at every layer, from one pass without the head.
+
+A key vector is the FFN's post-activation, the input of its output matrix. Kept is one float16 row a prompt and layer,
+at the last token or as the mean over tokens: 2 * n_layers * d_mlp bytes a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from audit.errors import ModelError
+from audit.forward import expert_keys, padded
+from audit.progress import SILENT, Progress
+from audit.running import RunningModel
+
+Pool = Literal["last", "mean"]
+"""Which vector stands for a prompt: the key at its last token, or the mean of the keys at all its tokens."""
+
+TOKENS_AT_ONCE = 2**12
+"""Padded tokens of one batch; one layer's activations of them take 25 MB in float32 at d_mlp 1,536."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Key vectors of some prompts.
+
+    Attributes:
+        rows: one row a prompt that was read, in the order given ``[n, n_layers, d_mlp]`` float16.
+        kept: index of each row's prompt in the sequence given.
+        refused: indices of the prompts longer than the model's context; they have no row.
+    """
+
+    rows: np.ndarray
+    kept: tuple[int, ...]
+    refused: tuple[int, ...]
+
+
+def collect(
+    model: RunningModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    pool: Pool = "last",
+    batch_size: int = 20,
+    progress: Progress = SILENT,
+) -> Keys:
+    """The keys of ``prompts``, each a sequence of token ids.
+
+    Raises:
+        ModelError: a prompt is empty, or a key is not a finite number (in float16).
+    """
+    empty = next((index for index, ids in enumerate(prompts) if not ids), None)
+    if empty is not None:
+        raise ModelError(f"prompt {empty} holds no token.", hint="Leave empty prompts out.")
+    kept = tuple(index for index, ids in enumerate(prompts) if len(ids) <= model.context)
+    refused = tuple(index for index, ids in enumerate(prompts) if len(ids) > model.context)
+    architecture = model.architecture
+    d_key = architecture.d_mlp
+    rows = np.empty((len(kept), architecture.n_layers, d_key), dtype=np.float16)
+    done = 0
+    for batch in _batches([len(prompts[index]) for index in kept], batch_size):
+        rows[batch] = _read(model, [prompts[kept[number]] for number in batch], pool)
+        done += len(batch)
+        progress.step("reading key vectors", done, len(kept))
+    if not np.isfinite(rows).all():
+        raise ModelError("a key vector is not a finite number.", hint="Run the model with --dtype float32.")
+    return Keys(rows, kept, refused)
+
+
+def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices of prompts of similar length, at most ``batch_size`` and ``TOKENS_AT_ONCE`` together."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if batch and (len(batch) == batch_size or (len(batch) + 1) * lengths[index] > TOKENS_AT_ONCE):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _read(model: RunningModel, prompts: Sequence[Sequence[int]], pool: Pool) -> np.ndarray:
+    """One forward pass without the head ``[n, n_layers, d_mlp]`` float16."""
+    arguments = padded(model, prompts, 0)
+    with torch.inference_mode(), _pooling(model, arguments["attention_mask"], pool) as taken:
+        model.model.base_model(**arguments, use_cache=False)
+    assert len(taken) == model.architecture.n_layers, f"{len(taken)} hooks fired"
+    stacked: np.ndarray = torch.stack(taken, dim=1).half().cpu().numpy()
+    return stacked
+
+
+@contextmanager
+def _pooling(model: RunningModel, mask: torch.Tensor, pool: Pool) -> Iterator[list[torch.Tensor]]:
+    """Hooks that pool each layer's keys ``[n, d_mlp]`` float32 as they pass, removed at the end."""
+    architecture = model.architecture
+    taken: list[torch.Tensor] = []
+    lengths = mask.sum(dim=1)
+    every = torch.arange(len(mask), device=mask.device)
+
+    def last(keys: torch.Tensor) -> torch.Tensor:
+        return keys[every, lengths - 1].float()
+
+    def mean(keys: torch.Tensor) -> torch.Tensor:
+        return torch.bmm(mask[:, None].to(keys.dtype), keys)[:, 0].float() / lengths[:, None]
+
+    def take(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+        if architecture.n_experts and pool == "last":  # every expert is computed where it is read, and nowhere else
+            places = every * mask.shape[1] + lengths - 1
+            taken.append(expert_keys(module, *(arg[places] for arg in args)).float())
+            return
+        keys = expert_keys(module, *args) if architecture.n_experts else args[0]
+        taken.append((last if pool == "last" else mean)(keys.reshape(*mask.shape, -1)))
+
+    handles = []
+    try:
+        for layer in range(architecture.n_layers):
+            out = model.model.get_submodule(architecture.out_module.format(layer=layer))
+            handles.append(out.register_forward_pre_hook(take))
+        yield taken
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,153 @@
+"""How well a region of key space tells one skill from others: SmolLM2-135M-Instruct, six skills forgotten in turn.
+
+    python -m benchmarks.skill_regions DATA      # a folder with gsm8k_test.jsonl, HumanEval.jsonl.gz, xquad.*.json
+
+Fitted, chosen and reported on three disjoint parts. ``others`` is the worst other skill's share of report queries
+inside; ``left out`` the worst such share of a skill whose queries the fit never saw. Keys are kept in the cache.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from audit.architectures import identify
+from audit.checkpoint import open_checkpoint
+from audit.demo import default_cache, model_folder
+from audit.keys import collect
+from audit.running import RunningModel, find_config, load_model, load_tokenizer
+from benchmarks.record import publish
+from concepts.regions import Region, fit_hypercube, fit_region
+from concepts.skill import Skill, Splits, load_skill, split
+
+SKILLS = {
+    "math": ("gsm8k_test.jsonl", 240),
+    "code": ("HumanEval.jsonl.gz", 160),
+    "English": ("xquad.en.json", 200),
+    "German": ("xquad.de.json", 200),
+    "Spanish": ("xquad.es.json", 200),
+    "Chinese": ("xquad.zh.json", 200),
+}
+CANDIDATES = ((4, 8, 12), (8, 12, 15, 18), (12, 15, 18, 21, 24), (20, 22, 24, 26, 28), tuple(range(6, 29, 2)))
+"""Layers that may vote; for each forget skill the choose parts decide, the report parts never."""
+
+REACH = {"inside": 0.97, "others": 0.01, "left out": 0.05}
+
+
+def main() -> None:
+    skills = {name: _first(load_skill(Path(sys.argv[1]) / file), count) for name, (file, count) in SKILLS.items()}
+    keys = _keys(skills, default_cache())
+    parts = {name: split(skill) for name, skill in skills.items()}
+    rows = [row for name in skills for row in (_cube(name, keys, parts), _vote(name, keys, parts))]
+    publish("skill_regions", rows, "reach: inside >= 0.97, others <= 0.01, left out <= 0.05")
+
+
+def _first(skill: Skill, count: int) -> Skill:
+    return skill.model_copy(update={"queries": skill.queries[:count]})
+
+
+def _keys(skills: dict[str, Skill], cache: Path) -> dict[str, np.ndarray]:
+    """Last-token keys of each skill, from the cache where they are there."""
+    model: RunningModel | None = None
+    found = {}
+    for name, skill in skills.items():
+        file = cache / "keys" / f"{name}-{len(skill.queries)}.npy"
+        if not file.is_file():
+            model = model or _model(cache)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            collected = collect(model, [model.tokenizer(query.prompt)["input_ids"] for query in skill.queries])
+            assert not collected.refused, "every query fits the context"
+            np.save(file, collected.rows)
+        found[name] = np.load(file)
+    return found
+
+
+def _model(cache: Path) -> RunningModel:
+    base = open_checkpoint(model_folder(cache))
+    config = find_config(base)
+    architecture = identify(base, config)
+    assert architecture is not None  # the folder is ours, a llama
+    return load_model(base, architecture, config, load_tokenizer(base.path, architecture.d_vocab))
+
+
+Collected = dict[str, np.ndarray]
+Parts = dict[str, Splits]
+
+
+def _cube(forget: str, keys: Collected, parts: Parts) -> dict[str, Any]:
+    """The paper's, at the layer that parts choose queries best. It is fitted without others, so all are left out."""
+
+    def margin(layer: int) -> float:
+        inside, worst, _ = _shares(fits[layer], forget, keys, {name: part.choose for name, part in parts.items()})
+        return inside - worst
+
+    rows = keys[forget][list(parts[forget].fit)]
+    fits = [fit_hypercube(rows, layer) for layer in range(rows.shape[1])]
+    best = max(range(len(fits)), key=margin)
+    inside, worst, who = _report(fits[best], forget, keys, parts)
+    return _row(forget, f"cube, layer {best}", inside, (worst, who), (worst, who))
+
+
+def _vote(forget: str, keys: Collected, parts: Parts) -> dict[str, Any]:
+    """With the layers whose worst shares of others and of strangers are least on the choose parts."""
+    own = keys[forget]
+
+    def fitted(layers: tuple[int, ...], without: str = "") -> Region:
+        names = [name for name in keys if name not in (forget, without)]
+        others = np.concatenate([keys[name][list(parts[name].fit)] for name in names])
+        return fit_region(own[list(parts[forget].fit)], others, own[list(parts[forget].choose)], layers)
+
+    regions = {
+        layers: {without: fitted(layers, without) for without in ("", *(name for name in keys if name != forget))}
+        for layers in CANDIDATES
+    }
+
+    def stranger(layers: tuple[int, ...], chosen: dict[str, tuple[int, ...]]) -> tuple[float, str]:
+        left_out = {name: region for name, region in regions[layers].items() if name}
+        return max((float(r.inside(keys[name][list(chosen[name])]).mean()), name) for name, r in left_out.items())
+
+    choose = {name: part.choose for name, part in parts.items()}
+    best = min(
+        CANDIDATES,
+        key=lambda layers: _shares(regions[layers][""], forget, keys, choose)[1] + stranger(layers, choose)[0],
+    )
+    inside, worst, who = _report(regions[best][""], forget, keys, parts)
+    report = {name: part.report for name, part in parts.items()}
+    return _row(forget, f"vote, layers {best[0]}-{best[-1]}", inside, (worst, who), stranger(best, report))
+
+
+def _report(region: Region, forget: str, keys: Collected, parts: Parts) -> tuple[float, float, str]:
+    return _shares(region, forget, keys, {name: part.report for name, part in parts.items()})
+
+
+def _shares(
+    region: Region, forget: str, keys: Collected, chosen: dict[str, tuple[int, ...]]
+) -> tuple[float, float, str]:
+    """Share of the skill's queries inside, the worst other skill's, and which that is."""
+    share = {name: float(region.inside(rows[list(chosen[name])]).mean()) for name, rows in keys.items()}
+    own = share.pop(forget)
+    worst = max(share, key=lambda name: share[name])
+    return own, share[worst], worst
+
+
+def _row(
+    forget: str, region: str, inside: float, others: tuple[float, str], stranger: tuple[float, str]
+) -> dict[str, Any]:
+    reached = inside >= REACH["inside"] and others[0] <= REACH["others"] and stranger[0] <= REACH["left out"]
+    return {
+        "forget": forget,
+        "region": region,
+        "inside": inside,
+        "others": others[0],
+        "worst": others[1],
+        "left out": stranger[0],
+        "worst left out": stranger[1],
+        "reached": "yes" if reached else "no",
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""A skill's region in key space: which prompts need the skill, told from their key vectors alone.
+
+Two regions. ``Hypercube`` is the paper's (Li, Sun and Weng 2025, Key Space Detection), in closed form: per dimension
+within k standard deviations of the mean, k just large enough for every query of the fit. ``Vote`` joins, at several
+layers, a regularised linear separator against other skills with a distance to the skill's own subspace, so that
+prompts like neither side stay outside; its threshold is a conformal quantile of queries that were not fitted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+RIDGE = 0.1
+"""Of the separator: share of the mean eigenvalue of the Gram matrix that is added to all of them."""
+
+KEPT = 0.9
+"""Of the subspace: share of the fit's variance that its directions carry."""
+
+
+class Region(Protocol):
+    """A part of key space. Keys are ``[n, n_layers, d_mlp]``, all layers of the model, counted from 0."""
+
+    def score(self, keys: np.ndarray) -> np.ndarray:
+        """How far inside each prompt lies ``[n]`` float64: 0 on the border, above it inside."""
+
+    def inside(self, keys: np.ndarray) -> np.ndarray:
+        """``score >= 0`` ``[n]`` bool."""
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Everything the region is, to be saved; ``from_arrays`` of its class makes it again."""
+
+
+@dataclass(frozen=True)
+class Hypercube:
+    """Within ``alpha * k`` standard deviations of the mean in every dimension, at one layer.
+
+    A dimension of standard deviation 0 tells nothing of how far is far; its ``std`` is infinite, so it is never left.
+    """
+
+    layer: int
+    mean: np.ndarray  # [d_mlp] float64
+    std: np.ndarray  # [d_mlp] float64
+    k: float
+    alpha: float = 1.0
+
+    def score(self, keys: np.ndarray) -> np.ndarray:
+        """``alpha * k`` less the largest deviation, in standard deviations."""
+        deviation = np.abs(keys[:, self.layer].astype(np.float64) - self.mean) / self.std
+        found: np.ndarray = self.alpha * self.k - deviation.max(axis=1)
+        return found
+
+    def inside(self, keys: np.ndarray) -> np.ndarray:
+        return self.score(keys) >= 0
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        return {name: np.asarray(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Hypercube:
+        numbers = {name: arrays[name].item() for name in ("layer", "k", "alpha")}
+        return cls(mean=arrays["mean"], std=arrays["std"], **numbers)
+
+
+def fit_hypercube(forget: np.ndarray, layer: int, alpha: float = 1.0) -> Hypercube:
+    """The smallest such cube at ``layer`` that holds every row of ``forget`` ``[n, n_layers, d_mlp]``.
+
+    Raises:
+        ValueError: fewer than two rows, or keys that are not finite.
+    """
+    rows = _checked(forget)[:, layer].astype(np.float64)
+    mean, std = rows.mean(axis=0), rows.std(axis=0)
+    std = np.where(std > 0, std, np.inf)
+    return Hypercube(layer, mean, std, float((np.abs(rows - mean) / std).max()), alpha)
+
+
+@dataclass(frozen=True)
+class Vote:
+    """Where the layers' mean of two parts, the lesser of them, reaches the threshold.
+
+    The parts are a linear separator and the negative distance to the skill's subspace, each in standard deviations of
+    the calibration queries around their median.
+    """
+
+    layers: np.ndarray  # [n] int
+    mean: np.ndarray  # [n, d_mlp] float64, of all prompts of the fit
+    scale: np.ndarray  # [n, d_mlp] float64, infinite where nothing varies
+    weight: np.ndarray  # [n, d_mlp] float64
+    centre: np.ndarray  # [n, d_mlp] float64, of the skill, standardised
+    basis: np.ndarray  # [n, rank, d_mlp] float64, orthonormal rows or zeros
+    median: np.ndarray  # [2, n] float64
+    spread: np.ndarray  # [2, n] float64
+    threshold: float
+
+    def score(self, keys: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self._votes(keys) - self.threshold
+        return found
+
+    def inside(self, keys: np.ndarray) -> np.ndarray:
+        return self.score(keys) >= 0
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        return {name: np.asarray(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Vote:
+        return cls(**{**arrays, "threshold": arrays["threshold"].item()})
+
+    def _votes(self, keys: np.ndarray) -> np.ndarray:
+        parts = np.stack([_parts(self, number, keys[:, layer]) for number, layer in enumerate(self.layers)], axis=1)
+        standard = (parts - self.median[..., None]) / self.spread[..., None]  # [2, n_layers, n]
+        votes: np.ndarray = standard.mean(axis=1).min(axis=0)
+        return votes
+
+
+def fit_region(
+    forget: np.ndarray,
+    others: np.ndarray,
+    choose: np.ndarray,
+    layers: Sequence[int],
+    *,
+    miss_rate: float = 0.02,
+    ridge: float = RIDGE,
+    kept: float = KEPT,
+) -> Vote:
+    """The region of ``forget`` against ``others``, missing at most ``miss_rate`` of the skill's prompts on average.
+
+    The guarantee is conformal: it needs ``choose`` to be drawn as future prompts are, and not used in the fit.
+
+    Args:
+        forget, others, choose: keys ``[n, n_layers, d_mlp]``; ``choose`` are further queries of the forget skill.
+        layers: those that vote.
+
+    Raises:
+        ValueError: too few rows for the rate (saying how many are needed), or keys that are not finite.
+    """
+    forget, others, choose = _checked(forget), _checked(others), _checked(choose)
+    fitted = [_fit_layer(forget[:, layer], others[:, layer], ridge, kept) for layer in layers]
+    rank = max(len(basis) for *_, basis in fitted)
+    bases = np.stack([np.pad(basis, ((0, rank - len(basis)), (0, 0))) for *_, basis in fitted])
+    mean, scale, weight, centre = (np.stack(part) for part in zip(*(four for *four, _ in fitted), strict=True))
+    unit = np.ones((2, len(layers)))
+    raw = Vote(np.asarray(layers), mean, scale, weight, centre, bases, unit * 0, unit, 0.0)
+    parts = np.stack([_parts(raw, number, choose[:, layer]) for number, layer in enumerate(layers)], axis=1)
+    spread = parts.std(axis=-1)
+    scaled = Vote(
+        np.asarray(layers),
+        mean,
+        scale,
+        weight,
+        centre,
+        bases,
+        np.median(parts, axis=-1),
+        np.where(spread > 0, spread, np.inf),
+        0.0,
+    )
+    threshold = conformal_threshold(scaled.score(choose), miss_rate)
+    return Vote(**{**vars(scaled), "threshold": threshold})
+
+
+def conformal_threshold(scores: np.ndarray, rate: float) -> float:
+    """The largest threshold that a further score of the same kind falls below with probability ``rate`` at most.
+
+    It is the floor(rate * (n + 1))-th smallest of ``scores`` (split conformal prediction; Vovk et al. 2005).
+
+    Raises:
+        ValueError: so few scores that no threshold keeps the rate, saying how many are needed.
+    """
+    if not 0 < rate < 1:
+        raise ValueError(f"the rate is {rate}; give a number between 0 and 1")
+    place = math.floor(rate * (len(scores) + 1) + 1e-9)  # 0.02 * 50 is a little less than 1 in binary
+    if place < 1:
+        raise ValueError(f"{len(scores)} queries are too few to miss {rate:.1%}; {math.ceil(1 / rate - 1e-9) - 1} do")
+    return float(np.sort(scores)[place - 1])
+
+
+def _fit_layer(forget: np.ndarray, others: np.ndarray, ridge: float, kept: float) -> tuple[np.ndarray, ...]:
+    """Mean, scale, weight, centre and basis of one layer ``[n, d_mlp]``; the separator is ridge regression on labels.
+
+    Both classes weigh the same. It is solved in its dual form, an ``n`` by ``n`` system.
+    """
+    rows = np.concatenate([forget, others]).astype(np.float64)
+    share = np.repeat([0.5 / len(forget), 0.5 / len(others)], [len(forget), len(others)])
+    mean = share @ rows
+    scale = np.sqrt(share @ (rows - mean) ** 2)
+    scale = np.where(scale > 0, scale, np.inf)
+    standard = _directions(rows, mean, scale)
+    root = np.sqrt(share)
+    weighted = standard * root[:, None]
+    gram = weighted @ weighted.T
+    penalty = ridge * gram.trace() / len(gram)
+    labels = root * np.repeat([1.0, -1.0], [len(forget), len(others)])
+    weight = weighted.T @ np.linalg.solve(gram + penalty * np.eye(len(gram)), labels)
+    own = standard[: len(forget)]
+    centre = own.mean(axis=0)
+    _, singular, directions = np.linalg.svd(own - centre, full_matrices=False)
+    carried = np.cumsum(singular**2) / max(float((singular**2).sum()), np.finfo(float).tiny)
+    rank = int(np.searchsorted(carried, kept)) + 1
+    return mean, scale, weight, centre, directions[:rank]
+
+
+def _directions(rows: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Standardised rows of length 1: a query with a large key would else be far from its own skill."""
+    standard = (rows - mean) / scale
+    length = np.linalg.norm(standard, axis=1, keepdims=True)
+    unit: np.ndarray = np.divide(standard, length, out=np.zeros_like(standard), where=length > 0)
+    return unit
+
+
+def _parts(region: Vote, number: int, keys: np.ndarray) -> np.ndarray:
+    """Separator and negative distance to the subspace of one layer's keys ``[2, n]``."""
+    standard = _directions(keys.astype(np.float64), region.mean[number], region.scale[number])
+    off = standard - region.centre[number]
+    basis = region.basis[number]
+    along = off @ basis.T
+    squared = np.maximum((off**2).sum(axis=1) - (along**2).sum(axis=1), 0)
+    return np.stack([standard @ region.weight[number], -np.sqrt(squared)])
+
+
+def _checked(keys: np.ndarray) -> np.ndarray:
+    if len(keys) < 2:
+        raise ValueError(f"{len(keys)} queries are too few to fit a region; give 2")
+    if not np.isfinite(keys).all():
+        raise ValueError("key vectors are not finite")
+    return keys

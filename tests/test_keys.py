@@ -1,0 +1,85 @@
+"""Key vectors of many prompts: the same as the audit's own forward pass reads, whatever the batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from audit.architectures import identify
+from audit.checkpoint import open_checkpoint
+from audit.errors import ModelError
+from audit.forward import Row, run
+from audit.keys import collect
+from audit.running import RunningModel, find_config, load_model, load_tokenizer
+from tests.tiny import FAMILIES, write_tiny
+
+PROMPTS = [tuple(range(1, 2 + length)) for length in (7, 1, 4, 12, 4)]
+
+
+def opened(folder: Path) -> RunningModel:
+    checkpoint = open_checkpoint(folder)
+    config = find_config(checkpoint)
+    architecture = identify(checkpoint, config)
+    assert architecture is not None
+    return load_model(checkpoint, architecture, config, load_tokenizer(folder))
+
+
+def hooks(model: RunningModel) -> int:
+    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.model.modules())
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> RunningModel:
+    return opened(write_tiny(tmp_path_factory.mktemp("keys") / "llama"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_last_token_keys_are_those_of_the_forward_pass(family: str, tmp_path: Path) -> None:
+    model = opened(write_tiny(tmp_path / family, family))
+    before = hooks(model)
+    rows = collect(model, PROMPTS, batch_size=2).rows
+    assert hooks(model) == before
+    for batch in run(model, [Row(ids, len(ids) - 1) for ids in PROMPTS]):
+        expected = batch.keys.swapaxes(0, 1).numpy()  # [n_rows, n_layers, d_mlp]
+        np.testing.assert_allclose(rows[list(batch.rows)], expected, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "mixtral"])
+def test_mean_keys_leave_padding_out(family: str, tmp_path: Path) -> None:
+    model = opened(write_tiny(tmp_path / family, family))
+    together = collect(model, PROMPTS, pool="mean").rows
+    alone = np.concatenate([collect(model, [ids], pool="mean").rows for ids in PROMPTS])
+    np.testing.assert_allclose(together, alone, rtol=2e-3, atol=2e-3)
+    prefixes = [PROMPTS[0][: end + 1] for end in range(len(PROMPTS[0]))]
+    every = collect(model, prefixes).rows.astype(np.float32)  # causal: the last key of each prefix
+    np.testing.assert_allclose(together[0], every.mean(axis=0), rtol=5e-3, atol=5e-3)
+
+
+def test_the_mean_is_not_the_last_key(model: RunningModel) -> None:
+    assert not np.allclose(collect(model, PROMPTS).rows, collect(model, PROMPTS, pool="mean").rows, atol=1e-2)
+
+
+def test_prompts_beyond_the_context_are_counted_and_have_no_row(model: RunningModel) -> None:
+    short = replace(model, context=6)
+    keys = collect(short, PROMPTS)
+    assert (keys.kept, keys.refused) == ((1, 2, 4), (0, 3))
+    np.testing.assert_array_equal(keys.rows, collect(model, [PROMPTS[index] for index in keys.kept]).rows)
+
+
+def test_an_empty_prompt_is_an_error(model: RunningModel) -> None:
+    with pytest.raises(ModelError, match="prompt 1 holds no token"):
+        collect(model, [(1, 2), ()])
+
+
+def test_keys_that_are_not_finite_are_an_error_and_leave_no_hook(tmp_path: Path) -> None:
+    model = opened(write_tiny(tmp_path / "llama"))
+    weight = next(iter(model.model.parameters()))
+    weight.data = torch.full_like(weight, float("nan"))
+    before = hooks(model)
+    with pytest.raises(ModelError, match="not a finite number"):
+        collect(model, PROMPTS)
+    assert hooks(model) == before

@@ -1,0 +1,87 @@
+"""Regions of key space: the cube is the paper's, and the vote keeps its miss rate and lets strangers stay outside."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from concepts.regions import Hypercube, Vote, conformal_threshold, fit_hypercube, fit_region
+
+N_LAYERS, D_MLP = 3, 40
+
+
+def cloud(direction: int, count: int = 120, seed: int = 0, shift: float = 8.0) -> np.ndarray:
+    """Keys round a centre of their own ``[count, n_layers, d_mlp]``; ``shift`` 0 is the origin."""
+    rng = np.random.default_rng([seed, direction])
+    keys = rng.normal(size=(count, N_LAYERS, D_MLP))
+    keys[..., direction] += shift
+    return keys.astype(np.float16)
+
+
+def test_the_cube_is_the_smallest_that_holds_its_fit() -> None:
+    keys = cloud(0)
+    cube = fit_hypercube(keys, layer=1)
+    rows = keys[:, 1].astype(np.float64)
+    assert cube.k == pytest.approx((np.abs(rows - rows.mean(axis=0)) / rows.std(axis=0)).max())
+    assert cube.inside(keys).all()
+    assert not fit_hypercube(keys, layer=1, alpha=0.999).inside(keys).all()
+
+
+def test_the_cube_reads_its_own_layer_alone() -> None:
+    keys, moved = cloud(0), cloud(0)
+    moved[:, 2] += 100
+    assert fit_hypercube(keys, layer=1).inside(moved).all()
+    assert not fit_hypercube(keys, layer=2).inside(moved).any()
+
+
+def test_a_dimension_that_never_varies_does_not_decide() -> None:
+    keys = cloud(0)
+    keys[..., 5] = 1
+    cube = fit_hypercube(keys, layer=0)
+    keys[..., 5] = 2
+    assert np.isfinite(cube.k)
+    assert cube.inside(keys).all()
+
+
+def test_the_vote_holds_its_skill_and_neither_others_nor_strangers() -> None:
+    region = fit_region(cloud(0), np.concatenate([cloud(1), cloud(2)]), cloud(0, seed=1), [0, 2])
+    assert region.inside(cloud(0, seed=2)).mean() > 0.9
+    assert region.inside(cloud(1, seed=2)).mean() < 0.05
+    assert region.inside(cloud(7, seed=2)).mean() < 0.05  # never seen in the fit
+
+
+def test_a_skill_that_is_like_the_others_cannot_be_told() -> None:
+    same = [cloud(0, seed=seed) for seed in range(4)]
+    region = fit_region(same[0], same[1], same[2], [0, 1, 2])
+    assert region.inside(same[3]).mean() > 0.5
+
+
+def test_the_conformal_threshold_keeps_its_rate_on_average() -> None:
+    rng = np.random.default_rng(0)
+    missed = [(rng.normal() < conformal_threshold(rng.normal(size=99), 0.1)) for _ in range(4000)]
+    assert 0.08 < np.mean(missed) < 0.12
+
+
+def test_too_few_queries_for_the_rate_say_how_many_are_needed() -> None:
+    assert conformal_threshold(np.arange(49.0), 0.02) == 0
+    with pytest.raises(ValueError, match=r"48 queries are too few to miss 2\.0%; 49 do"):
+        conformal_threshold(np.arange(48.0), 0.02)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        conformal_threshold(np.arange(48.0), 1.0)
+
+
+def test_keys_that_are_not_finite_or_too_few_are_refused() -> None:
+    broken = cloud(0)
+    broken[0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        fit_hypercube(broken, layer=0)
+    with pytest.raises(ValueError, match="too few"):
+        fit_region(cloud(0)[:1], cloud(1), cloud(0, seed=1), [0])
+
+
+def test_regions_come_back_the_same_from_their_arrays() -> None:
+    keys = cloud(3)
+    cube = fit_hypercube(keys, layer=2, alpha=0.9)
+    vote = fit_region(keys, cloud(1), cloud(3, seed=1), [1])
+    np.testing.assert_array_equal(Hypercube.from_arrays(cube.to_arrays()).score(keys), cube.score(keys))
+    np.testing.assert_array_equal(Vote.from_arrays(vote.to_arrays()).score(keys), vote.score(keys))
