@@ -129,6 +129,9 @@ class Concept(_Frozen):
         questions: what a model that knows the concept answers.
         unrelated: questions that have nothing to do with it, and must stay answered.
         groups: typed questions for the association test.
+        two_hop: questions whose answer needs a fact about the concept and one more.
+        open: questions answered in sentences; ``accept`` holds words that a knowing answer uses, if any.
+        neighbours: questions close to the concept that should survive its removal.
         completions: sentences to continue (ConceptVectors).
         vectors: vectors known for some model.
         answered_by: model -> how many of ``questions`` it was seen to answer rightly, greedily, in the prompt's form.
@@ -142,6 +145,9 @@ class Concept(_Frozen):
     questions: tuple[Question, ...] = ()
     unrelated: tuple[Question, ...] = ()
     groups: tuple[Group, ...] = ()
+    two_hop: tuple[Question, ...] = ()
+    open: tuple[Question, ...] = ()
+    neighbours: tuple[Question, ...] = ()
     completions: tuple[Completion, ...] = ()
     vectors: tuple[KnownVector, ...] = ()
     answered_by: Mapping[str, int] = Field(default_factory=dict)
@@ -159,7 +165,8 @@ class Concept(_Frozen):
     def consistent(self) -> Concept:
         if not (self.seeds or self.text or self.questions):
             raise ValueError("give seeds, a text or questions; there is nothing to look for")
-        asked = [wording for question in self.questions for wording in question.wordings]
+        others = [*self.two_hop, *self.open, *self.neighbours]
+        asked = [wording for question in [*self.questions, *others] for wording in question.wordings]
         _refuse_duplicates("question", [*asked, *(question.question for question in self.unrelated)])
         _refuse_duplicates("group", [group.name for group in self.groups])
         return self

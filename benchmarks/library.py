@@ -1,0 +1,68 @@
+"""What SmolLM2 knows of every concept of the library, and the vector that writes it.
+
+Names on the command line choose concepts (library names or TOML files); without any, the whole library is read and the
+table published. A question counts as answered where the model's greedy answer begins with a right one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.record import publish
+
+
+def main(names: Sequence[str]) -> None:
+    """One row a concept; what is not answered is listed on the error stream."""
+    from audit.architectures import identify
+    from audit.checkpoint import open_checkpoint
+    from audit.demo import default_cache, model_folder
+    from audit.running import find_config, load_model, load_tokenizer
+    from concepts.concept import library, load_concept
+
+    folder = model_folder(default_cache())
+    checkpoint = open_checkpoint(folder)
+    config = find_config(checkpoint)
+    architecture = identify(checkpoint, config)
+    assert architecture is not None
+    model = load_model(checkpoint, architecture, config, load_tokenizer(folder, architecture.d_vocab))
+    rows = [row(model, checkpoint, load_concept(name)) for name in names or library()]
+    if names:
+        print(*rows, sep="\n")
+    else:
+        answered = sum(row["answered"] >= 10 for row in rows)
+        publish("library", rows, f"{answered} of {len(rows)} concepts with at least 10 questions that the model answers")
+
+
+def row(model: Any, checkpoint: Any, concept: Any) -> dict[str, Any]:
+    """Counts of questions asked and answered, and the best vector with its Benjamini-Hochberg q-value."""
+    from audit.asking import known
+    from audit.search import find
+
+    avoid = [concept.title, *concept.seeds]
+    cells: dict[str, Any] = {"concept": concept.name}
+    for kind in ("questions", "two_hop", "neighbours"):
+        asked = getattr(concept, kind)
+        answered = {question.question for question in known(model, asked, avoid)}
+        for question in asked:
+            if question.question not in answered:
+                print(f"{concept.name} {kind}: not answered: {question.question} ({question.answer})", file=sys.stderr)
+        cells[kind] = len(asked)
+        cells["answered" if kind == "questions" else f"{kind} answered"] = len(answered)
+    found = find(checkpoint, model.architecture, concept, model.tokenizer)
+    best = found.vectors[0] if found.vectors else None
+    return cells | {
+        "open": len(concept.open),
+        "groups": len(concept.groups),
+        "best vector": f"{best.layer}.{best.neuron}{'-' if best.sign < 0 else '+'}" if best else None,
+        "q": best.q_value if best else None,
+        "writes": " ".join(word.strip() for word in best.tokens[:5]) if best else None,
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
