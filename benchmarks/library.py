@@ -35,7 +35,8 @@ def main(names: Sequence[str]) -> None:
         print(*rows, sep="\n")
     else:
         answered = sum(row["answered"] >= 10 for row in rows)
-        publish("library", rows, f"{answered} of {len(rows)} concepts with at least 10 questions that the model answers")
+        goal = "at least 10 questions that the model answers"
+        publish("library", rows, f"{answered} of {len(rows)} concepts with {goal}")
 
 
 def row(model: Any, checkpoint: Any, concept: Any) -> dict[str, Any]:
