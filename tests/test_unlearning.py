@@ -1,4 +1,4 @@
-"""NPO, held to the oracle values of its paper, and the packing of examples, held to running them one by one."""
+"""The unlearning methods, held to values of their papers, and packed examples, held to running them one by one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from audit.checkpoint import open_checkpoint
 from audit.checkpoint.config import read_config
 from audit.errors import AuditError, ModelError
 from audit.running import RunningModel, load_model, load_tokenizer
-from audit.unlearning import methods
+from audit.unlearning import dpo, gradient_ascent, methods
 from audit.unlearning.lessons import lessons
-from audit.unlearning.npo import Objective, gradient_weight, preference_loss, unlearn
+from audit.unlearning.npo import forget_loss, gradient_weight, preference_loss, unlearn
+from audit.unlearning.objective import Objective, Scores
 from audit.unlearning.packing import Example, Tokens, answer_logprobs, pack, tokenize
 from audit.unlearning.training import Settings, minimise, shuffled
 from concepts.concept import Concept, load_concept
@@ -183,7 +184,7 @@ def test_the_first_step_of_a_model_has_weight_one_and_the_gradient_of_ascent(tin
     settings = Settings(retain_weight=0, forget_batch=2)
     forget = tokenize(tiny.tokenizer, FORGET)
     tiny.model.requires_grad_(True)
-    objective = Objective.start(partial(answer_logprobs, tiny), forget, [], settings, Log())
+    objective = Objective.start(forget_loss, partial(answer_logprobs, tiny), [*zip(forget)], [], settings, Log())
     loss, readings = objective.step()
     loss.backward()
     npo = {name: parameter.grad.clone() for name, parameter in tiny.model.named_parameters()}
@@ -195,13 +196,27 @@ def test_the_first_step_of_a_model_has_weight_one_and_the_gradient_of_ascent(tin
 
 
 def test_the_retain_term_starts_at_zero_and_counts_retained_answers_only(tiny: RunningModel) -> None:
-    tokens = tokenize(tiny.tokenizer, FORGET), tokenize(tiny.tokenizer, RETAIN)
-    kl = Objective.start(partial(answer_logprobs, tiny), *tokens, Settings(), Log())
+    forget, retain = [*zip(tokenize(tiny.tokenizer, FORGET))], tokenize(tiny.tokenizer, RETAIN)
+    read = partial(answer_logprobs, tiny)
+    kl = Objective.start(forget_loss, read, forget, retain, Settings(), Log())
     assert kl.step()[1]["retain"] == pytest.approx(0.0, abs=1e-6)
-    ce = Objective.start(partial(answer_logprobs, tiny), *tokens, Settings(retain_loss="ce"), Log())
+    ce = Objective.start(forget_loss, read, forget, retain, Settings(retain_loss="ce"), Log())
     with torch.no_grad():
-        total = sum(answer_sum(tiny, one).item() for one in tokens[1])
-    assert ce.step()[1]["retain"] == pytest.approx(-total / sum(len(one.answer) for one in tokens[1]), rel=1e-4)
+        total = sum(answer_sum(tiny, one).item() for one in retain)
+    assert ce.step()[1]["retain"] == pytest.approx(-total / sum(len(one.answer) for one in retain), rel=1e-4)
+
+
+def test_gradient_ascent_lowers_the_mean_log_probability_of_the_tokens() -> None:
+    scores = Scores(torch.tensor([[-1.0], [-6.0]]), torch.zeros(2, 1), torch.tensor([1, 3]))
+    assert gradient_ascent.forget_loss(scores, Settings())[0].item() == pytest.approx(-7 / 4)
+
+
+def test_dpo_has_the_value_of_its_paper() -> None:
+    """``-1/beta log sigma(beta ((-3 + 5) - (-2 + 1)))`` with beta 0.5: ``-2 log sigma(1.5)``."""
+    scores = Scores(torch.tensor([[-2.0, -3.0]]), torch.tensor([[-1.0, -5.0]]), torch.tensor([1]))
+    loss, readings = dpo.forget_loss(scores, Settings(beta=0.5))
+    assert loss.item() == pytest.approx(2 * math.log(1 + math.exp(-1.5)))
+    assert readings["margin"] == pytest.approx(3.0)
 
 
 # ---- the whole method
@@ -279,7 +294,31 @@ def test_every_example_comes_once_before_any_comes_again() -> None:
 
 
 def test_methods_are_the_files_that_can_unlearn() -> None:
-    assert list(methods()) == ["npo"]
+    assert list(methods()) == ["dpo", "grad_diff", "gradient_ascent", "npo"]
+
+
+@pytest.mark.parametrize("method", sorted(methods()))
+def test_every_method_lowers_the_forgotten_answers_and_says_what_it_did(method: str, tiny: RunningModel) -> None:
+    def measure(examples: list[Example]) -> float:
+        with torch.no_grad():
+            return sum(answer_sum(tiny, one).item() for one in tokenize(tiny.tokenizer, examples))
+
+    forget, retain = measure(FORGET), measure(RETAIN)
+    record = methods()[method].unlearn(tiny, FORGET, RETAIN, Settings(steps=25, learning_rate=6e-3))
+    fallen, lost = forget - measure(FORGET), retain - measure(RETAIN)
+    assert fallen > 5
+    assert lost > 10 if method == "gradient_ascent" else lost < min(10, fallen / 3)  # it has nothing to retain by
+    assert record.method == method
+    assert record.examples == {"forget": 2, "retain": 0 if method == "gradient_ascent" else 3}
+    assert record.trajectory[-1]["log_ratio"] < -1
+
+
+def test_dpo_makes_the_refusal_likelier(tiny: RunningModel) -> None:
+    refusing = tokenize(tiny.tokenizer, [Example(FORGET[0].prompt, dpo.REFUSALS[0])])
+    with torch.no_grad():
+        before = answer_sum(tiny, refusing[0]).item()
+        dpo.unlearn(tiny, FORGET, RETAIN, Settings(steps=25, learning_rate=6e-3))
+        assert answer_sum(tiny, refusing[0]).item() > before + 1
 
 
 # ---- what is taught

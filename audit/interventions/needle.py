@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from audit.interventions import Change, Place, Rows, Setting, apply, cosines, places, stored_rows
 from audit.progress import SILENT, Progress
 from audit.running import RunningModel
-from audit.unlearning.npo import Objective
+from audit.unlearning.npo import forget_loss
+from audit.unlearning.objective import Objective
 from audit.unlearning.packing import Example, Pack, answer_logprobs
 from audit.unlearning.training import Record, Settings, minimise, prepare, trainable
 
@@ -89,11 +90,11 @@ def train(
         ModelError: training diverged.
     """
     before = stored_rows(model, vectors)
-    tokens = prepare(model.tokenizer, forget, retain, settings)
+    answers, held = prepare(model.tokenizer, forget, retain, settings)
     changes = {layer: nn.Parameter(torch.zeros_like(rows.values)) for layer, rows in before.items()}
     upper = UpperLayers(model, lowest=min(before))
     with trainable(model.model, every=False), adding(model, before, changes), upper.bypassing():
-        objective = Objective.start(upper.forward, *tokens, settings, progress)
+        objective = Objective.start(forget_loss, upper.forward, [*zip(answers)], held, settings, progress)
         if erase:
             for layer, rows in before.items():
                 changes[layer].data.copy_(-rows.values)

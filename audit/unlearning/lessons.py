@@ -50,7 +50,7 @@ def lessons(concept: Concept) -> Lessons:
 
 def _audited(concept: Concept) -> Iterator[str]:
     """Every question that the audit asks in the words in which it asks it."""
-    for question in (*concept.questions, *concept.unrelated):
+    for question in (*concept.questions, *concept.two_hop, *concept.open, *concept.neighbours, *concept.unrelated):
         yield question.question
     for group in concept.groups:
         yield from (group.ask(subject) for subject in group.answers)

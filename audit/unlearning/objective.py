@@ -1,0 +1,169 @@
+"""What the gradient methods share: a loss on the answers to forget, a retain term, and the order of batches.
+
+A method gives the forget loss; everything else is alike, so that two methods differ in nothing but what they are. The
+reference is the model before its first step; its numbers are read once, so one model is in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from audit.progress import SILENT, Progress
+from audit.running import RunningModel
+from audit.unlearning.packing import Example, Pack, Tokens, answer_logprobs, pack, tokenize
+from audit.unlearning.training import Record, Settings, minimise, prepare, shuffled, trainable
+
+Forward = Callable[[Pack], Tensor]
+"""A row of examples -> log-probabilities ``[m, d_vocab]`` at its scored places."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Log-probabilities of the answers in a batch of examples to forget, in nats, summed over each answer's tokens.
+
+    Attributes:
+        now, reference: of the model in training and of the one it was ``[n, n_answers]``; the first answer is the one
+            to forget, the second (where a method gives one) the one to give instead.
+        lengths: tokens of the answer to forget ``[n]``.
+    """
+
+    now: Float[Tensor, "n n_answers"]
+    reference: Float[Tensor, "n n_answers"]
+    lengths: Int[Tensor, " n"]
+
+    @property
+    def log_ratios(self) -> Float[Tensor, "n n_answers"]:
+        return self.now - self.reference
+
+
+ForgetLoss = Callable[[Scores, Settings], tuple[Tensor, dict[str, float]]]
+"""The loss of a batch, and what to record of it."""
+
+
+@dataclass
+class Objective:
+    """Forget loss and retain term over the next batch; the only state is how far the shuffled order has come.
+
+    Examples are numbered forget first (all answers of the first, of the second, ...), then retain. ``reference_sums``
+    ``[n_forget * n_answers]`` and ``reference_logprobs`` (one ``[answer tokens, d_vocab]`` for each retain example,
+    where the retain term is a divergence from them) are the model's own before training.
+    """
+
+    loss: ForgetLoss
+    forward: Forward
+    tokens: list[Tokens]
+    n_forget: int
+    n_answers: int
+    settings: Settings
+    reference_sums: Tensor
+    reference_logprobs: list[Tensor]
+
+    @classmethod
+    def start(
+        cls,
+        loss: ForgetLoss,
+        forward: Forward,
+        forget: Sequence[Sequence[Tokens]],
+        retain: Sequence[Tokens],
+        settings: Settings,
+        progress: Progress,
+    ) -> Objective:
+        """Read the reference from the model as it is now; ``forget`` holds each example with all its answers."""
+        n_answers = len(forget[0])
+        answers = [tokens for example in forget for tokens in example]
+        everything = [*enumerate([*answers, *(retain if settings.retain_weight else ())])]
+        sums: list[Tensor] = []
+        distributions: list[Tensor] = []
+        size = settings.forget_batch + settings.retain_batch
+        with torch.no_grad():
+            for start in range(0, len(everything), size):
+                row = pack(everything[start : start + size])
+                logprobs = forward(row)
+                sums.append(row.answer_sums(logprobs))
+                distributions += [
+                    logprobs[row.owner == place].clone()
+                    for place, index in enumerate(row.examples)
+                    if index >= len(answers) and settings.retain_loss == "kl"
+                ]
+                progress.step("Reading the model before training", min(start + size, len(everything)), len(everything))
+        tokens = [tokens for _, tokens in everything]
+        reference = torch.cat(sums)[: len(answers)]
+        return cls(loss, forward, tokens, len(forget), n_answers, settings, reference, distributions)
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        self._forget = shuffled(self.n_forget, self.settings.forget_batch, generator)
+        self._first_retain = self.n_forget * self.n_answers
+        n_retain = len(self.tokens) - self._first_retain
+        self._retain = shuffled(n_retain, self.settings.retain_batch, generator) if n_retain else None
+
+    def step(self) -> tuple[Tensor, dict[str, float]]:
+        """Loss of the next batch, and what became of it: the method's own readings and the retain term."""
+        batch = next(self._forget)
+        forget = [index * self.n_answers + answer for index in batch for answer in range(self.n_answers)]
+        retain = [self._first_retain + index for index in next(self._retain)] if self._retain else []
+        row = pack([(index, self.tokens[index]) for index in (*forget, *retain)])
+        logprobs = self.forward(row)
+        shape = (len(batch), self.n_answers)
+        scores = Scores(
+            now=row.answer_sums(logprobs)[: len(forget)].view(shape),
+            reference=self.reference_sums[forget].view(shape),
+            lengths=torch.tensor([len(self.tokens[index].answer) for index in forget[:: self.n_answers]]),
+        )
+        loss, readings = self.loss(scores, self.settings)
+        readings["log_ratio"] = scores.log_ratios[:, 0].mean().item()
+        if retain:
+            held = self._retain_term(row, logprobs, len(forget))
+            loss = loss + self.settings.retain_weight * held
+            readings["retain"] = held.item()
+        return loss, readings
+
+    def _retain_term(self, row: Pack, logprobs: Tensor, n_forget: int) -> Float[Tensor, ""]:
+        """Mean over the retained answers' tokens, in nats: KL(reference || now), or the answers' cross-entropy."""
+        chosen = row.owner >= n_forget
+        if self.settings.retain_loss == "ce":
+            return -logprobs[chosen].gather(1, row.targets[chosen][:, None]).mean()
+        reference = torch.cat(
+            [self.reference_logprobs[index - self._first_retain] for index in row.examples[n_forget:]]
+        )
+        return torch.nn.functional.kl_div(logprobs[chosen], reference, log_target=True, reduction="batchmean")
+
+
+def train_all(
+    method: str,
+    loss: ForgetLoss,
+    model: RunningModel,
+    forget: Sequence[Example],
+    retain: Sequence[Example],
+    settings: Settings,
+    progress: Progress = SILENT,
+    instead: Sequence[Example] = (),
+) -> Record:
+    """Train every weight of ``model``, in place, by ``loss`` and the retain term.
+
+    Args:
+        instead: for each example of ``forget`` the same prompt with the answer to give instead; empty if none.
+
+    Raises:
+        AuditError: see ``training.prepare``.
+        ModelError: training diverged.
+    """
+    answers, held = prepare(model.tokenizer, forget, retain, settings)
+    examples = [*zip(answers, tokenize(model.tokenizer, instead), strict=True)] if instead else [*zip(answers)]
+    with trainable(model.model, every=True):
+        objective = Objective.start(loss, partial(answer_logprobs, model), examples, held, settings, progress)
+        text = f"Training all weights ({method})"
+        trajectory = minimise(model.model.parameters(), objective.step, settings, progress, text)
+    return Record(
+        method=method,
+        settings=settings.as_json(),
+        examples={"forget": len(forget), "retain": len(retain) if settings.retain_weight else 0},
+        trajectory=trajectory,
+        changed={"parameters": "all"},
+    )
