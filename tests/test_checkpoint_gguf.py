@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -224,6 +224,7 @@ def test_any_truncation_is_refused(tmp_path_factory: pytest.TempPathFactory, cut
 
 @settings(deadline=None)
 @given(position=st.integers(4, len(pack({})) - 1), byte=st.integers(0, 255))
+@example(position=99, byte=1)
 def test_any_changed_byte_is_read_or_refused_but_never_crashes(
     tmp_path_factory: pytest.TempPathFactory, position: int, byte: int
 ) -> None:
@@ -234,7 +235,9 @@ def test_any_changed_byte_is_read_or_refused_but_never_crashes(
         checkpoint = open_checkpoint(path)
     except CheckpointError:
         return
-    assert all(checkpoint.tensor(name).shape == (8,) for name in checkpoint.tensors)
+    for name, tensor in checkpoint.tensors.items():  # a length may change to another that fits the same 32 bytes
+        assert checkpoint.tensor(name).shape == tensor.shape
+        assert 1 <= tensor.shape[0] <= 8
 
 
 def test_the_shipped_model_is_what_the_package_reads_but_for_the_rotary_order() -> None:
