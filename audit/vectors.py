@@ -20,6 +20,10 @@ Place = tuple[int, int, int]
 """Layer, neuron, sign."""
 
 
+Projected = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Rows ``[n, d_model]``, top token ids ``[n, TOP]`` and ranks of the concept tokens ``[n, n_tokens]``."""
+
+
 def trace(pair: ModelPair, places: Sequence[Place], tokens: np.ndarray) -> tuple[TracedVector, ...]:
     """The vectors at ``places``, before and after, in the order given.
 
@@ -29,31 +33,32 @@ def trace(pair: ModelPair, places: Sequence[Place], tokens: np.ndarray) -> tuple
         places: (layer, neuron, sign) of each vector.
         tokens: concept token ids ``[n_tokens]``.
     """
-    if not places:
-        return ()
-    before, top_before, ranks_before = _project(pair, pair.base, places, tokens)
-    after, top_after, ranks_after = _project(pair, pair.unlearned, places, tokens)
-    return tuple(
-        TracedVector(
-            layer, neuron, sign, before[i], after[i], top_before[i], top_after[i], ranks_before[i], ranks_after[i]
-        )
-        for i, (layer, neuron, sign) in enumerate(places)
-    )
-
-
-def _project(
-    pair: ModelPair, checkpoint: Checkpoint, places: Sequence[Place], tokens: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows ``[n, d_model]``, top token ids ``[n, TOP]`` and ranks of the concept tokens ``[n, n_tokens]``."""
     assert pair.architecture is not None
-    rows = _rows(pair, checkpoint, places)
+    found = [
+        project(_rows(pair, checkpoint, places), unembedding(checkpoint, pair.architecture), places, tokens)
+        for checkpoint in (pair.base, pair.unlearned)
+    ]
+    return followed(places, *found)
+
+
+def project(rows: torch.Tensor, head: torch.Tensor, places: Sequence[Place], tokens: np.ndarray) -> Projected:
+    """One model's value vectors ``[n, d_model]`` and what they write through its head ``[d_vocab, d_model]``."""
     signs = torch.tensor([sign for _, _, sign in places], dtype=torch.float32)
-    scores = (signs[:, None] * rows) @ unembedding(checkpoint, pair.architecture).T  # [n, d_vocab]
+    scores = (signs[:, None] * rows) @ head.T  # [n, d_vocab]
     top = scores.topk(min(TOP, scores.shape[1]), dim=1).indices
     wanted = scores[:, torch.from_numpy(tokens)]
     ordered = scores.sort(dim=1).values  # ascending; ties share the best rank
     ranks = scores.shape[1] - torch.searchsorted(ordered, wanted.contiguous(), right=True)
     return rows.numpy(), top.numpy(), ranks.numpy()
+
+
+def followed(places: Sequence[Place], before: Projected, after: Projected) -> tuple[TracedVector, ...]:
+    """The vectors at ``places`` as two models have them."""
+    both = zip(places, *before, *after, strict=True)
+    return tuple(
+        TracedVector(layer, neuron, sign, row, row_after, top, top_after, ranks, ranks_after)
+        for (layer, neuron, sign), row, top, ranks, row_after, top_after, ranks_after in both
+    )
 
 
 def _rows(pair: ModelPair, checkpoint: Checkpoint, places: Sequence[Place]) -> torch.Tensor:

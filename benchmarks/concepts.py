@@ -1,0 +1,243 @@
+"""The ConceptVectors study on SmolLM2: does unlearning take a concept out of the weights, and what brings it back?
+
+For each concept the base is unlearned by the gradient methods (GA, GradDiff, NPO, DPO), by training the concept's
+value vectors alone (needle) and by ablating them (noise, zero). Then come the paper's columns: cosine, L2 distance and
+Jaccard of the vectors; the answers to the concept's questions, to unrelated ones and the continuation of its text
+(BLEU and ROUGE-L against the base's own); and what jailbreak prompts bring back. The vectors are the set that
+``audit find --validate`` chose on questions of which half are not asked here for its choice.
+
+Each concept and method is kept under ``audit-report/concepts/`` and found again there, so an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+
+from audit.architectures import identify
+from audit.checkpoint import Checkpoint, open_checkpoint
+from audit.demo import NEEDLE, default_cache, model_folder
+from audit.generation import greedy
+from audit.interventions import Setting, apply, methods, needle, stored_rows
+from audit.items import ItemSet, item_set, with_own_answers
+from audit.jailbroken import with_jailbreaks
+from audit.metrics import concept_metrics
+from audit.metrics.bleu import bleu
+from audit.metrics.rouge_l import rouge_l
+from audit.readings import Readings, generate, read
+from audit.running import RunningModel, find_config, load_model, load_tokenizer
+from audit.search import SIGNIFICANT, find, matched_controls
+from audit.statistics import bootstrap_interval
+from audit.subjects import Subjects, TracedVectors
+from audit.unlearning import methods as unlearning_methods
+from audit.unlearning.lessons import Lessons, lessons
+from audit.unlearning.training import Settings
+from audit.validation import Spot
+from audit.vectors import Projected, followed, project
+from benchmarks.causal import found as validated
+from benchmarks.record import publish
+from concepts.concept import Concept, load_concept
+from concepts.discovery import ConceptVector
+
+CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes")
+KEPT = Path("audit-report/concepts")
+QUESTIONS = 24
+"""Questions of each kind, about the concept and unrelated."""
+PASSAGES = 8
+"""Sentences of the concept's text that are continued."""
+CONTINUED = 24
+"""Tokens written for each."""
+
+TRAINING: Mapping[str, Settings] = {
+    "gradient_ascent": Settings(steps=12, learning_rate=1e-5, warmup=3),
+    "grad_diff": Settings(steps=16, learning_rate=2e-5, retain_weight=1.0, retain_loss="ce"),
+    "npo": Settings(steps=16, learning_rate=4e-5),
+    "dpo": Settings(steps=16, learning_rate=4e-5),
+}
+EDITS = ("needle", "noise", "zero")
+METRICS = (
+    "vector_cosine",
+    "vector_l2",
+    "vector_jaccard",
+    "bleu",
+    "rouge_l",
+    "answer_log_probability",
+    "unrelated_log_probability",
+    "perplexity",
+    "jailbreak_recovery",
+)
+
+
+def main(names: Sequence[str]) -> None:
+    """One row a method, means over concepts with bootstrap intervals over concepts."""
+    documents = [study(name) for name in names or CONCEPTS]
+    rows = [table_row(method, documents) for method in (*TRAINING, *EDITS)]
+    publish("concepts", rows, f"means over {len(documents)} concepts: {', '.join(names or CONCEPTS)}")
+
+
+def study(name: str) -> dict[str, Any]:
+    """Method -> what was measured of it, for one concept; kept or made now."""
+    wanted = (*TRAINING, *EDITS)
+    kept = {method: KEPT / f"{name}-{method}.json" for method in wanted}
+    if not all(file.is_file() for file in kept.values()):
+        subject = Subject(name)
+        for method, file in kept.items():
+            if file.is_file():
+                continue
+            start = time.perf_counter()
+            document = subject.measured(method)
+            document["seconds"] = time.perf_counter() - start
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(document, indent=1), encoding="utf-8")
+            print(f"{name} {method}: {document['seconds']:.0f} s", file=sys.stderr, flush=True)
+    return {method: json.loads(file.read_text(encoding="utf-8")) for method, file in kept.items()}
+
+
+class Subject:
+    """One concept in the base, and the base again after each method."""
+
+    def __init__(self, name: str) -> None:
+        folder = model_folder(default_cache())
+        self.concept: Concept = load_concept(name)
+        self.checkpoint: Checkpoint = open_checkpoint(folder)
+        config = find_config(self.checkpoint)
+        architecture = identify(self.checkpoint, config)
+        assert architecture is not None
+        tokenizer = load_tokenizer(folder, architecture.d_vocab)
+        self.model: RunningModel = load_model(self.checkpoint, architecture, config, tokenizer)
+        self.stored = {key: value.clone() for key, value in self.model.model.state_dict().items()}
+        self.taught: Lessons = lessons(self.concept)
+        self.found = find(self.checkpoint, architecture, self.concept, tokenizer)
+        self.spots = self.chosen(validated(name, folder))
+        others = matched_controls(self.checkpoint, architecture, self.spots, per_vector=2)
+        self.places = [(spot.layer, spot.neuron, spot.sign) for spot in self.spots] + list(others)
+        self.tokens = np.asarray(self.found.tokens.ids)
+        self.items: ItemSet = item_set(self.concept, tokenizer, self.model.context, QUESTIONS)
+        written = generate(self.model, self.items)
+        self.items = with_own_answers(self.items, written[0], tokenizer, self.model.context)
+        self.items = with_jailbreaks(self.items, self.concept, tokenizer, self.model.context)
+        self.base: Readings = read(self.model, self.items, written)
+        self.vectors: Projected = self.projected()
+        self.named = tuple(self.as_vector(spot, top) for spot, top in zip(self.spots, self.vectors[1], strict=False))
+        self.passages = self.continued()
+
+    def chosen(self, document: Mapping[str, Any]) -> list[Spot]:
+        """The validated set where it is the concept's, else the vectors that write it."""
+        chosen = (document.get("effect") or {}).get("set")
+        if chosen and chosen["specific"]:
+            signs = {(vector.layer, vector.neuron): vector.sign for vector in self.found.vectors}
+            places = [(row["layer"], row["neuron"]) for row in chosen["vectors"]]
+            return [Spot(*place, signs.get(place, 1)) for place in places]
+        written = [vector for vector in self.found.vectors if vector.q_value < SIGNIFICANT]
+        return [Spot(vector.layer, vector.neuron, vector.sign) for vector in written]
+
+    def as_vector(self, spot: Spot, top: np.ndarray) -> ConceptVector:
+        """A vector of the set with the words it writes; a set is chosen by effect, so it has no scores by words."""
+        words = tuple(self.model.tokenizer.decode([token]) for token in top[:6].tolist())
+        return ConceptVector(spot.layer, spot.neuron, spot.sign, np.nan, np.nan, np.nan, 0, np.nan, words)
+
+    def measured(self, method: str) -> dict[str, Any]:
+        """Unlearn by ``method``, measure, and give the model its weights back."""
+        try:
+            self.unlearn(method)
+            written = generate(self.model, self.items)
+            readings = {"base": self.base, "unlearned": read(self.model, self.items, written)}
+            subjects = Subjects(None, readings, self.traced())  # type: ignore[arg-type]  # no metric here reads files
+            measurements = {name: concept_metrics()[name].measure(subjects, self.concept) for name in METRICS}
+            passages = self.continued()
+        finally:
+            self.model.model.load_state_dict(self.stored)
+        return {
+            "concept": self.concept.name,
+            "method": method,
+            "settings": TRAINING[method].as_json() if method in TRAINING else {},
+            "vectors": [[spot.layer, spot.neuron] for spot in self.spots],
+            **{name: found.model_dump(mode="json", exclude={"items"}) for name, found in measurements.items()},
+            "completion_bleu": compared(bleu, self.passages, passages),
+            "completion_rouge_l": compared(rouge_l, self.passages, passages),
+        }
+
+    def unlearn(self, method: str) -> None:
+        forget, retain = self.taught.forget, self.taught.retain
+        if method in TRAINING:
+            unlearning_methods()[method].unlearn(self.model, forget, retain, TRAINING[method])
+        elif method == "needle":
+            needle.edit(self.model, self.spots, forget, retain, NEEDLE, erase=True)
+        else:
+            head = self.model.model.get_output_embeddings().weight.detach()
+            apply(self.model, methods()[method].target(self.model, self.spots, Setting(self.tokens, head)))
+
+    def projected(self) -> Projected:
+        """The vectors and their controls as they are now."""
+        spots = [Spot(*place) for place in self.places]
+        rows = {
+            (layer, neuron): value
+            for layer, found in stored_rows(self.model, spots).items()
+            for neuron, value in zip(found.neurons, found.values, strict=True)
+        }
+        head = self.model.model.get_output_embeddings().weight.detach()
+        return project(torch.stack([rows[spot.layer, spot.neuron] for spot in spots]), head, self.places, self.tokens)
+
+    def traced(self) -> TracedVectors:
+        both = followed(self.places, self.vectors, self.projected())
+        n = len(self.spots)
+        return TracedVectors(self.named, both[:n], both[n:], 2, self.tokens, self.found.tokens.words, "float32")
+
+    def continued(self) -> list[str]:
+        """What the model writes after the first halves of the text's sentences."""
+        halves = [words[: len(words) // 2] for words in map(str.split, self.concept.text.split(". "))][:PASSAGES]
+        prompts = [tuple(self.model.tokenizer(" ".join(half))["input_ids"]) for half in halves]
+        return [self.model.tokenizer.decode(ids) for ids in greedy(self.model, prompts, CONTINUED)]
+
+
+def compared(
+    similarity: Callable[[str, str], float | None], base: Sequence[str], other: Sequence[str]
+) -> dict[str, Any]:
+    """Mean similarity of continuations to the base's, with its interval."""
+    values = [similarity(one, two) for one, two in zip(base, other, strict=True)]
+    known = np.array([value for value in values if value is not None])
+    interval = bootstrap_interval(known, seed=0) if known.size else None
+    return {"value": float(known.mean()) if known.size else None, "interval": interval, "n": int(known.size)}
+
+
+def table_row(method: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over concepts, each with its interval over concepts."""
+
+    def mean(value: Callable[[Mapping[str, Any]], float | None]) -> str:
+        found = np.array([number for one in documents if (number := value(one[method])) is not None])
+        if not found.size:
+            return "not measured"
+        low, high = bootstrap_interval(found, seed=0) or (np.nan, np.nan)
+        return f"{found.mean():.3g} [{low:.3g}, {high:.3g}]"
+
+    def fall(one: Mapping[str, Any], metric: str) -> float | None:
+        measured = one[metric]
+        return None if measured["value"] is None else measured["base"] - measured["value"]
+
+    return {
+        "method": method,
+        "cosine": mean(lambda one: one["vector_cosine"]["value"]),
+        "L2": mean(lambda one: one["vector_l2"]["value"]),
+        "Jaccard": mean(lambda one: one["vector_jaccard"]["value"]),
+        "target BLEU": mean(lambda one: one["bleu"]["value"]),
+        "target ROUGE-L": mean(lambda one: one["rouge_l"]["value"]),
+        "unrelated ROUGE-L": mean(lambda one: (one["rouge_l"]["control"] or {}).get("value")),
+        "completion ROUGE-L": mean(lambda one: one["completion_rouge_l"]["value"]),
+        "target fall, nats": mean(lambda one: fall(one, "answer_log_probability")),
+        "unrelated fall, nats": mean(lambda one: fall(one, "unrelated_log_probability")),
+        "perplexity, times": mean(lambda one: one["perplexity"]["value"] / one["perplexity"]["base"]),
+        "jailbreak recovery": mean(lambda one: one["jailbreak_recovery"]["value"]),
+    }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
