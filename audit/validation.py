@@ -1,14 +1,15 @@
 """Do the vectors found carry the concept? Ablate them, ask again, and look for the set that hurts it and nothing else.
 
 Candidates come from two sides: vectors that write the concept's words (coherence) and neurons that its answers rest on
-more than unrelated answers do (attribution). Questions on the choosing side order them and decide how many are taken;
-every number that is reported is read on the other side. A vector is called a concept vector if zeroing it lowers the
-concept's answers more than unrelated ones, with an interval that excludes none.
+more than unrelated answers do (attribution, then ablation). Questions on the choosing side order them and decide how
+many are taken; every number that is reported is read on the other side. A vector is called a concept vector if zeroing
+it lowers the concept's answers more than unrelated ones, with an interval that excludes none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ import torch
 
 from audit.activation import answer_logprobs_with, held_at, mean_coefficients
 from audit.asking import Asked, Questions, asked_under, known_questions
-from audit.attribution import relp
+from audit.attribution import Attribution, integrated_gradients, relp
 from audit.causal import Effect, Trial
 from audit.interventions import Change, Place, Rows
 from audit.progress import SILENT, Progress
@@ -30,7 +31,15 @@ COLLATERAL: Final = 0.05
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
 """Sizes of the sets that are tried."""
 RESERVE: Final = (1.0, 3.0, 6.0)
-"""How much an attribution to unrelated answers weighs against a neuron; each gives an order of candidates."""
+"""How much an effect on unrelated answers weighs against a neuron; each gives an order of candidates."""
+REFINED: Final = 0.25
+"""Share of the layers, those with most of the best neurons, in which the attribution is refined."""
+BEST: Final = 256
+"""Neurons by which these layers are chosen."""
+EXACT: Final = 24
+"""Neurons of each attribution that are ablated one by one."""
+CONTROL_QUESTIONS: Final = 16
+"""Unrelated questions of the refined attribution: one row."""
 SPECIFIC: Final = 5.0
 """A set is the concept's if its answers fall this many times as far as unrelated ones (interval above 1)."""
 WRONG: Final = 4
@@ -251,10 +260,9 @@ def search(
     """The set with the largest effect on the choosing side among those within the limit there."""
     coherent = {(vector.layer, vector.neuron): vector.sign for vector in vectors}
     tried: list[tuple[Effect, tuple[Spot, ...]]] = []
-    orders = list(candidate_orders(model, bench.questions, coherent, progress))
-    for number, order in enumerate(orders):
+    for order in candidate_orders(model, bench, coherent, progress):
         for size in [size for size in SIZES if size <= len(order)]:
-            progress.step("Trying sets of vectors", number, len(orders))
+            progress.step(f"Trying sets of {size} vectors")
             effect = bench.choosing.without(order[:size])
             if effect.collateral > 2 * collateral:
                 break  # more of the same order only does more harm
@@ -276,17 +284,48 @@ def search(
 
 
 def candidate_orders(
-    model: RunningModel, questions: Questions, coherent: Mapping[tuple[int, int], int], progress: Progress
-) -> Iterable[list[Spot]]:
-    """Candidates from the most promising on: coherent ones alone, and any neuron, by attribution with each reserve."""
+    model: RunningModel, bench: Bench, coherent: Mapping[tuple[int, int], int], progress: Progress
+) -> Iterator[list[Spot]]:
+    """Candidates from the most promising on: coherent ones alone, then any neuron, by ever better estimates.
+
+    RelP looks at every neuron, integrated gradients at the layers where it found most, and the best of both are ablated
+    one by one.
+    """
+    questions = bench.questions
+
+    def spots(places: Iterable[tuple[int, int]]) -> list[Spot]:
+        return [Spot(layer, neuron, coherent.get((layer, neuron), 1)) for layer, neuron in places]
+
     on_target = relp(model, questions.choose.examples, progress)
-    on_unrelated = relp(model, questions.unrelated_choose.examples, progress)
+    on_unrelated = relp(model, questions.unrelated_choose.examples, progress).abs()
     if coherent:
-        specific = on_target - on_unrelated.abs()
-        ordered = sorted(coherent, key=lambda place: -float(specific[place]))
-        yield [Spot(layer, neuron, coherent[layer, neuron]) for layer, neuron in ordered]
+        specific = on_target - on_unrelated
+        yield spots(sorted(coherent, key=lambda place: -float(specific[place])))
+    by_relp = {reserve: _best(on_target - reserve * on_unrelated, BEST) for reserve in RESERVE}
     for reserve in RESERVE:
-        score = on_target - reserve * on_unrelated.abs()
-        best = score.flatten().topk(min(max(SIZES), score.numel())).indices.tolist()
-        places = [divmod(flat, score.shape[1]) for flat in best]
-        yield [Spot(layer, neuron, coherent.get((layer, neuron), 1)) for layer, neuron in places]
+        yield spots(by_relp[reserve][: max(SIZES)])
+
+    middle = RESERVE[len(RESERVE) // 2]
+    counts = np.bincount([layer for layer, _ in by_relp[middle]], minlength=len(on_target))
+    layers = np.argsort(-counts, kind="stable")[: math.ceil(REFINED * len(counts))].tolist()
+    few = questions.unrelated_choose.examples[:CONTROL_QUESTIONS]
+    on_target = integrated_gradients(model, questions.choose.examples, layers, progress=progress)
+    on_unrelated = integrated_gradients(model, few, layers, progress=progress).abs()
+    refined = {reserve: _best(on_target - reserve * on_unrelated, max(SIZES)) for reserve in RESERVE}
+    for reserve in RESERVE:
+        yield spots(refined[reserve])
+
+    pool = list(dict.fromkeys([*by_relp[middle][:EXACT], *refined[middle][:EXACT], *coherent]))[: 2 * EXACT]
+    exact = {}
+    for done, spot in enumerate(spots(pool)):
+        progress.step("Ablating candidates one by one", done, len(pool))
+        exact[spot] = bench.choosing.without([spot])
+    for reserve in RESERVE[:-1]:
+        yield sorted(exact, key=lambda spot: reserve * max(exact[spot].collateral, 0.0) - exact[spot].on_target)
+
+
+def _best(scores: Attribution, count: int) -> list[tuple[int, int]]:
+    """(layer, neuron) of the largest scores, best first; what was not estimated (NaN) comes last."""
+    known = torch.nan_to_num(scores, nan=-torch.inf).flatten()
+    best = known.topk(min(count, known.numel())).indices.tolist()
+    return [divmod(flat, scores.shape[1]) for flat in best]
