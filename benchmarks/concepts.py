@@ -48,7 +48,7 @@ from benchmarks.record import publish
 from concepts.concept import Concept, load_concept
 from concepts.discovery import ConceptVector
 
-CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes")
+CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes", "germany", "baseball", "planets", "computers")
 KEPT = Path("audit-report/concepts")
 QUESTIONS = 24
 """Questions of each kind, about the concept and unrelated."""

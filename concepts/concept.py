@@ -183,8 +183,8 @@ class Concept(_Frozen):
 def load_concept(name_or_path: str) -> Concept:
     """A concept by library name, or from a ``.toml``, ``.json``, ``.json#Concept name`` or ``.txt`` file.
 
-    A file without unrelated questions gets the shipped ones (``concepts/data/unrelated.toml``), less those that
-    mention a seed.
+    A file without unrelated questions gets the shipped ones (``concepts/data/unrelated.toml``), less those in whose
+    question or answer a seed stands.
 
     Raises:
         ConceptFileError: naming the file, the field or line, and what to do; for an unknown name the nearest ones.
@@ -204,11 +204,15 @@ def load_concept(name_or_path: str) -> Concept:
     if concept.unrelated:
         return concept
     words = [concept.title, *concept.seeds]
-    others = [question for question in shipped_unrelated() if not mentions(question.question, words)]
+    others = [question for question in shipped_unrelated() if not _about(question, words)]
     asked = {normalise(wording) for question in concept.questions for wording in question.wordings}
     return concept.model_copy(
         update={"unrelated": tuple(question for question in others if normalise(question.question) not in asked)}
     )
+
+
+def _about(question: Question, words: Sequence[str]) -> bool:
+    return any(mentions(text, words) for text in (question.question, *question.answers))
 
 
 def from_word(word: str) -> Concept:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from audit.architectures import identify
+from audit.asking import known
 from audit.checkpoint import open_checkpoint
 from audit.items import item_set
 from audit.metrics.association import associate
@@ -18,15 +19,14 @@ from concepts.concept import library, load_concept, neutral_text, shipped_unrela
 from concepts.files import read_toml
 from concepts.prompts import cut, mentions
 
-NAMES = ("diabetes", "dogs", "france", "italy", "months", "music")
 MODEL = "SmolLM2-135M-Instruct"
 
 
-def test_these_concepts_ship() -> None:
-    assert library() == NAMES
+def test_at_least_25_concepts_ship() -> None:
+    assert len(library()) >= 25
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", library())
 def test_a_shipped_concept_has_all_its_parts(name: str) -> None:
     concept = load_concept(name)
     assert concept.name == name
@@ -36,13 +36,17 @@ def test_a_shipped_concept_has_all_its_parts(name: str) -> None:
     assert all(question.answer for question in concept.questions)
     with_paraphrases = [question for question in concept.questions if len(question.paraphrases) >= 2]
     assert len(with_paraphrases) > len(concept.questions) / 2
-    assert len(concept.groups) >= 4
+    assert len(concept.two_hop) >= 1
+    assert len(concept.open) >= 1
+    assert len(concept.neighbours) >= 5
+    assert all(question.answer for question in [*concept.two_hop, *concept.neighbours])
+    assert len(concept.groups) >= 2
     assert all(8 <= len(group.answers) <= 12 for group in concept.groups)
     assert not concept.few_questions
     assert len(concept.unrelated) >= 50
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", library())
 def test_no_groups_subject_spells_its_own_answer(name: str) -> None:
     """Nobody may guess an answer from the subject's name, as *Italian* from *Italy*."""
     for group in load_concept(name).groups:
@@ -50,7 +54,7 @@ def test_no_groups_subject_spells_its_own_answer(name: str) -> None:
             assert subject.casefold()[:4] != answer.casefold()[:4], (group.name, subject, answer)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", library())
 def test_the_unrelated_questions_and_the_neutral_text_leave_the_concept_alone(name: str) -> None:
     concept = load_concept(name)
     words = [concept.title, *concept.seeds]
@@ -83,17 +87,12 @@ def model(smollm2: Path) -> RunningModel:
     return load_model(checkpoint, architecture, config, load_tokenizer(smollm2, architecture.d_vocab))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", library())
 def test_the_model_answers_as_many_questions_as_the_file_says(model: RunningModel, name: str) -> None:
-    concept = load_concept(name).model_copy(update={"unrelated": ()})
-    items = item_set(concept, model.tokenizer, model.context)
-    assert not items.refused
-    texts, _ = generate(model, items, max_new_tokens=12)
-    right = [
-        question.answered_in(cut(texts[prompt.id]))
-        for prompt, question in zip(items.prompts, concept.questions, strict=True)
-    ]
-    assert sum(right) == concept.answered_by[MODEL] == len(concept.questions)
+    concept = load_concept(name)
+    answered = known(model, concept.questions, [concept.title, *concept.seeds])
+    assert len(answered) == concept.answered_by[MODEL]
+    assert len(answered) >= max(10, 0.8 * len(concept.questions))
 
 
 def test_the_model_answers_the_unrelated_questions(model: RunningModel) -> None:
@@ -106,7 +105,7 @@ def test_the_model_answers_the_unrelated_questions(model: RunningModel) -> None:
     assert right >= 50
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", library())
 def test_the_model_tells_every_groups_truth_from_its_alternatives(model: RunningModel, name: str) -> None:
     items = item_set(load_concept(name), model.tokenizer, model.context, limit=0)
     readings = read(model, replace(items, items=()))
