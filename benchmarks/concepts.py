@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -50,18 +50,19 @@ from concepts.discovery import ConceptVector
 
 CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes", "germany", "baseball", "planets", "computers")
 KEPT = Path("audit-report/concepts")
-QUESTIONS = 24
+QUESTIONS = 16
 """Questions of each kind, about the concept and unrelated."""
 PASSAGES = 8
 """Sentences of the concept's text that are continued."""
 CONTINUED = 24
 """Tokens written for each."""
 
+BATCHES: Final = {"steps": 16, "forget_batch": 4, "retain_batch": 8}
 TRAINING: Mapping[str, Settings] = {
-    "gradient_ascent": Settings(steps=12, learning_rate=1e-5, warmup=3),
-    "grad_diff": Settings(steps=16, learning_rate=2e-5, retain_weight=1.0, retain_loss="ce"),
-    "npo": Settings(steps=16, learning_rate=4e-5),
-    "dpo": Settings(steps=16, learning_rate=4e-5),
+    "gradient_ascent": Settings(steps=12, learning_rate=1e-5, warmup=3, forget_batch=4),
+    "grad_diff": Settings(learning_rate=3e-5, retain_weight=1.0, retain_loss="ce", **BATCHES),
+    "npo": Settings(learning_rate=4e-5, **BATCHES),
+    "dpo": Settings(learning_rate=6e-5, **BATCHES),
 }
 EDITS = ("needle", "noise", "zero")
 METRICS = (
