@@ -10,8 +10,8 @@ published script where that was at fault; here its rules are kept as they are:
 
 ROUGE is not remade. The script used the package ``rouge``, which splits sentences at every full stop and takes them in
 any order, keeps case and punctuation, and counts a word that comes twice once; ``rouge_score`` (here) reads lower-case
-words in sequence. Both agree on texts of one sentence without capitals, punctuation or repeated words; elsewhere the
-package gives more, 1.0 for two sentences that changed places. The script's 0.0 for whatever raised an exception (an
+words in sequence. Both agree on texts of one sentence without capitals, punctuation or repeated words; two sentences
+that changed places get 1.0 from the one and 0.5 from the other. The script's 0.0 for whatever raised an exception (an
 empty answer) has no counterpart.
 """
 

@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,12 +58,12 @@ PASSAGES = 8
 CONTINUED = 24
 """Tokens written for each."""
 
-BATCHES: Final = {"steps": 16, "forget_batch": 4, "retain_batch": 8}
+ALIKE: Final = Settings(steps=16, forget_batch=4, retain_batch=8)
 TRAINING: Mapping[str, Settings] = {
-    "gradient_ascent": Settings(steps=12, learning_rate=1e-5, warmup=3, forget_batch=4),
-    "grad_diff": Settings(learning_rate=3e-5, retain_weight=1.0, retain_loss="ce", **BATCHES),
-    "npo": Settings(learning_rate=4e-5, **BATCHES),
-    "dpo": Settings(learning_rate=6e-5, **BATCHES),
+    "gradient_ascent": replace(ALIKE, steps=12, learning_rate=1e-5, warmup=3),
+    "grad_diff": replace(ALIKE, learning_rate=3e-5, retain_weight=1.0, retain_loss="ce"),
+    "npo": replace(ALIKE, learning_rate=4e-5),
+    "dpo": replace(ALIKE, learning_rate=6e-5),
 }
 EDITS = ("needle", "noise", "zero")
 METRICS = (

@@ -2,7 +2,7 @@
 
 F-measure of the longest common subsequence, by the package rouge-score, no stemming. Its tokens are runs of a to z and
 0 to 9, so a base answer in another script has none; such questions are left out and counted, not scored 0. The paper
-used the package ``rouge``, which reads words as sets and sentences in any order and gives more (``audit.reference``).
+used the package ``rouge``, which reads words as sets and sentences in any order (``audit.reference``).
 """
 
 from __future__ import annotations
