@@ -49,7 +49,7 @@ from benchmarks.record import publish
 from concepts.concept import Concept, load_concept
 from concepts.discovery import ConceptVector
 
-CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes", "germany", "baseball", "planets", "computers")
+CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes", "germany", "chemistry", "planets", "computers")
 KEPT = Path("audit-report/concepts")
 QUESTIONS = 16
 """Questions of each kind, about the concept and unrelated."""
