@@ -203,6 +203,63 @@ def ablate(
 
 
 @app.command()
+def skill(
+    model: Annotated[Path, typer.Argument(help="A checkpoint: folder with its config.")],
+    forget: Annotated[
+        Path, typer.Option(help="Queries of the skill to guard: TOML, JSONL, GSM8K, HumanEval, SQuAD...")
+    ],
+    retain: Annotated[list[Path], typer.Option(help="A skill to leave alone; may be given again.")],
+    method: Annotated[str, typer.Option(help="key-space, neuron-adjust or prune.")] = "key-space",
+    save_to: Annotated[Path | None, typer.Option("--save", help="Folder for the guard.")] = None,
+    save_model: Annotated[Path | None, typer.Option(help="With prune: folder for the edited model.")] = None,
+    region: Annotated[str, typer.Option(help="With key-space: vote, or the paper's hypercube.")] = "vote",
+    layers: Annotated[str, typer.Option(help="With key-space: layers, e.g. 12,15,18; default: by the data.")] = "",
+    share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of all neurons that are adjusted or pruned.")
+    ] = 0.02,
+    misses: Annotated[float, typer.Option(min=0, max=1, help="Share of the skill the region may miss.")] = 0.02,
+    absolute: Annotated[bool, typer.Option("--absolute", help="Choose neurons by the size of the difference.")] = False,
+    post: Annotated[bool, typer.Option("--post", help="Choose neurons by post-activations.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many queries of each skill.")] = None,
+    config: ConfigOption = None,
+    tokenizer: TokenizerOption = None,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Number format it runs in: float32, bfloat16, float16.")] = "float32",
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Fit a guard that keeps a skill from showing, and measure it on queries it was not fitted on."""
+    with report_errors(as_json, debug):
+        from audit.settings import Settings
+        from audit.skills import guard_skill
+        from reports.text import skill_table
+
+        with show_progress(quiet) as progress:
+            report = guard_skill(
+                model,
+                forget,
+                retain,
+                method,
+                save=save_to,
+                save_edited=save_model,
+                region=region,
+                layers=parse_layers(layers),
+                share=share,
+                misses=misses,
+                absolute=absolute,
+                post=post,
+                limit=limit,
+                config=config,
+                tokenizer=tokenizer,
+                settings=Settings(seed=seed, device=device, dtype=dtype),
+                progress=progress,
+            ).as_json()
+        typer.echo(json.dumps(report, ensure_ascii=False, indent=1) if as_json else skill_table(report))
+
+
+@app.command()
 def check(
     paths: Annotated[list[Path], typer.Argument(help="Checkpoints: files or folders; the first is the base.")],
     concept: Annotated[list[str] | None, typer.Option(help="Count asking about it in the estimate.")] = None,
@@ -379,6 +436,14 @@ def parse_verdicts(text: str) -> set[str]:
     for name in sorted(names - set(known)):
         raise typer.BadParameter(f"{name!r} is not a verdict; choose from {', '.join(known)}", param_hint="--fail-on")
     return names
+
+
+def parse_layers(text: str) -> list[int]:
+    """Layer numbers separated by commas; a usage error says what is wrong."""
+    try:
+        return [int(layer) for layer in text.split(",") if layer.strip()]
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no list of layers such as 12,15,18", param_hint="--layers") from None
 
 
 def save(result: AuditResult, folder: Path) -> None:

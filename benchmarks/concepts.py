@@ -51,19 +51,19 @@ from concepts.discovery import ConceptVector
 
 CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes", "germany", "chemistry", "planets", "computers")
 KEPT = Path("audit-report/concepts")
-QUESTIONS = 16
+QUESTIONS = 10
 """Questions of each kind, about the concept and unrelated."""
-PASSAGES = 8
+PASSAGES = 6
 """Sentences of the concept's text that are continued."""
 CONTINUED = 24
 """Tokens written for each."""
 
-ALIKE: Final = Settings(steps=16, forget_batch=4, retain_batch=8)
+ALIKE: Final = Settings(steps=10, forget_batch=4, retain_batch=8, warmup=3)
 TRAINING: Mapping[str, Settings] = {
-    "gradient_ascent": replace(ALIKE, steps=12, learning_rate=1e-5, warmup=3),
-    "grad_diff": replace(ALIKE, learning_rate=3e-5, retain_weight=1.0, retain_loss="ce"),
-    "npo": replace(ALIKE, learning_rate=4e-5),
-    "dpo": replace(ALIKE, learning_rate=6e-5),
+    "gradient_ascent": replace(ALIKE, learning_rate=1e-5),
+    "grad_diff": replace(ALIKE, learning_rate=4e-5, retain_weight=1.0, retain_loss="ce"),
+    "npo": replace(ALIKE, learning_rate=6e-5),
+    "dpo": replace(ALIKE, learning_rate=8e-5),
 }
 EDITS = ("needle", "noise", "zero")
 METRICS = (

@@ -23,6 +23,16 @@ MOST_LAYERS: Final = 3
 MOST_THEMES: Final = 8
 MOST_TOKENS: Final = 44
 """Characters of the tokens of one vector: what is left of a line beside its numbers."""
+SKILL_COLUMNS: Final = (
+    "held-out queries of",
+    "scored",
+    "before",
+    "after",
+    "change",
+    "interval",
+    "exact before",
+    "after",
+)
 ASCII: Final = str.maketrans(
     {"−": "-", "–": "-", "…": "...", "↓": "v", "↑": "^", "≈": "~", "─": "-", "━": "-", "╶": "-", "╴": "-", "·": ","}
 )
@@ -36,6 +46,11 @@ def render(result: AuditResult) -> str:
 def vectors_table(document: Mapping[str, Any]) -> str:
     """What ``audit find`` found: one line a value vector, the clearest first."""
     return printed(lambda console: _vectors(console, document))
+
+
+def skill_table(document: Mapping[str, Any]) -> str:
+    """What ``audit skill`` prints: one row a skill, on queries that the guard was not fitted on."""
+    return printed(lambda console: _skill(console, document))
 
 
 def render_demo(results: Mapping[str, AuditResult], conclusion: str) -> str:
@@ -198,6 +213,36 @@ def _causal(console: Console, name: str, said: Mapping[str, Any]) -> None:
         console.print(f"That is {share:.0%} of the way to where nothing calls for the answers.")
     if not found["specific"]:
         console.print(f"No set carries {name} specifically: at least 5 times as far, and surely more than once.")
+
+
+def _skill(console: Console, document: Mapping[str, Any]) -> None:
+    console.print(Text(f"{document['method']}: {document['forget']} is to be forgotten", style="bold"))
+    gated = document["method"] == "key-space"
+    columns = ["held-out queries of", "n", "inside", "interval"] if gated else SKILL_COLUMNS
+    table = _table(columns, left=1)
+    for row in document["rows"]:
+        name = f"{row['skill']} ({row['role']})"
+        if gated:
+            table.add_row(
+                name, str(row["n"]), _number(row["inside"]), interval(row["inside_interval"]) or "no interval"
+            )
+        else:
+            numbers = (row["before"], row["after"], row["change"])
+            exact = (row["exact_before"], row["exact_after"])
+            table.add_row(
+                name,
+                str(row["scored"]),
+                *(_number(value) for value in numbers),
+                interval(row["change_interval"]) or "no interval",
+                *(_number(value) for value in exact),
+            )
+    console.print(table)
+    if not gated:
+        _indented(console, "Log-probabilities per answer token, in nats; exact: answers whose every token comes first.")
+    for name, count in document["prompts_beyond_the_context"].items():
+        _indented(console, f"{count} prompts of {name} are longer than the model's context and were left out.")
+    for place in document["saved"]:
+        console.print(Text(f"Saved: {place}"))
 
 
 def _distinct(tokens: Iterable[object]) -> Iterable[str]:

@@ -1,0 +1,201 @@
+"""Guards: what keeps a skill from showing without changing a weight. Each sibling module with ``Guard`` is a method.
+
+A guard is fitted on the queries of a skill, saved as a small folder (statistics, settings, digest of its base), and
+served round a transformers model by hooks. Taking it off gives the base back, which is why an audit calls it a gate.
+
+Source: Li, Sun, Weng, *Effective Skill Unlearning through Intervention and Abstention*, NAACL 2025.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors.numpy import save_file
+
+from audit.architectures import Architecture
+from audit.checkpoint import open_checkpoint
+from audit.errors import AuditError, CheckpointError, ModelError
+from audit.guards.sites import Sites
+from audit.saving import writing_folder
+
+DOCUMENT = "guard.json"
+ARRAYS = "guard.safetensors"
+
+
+class Guard(Protocol):
+    """A fitted guard; ``METHOD`` is its module's name."""
+
+    METHOD: ClassVar[str]
+
+    def attach(self, model: torch.nn.Module, sites: Sites) -> list[Any]:
+        """Put the hooks on ``model``; their handles."""
+
+    def settings(self) -> dict[str, Any]:
+        """Its numbers and words, as JSON."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Its statistics. ``Guard.load(settings, arrays)`` of its class makes it again."""
+
+
+@cache
+def methods() -> dict[str, ModuleType]:
+    """Every method by name, in alphabetical order; names are those of the command line, with hyphens."""
+    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
+    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
+    return {name.replace("_", "-"): module for name, module in modules.items() if hasattr(module, "Guard")}
+
+
+class Guarded:
+    """A model with a guard on: a context manager, and ``remove()`` for when it is not used as one.
+
+    Nothing stays behind: the model's hooks are then those it had before.
+    """
+
+    def __init__(self, model: torch.nn.Module, guard: Guard, sites: Sites) -> None:
+        self.guard = guard
+        self._handles = guard.attach(model, sites)
+
+    def remove(self) -> None:
+        """Take the guard off; a second call does nothing."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def __enter__(self) -> Guarded:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+class _Document(BaseModel):
+    """``guard.json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: str = Field(pattern="^unlearning-audit/guard$")
+    format_version: int = Field(ge=1, le=1)
+    method: str
+    skill: str
+    base_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    sites: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A guard as it was read from its folder."""
+
+    guard: Guard
+    skill: str
+    base_sha256: str
+    sites: Sites
+
+
+def save_guard(guard: Guard, target: Path, model: torch.nn.Module, architecture: Architecture, skill: str) -> Path:
+    """Write ``guard`` as a folder of two files, whole or not at all.
+
+    Args:
+        model: the base, whose digest goes into the record.
+        skill: what is guarded, in words.
+
+    Raises:
+        CheckpointError: ``target`` holds something that is not a guard.
+    """
+    document = _Document(
+        format="unlearning-audit/guard",
+        format_version=1,
+        method=guard.METHOD,
+        skill=skill,
+        base_sha256=digest(model),
+        sites=asdict(Sites.of(architecture)),
+        settings=guard.settings(),
+    )
+    with writing_folder(target, marker=DOCUMENT) as new:
+        save_file({name: np.atleast_1d(array).copy() for name, array in guard.arrays().items()}, new / ARRAYS)
+        (new / DOCUMENT).write_text(document.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return target
+
+
+def read_guard(folder: Path) -> Saved:
+    """The guard in ``folder``.
+
+    Raises:
+        CheckpointError: it holds none, or one that is damaged, in one line.
+    """
+    try:
+        document = _Document.model_validate(json.loads((folder / DOCUMENT).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).splitlines()[0]
+        raise CheckpointError(
+            f"holds no guard of this tool ({first}).", where=str(folder), hint="Make one with audit skill --save."
+        ) from error
+    module = methods().get(document.method)
+    if module is None:
+        raise CheckpointError(f"is made by an unknown method {document.method!r}.", where=str(folder))
+    stored = open_checkpoint(folder / ARRAYS)
+    arrays = {name: stored.tensor(name).numpy() for name in stored.tensors}
+    broken = [name for name, array in arrays.items() if np.isnan(array).any()]
+    if broken:
+        raise CheckpointError(f"{broken[0]} holds values that are not numbers.", where=str(folder / ARRAYS))
+    try:
+        guard: Guard = module.Guard.load(document.settings, arrays)
+        sites = Sites(**document.sites)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"lacks or misnames a part of the guard ({error}).", where=str(folder)) from error
+    return Saved(guard, document.skill, document.base_sha256, sites)
+
+
+def load_guard(model: torch.nn.Module, folder: Path | str) -> Guarded:
+    """Put the guard in ``folder`` on a transformers model; ``generate`` is then guarded until it comes off.
+
+    Raises:
+        CheckpointError: see ``read_guard``.
+        ModelError: the guard was made for another base.
+    """
+    saved = read_guard(Path(folder))
+    if digest(model) != saved.base_sha256:
+        raise ModelError(
+            "the guard was made for another model.",
+            where=str(folder),
+            hint="Its statistics mean nothing here; fit one on this model with audit skill.",
+        )
+    return Guarded(model, saved.guard, saved.sites)
+
+
+def on_model(model: torch.nn.Module, guard: Guard, architecture: Architecture) -> Guarded:
+    """The same for a guard that was just fitted."""
+    return Guarded(model, guard, Sites.of(architecture))
+
+
+def digest(model: torch.nn.Module) -> str:
+    """SHA-256 over every parameter's name, shape and float32 values, as loaded; one tensor in memory at a time."""
+    found = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        found.update(f"{name} {tuple(parameter.shape)}\n".encode())
+        found.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().data)
+    return found.hexdigest()
+
+
+def fewest(n: int, needed: int, what: str) -> None:
+    """Refuse to fit on too little.
+
+    Raises:
+        AuditError: ``n`` is below ``needed``.
+    """
+    if n < needed:
+        raise AuditError(f"{n} queries of {what} are too few; {needed} are needed.", hint="Give more queries.")

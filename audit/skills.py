@@ -1,0 +1,416 @@
+"""guard_skill(): a skill's queries and others in, a guard and what it does on held-out queries out.
+
+Every skill is split once by seed: fitted on one part, thresholds and layers chosen on the second, reported on the
+third.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from audit.ablation import Subject, open_subject
+from audit.errors import AuditError
+from audit.guards import Guard, key_space, methods, on_model, save_guard
+from audit.guards.statistics import activity
+from audit.interventions import value_rows
+from audit.keys import collect
+from audit.progress import SILENT, Progress
+from audit.result import Interval
+from audit.running import RunningModel
+from audit.saving import refuse_occupied, save_model
+from audit.settings import Settings
+from audit.statistics import bootstrap_interval
+from audit.unlearning.packing import Example, answer_logprobs, pack, tokenize
+from concepts.concept import neutral_text
+from concepts.files import ConceptFileError
+from concepts.prompts import normalise
+from concepts.regions import Region, fit_hypercube, fit_region
+from concepts.skill import Skill, Splits, load_skill, split
+
+SHARE: Final = 0.02
+MISSES: Final = 0.02
+"""Share of the skill's own queries that the region may miss."""
+FEWEST: Final = 6
+"""Queries of a skill below which no part is worth anything."""
+VOTING: Final = ((0.1, 0.5), (0.4, 0.8), (0.65, 0.95))
+"""Stretches of the depth whose layers may vote; the choosing parts decide which."""
+VOTERS: Final = 5
+PACKED: Final = 4
+"""Answers scored in one pass."""
+STRETCH: Final = 60
+"""Words of neutral text scored at once."""
+LONGEST: Final = 512
+"""Tokens of prompt and answer beyond which an answer is not scored."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One skill as the model reads it.
+
+    Attributes:
+        ids: token ids of every prompt that fits the context.
+        splits: indices of these prompts.
+        left_out: prompts that are longer.
+    """
+
+    skill: Skill
+    prompts: tuple[str, ...]
+    answers: tuple[str | None, ...]
+    ids: tuple[tuple[int, ...], ...]
+    splits: Splits
+    left_out: int
+
+    def some(self, part: str) -> list[tuple[int, ...]]:
+        return [self.ids[index] for index in getattr(self.splits, part)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the guard does to the held-out queries of one skill, or to neutral text."""
+
+    skill: str
+    role: str
+    n: int
+    inside: float | None = None
+    inside_interval: Interval | None = None
+    scored: int = 0
+    before: float | None = None
+    after: float | None = None
+    change: float | None = None
+    change_interval: Interval | None = None
+    exact_before: float | None = None
+    exact_after: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class SkillReport:
+    """What ``audit skill`` prints."""
+
+    method: str
+    title: str
+    forget: str
+    rows: tuple[Row, ...]
+    settings: Mapping[str, Any]
+    left_out: Mapping[str, int]
+    saved: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "method": self.method,
+            "forget": self.forget,
+            "rows": [row.as_json() for row in self.rows],
+            "settings": dict(self.settings),
+            "prompts_beyond_the_context": dict(self.left_out),
+            "saved": list(self.saved),
+            "notes": list(self.notes),
+            "unit": "mean log-probability per answer token, nats; interval of the change over queries, 95 %",
+        }
+
+
+def guard_skill(
+    path: Path,
+    forget: Path,
+    retain: Sequence[Path],
+    method: str = "key-space",
+    *,
+    save: Path | None = None,
+    save_edited: Path | None = None,
+    region: str = "vote",
+    layers: Sequence[int] = (),
+    share: float = SHARE,
+    misses: float = MISSES,
+    absolute: bool = False,
+    post: bool = False,
+    limit: int | None = None,
+    config: Path | None = None,
+    tokenizer: Path | None = None,
+    settings: Settings = Settings(),
+    progress: Progress = SILENT,
+) -> SkillReport:
+    """Fit a guard for the skill in ``forget`` that leaves those in ``retain`` alone, and measure it.
+
+    Args:
+        save: folder for the guard.
+        save_edited: folder for a model with the pruned neurons' value vectors at zero.
+        region, layers, misses: of key-space; the layers vote, and the choosing parts pick them if none are given.
+        share, absolute, post: of the neuron methods.
+        limit: at most this many queries of each skill.
+
+    Raises:
+        AuditError: an unknown method, skills that overlap, too few queries, a model that cannot be guarded.
+    """
+    if method not in methods():
+        raise AuditError(f"no method {method!r}.", hint=f"Choose one of {', '.join(methods())}.")
+    if region not in key_space.REGIONS:
+        raise AuditError(f"no region {region!r}.", hint=f"Choose one of {', '.join(key_space.REGIONS)}.")
+    if save_edited is not None and method != "prune":
+        raise AuditError(f"{method} edits no weight, so there is no edited model to save.", hint="Use --save.")
+    if save_edited is not None:
+        refuse_occupied(save_edited)
+    skills = read_skills([forget, *retain], limit)
+    subject = open_subject(path, config, tokenizer, settings, progress)
+    parts = [as_part(skill, subject.model, settings.seed) for skill in skills]
+    if method == "key-space":
+        guard, rows = _by_key_space(subject, parts, region, layers, misses, progress)
+    else:
+        guard = _by_neurons(subject, parts, method, share, settings.seed, absolute, post, progress)
+        rows = _effects(subject, parts, guard, settings.seed, progress)
+    saved = []
+    if save is not None:
+        progress.step(f"Saving {save.name}")
+        saved.append(str(save_guard(guard, save, subject.model.model, subject.architecture, parts[0].skill.title)))
+    if save_edited is not None:
+        saved.append(str(_save_pruned(subject, guard, save_edited, config)))
+    return SkillReport(
+        method=method,
+        title=methods()[method].TITLE,
+        forget=parts[0].skill.title,
+        rows=tuple(rows),
+        settings=guard.settings() | {"seed": settings.seed, "limit": limit},
+        left_out={part.skill.title: part.left_out for part in parts if part.left_out},
+        saved=tuple(saved),
+    )
+
+
+def read_skills(paths: Sequence[Path], limit: int | None) -> list[Skill]:
+    """The skills, each once and none sharing a query with the first.
+
+    Raises:
+        AuditError: a file that cannot be read, too few queries, or an overlap.
+    """
+    if len(paths) < 2:
+        raise AuditError("there is nothing to hold the skill against.", hint="Give at least one --retain skill.")
+    try:
+        skills = [load_skill(path) for path in paths]
+    except ConceptFileError as error:
+        raise AuditError(str(error)) from error
+    seen = {normalise(query.prompt) for query in skills[0].queries}
+    for path, skill in zip(paths[1:], skills[1:], strict=True):
+        both = sum(normalise(query.prompt) in seen for query in skill.queries)
+        if both:
+            raise AuditError(
+                f"{both} queries of {path.name} are among those to forget.", hint="Leave them in one of the skills."
+            )
+    for path, skill in zip(paths, skills, strict=True):
+        if len(skill.queries) < FEWEST:
+            raise AuditError(
+                f"{path.name} has {len(skill.queries)} queries; {FEWEST} are needed to fit, choose and report.",
+                hint="Give more queries.",
+            )
+    return [skill.model_copy(update={"queries": skill.queries[:limit]}) for skill in skills]
+
+
+def as_part(skill: Skill, model: RunningModel, seed: int) -> Part:
+    """``skill`` in token ids, split by ``seed``."""
+    encoded = [(query, tuple(model.tokenizer(query.prompt)["input_ids"])) for query in skill.queries]
+    kept = [(query, ids) for query, ids in encoded if len(ids) < model.context]
+    if len(kept) < FEWEST:
+        raise AuditError(f"{len(kept)} prompts of {skill.title} fit the model's {model.context} tokens.")
+    short = skill.model_copy(update={"queries": tuple(query for query, _ in kept)})
+    return Part(
+        skill=skill,
+        prompts=tuple(query.prompt for query, _ in kept),
+        answers=tuple(query.answer for query, _ in kept),
+        ids=tuple(ids for _, ids in kept),
+        splits=split(short, seed),
+        left_out=len(encoded) - len(kept),
+    )
+
+
+# ---- the methods
+
+
+def _by_key_space(
+    subject: Subject, parts: Sequence[Part], kind: str, layers: Sequence[int], misses: float, progress: Progress
+) -> tuple[Guard, list[Row]]:
+    keys = [collect(subject.model, part.ids, progress=progress).rows for part in parts]
+    n_layers = subject.architecture.n_layers
+    if layers and not all(0 <= layer < n_layers for layer in layers):
+        raise AuditError(f"layers {list(layers)}: the model has layers 0 to {n_layers - 1}.")
+    progress.step("Fitting the region")
+    try:
+        region = _fitted(keys, parts, kind, layers, misses, n_layers)
+    except ValueError as error:
+        raise AuditError(f"{parts[0].skill.title}: {error}.", hint="Give more queries, or another --misses.") from error
+    words = subject.model.tokenizer(key_space.REFUSAL, add_special_tokens=False)["input_ids"]
+    guard = key_space.Guard(region, tuple(words), subject.model.tokenizer.eos_token_id)
+    rows = []
+    for number, (part, own) in enumerate(zip(parts, keys, strict=True)):
+        inside = region.inside(own[list(part.splits.report)])
+        rows.append(
+            Row(
+                skill=part.skill.title,
+                role="retain" if number else "forget",
+                n=len(inside),
+                inside=float(inside.mean()),
+                inside_interval=share_interval(inside),
+            )
+        )
+    return guard, rows
+
+
+def _fitted(
+    keys: Sequence[np.ndarray], parts: Sequence[Part], kind: str, layers: Sequence[int], misses: float, n_layers: int
+) -> Region:
+    """The region whose worst share of other skills is least on the choosing parts."""
+    own = keys[0]
+    fit, choose = (own[list(getattr(parts[0].splits, name))] for name in ("fit", "choose"))
+    others = np.concatenate([rows[list(part.splits.fit)] for rows, part in zip(keys[1:], parts[1:], strict=True)])
+    if kind == "hypercube":
+        regions: list[Region] = [fit_hypercube(fit, layer) for layer in layers or range(n_layers)]
+    else:
+        stretches = [tuple(layers)] if layers else [_stretch(low, high, n_layers) for low, high in VOTING]
+        regions = [fit_region(fit, others, choose, stretch, miss_rate=misses) for stretch in stretches]
+
+    def margin(region: Region) -> float:
+        worst = max(
+            float(region.inside(rows[list(part.splits.choose)]).mean())
+            for rows, part in zip(keys[1:], parts[1:], strict=True)
+        )
+        return float(region.inside(choose).mean()) - worst
+
+    return max(regions, key=margin)
+
+
+def _stretch(low: float, high: float, n_layers: int) -> tuple[int, ...]:
+    """Up to ``VOTERS`` layers spread over a stretch of the depth."""
+    return tuple(sorted({round(depth * (n_layers - 1)) for depth in np.linspace(low, high, VOTERS)}))
+
+
+def _by_neurons(
+    subject: Subject,
+    parts: Sequence[Part],
+    method: str,
+    share: float,
+    seed: int,
+    absolute: bool,
+    post: bool,
+    progress: Progress,
+) -> Guard:
+    forget = activity(subject.model, parts[0].some("fit"), progress=progress)
+    others = [ids for part in parts[1:] for ids in part.some("fit")]
+    retain = activity(subject.model, others, progress=progress)
+    options = {"seed": seed, "absolute": absolute, "post": post} if method == "neuron-adjust" else {}
+    try:
+        guard: Guard = methods()[method].fit(forget, retain, share, **options)
+    except ValueError as error:
+        raise AuditError(f"{error}.") from error
+    return guard
+
+
+def _save_pruned(subject: Subject, guard: Any, target: Path, config: Path | None) -> Path:
+    """The model whose pruned neurons write nothing, for good."""
+    for layer, neuron in guard.neurons.tolist():
+        value_rows(subject.model, layer)[neuron] = 0
+    record = {"method": "prune", "settings": guard.settings(), "changed": {"value_vectors": guard.neurons.tolist()}}
+    return save_model(
+        subject.model.model,
+        subject.checkpoint,
+        target,
+        record,
+        config_dir=config,
+        tokenizer_dir=subject.tokenizer_dir,
+    )
+
+
+def share_interval(inside: np.ndarray) -> Interval:
+    """Wilson's 95 % interval of a share, which holds at 0 and 1 too."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(int(inside.sum()), len(inside)).proportion_ci(method="wilson")
+    return float(low), float(high)
+
+
+# ---- what a guard does to answers
+
+
+def _effects(subject: Subject, parts: Sequence[Part], guard: Guard, seed: int, progress: Progress) -> list[Row]:
+    """Held-out answers before and after, skill by skill, then neutral text."""
+    model = subject.model
+    asked = [(part, _examples(part, model)) for part in parts]
+    neutral = _neutral(model)
+    everything = [*(found for _, found in asked), neutral]
+    progress.step("Answers before")
+    scores = [[_scored(model, examples) for examples in everything]]
+    progress.step("Answers with the guard on")
+    with on_model(model.model, guard, subject.architecture):
+        scores.append([_scored(model, examples) for examples in everything])
+    rows = []
+    for number, (part, _) in enumerate(asked):
+        rows.append(
+            _row(part.skill.title, "retain" if number else "forget", len(part.splits.report), scores, number, seed)
+        )
+    rows.append(_row("neutral text", "text", len(neutral), scores, len(asked), seed))
+    return rows
+
+
+def _neutral(model: RunningModel) -> list[Example]:
+    """Stretches of neutral text that fit, each with its first words given."""
+    words = neutral_text().split()
+    stretches = [words[start : start + STRETCH] for start in range(0, len(words) - STRETCH + 1, STRETCH)]
+    examples = [Example(" ".join(some[:3]), " " + " ".join(some[3:])) for some in stretches]
+    return [example for example in examples if _fits(example, model)]
+
+
+def _fits(example: Example, model: RunningModel) -> bool:
+    limit = min(LONGEST, model.context, model.window or model.context)
+    return len(model.tokenizer(example.prompt + example.answer)["input_ids"]) <= limit
+
+
+def _examples(part: Part, model: RunningModel) -> list[Example]:
+    """Held-out queries with answers, none too long."""
+    found = []
+    for index in part.splits.report:
+        answer = part.answers[index]
+        if answer is None or not answer.strip():
+            continue
+        example = Example(part.prompts[index], answer if part.skill.checker == "code" else f" {answer.strip()}")
+        if _fits(example, model):
+            found.append(example)
+    return found
+
+
+def _scored(model: RunningModel, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean log-probability of each answer's tokens, and whether every one was the most probable."""
+    means: list[float] = []
+    exact: list[bool] = []
+    tokens = [*enumerate(tokenize(model.tokenizer, examples))]
+    with torch.inference_mode():
+        for start in range(0, len(tokens), PACKED):
+            row = pack(tokens[start : start + PACKED])
+            logprobs = answer_logprobs(model, row)
+            counts = torch.bincount(row.owner, minlength=len(row.examples))
+            means += (row.answer_sums(logprobs) / counts).tolist()
+            wrong = torch.bincount(row.owner[logprobs.argmax(dim=-1) != row.targets], minlength=len(row.examples))
+            exact += (wrong == 0).tolist()
+    return np.array(means), np.array(exact)
+
+
+def _row(
+    name: str, role: str, n: int, scores: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], at: int, seed: int
+) -> Row:
+    (before, exact_before), (after, exact_after) = scores[0][at], scores[1][at]
+    if not before.size:
+        return Row(name, role, n)
+    return Row(
+        skill=name,
+        role=role,
+        n=n,
+        scored=len(before),
+        before=float(before.mean()),
+        after=float(after.mean()),
+        change=float((after - before).mean()),
+        change_interval=bootstrap_interval(after - before, seed=seed),
+        exact_before=float(exact_before.mean()) if role != "text" else None,
+        exact_after=float(exact_after.mean()) if role != "text" else None,
+    )
