@@ -33,13 +33,15 @@ class _Frozen(BaseModel):
 class Question(_Frozen):
     """One question; ``answer`` is ``None`` where the source gives none (the base model's own answer serves then).
 
-    ``accept`` are further right answers; ``paraphrases`` ask for the same answer in other words; ``translations`` in
-    other languages (``"de"`` -> the question in German).
+    ``accept`` are further right answers; ``wrong`` are wrong ones of the same type, which tests of recovery compare
+    with; ``paraphrases`` ask for the same answer in other words; ``translations`` in other languages (``"de"`` -> the
+    question in German).
     """
 
     question: str = Field(min_length=1)
     answer: str | None = Field(default=None, min_length=1)
     accept: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
     paraphrases: tuple[str, ...] = ()
     translations: Mapping[str, str] = Field(default_factory=dict)
 
@@ -49,6 +51,9 @@ class Question(_Frozen):
             for answer in self.answers:
                 if mentions(wording, [answer]):
                     raise ValueError(f"the answer {answer!r} stands in its own question {wording!r}; ask without it")
+        for wrong in self.wrong:
+            if any(mentions(wrong, [answer]) or mentions(answer, [wrong]) for answer in self.answers):
+                raise ValueError(f"{wrong!r} is listed as wrong and is, or holds, a right answer to {self.question!r}")
         return self
 
     @property

@@ -133,10 +133,12 @@ def without(text: str, answers: Sequence[str], words: int) -> tuple[list[str], i
 
 
 def alternatives(concept: Concept, question: Question) -> tuple[str, ...]:
-    """Wrong answers of the same type: what else the concept's groups list beside the right one.
+    """Wrong answers of the same type: those the question gives, else what the groups list beside the right one.
 
     Those of the concept itself, where there are any: words about Italy make every Italian city likelier, right or not.
     """
+    if question.wrong:
+        return _wrong(question.wrong, question)
     own: list[str] = []
     others: list[str] = []
     for group in concept.groups:
