@@ -47,6 +47,9 @@ def compare(
     unlearned: Annotated[Path, typer.Argument(help="The model after unlearning: file or folder.")],
     retained: Annotated[Path | None, typer.Option(help="A model trained without the forgotten data.")] = None,
     concept: Annotated[list[str] | None, typer.Option(help="Library name or file; may be given again.")] = None,
+    translations: Annotated[
+        Path | None, typer.Option(help="JSON with each concept's questions in German, for the prompts in German.")
+    ] = None,
     guard: Annotated[Path | None, typer.Option(help="The protection served around the unlearned weights.")] = None,
     config: ConfigOption = None,
     tokenizer: TokenizerOption = None,
@@ -78,6 +81,7 @@ def compare(
         arguments: dict[str, Any] = {
             "retained": retained,
             "concepts": concept or [],
+            "translations": translations,
             "guard": guard,
             "config": config,
             "tokenizer": tokenizer,
@@ -113,6 +117,9 @@ def find(
     activations: Annotated[
         bool, typer.Option("--activations", help="With --validate: hold coefficients as well, by TransformerLens.")
     ] = False,
+    generate: Annotated[
+        bool, typer.Option("--generate", help="With --validate: write answers as well, scored by BLEU and ROUGE-L.")
+    ] = False,
     collateral: Annotated[
         float, typer.Option(min=0, help="With --validate: the most unrelated answers may lose, nats per token.")
     ] = COLLATERAL,
@@ -136,6 +143,7 @@ def find(
                 fold_norm=fold_norm,
                 validated=validate,
                 activations=activations,
+                generated=generate,
                 collateral=collateral,
                 seed=seed,
                 progress=progress,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +40,7 @@ TITLE = "Effect of the edit on answers"
 
 @dataclass(frozen=True)
 class Dose:
-    """One strength and its effect on the choosing side and on the reporting side."""
+    """One strength and its effect on the choosing side and on the reporting side, a mean over draws."""
 
     strength: float
     choosing: Effect
@@ -168,17 +168,23 @@ class Edit:
     Attributes:
         spots: the value vectors.
         origin: where they come from, in words.
-        target, beside: the edit in full, and the same of control vectors (``None`` where that would take training).
+        draws: the edit in full, as often as the method draws anew; the first is the one that is applied.
+        beside: the first of control vectors (``None`` where that would take training).
     """
 
     bench: Bench
     spots: tuple[Place, ...]
     origin: str
-    target: Change
+    draws: tuple[Change, ...]
     beside: Change | None
     model: RunningModel
     title: str
     progress: Progress
+
+    @property
+    def target(self) -> Change:
+        """What is applied, at full strength."""
+        return self.draws[0]
 
     @classmethod
     def plan(
@@ -211,23 +217,30 @@ class Edit:
             progress=progress,
         )
         module = methods()[method]
-        target = module.target(model, spots, setting)
+        seeds = range(seed, seed + getattr(module, "DRAWS", 1))
+        draws = tuple(module.target(model, spots, replace(setting, seed=each)) for each in seeds)
         others = [Spot(*place) for place in controls(spots)]
         beside = None if module.TRAINS or everywhere else module.target(model, others, setting)
-        return cls(bench, tuple(spots), origin, target, beside, model, concept.title, progress)
+        return cls(bench, tuple(spots), origin, draws, beside, model, concept.title, progress)
 
     def doses(self, strengths: Sequence[float]) -> list[Dose]:
         """The effect at each strength, weakest first."""
         found = []
         for done, strength in enumerate(sorted(strengths)):
             self.progress.step("Trying strengths", done, len(strengths))
-            change = dose(self.model, self.target, strength)
-            found.append(Dose(strength, self.bench.choosing.effect(change), self.bench.reporting.effect(change)))
+            changes = [dose(self.model, draw, strength) for draw in self.draws]
+            choosing, held_out = (
+                mean_effect([side.effect(change) for change in changes])
+                for side in (self.bench.choosing, self.bench.reporting)
+            )
+            found.append(Dose(strength, choosing, held_out))
         return found
 
     def measurement(self, doses: Sequence[Dose], chosen: Dose, collateral: float) -> Measurement:
-        """The held-out effect of the chosen dose, with every dose beside it."""
+        """The held-out effect of the edit as it is applied, with every dose beside it."""
         effect = chosen.held_out
+        if len(self.draws) > 1:
+            effect = self.bench.reporting.effect(dose(self.model, self.target, chosen.strength))
         control = None
         if self.beside is not None:
             other = self.bench.reporting.effect(dose(self.model, self.beside, chosen.strength))
@@ -251,6 +264,7 @@ class Edit:
                 "vectors": [[spot.layer, spot.neuron] for spot in self.spots],
                 "chosen_from": self.origin,
                 "strength": chosen.strength,
+                "draws": len(self.draws),
                 "collateral_limit": collateral,
                 "held_out": effect.as_json(),
                 "log_probability_before": self.bench.before,
@@ -284,6 +298,13 @@ def _spots(
             hint="Name vectors with --vectors, or raise --collateral.",
         )
     return coherent, "vectors that write the concept; no set stays within the collateral limit"
+
+
+def mean_effect(effects: Sequence[Effect]) -> Effect:
+    """Each question's mean effect over several draws of one edit."""
+    target = np.mean([effect.target for effect in effects], axis=0)
+    unrelated = np.mean([effect.unrelated for effect in effects], axis=0)
+    return replace(effects[0], target=target, unrelated=unrelated)
 
 
 def strongest(doses: Sequence[Dose], collateral: float, method: str) -> Dose:

@@ -25,6 +25,7 @@ from audit.unlearning.packing import Example, Pack, answer_logprobs, pack, token
 
 PACKED = 24
 """Questions in one row: more share more of their beginning, and cost more attention that is masked away."""
+UNIT = "fall of the answer's log-probability, nats per answer token"
 FLOOR = 0.002
 """Nats per answer token: effects below are those of rounding and chance wordings; ratios do not divide by less."""
 
@@ -90,11 +91,13 @@ class Effect:
     Attributes:
         target, unrelated: fall of each question's answer in nats per answer token, ``[n]`` each.
         seed: of the bootstrap.
+        unit: of the falls, if another.
     """
 
     target: np.ndarray
     unrelated: np.ndarray
     seed: int = 0
+    unit: str = UNIT
 
     @property
     def on_target(self) -> float:
@@ -134,7 +137,7 @@ class Effect:
         return {
             **{name: {"value": value, "interval": intervals[name]} for name, value in values.items()},
             "questions": {"target": len(self.target), "unrelated": len(self.unrelated)},
-            "unit": "fall of the answer's log-probability, nats per answer token",
+            "unit": self.unit,
         }
 
 

@@ -81,6 +81,7 @@ def plan_comparison(
     *,
     retained: Path | None = None,
     concepts: Sequence[str] = (),
+    translations: Path | None = None,
     guard: Path | None = None,
     config: Path | None = None,
     tokenizer: Path | None = None,
@@ -99,6 +100,7 @@ def plan_pair(
     pair: ModelPair,
     *,
     concepts: Sequence[str] = (),
+    translations: Path | None = None,
     guard: Path | None = None,
     config: Path | None = None,
     tokenizer: Path | None = None,
@@ -109,7 +111,7 @@ def plan_pair(
     Raises:
         AuditError: a concept or a tokenizer that cannot be used.
     """
-    chosen = load_concepts(concepts)
+    chosen = load_concepts(concepts, translations)
     words = open_tokenizer(pair, tokenizer)
     missing = Collector(pair, chosen, words, settings, SILENT, config).missing()
     rows = [Planned(name, None, None) for name in weights_metrics()]

@@ -140,6 +140,7 @@ def find_in(
     fold_norm: bool = False,
     validated: bool = False,
     activations: bool = False,
+    generated: bool = False,
     collateral: float = COLLATERAL,
     seed: int = 0,
     progress: Progress = SILENT,
@@ -149,6 +150,7 @@ def find_in(
     Args:
         validated: ablate the vectors, and search for the set that carries the concept (``audit.validation``).
         activations: and hold the set's coefficients instead, through TransformerLens.
+        generated: and score the answers that the model writes without the set.
         collateral: the most that unrelated answers may lose by that set, in nats per answer token.
 
     Raises:
@@ -179,6 +181,7 @@ def find_in(
         listed=limit,
         collateral=collateral,
         bridge=partial(load_bridge, checkpoint, architecture, settings, words) if activations else None,
+        generated=generated,
         seed=seed,
         progress=progress,
     )

@@ -23,6 +23,7 @@ from audit.causal import Effect, Trial
 from audit.interventions import Change, Place, Rows
 from audit.progress import SILENT, Progress
 from audit.running import RunningModel
+from audit.written import written_effects
 from concepts.concept import Concept, neutral_text
 from concepts.discovery import ConceptVector
 
@@ -130,6 +131,8 @@ class Validation:
         found: ``None`` where no set stays within the collateral limit.
         held: the set's effect on the held-out questions with its coefficients held at ``"zero"`` and at their
             ``"mean"`` over the concept's text and neutral text; empty where that was not asked for.
+        written, written_control: BLEU and ROUGE-L of the held-out answers that the model writes without the set, and
+            without its controls (``audit.written``); empty where that was not asked for.
     """
 
     vectors: tuple[VectorEffect, ...]
@@ -137,11 +140,17 @@ class Validation:
     questions: Questions
     collateral: float
     held: Mapping[str, Effect] = field(default_factory=dict)
+    written: Mapping[str, Effect] = field(default_factory=dict)
+    written_control: Mapping[str, Effect] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         return {
             "set": None if self.found is None else self.found.as_json(),
             "coefficients_held": {name: effect.as_json() for name, effect in self.held.items()},
+            "written_answers": {
+                name: {**effect.as_json(), "control": self.written_control[name].as_json()}
+                for name, effect in self.written.items()
+            },
             "collateral_limit": self.collateral,
             "questions": {
                 "choosing": self.questions.choose.n,
@@ -207,6 +216,7 @@ def validate(
     listed: int = 20,
     collateral: float = COLLATERAL,
     bridge: Callable[[], Any] | None = None,
+    generated: bool = False,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Validation:
@@ -219,6 +229,7 @@ def validate(
         collateral: the most that unrelated answers may fall, in nats per answer token.
         bridge: gives the model with TransformerLens' hooks (``running.load_bridge``), to hold the set's coefficients
             beside editing its vectors.
+        generated: also write the held-out answers without the set, and score them against those of before.
 
     Raises:
         ConceptError: see ``known_questions``.
@@ -236,7 +247,13 @@ def validate(
         progress.step("Holding coefficients instead")
         texts = [text for text in (concept.text, neutral_text()) if text]
         held = holding(bridge(), model.tokenizer, bench.reporting, found.vectors, texts)
-    return Validation(tuple(single), found, questions, collateral, held)
+    written: Sequence[Mapping[str, Effect]] = ({}, {})
+    if generated and found is not None:
+        d_model = model.architecture.d_model
+        beside = [Spot(layer, neuron) for layer, neuron, _ in controls(found.vectors)]
+        changes = [zeroed(found.vectors, d_model), zeroed(beside, d_model)]
+        written = written_effects(model, questions.report, questions.unrelated_report, changes, seed, progress)
+    return Validation(tuple(single), found, questions, collateral, held, *written)
 
 
 def holding(bridge: Any, tokenizer: Any, side: Side, spots: Sequence[Spot], texts: Sequence[str]) -> dict[str, Effect]:

@@ -23,6 +23,8 @@ MOST_LAYERS: Final = 3
 MOST_THEMES: Final = 8
 MOST_TOKENS: Final = 44
 """Characters of the tokens of one vector: what is left of a line beside its numbers."""
+WRITTEN: Final = {"bleu": "BLEU", "rouge_l": "ROUGE-L"}
+"""Scores of written answers as they are printed."""
 SKILL_COLUMNS: Final = (
     "held-out queries of",
     "scored",
@@ -208,6 +210,13 @@ def _causal(console: Console, name: str, said: Mapping[str, Any]) -> None:
         console.print(
             f"With their coefficients held at {'0' if at == 'zero' else 'their mean'}, the weights as they are: "
             f"{_number(held['target']['value'])} and {_number(held['unrelated']['value'])}."
+        )
+    for score, lost in (said.get("written_answers") or {}).items():
+        low, high = lost["target"]["interval"] or (None, None)
+        console.print(
+            f"Answers it then writes lose {_number(lost['target']['value'])} {WRITTEN[score]} against those of before "
+            f"({_number(low)} to {_number(high)}), unrelated ones {_number(lost['unrelated']['value'])}, "
+            f"without the control vectors {_number(lost['control']['target']['value'])}."
         )
     if share is not None:
         console.print(f"That is {share:.0%} of the way to where nothing calls for the answers.")

@@ -13,12 +13,15 @@ from typer.testing import CliRunner
 
 import cli
 from audit import ablation
-from audit.ablation import METRIC, Dose, ablate, parse_vectors, strongest
+from audit.ablation import METRIC, Dose, Edit, ablate, open_subject, parse_vectors, strongest
 from audit.asking import Questions, asked
 from audit.causal import Effect
 from audit.errors import AuditError, ModelError
+from audit.gather import load_concepts
 from audit.interventions import methods
+from audit.progress import SILENT
 from audit.result import AuditResult
+from audit.settings import Settings
 from audit.validation import Spot
 from concepts.concept import Question
 from tests.test_unlearning import one_thread
@@ -103,6 +106,20 @@ def test_a_trained_edit_has_no_control_and_an_untouched_model_no_effect(model: P
     found = ablate(model, str(concept), "zero", vectors=CHOSEN, strength=0.0)
     assert found.findings[0][METRIC].value == pytest.approx(0.0, abs=1e-6)
     assert found.weights.changed_tensors == 0
+
+
+def test_noise_is_judged_over_several_draws_and_reported_as_applied(model: Path, concept: Path) -> None:
+    settings = Settings(seed=3)
+    subject = open_subject(model, None, None, settings, SILENT)
+    (wanted,) = load_concepts([str(concept)])
+    edit = Edit.plan(subject, wanted, "noise", [Spot(1, 3)], 3, False, False, SILENT)
+    assert len(edit.draws) == 3
+    (dosed,) = edit.doses([1.0])
+    each = [edit.bench.reporting.effect(draw) for draw in edit.draws]
+    assert dosed.held_out.on_target == pytest.approx(np.mean([effect.on_target for effect in each]))
+    assert len({effect.on_target for effect in each}) == 3
+    measured = edit.measurement([dosed], dosed, 1.0)
+    assert measured.value == pytest.approx(each[0].specificity)
 
 
 def test_the_strongest_dose_within_the_limit_is_taken() -> None:

@@ -172,6 +172,13 @@ def test_coefficients_held_are_told_beside() -> None:
     assert "held at their mean, the weights as they are: 0.75 and 0.02." in shown
 
 
+def test_scores_of_written_answers_are_told_beside() -> None:
+    written = {"bleu": {**effect(0.5, 0.25, 2.0), "control": effect(0.125, 0, 0)}}
+    shown = " ".join(validated(written_answers=written).split())
+    assert "lose 0.5 BLEU against those of before" in shown
+    assert "unrelated ones 0.25, without the control vectors 0.125." in shown
+
+
 def test_finding_nothing_is_said() -> None:
     assert text.vectors_table({"concept": "dogs", "vectors": []}) == (
         "No value vector writes dogs more clearly than chance."

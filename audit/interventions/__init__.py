@@ -1,6 +1,7 @@
 """The interventions: each sibling module with a function ``target`` says what chosen value vectors become.
 
-Beside it a module has ``TITLE``, ``DOSES`` (strengths worth trying) and ``TRAINS`` (whether it takes training).
+Beside it a module has ``TITLE``, ``DOSES`` (strengths worth trying) and ``TRAINS`` (whether it takes training); one
+that draws at random also says over how many ``DRAWS`` its dose curve is averaged.
 
 A method names the rows it would write at full strength and touches nothing; ``dose`` goes any part of the way there, so
 that an edit can be tried (``audit.causal``) before it is applied, and every method has the same scale of strength:

@@ -17,6 +17,7 @@ from audit.running import RunningModel
 TITLE = "Noise on the chosen value vectors"
 DOSES = (0.25, 0.5, 1.0, 2.0, 4.0)
 TRAINS = False
+DRAWS = 3
 RAW = 0.1
 """Standard deviation of the paper."""
 
