@@ -50,6 +50,12 @@ def compare(
     translations: Annotated[
         Path | None, typer.Option(help="JSON with each concept's questions in German, for the prompts in German.")
     ] = None,
+    skill: Annotated[
+        list[Path] | None, typer.Option(help="Queries that need a skill: TOML, JSONL, GSM8K, HumanEval, SQuAD...")
+    ] = None,
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="Run programs that the models write, in a bounded process.")
+    ] = False,
     guard: Annotated[Path | None, typer.Option(help="The protection served around the unlearned weights.")] = None,
     config: ConfigOption = None,
     tokenizer: TokenizerOption = None,
@@ -77,11 +83,14 @@ def compare(
         from audit.plan import plan_comparison
         from audit.settings import Settings
 
-        settings = Settings(seed=seed, device=device, dtype=dtype, batch_size=batch_size, limit=limit)
+        settings = Settings(
+            seed=seed, device=device, dtype=dtype, batch_size=batch_size, limit=limit, run_code=run_code
+        )
         arguments: dict[str, Any] = {
             "retained": retained,
             "concepts": concept or [],
             "translations": translations,
+            "skills": skill or [],
             "guard": guard,
             "config": config,
             "tokenizer": tokenizer,

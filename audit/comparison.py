@@ -33,6 +33,7 @@ from audit.result import (
     Tool,
 )
 from audit.settings import Settings
+from audit.skill_items import SkillQuestions, skill_questions
 from audit.subjects import Subjects as Gathered
 from audit.verdict import RECOVERY_TESTS, Evidence, judge
 from audit.weights import WeightScan, scan
@@ -47,6 +48,7 @@ def compare(
     *,
     concepts: Sequence[str] = (),
     translations: Path | None = None,
+    skills: Sequence[Path] = (),
     retained: Path | str | None = None,
     guard: Path | None = None,
     config: Path | None = None,
@@ -61,6 +63,8 @@ def compare(
         base, unlearned, retained: weight files or folders.
         concepts: library names or concept files.
         translations: a file of every concept's questions in German (``concepts.jailbreaks.translated``).
+        skills: files of queries (``concepts.skill``), each held against the others, a single one against unrelated
+            questions.
         guard: a file or folder of the protection served around the unlearned weights; recorded, not run.
         config, tokenizer: folders, where they do not lie beside the weights.
 
@@ -69,19 +73,22 @@ def compare(
     """
     clock = Stopwatch()
     chosen = gather.load_concepts(concepts, translations)
+    trained = skill_questions(skills, settings.seed, settings.limit, settings.run_code)
+    gather.refuse_twice([*chosen, *(skill.topic for skill in trained)])
     protection = digest_of(guard) if guard is not None else None
     pair = open_pair(Path(base), Path(unlearned), Path(retained) if retained else None, config)
     with clock.measuring("weights"):
         words = gather.open_tokenizer(pair, tokenizer)
         weights = scan(pair, words.tokenizer, progress)
     with clock.measuring("readings"):
-        gathered = gather.collect(pair, chosen, words, weights, settings, progress, config)
+        gathered = gather.collect(pair, chosen, words, weights, settings, progress, config, trained)
     with clock.measuring("metrics"):
-        findings = [find_out(concept, gathered[concept.name], weights, guard) for concept in chosen]
+        topics = [*chosen, *(skill.topic for skill in trained)]
+        findings = [find_out(topic, gathered[topic.name], weights, guard) for topic in topics]
         findings = findings or [judge(None, whole_pair(weights, guard))]
     return AuditResult(
         tool=Tool(name="unlearning-audit", version=version("unlearning-audit")),
-        run=clock.record(command, settings_of(chosen, protection, settings)),
+        run=clock.record(command, settings_of(chosen, trained, protection, settings)),
         subjects=Subjects(
             base=describe(pair, pair.base, weights.digests["base"]),
             unlearned=describe(pair, pair.unlearned, weights.digests["unlearned"]),
@@ -159,13 +166,16 @@ def describe(pair: ModelPair, checkpoint: Checkpoint, tensors_digest: str) -> Su
     )
 
 
-def settings_of(concepts: Sequence[Concept], guard: dict[str, Any] | None, settings: Settings) -> dict[str, Any]:
-    """Every setting that decides the numbers, with a digest of what each concept asks."""
+def settings_of(
+    concepts: Sequence[Concept], skills: Sequence[SkillQuestions], guard: dict[str, Any] | None, settings: Settings
+) -> dict[str, Any]:
+    """Every setting that decides the numbers, with a digest of what each concept and skill asks."""
     asked = [
         {"name": concept.name, "sha256": hashlib.sha256(concept.model_dump_json().encode()).hexdigest()}
         for concept in concepts
     ]
-    return {**settings.as_json(), "concepts": asked, "guard": guard}
+    queries = [{"name": skill.topic.name, "sha256": skill.digest()} for skill in skills]
+    return {**settings.as_json(), "concepts": asked, "skills": queries, "guard": guard}
 
 
 def digest_of(path: Path) -> dict[str, Any]:

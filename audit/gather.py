@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from audit.readings import Readings, generate, read
 from audit.running import find_config, load_model, load_tokenizer
 from audit.search import SIGNIFICANT, FoundVectors, find, matched_controls
 from audit.settings import Settings
+from audit.skill_items import LACKING, SkillQuestions
 from audit.subjects import Subjects, TracedVectors
 from audit.vectors import trace
 from audit.weights import WeightScan
 from concepts.concept import Concept, load_concept
 from concepts.files import ConceptFileError
 from concepts.jailbreaks import translated
+from concepts.prompts import cut
 
 VECTORS = 20
 """At most this many of a concept's vectors are followed from base to unlearned."""
@@ -55,11 +57,16 @@ def load_concepts(names: Sequence[str], translations: Path | None = None) -> lis
             concepts.append(concept if translations is None else translated(concept, translations))
         except ConceptFileError as error:
             raise ConceptError(str(error)) from error
-    names_seen = [concept.name for concept in concepts]
-    for name in names_seen:
-        if names_seen.count(name) > 1:
-            raise ConceptError(f"concept {name!r} is given twice.", hint="Name each concept once.")
+    refuse_twice(concepts)
     return concepts
+
+
+def refuse_twice(topics: Sequence[Concept]) -> None:
+    """Raises ConceptError where two concepts or skills have one name: findings are told apart by it."""
+    names = [topic.name for topic in topics]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConceptError(f"concept {name!r} is given twice.", hint="Name each concept once.")
 
 
 def open_tokenizer(pair: ModelPair, folder: Path | None) -> Tokenizer:
@@ -90,7 +97,12 @@ def _beside(checkpoint: Checkpoint) -> Path:
 
 @dataclass
 class Collector:
-    """Gathers the inputs of every metric, base first, each model in memory only while it runs."""
+    """Gathers the inputs of every metric, base first, each model in memory only while it runs.
+
+    Attributes:
+        concepts: what is asked about; a skill is the topic of one of ``skills``.
+        skills: by name.
+    """
 
     pair: ModelPair
     concepts: Sequence[Concept]
@@ -98,6 +110,7 @@ class Collector:
     settings: Settings
     progress: Progress
     config: Path | None = None
+    skills: Mapping[str, SkillQuestions] = field(default_factory=dict)
     items: dict[str, ItemSet] = field(default_factory=dict)
     readings: dict[str, dict[str, Readings]] = field(default_factory=dict)
 
@@ -147,6 +160,8 @@ class Collector:
     def _read(self, model: Any, role: str, concept: Concept) -> Readings:
         """One concept in one model. The base goes first: its own answers are scored in all models."""
         tokenizer, context = self.words.tokenizer, model.context
+        if concept.name in self.skills:
+            return self._read_skill(model, role, self.skills[concept.name])
         if role == "base":
             self.items[concept.name] = item_set(concept, tokenizer, context, self.settings.limit)
         items, size = self.items[concept.name], self.settings.batch_size
@@ -156,7 +171,23 @@ class Collector:
             items = with_own_answers(items, written[0], tokenizer, context)
             items = with_jailbreaks(items, concept, tokenizer, context, self.settings.limit)
             self.items[concept.name] = items
-        return read(model, items, written, size, self.progress)
+        readings = read(model, items, written, size, self.progress)
+        return replace(readings, right=rightly(concept, written[0]))
+
+    def _read_skill(self, model: Any, role: str, skill: SkillQuestions) -> Readings:
+        """One skill in one model."""
+        name, size = skill.topic.name, self.settings.batch_size
+        if role == "base":
+            self.items[name] = skill.items(self.words.tokenizer, model.context)
+        items = self.items[name]
+        self.progress.step(f"Asking the {role} model for {skill.topic.title}")
+        written = skill.write(model, items, size, self.progress)
+        tokens = sum(len(self.words.tokenizer(text)["input_ids"]) for text in written.values())
+        if role == "base" and not any(item.kind == "target" for item in items.items):
+            items = with_own_answers(items, written, self.words.tokenizer, model.context)
+            self.items[name] = items
+        readings = read(model, items, (written, tokens), size, self.progress)
+        return replace(readings, right=skill.right(items, written))
 
     def trace_vectors(self, concept: Concept) -> TracedVectors | str:
         """The concept's vectors in the base and what became of them, or why there are none."""
@@ -204,18 +235,21 @@ def collect(
     settings: Settings,
     progress: Progress,
     config: Path | None = None,
+    skills: Sequence[SkillQuestions] = (),
 ) -> Mapping[str, Subjects]:
     """What the metrics read, by concept name; what could not be had is in each one's ``missing`` with the reason."""
-    collector = Collector(pair, concepts, words, settings, progress, config)
+    by_name = {skill.topic.name: skill for skill in skills}
+    topics = [*concepts, *(skill.topic for skill in skills)]
+    collector = Collector(pair, topics, words, settings, progress, config, by_name)
     absent = collector.missing()
     nonfinite = [f"the {subject} weights are not finite" for subject, names in weights.nonfinite.items() if names]
     if nonfinite:
         absent.setdefault("model", nonfinite[0])
-    if "model" not in absent and concepts:
+    if "model" not in absent and topics:
         collector.run_models(weights.identical)
     gathered = {}
-    for concept in concepts:
-        missing = absent | lacking(concept)
+    for concept in topics:
+        missing = absent | (LACKING if concept.name in by_name else lacking(concept))
         vectors = None
         if "vectors" not in missing:
             traced = collector.trace_vectors(concept)
@@ -226,6 +260,18 @@ def collect(
         readings = {role: found[concept.name] for role, found in collector.readings.items()}
         gathered[concept.name] = Subjects(pair, readings, vectors, missing, settings.seed)
     return gathered
+
+
+def rightly(concept: Concept, generated: Mapping[str, str]) -> dict[str, bool]:
+    """Prompt id -> whether the written answer holds a right one; questions with a given answer."""
+    asked = {"target": concept.questions, "unrelated": concept.unrelated}
+    found = {}
+    for name, text in generated.items():
+        kind, _, place = name.rpartition("/")
+        question = asked[kind][int(place)]
+        if question.answers:
+            found[name] = question.answered_in(cut(text))
+    return found
 
 
 def lacking(concept: Concept) -> dict[str, str]:

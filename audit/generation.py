@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,11 +21,13 @@ def greedy(
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 16,
     progress: Progress = SILENT,
+    ended: Callable[[str], bool] | None = None,
 ) -> list[tuple[int, ...]]:
     """The tokens that the model itself would write after each prompt, the most probable one each time.
 
     A row ends with its first line of text, at the next question, at an end token (not returned) or after
-    ``max_new_tokens``. The same tokens as generating one prompt at a time, up to ties within rounding.
+    ``max_new_tokens``; ``ended`` says of what is written so far whether it is over, if by another rule. The same tokens
+    as generating one prompt at a time, up to ties within rounding.
     """
     shared = shared_prefix([ids[:-1] for ids in prompts])
     longest = max((len(ids) for ids in prompts), default=0) + max_new_tokens
@@ -38,7 +40,7 @@ def greedy(
         for begin in range(0, len(order), batch_size):
             indices = order[begin : begin + batch_size]
             rest = [prompts[index][len(shared) :] for index in indices]
-            written = _answer(model, rest, repeated(cache, len(rest)), len(shared), max_new_tokens)
+            written = _answer(model, rest, repeated(cache, len(rest)), len(shared), max_new_tokens, ended or _ended)
             for index, tokens in zip(indices, written, strict=True):
                 answers[index] = tokens
             progress.step("writing answers", begin + len(indices), len(order))
@@ -46,7 +48,12 @@ def greedy(
 
 
 def _answer(
-    model: RunningModel, sequences: Sequence[tuple[int, ...]], cache: Any, start: int, max_new_tokens: int
+    model: RunningModel,
+    sequences: Sequence[tuple[int, ...]],
+    cache: Any,
+    start: int,
+    max_new_tokens: int,
+    ended: Callable[[str], bool],
 ) -> list[tuple[int, ...]]:
     """One batch: a pass over the prompts, then one token at a time for the rows that are not done."""
     arguments = padded(model, sequences, start)
@@ -65,20 +72,24 @@ def _answer(
         going = [
             number
             for number, (row, token) in enumerate(zip(alive, chosen, strict=True))
-            if token not in ends and not _ended(model.tokenizer.decode(written[row]))
+            if token not in ends and not ended(model.tokenizer.decode(written[row]))
         ]
         if not going:
             break
-        kept = torch.tensor(going)
-        alive = [alive[number] for number in going]
-        cache.batch_select_indices(kept.to(model.device))
-        mask = arguments["attention_mask"][kept]
+        if len(going) < len(alive):  # copying the cache costs as much as the step itself
+            kept = torch.tensor(going)
+            alive = [alive[number] for number in going]
+            chosen = [chosen[number] for number in going]
+            cache.batch_select_indices(kept.to(model.device))
+            arguments["attention_mask"] = arguments["attention_mask"][kept]
+            position = position[kept]
+        mask = arguments["attention_mask"]
         arguments = {
-            "input_ids": torch.tensor(chosen, device=model.device)[kept][:, None],
+            "input_ids": torch.tensor(chosen, device=model.device)[:, None],
             "attention_mask": torch.cat([mask, mask.new_ones(len(going), 1)], dim=1),
-            "position_ids": position[kept].to(model.device)[:, None],
+            "position_ids": position.to(model.device)[:, None],
         }
-        position = position[kept] + 1
+        position = position + 1
         last = torch.zeros(len(going), dtype=torch.long)
     return [tuple(tokens) for tokens in written]
 

@@ -20,6 +20,7 @@ from audit.pair import ModelPair, open_pair
 from audit.progress import SILENT
 from audit.readings import forward_tokens
 from audit.settings import Settings
+from audit.skill_items import LACKING, SkillQuestions, skill_questions
 from audit.weights import LARGE, WORKERS
 from concepts.concept import Concept
 
@@ -82,6 +83,7 @@ def plan_comparison(
     retained: Path | None = None,
     concepts: Sequence[str] = (),
     translations: Path | None = None,
+    skills: Sequence[Path] = (),
     guard: Path | None = None,
     config: Path | None = None,
     tokenizer: Path | None = None,
@@ -93,7 +95,16 @@ def plan_comparison(
         AuditError: whatever would stop the comparison before its slow work.
     """
     pair = open_pair(base, unlearned, retained, config)
-    return plan_pair(pair, concepts=concepts, guard=guard, config=config, tokenizer=tokenizer, settings=settings)
+    return plan_pair(
+        pair,
+        concepts=concepts,
+        translations=translations,
+        skills=skills,
+        guard=guard,
+        config=config,
+        tokenizer=tokenizer,
+        settings=settings,
+    )
 
 
 def plan_pair(
@@ -101,6 +112,7 @@ def plan_pair(
     *,
     concepts: Sequence[str] = (),
     translations: Path | None = None,
+    skills: Sequence[Path] = (),
     guard: Path | None = None,
     config: Path | None = None,
     tokenizer: Path | None = None,
@@ -112,12 +124,14 @@ def plan_pair(
         AuditError: a concept or a tokenizer that cannot be used.
     """
     chosen = load_concepts(concepts, translations)
+    trained = skill_questions(skills, settings.seed, settings.limit, settings.run_code)
     words = open_tokenizer(pair, tokenizer)
     missing = Collector(pair, chosen, words, settings, SILENT, config).missing()
     rows = [Planned(name, None, None) for name in weights_metrics()]
-    rows += [row for concept in chosen for row in _planned(concept, missing)]
+    rows += [row for concept in chosen for row in _planned(concept, missing | lacking(concept))]
+    rows += [row for skill in trained for row in _planned(skill.topic, missing | LACKING)]
     models = [checkpoint for checkpoint in (pair.base, pair.unlearned, pair.retained) if checkpoint is not None]
-    forward, written = (0, 0) if "model" in missing else _tokens(chosen, words.tokenizer, settings)
+    forward, written = (0, 0) if "model" in missing else _tokens(chosen, trained, words.tokenizer, settings)
     forward, written = forward * len(models), written * len(models)
     size = sum(_bytes(checkpoint) for checkpoint in models)
     parameters = sum(math.prod(info.shape) for info in pair.base.tensors.values())
@@ -148,16 +162,17 @@ def possible(pair: ModelPair, *, config: Path | None = None, tokenizer: Path | N
     ]
 
 
-def _planned(concept: Concept, missing: dict[str, str]) -> list[Planned]:
+def _planned(concept: Concept, absent: dict[str, str]) -> list[Planned]:
     """Each metric with the first input it lacks. Whether vectors exist is known only after looking for them."""
-    absent = missing | lacking(concept)
     return [
         Planned(name, concept.name, next((absent[need] for need in sorted(module.NEEDS) if need in absent), None))
         for name, module in concept_metrics().items()
     ]
 
 
-def _tokens(concepts: Sequence[Concept], tokenizer: Any, settings: Settings) -> tuple[int, int]:
+def _tokens(
+    concepts: Sequence[Concept], skills: Sequence[SkillQuestions], tokenizer: Any, settings: Settings
+) -> tuple[int, int]:
     """Tokens one model runs and writes."""
     forward = written = 0
     for concept in concepts:
@@ -165,6 +180,10 @@ def _tokens(concepts: Sequence[Concept], tokenizer: Any, settings: Settings) -> 
         items = with_jailbreaks(items, concept, tokenizer, context=1 << 30, limit=settings.limit)
         forward += forward_tokens(items)
         written += ANSWER_TOKENS * len(items.prompts)
+    for skill in skills:
+        items = skill.items(tokenizer, context=1 << 30)
+        forward += forward_tokens(items)
+        written += ANSWER_TOKENS * len(items.prompts) + skill.longest_writing(items)
     return forward, written
 
 

@@ -35,6 +35,7 @@ class Readings:
         candidate_lens: group -> the same after each block, the residual read through the model's own final norm and
             head: logits, so up to a constant a row ``[n_layers, m, m]``.
         generated: prompt id -> the model's own greedy continuation; ids of ``prompts``.
+        right: prompt id -> whether that answers the question; those that could be checked.
         prompts: prompt id -> its question.
         refused: what could not be scored, and why.
         forward_tokens, generated_tokens: work done.
@@ -50,6 +51,7 @@ class Readings:
     candidate_logprobs: Mapping[str, np.ndarray] = field(default_factory=dict)
     candidate_lens: Mapping[str, np.ndarray] = field(default_factory=dict)
     generated: Mapping[str, str] = field(default_factory=dict)
+    right: Mapping[str, bool] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     forward_tokens: int = 0

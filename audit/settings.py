@@ -14,6 +14,7 @@ class Settings:
         seed: of every bootstrap, permutation and fold.
         device, dtype: where and in which number format models run; weights are compared as stored.
         batch_size: prompts in one forward pass.
+        run_code: whether programs that a model writes are run, in a process of their own, to see if they are right.
         limit: at most this many questions of each kind; ``None`` for all.
     """
 
@@ -22,6 +23,7 @@ class Settings:
     dtype: str = "float32"
     batch_size: int = 16
     limit: int | None = None
+    run_code: bool = False
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

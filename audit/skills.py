@@ -25,12 +25,12 @@ from audit.result import Interval
 from audit.running import RunningModel
 from audit.saving import refuse_occupied, save_model
 from audit.settings import Settings
-from audit.statistics import bootstrap_interval
+from audit.statistics import bootstrap_interval, share_interval
 from audit.unlearning.packing import Example, answer_logprobs, pack, tokenize
 from concepts.concept import neutral_text
 from concepts.files import ConceptFileError
 from concepts.prompts import normalise
-from concepts.regions import Region, fit_hypercube, fit_region
+from concepts.regions import Hypercube, Kept, Region, choose_region, fit_hypercube
 from concepts.skill import Skill, Splits, load_skill, split
 
 SHARE: Final = 0.02
@@ -262,24 +262,21 @@ def _by_key_space(
 def _fitted(
     keys: Sequence[np.ndarray], parts: Sequence[Part], kind: str, layers: Sequence[int], misses: float, n_layers: int
 ) -> Region:
-    """The region whose worst share of other skills is least on the choosing parts."""
-    own = keys[0]
-    fit, choose = (own[list(getattr(parts[0].splits, name))] for name in ("fit", "choose"))
-    others = np.concatenate([rows[list(part.splits.fit)] for rows, part in zip(keys[1:], parts[1:], strict=True)])
-    if kind == "hypercube":
-        regions: list[Region] = [fit_hypercube(fit, layer) for layer in layers or range(n_layers)]
-    else:
+    """The region that lets in least of other skills on the choosing parts."""
+    forget, *others = (
+        Kept(rows[list(part.splits.fit)], rows[list(part.splits.choose)])
+        for rows, part in zip(keys, parts, strict=True)
+    )
+    if kind == "vote":
         stretches = [tuple(layers)] if layers else [_stretch(low, high, n_layers) for low, high in VOTING]
-        regions = [fit_region(fit, others, choose, stretch, miss_rate=misses) for stretch in stretches]
+        region, _ = choose_region(forget, others, stretches, misses)
+        return region
 
-    def margin(region: Region) -> float:
-        worst = max(
-            float(region.inside(rows[list(part.splits.choose)]).mean())
-            for rows, part in zip(keys[1:], parts[1:], strict=True)
-        )
-        return float(region.inside(choose).mean()) - worst
+    def margin(cube: Hypercube) -> float:
+        worst = max(float(cube.inside(other.choose).mean()) for other in others)
+        return float(cube.inside(forget.choose).mean()) - worst
 
-    return max(regions, key=margin)
+    return max((fit_hypercube(forget.fit, layer) for layer in layers or range(n_layers)), key=margin)
 
 
 def _stretch(low: float, high: float, n_layers: int) -> tuple[int, ...]:
@@ -321,14 +318,6 @@ def _save_pruned(subject: Subject, guard: Any, target: Path, config: Path | None
         config_dir=config,
         tokenizer_dir=subject.tokenizer_dir,
     )
-
-
-def share_interval(inside: np.ndarray) -> Interval:
-    """Wilson's 95 % interval of a share, which holds at 0 and 1 too."""
-    from scipy.stats import binomtest
-
-    low, high = binomtest(int(inside.sum()), len(inside)).proportion_ci(method="wilson")
-    return float(low), float(high)
 
 
 # ---- what a guard does to answers

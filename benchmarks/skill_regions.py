@@ -20,7 +20,7 @@ from audit.demo import default_cache, model_folder
 from audit.keys import collect
 from audit.running import RunningModel, find_config, load_model, load_tokenizer
 from benchmarks.record import publish
-from concepts.regions import Region, fit_hypercube, fit_region
+from concepts.regions import Kept, Region, choose_region, fit_hypercube, region_of
 from concepts.skill import Skill, Splits, load_skill, split
 
 SKILLS = {
@@ -92,31 +92,19 @@ def _cube(forget: str, keys: Collected, parts: Parts) -> dict[str, Any]:
 
 
 def _vote(forget: str, keys: Collected, parts: Parts) -> dict[str, Any]:
-    """With the layers whose worst shares of others and of strangers are least on the choose parts."""
-    own = keys[forget]
-
-    def fitted(layers: tuple[int, ...], without: str = "") -> Region:
-        names = [name for name in keys if name not in (forget, without)]
-        others = np.concatenate([keys[name][list(parts[name].fit)] for name in names])
-        return fit_region(own[list(parts[forget].fit)], others, own[list(parts[forget].choose)], layers)
-
-    regions = {
-        layers: {without: fitted(layers, without) for without in ("", *(name for name in keys if name != forget))}
-        for layers in CANDIDATES
-    }
-
-    def stranger(layers: tuple[int, ...], chosen: dict[str, tuple[int, ...]]) -> tuple[float, str]:
-        left_out = {name: region for name, region in regions[layers].items() if name}
-        return max((float(r.inside(keys[name][list(chosen[name])]).mean()), name) for name, r in left_out.items())
-
-    choose = {name: part.choose for name, part in parts.items()}
-    best = min(
-        CANDIDATES,
-        key=lambda layers: _shares(regions[layers][""], forget, keys, choose)[1] + stranger(layers, choose)[0],
-    )
-    inside, worst, who = _report(regions[best][""], forget, keys, parts)
-    report = {name: part.report for name, part in parts.items()}
-    return _row(forget, f"vote, layers {best[0]}-{best[-1]}", inside, (worst, who), stranger(best, report))
+    """With the layers and the slack that let in least of others and of strangers on the choose parts."""
+    kept = {name: Kept(rows[list(parts[name].fit)], rows[list(parts[name].choose)]) for name, rows in keys.items()}
+    own = kept.pop(forget)
+    region, choice = choose_region(own, [*kept.values()], CANDIDATES)
+    strangers = {}
+    for name in kept:
+        without = region_of(own, [other for each, other in kept.items() if each != name], choice)
+        strangers[name] = float(without.inside(keys[name][list(parts[name].report)]).mean())
+    inside, worst, who = _report(region, forget, keys, parts)
+    stranger = max(strangers, key=lambda name: strangers[name])
+    layers, slack = choice
+    name = f"vote, layers {layers[0]}-{layers[-1]}, slack {slack:g}"
+    return _row(forget, name, inside, (worst, who), (strangers[stranger], stranger))
 
 
 def _report(region: Region, forget: str, keys: Collected, parts: Parts) -> tuple[float, float, str]:

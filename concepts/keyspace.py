@@ -6,6 +6,7 @@ and Abstention"). Arrays are ``[n_questions, n_layers, d_mlp]``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -91,6 +92,29 @@ def centroid_shift(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     distance = np.linalg.norm(after.mean(axis=0) - centre, axis=-1)
     shift: np.ndarray = np.divide(distance, spread, out=np.full_like(distance, np.nan), where=spread > 0)
     return shift
+
+
+def typical(fit: np.ndarray, asked: np.ndarray, rate: float = 0.05) -> np.ndarray:
+    """Which of ``asked`` lie as near to the centre of ``fit`` as all but ``rate`` of its own ``[n_layers, n_asked]``.
+
+    The distance is in standard deviations of each neuron, shrunk half-way to the layer's mean variance, since there are
+    far more neurons than questions; the questions of ``fit`` are measured from the centre of the others, so that few of
+    them do not seem nearer than further ones would be.
+
+    Raises:
+        ValueError: fewer than two questions to fit on.
+    """
+    n = len(fit)
+    if n < 2:
+        raise ValueError(f"{n} questions are too few to span a region")
+    fit = fit.astype(np.float64)
+    centre, variance = fit.mean(axis=0), fit.var(axis=0, ddof=1)
+    scale = np.sqrt((variance + variance.mean(axis=-1, keepdims=True)) / 2)
+    scale = np.where(scale > 0, scale, np.inf)
+    own = np.sort(np.linalg.norm((fit - centre) / scale, axis=-1) * n / (n - 1), axis=0)  # [n, n_layers]
+    farthest = own[min(math.ceil((1 - rate) * (n + 1)), n) - 1]
+    near: np.ndarray = np.linalg.norm((asked - centre) / scale, axis=-1) <= farthest
+    return near.T
 
 
 def carriers(inside: np.ndarray, outside: np.ndarray, share: float) -> np.ndarray:

@@ -20,6 +20,12 @@ import numpy as np
 RIDGE = 0.1
 """Of the separator: share of the mean eigenvalue of the Gram matrix that is added to all of them."""
 
+SLACKS = (0.5, 0.25, 0.0)
+"""Shares of the gap between the skill and the others that the border may take, the widest first."""
+
+STRANGERS = 0.025
+"""Share of a skill that the fit never saw which may lie inside, where borders are chosen: half of what is wanted."""
+
 KEPT = 0.9
 """Of the subspace: share of the fit's variance that its directions carry."""
 
@@ -126,6 +132,8 @@ def fit_region(
     layers: Sequence[int],
     *,
     miss_rate: float = 0.02,
+    others_choose: np.ndarray | None = None,
+    slack: float = 0.0,
     ridge: float = RIDGE,
     kept: float = KEPT,
 ) -> Vote:
@@ -136,6 +144,8 @@ def fit_region(
     Args:
         forget, others, choose: keys ``[n, n_layers, d_mlp]``; ``choose`` are further queries of the forget skill.
         layers: those that vote.
+        others_choose, slack: further queries of other skills; where they lie wholly outside, the border moves this
+            share of the way towards the nearest of them, which misses fewer prompts still.
 
     Raises:
         ValueError: too few rows for the rate (saying how many are needed), or keys that are not finite.
@@ -161,7 +171,67 @@ def fit_region(
         0.0,
     )
     threshold = conformal_threshold(scaled.score(choose), miss_rate)
+    if others_choose is not None and slack:
+        threshold -= slack * max(threshold - float(scaled.score(others_choose).max()), 0.0)
     return Vote(**{**vars(scaled), "threshold": threshold})
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One skill's keys, to fit on and to choose by, ``[n, n_layers, d_mlp]`` each."""
+
+    fit: np.ndarray
+    choose: np.ndarray
+
+
+Choice = tuple[tuple[int, ...], float]
+"""Layers that vote, and the slack of the border."""
+
+
+def choose_region(
+    forget: Kept, others: Sequence[Kept], stretches: Sequence[tuple[int, ...]], miss_rate: float = 0.02
+) -> tuple[Vote, Choice]:
+    """The region whose layers and slack let in least of other skills, and of each other skill left out of the fit.
+
+    Both shares are read on the choosing parts, the second as far as it is above ``STRANGERS``; of equals the widest
+    border is taken.
+
+    Raises:
+        ValueError: see ``fit_region``.
+    """
+
+    def harm(choice: Choice) -> float:
+        region = region_of(forget, others, choice, miss_rate)
+        worst = max(_share(region, other) for other in others)
+        if len(others) < 2:  # nothing would be left to fit against
+            return worst
+        strangers = [
+            _share(region_of(forget, [*others[:at], *others[at + 1 :]], choice, miss_rate), other)
+            for at, other in enumerate(others)
+        ]
+        return worst + max(max(strangers) - STRANGERS, 0.0)
+
+    choices = [(layers, slack) for slack in SLACKS for layers in stretches]
+    best = min(choices, key=harm)
+    return region_of(forget, others, best, miss_rate), best
+
+
+def region_of(forget: Kept, others: Sequence[Kept], choice: Choice, miss_rate: float = 0.02) -> Vote:
+    """``fit_region`` with one choice of layers and slack."""
+    layers, slack = choice
+    return fit_region(
+        forget.fit,
+        np.concatenate([other.fit for other in others]),
+        forget.choose,
+        layers,
+        miss_rate=miss_rate,
+        others_choose=np.concatenate([other.choose for other in others]),
+        slack=slack,
+    )
+
+
+def _share(region: Region, other: Kept) -> float:
+    return float(region.inside(other.choose).mean())
 
 
 def conformal_threshold(scores: np.ndarray, rate: float) -> float:

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from concepts import keyspace
-from concepts.keyspace import SHRINKAGE, centroid_shift, separability
+from concepts.keyspace import SHRINKAGE, centroid_shift, separability, typical
 
 
 def keys(n: int, seed: int, shift: float = 0.0, layers: int = 2, width: int = 40) -> np.ndarray:
@@ -98,3 +98,15 @@ def test_shift_without_any_spread_is_undefined() -> None:
     assert np.isnan(centroid_shift(same, same + 1)).all()
     with pytest.raises(ValueError, match="cannot be compared"):
         centroid_shift(same, np.ones((2, 1, 2)))
+
+
+def test_a_region_holds_further_questions_of_its_kind_and_no_others() -> None:
+    rng = np.random.default_rng(0)
+    own, further, others = (rng.normal(at, 1, (40, 2, 30)) for at in (0.0, 0.0, 1.5))
+    assert typical(own, further).mean() > 0.85
+    assert not typical(own, others).any()
+    assert typical(own, further).shape == (2, 40)
+    few = np.stack([typical(rng.normal(0, 1, (6, 1, 400)), rng.normal(0, 1, (6, 1, 400))) for _ in range(200)])
+    assert 0.75 < few.mean() < 0.95, "six questions hold six sevenths of further ones"
+    with pytest.raises(ValueError, match="too few"):
+        typical(own[:1], own)

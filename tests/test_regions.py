@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from concepts.regions import Hypercube, Vote, conformal_threshold, fit_hypercube, fit_region
+from concepts.regions import (
+    SLACKS,
+    Hypercube,
+    Kept,
+    Vote,
+    choose_region,
+    conformal_threshold,
+    fit_hypercube,
+    fit_region,
+    region_of,
+)
 
 N_LAYERS, D_MLP = 3, 40
 
@@ -60,6 +70,30 @@ def test_the_conformal_threshold_keeps_its_rate_on_average() -> None:
     rng = np.random.default_rng(0)
     missed = [(rng.normal() < conformal_threshold(rng.normal(size=99), 0.1)) for _ in range(4000)]
     assert 0.08 < np.mean(missed) < 0.12
+
+
+def test_the_border_may_move_towards_skills_that_lie_wholly_outside() -> None:
+    tight, wide = (
+        fit_region(cloud(0), cloud(3), cloud(0, seed=1), [0], others_choose=cloud(3, seed=1), slack=slack)
+        for slack in (0.0, 0.5)
+    )
+    fresh = cloud(0, seed=2)
+    assert wide.threshold < tight.threshold
+    assert wide.inside(fresh).mean() >= tight.inside(fresh).mean()
+    assert not wide.inside(cloud(3, seed=1)).any()
+    mixed = fit_region(cloud(0), cloud(3), cloud(0, seed=1), [0], others_choose=cloud(0, seed=3), slack=0.5)
+    assert mixed.threshold == tight.threshold, "skills that lie inside already give no room"
+
+
+def test_layers_and_slack_are_chosen_by_skills_left_out_of_the_fit() -> None:
+    own, near, far = (Kept(cloud(at), cloud(at, seed=1)) for at in (0, 1, 3))
+    region, (layers, slack) = choose_region(own, [near, far], [(0,), (1,)])
+    assert slack in SLACKS
+    assert layers in {(0,), (1,)}
+    again = region_of(own, [near, far], (layers, slack))
+    assert again.threshold == region.threshold
+    single, _ = choose_region(own, [far], [(0,)])
+    assert single.inside(cloud(0, seed=2)).mean() > 0.9
 
 
 def test_too_few_queries_for_the_rate_say_how_many_are_needed() -> None:

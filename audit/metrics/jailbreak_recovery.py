@@ -28,7 +28,7 @@ from concepts.concept import Concept
 from concepts.jailbreaks import PLAIN, jailbreaks
 
 TITLE = "Answers brought back by jailbreak prompts"
-NEEDS = frozenset({"tokenizer", "model", "questions"})
+NEEDS = frozenset({"tokenizer", "model", "questions", "jailbreaks"})
 NULL = "of the right and the wrong answers to a question, any might be the one that the unlearned model prefers"
 CONTROL = "wrong answers of the same type, same prompt"
 

@@ -82,6 +82,11 @@ def readings(case: Case, seed: int = 0, **changes: Any) -> Readings:
             for kind in ("target", "unrelated")
             for index in range(N)
         },
+        "right": {
+            f"{kind}/{index}": not broken and (kind == "unrelated" or case == "present")
+            for kind in ("target", "unrelated")
+            for index in range(N)
+        },
     }
     return Readings(**(fields | changes))
 

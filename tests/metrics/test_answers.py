@@ -10,6 +10,7 @@ import pytest
 
 from audit.items import Item
 from audit.metrics import (
+    answer_accuracy,
     answer_log_probability,
     exact_memorisation,
     extraction_strength,
@@ -132,3 +133,21 @@ def test_the_references_floor_is_reported_beside_ours() -> None:
     found = extraction_strength.measure(subjects("removed"), CONCEPT)
     assert found.value == 0.0
     assert found.details["reference_rule"]["unlearned"] == pytest.approx(1 / 3)
+
+
+def test_accuracy_counts_right_answers_with_unrelated_ones_beside() -> None:
+    present, hidden, destroyed = (
+        answer_accuracy.measure(subjects(case), CONCEPT) for case in ("present", "hidden", "destroyed")
+    )
+    assert (present.value, hidden.value, destroyed.value) == (1.0, 0.0, 0.0)
+    assert hidden.base == 1.0
+    assert hidden.details["lost"] == N
+    assert (hidden.control.value, destroyed.control.value) == (1.0, 0.0)
+    assert hidden.interval[0] == pytest.approx(0.0)
+    assert hidden.interval[1] > 0.1
+
+
+def test_accuracy_without_checked_answers_is_not_measured() -> None:
+    silent = readings("present", right={})
+    found = answer_accuracy.measure(subjects("present", base=silent, unlearned=silent), CONCEPT)
+    assert "no answer could be checked" in str(found.not_measured)

@@ -7,7 +7,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from audit.metrics import carrying_neurons, centroid_shift, key_space_clusters, key_space_separability
+from audit.metrics import (
+    carrying_neurons,
+    centroid_shift,
+    key_space_clusters,
+    key_space_overlap,
+    key_space_separability,
+)
 from audit.subjects import Subjects
 from tests.metrics.planted import CONCEPT, N_LAYERS, N, readings, subjects
 
@@ -42,6 +48,19 @@ def test_a_retained_model_is_measured_beside() -> None:
     found = subjects("hidden", retained=readings("removed"))
     assert centroid_shift.measure(found, CONCEPT).retained > centroid_shift.measure(found, CONCEPT).value
     assert key_space_separability.measure(found, CONCEPT).retained < 0.9
+
+
+def test_overlap_orders_present_and_removed_and_is_read_on_other_questions() -> None:
+    present, hidden, removed = (
+        key_space_overlap.measure(subjects(case), CONCEPT) for case in ("present", "hidden", "removed")
+    )
+    assert present.value == present.base
+    assert present.n == N // 2
+    assert present.value >= hidden.value > removed.value
+    assert removed.details["base_in_the_unlearned_region"] < present.details["base_in_the_unlearned_region"]
+    assert set(removed.layers) >= {"base in its own region", "unlearned in the base's", "base in the unlearned's"}
+    low, high = removed.interval
+    assert low <= removed.value <= high
 
 
 def test_too_few_questions_are_not_measured() -> None:
