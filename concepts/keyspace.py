@@ -98,23 +98,29 @@ def typical(fit: np.ndarray, asked: np.ndarray, rate: float = 0.05) -> np.ndarra
     """Which of ``asked`` lie as near to the centre of ``fit`` as all but ``rate`` of its own ``[n_layers, n_asked]``.
 
     The distance is in standard deviations of each neuron, shrunk half-way to the layer's mean variance, since there are
-    far more neurons than questions; the questions of ``fit`` are measured from the centre of the others, so that few of
-    them do not seem nearer than further ones would be.
+    far more neurons than questions. Each question of ``fit`` is measured against the others alone, as further ones are,
+    so that it seems no nearer than they would.
 
     Raises:
-        ValueError: fewer than two questions to fit on.
+        ValueError: fewer than three questions to fit on.
     """
     n = len(fit)
-    if n < 2:
+    if n < 3:
         raise ValueError(f"{n} questions are too few to span a region")
-    fit = fit.astype(np.float64)
-    centre, variance = fit.mean(axis=0), fit.var(axis=0, ddof=1)
-    scale = np.sqrt((variance + variance.mean(axis=-1, keepdims=True)) / 2)
-    scale = np.where(scale > 0, scale, np.inf)
-    own = np.sort(np.linalg.norm((fit - centre) / scale, axis=-1) * n / (n - 1), axis=0)  # [n, n_layers]
+    fit, asked = fit.astype(np.float64), asked.astype(np.float64)
+    every = np.arange(n)
+    own = np.sort([_far(fit[every != at], fit[at : at + 1])[0] for at in every], axis=0)  # [n, n_layers]
     farthest = own[min(math.ceil((1 - rate) * (n + 1)), n) - 1]
-    near: np.ndarray = np.linalg.norm((asked - centre) / scale, axis=-1) <= farthest
+    near: np.ndarray = _far(fit, asked) <= farthest
     return near.T
+
+
+def _far(fit: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """How far each of ``asked`` lies from the centre of ``fit``, in shrunk standard deviations ``[n_asked, n_layers]``."""
+    variance = fit.var(axis=0, ddof=1)
+    scale = np.sqrt((variance + variance.mean(axis=-1, keepdims=True)) / 2)
+    distance: np.ndarray = np.linalg.norm((asked - fit.mean(axis=0)) / np.where(scale > 0, scale, np.inf), axis=-1)
+    return distance
 
 
 def carriers(inside: np.ndarray, outside: np.ndarray, share: float) -> np.ndarray:

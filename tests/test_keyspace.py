@@ -107,6 +107,6 @@ def test_a_region_holds_further_questions_of_its_kind_and_no_others() -> None:
     assert not typical(own, others).any()
     assert typical(own, further).shape == (2, 40)
     few = np.stack([typical(rng.normal(0, 1, (6, 1, 400)), rng.normal(0, 1, (6, 1, 400))) for _ in range(200)])
-    assert 0.75 < few.mean() < 0.95, "six questions hold six sevenths of further ones"
+    assert few.mean() > 6 / 7 - 0.03, "six questions hold six sevenths of further ones at least"
     with pytest.raises(ValueError, match="too few"):
         typical(own[:1], own)
