@@ -116,7 +116,7 @@ def typical(fit: np.ndarray, asked: np.ndarray, rate: float = 0.05) -> np.ndarra
 
 
 def _far(fit: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """How far each of ``asked`` lies from the centre of ``fit``, in shrunk standard deviations ``[n_asked, n_layers]``."""
+    """How far each of ``asked`` lies from the centre of ``fit``, in shrunk deviations ``[n_asked, n_layers]``."""
     variance = fit.var(axis=0, ddof=1)
     scale = np.sqrt((variance + variance.mean(axis=-1, keepdims=True)) / 2)
     distance: np.ndarray = np.linalg.norm((asked - fit.mean(axis=0)) / np.where(scale > 0, scale, np.inf), axis=-1)
