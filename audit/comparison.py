@@ -19,6 +19,7 @@ import torch
 from audit import gather
 from audit.checkpoint import Checkpoint
 from audit.errors import AuditError
+from audit.gate import examine, is_guard
 from audit.metrics import concept_metrics
 from audit.pair import ModelPair, open_pair
 from audit.progress import SILENT, Progress
@@ -65,7 +66,8 @@ def compare(
         translations: a file of every concept's questions in German (``concepts.jailbreaks.translated``).
         skills: files of queries (``concepts.skill``), each held against the others, a single one against unrelated
             questions.
-        guard: a file or folder of the protection served around the unlearned weights; recorded, not run.
+        guard: a file or folder of the protection served around the unlearned weights; one of this tool is attacked,
+            any other recorded.
         config, tokenizer: folders, where they do not lie beside the weights.
 
     Raises:
@@ -85,7 +87,9 @@ def compare(
     with clock.measuring("metrics"):
         topics = [*chosen, *(skill.topic for skill in trained)]
         findings = [find_out(topic, gathered[topic.name], weights, guard) for topic in topics]
-        findings = findings or [judge(None, whole_pair(weights, guard))]
+        attacked = attack(pair, guard, words, weights.identical, config, settings, progress)
+        if attacked or not findings:
+            findings.append(judge(None, whole_pair(weights, guard, attacked)))
     return AuditResult(
         tool=Tool(name="unlearning-audit", version=version("unlearning-audit")),
         run=clock.record(command, settings_of(chosen, trained, protection, settings)),
@@ -124,11 +128,28 @@ def measure(name: str, subjects: Gathered, concept: Concept) -> Measurement:
     return measured
 
 
-def whole_pair(weights: WeightScan, guard: Path | None) -> Evidence:
+def attack(
+    pair: ModelPair,
+    guard: Path | None,
+    words: gather.Tokenizer,
+    identical: bool,
+    config: Path | None,
+    settings: Settings,
+    progress: Progress,
+) -> list[Measurement]:
+    """What can be said of a guard of this tool; nothing of any other."""
+    if guard is None or not is_guard(guard):
+        return []
+    base = None if identical else pair.base
+    architecture = pair.architectures["unlearned"] if pair.architecture else None
+    return examine(guard, pair.unlearned, base, architecture, words.tokenizer, config, settings, progress)
+
+
+def whole_pair(weights: WeightScan, guard: Path | None, attacked: Sequence[Measurement] = ()) -> Evidence:
     """What can be said where no concept was named."""
     return Evidence(
         title=None,
-        measurements={},
+        measurements={measurement.metric: measurement for measurement in attacked},
         identical=weights.identical,
         guard=guard.name if guard else None,
         nonfinite=weights.nonfinite,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from audit.checkpoint import Checkpoint
+from audit.gate import is_guard
 from audit.gather import Collector, lacking, load_concepts, open_tokenizer
 from audit.items import item_set
 from audit.jailbroken import with_jailbreaks
@@ -139,7 +140,7 @@ def plan_pair(
     return Plan(
         architecture=pair.architecture.name if pair.architecture else None,
         parameters=parameters,
-        notes=[*pair.notes, *([f"guard {guard} is recorded, not run"] if guard else [])],
+        notes=[*pair.notes, *([_said_of(guard)] if guard else [])],
         metrics=rows,
         bytes_to_read=size,
         forward_tokens=forward,
@@ -185,6 +186,10 @@ def _tokens(
         forward += forward_tokens(items)
         written += ANSWER_TOKENS * len(items.prompts) + skill.longest_writing(items)
     return forward, written
+
+
+def _said_of(guard: Path) -> str:
+    return f"guard {guard} is {'attacked' if is_guard(guard) else 'recorded, not run'}"
 
 
 def _bytes(checkpoint: Checkpoint) -> int:

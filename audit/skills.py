@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 
 from audit.ablation import Subject, open_subject
 from audit.errors import AuditError
-from audit.guards import Guard, key_space, methods, on_model, save_guard
+from audit.guards import Guard, HeldOut, key_space, methods, on_model, save_guard
 from audit.guards.statistics import activity
 from audit.interventions import value_rows
 from audit.keys import collect
@@ -24,9 +24,10 @@ from audit.progress import SILENT, Progress
 from audit.result import Interval
 from audit.running import RunningModel
 from audit.saving import refuse_occupied, save_model
+from audit.scoring import fits, scored
 from audit.settings import Settings
 from audit.statistics import bootstrap_interval, share_interval
-from audit.unlearning.packing import Example, answer_logprobs, pack, tokenize
+from audit.unlearning.packing import Example
 from concepts.concept import neutral_text
 from concepts.files import ConceptFileError
 from concepts.prompts import normalise
@@ -41,12 +42,10 @@ FEWEST: Final = 6
 VOTING: Final = ((0.1, 0.5), (0.4, 0.8), (0.65, 0.95))
 """Stretches of the depth whose layers may vote; the choosing parts decide which."""
 VOTERS: Final = 5
-PACKED: Final = 4
-"""Answers scored in one pass."""
 STRETCH: Final = 60
 """Words of neutral text scored at once."""
-LONGEST: Final = 512
-"""Tokens of prompt and answer beyond which an answer is not scored."""
+ATTACKED: Final = 40
+"""Held-out queries of the skill, and of the others together, that are saved with a guard to attack it with."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +167,10 @@ def guard_skill(
     saved = []
     if save is not None:
         progress.step(f"Saving {save.name}")
-        saved.append(str(save_guard(guard, save, subject.model.model, subject.architecture, parts[0].skill.title)))
+        kept = [*_held_out(parts[:1], forget=True), *_held_out(parts[1:], forget=False)]
+        saved.append(
+            str(save_guard(guard, save, subject.model.model, subject.architecture, parts[0].skill.title, kept))
+        )
     if save_edited is not None:
         saved.append(str(_save_pruned(subject, guard, save_edited, config)))
     return SkillReport(
@@ -330,10 +332,10 @@ def _effects(subject: Subject, parts: Sequence[Part], guard: Guard, seed: int, p
     neutral = _neutral(model)
     everything = [*(found for _, found in asked), neutral]
     progress.step("Answers before")
-    scores = [[_scored(model, examples) for examples in everything]]
+    scores = [[scored(model, examples) for examples in everything]]
     progress.step("Answers with the guard on")
     with on_model(model.model, guard, subject.architecture):
-        scores.append([_scored(model, examples) for examples in everything])
+        scores.append([scored(model, examples) for examples in everything])
     rows = []
     for number, (part, _) in enumerate(asked):
         rows.append(
@@ -348,41 +350,36 @@ def _neutral(model: RunningModel) -> list[Example]:
     words = neutral_text().split()
     stretches = [words[start : start + STRETCH] for start in range(0, len(words) - STRETCH + 1, STRETCH)]
     examples = [Example(" ".join(some[:3]), " " + " ".join(some[3:])) for some in stretches]
-    return [example for example in examples if _fits(example, model)]
+    return [example for example in examples if fits(example, model)]
 
 
-def _fits(example: Example, model: RunningModel) -> bool:
-    limit = min(LONGEST, model.context, model.window or model.context)
-    return len(model.tokenizer(example.prompt + example.answer)["input_ids"]) <= limit
+def _held_out(parts: Sequence[Part], forget: bool) -> list[HeldOut]:
+    """Up to ``ATTACKED`` queries of the reporting parts, each skill in turn."""
+    queries = [
+        [HeldOut(forget=forget, prompt=part.prompts[index], answer=_written(part, index)) for index in chosen]
+        for part in parts
+        for chosen in [part.splits.report]
+    ]
+    in_turn = [query for turn in zip_longest(*queries) for query in turn if query is not None]
+    return in_turn[:ATTACKED]
+
+
+def _written(part: Part, index: int) -> str | None:
+    """The answer as it follows the prompt: a program as it is, anything else after a space."""
+    answer = part.answers[index]
+    if answer is None or not answer.strip():
+        return None
+    return answer if part.skill.checker == "code" else f" {answer.strip()}"
 
 
 def _examples(part: Part, model: RunningModel) -> list[Example]:
     """Held-out queries with answers, none too long."""
     found = []
     for index in part.splits.report:
-        answer = part.answers[index]
-        if answer is None or not answer.strip():
-            continue
-        example = Example(part.prompts[index], answer if part.skill.checker == "code" else f" {answer.strip()}")
-        if _fits(example, model):
+        answer = _written(part, index)
+        if answer is not None and fits(example := Example(part.prompts[index], answer), model):
             found.append(example)
     return found
-
-
-def _scored(model: RunningModel, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean log-probability of each answer's tokens, and whether every one was the most probable."""
-    means: list[float] = []
-    exact: list[bool] = []
-    tokens = [*enumerate(tokenize(model.tokenizer, examples))]
-    with torch.inference_mode():
-        for start in range(0, len(tokens), PACKED):
-            row = pack(tokens[start : start + PACKED])
-            logprobs = answer_logprobs(model, row)
-            counts = torch.bincount(row.owner, minlength=len(row.examples))
-            means += (row.answer_sums(logprobs) / counts).tolist()
-            wrong = torch.bincount(row.owner[logprobs.argmax(dim=-1) != row.targets], minlength=len(row.examples))
-            exact += (wrong == 0).tolist()
-    return np.array(means), np.array(exact)
 
 
 def _row(

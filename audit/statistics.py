@@ -119,9 +119,9 @@ def two_sample_interval(
     return float(found.low), float(found.high)
 
 
-def share_interval(hits: np.ndarray) -> Interval:
-    """Wilson's 95 % interval of a share, which holds at 0 and 1 too."""
+def share_interval(hits: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
+    """Wilson's interval of a share, which holds at 0 and 1 too."""
     from scipy.stats import binomtest
 
-    low, high = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    low, high = binomtest(int(hits.sum()), len(hits)).proportion_ci(confidence, method="wilson")
     return float(low), float(high)

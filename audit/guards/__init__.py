@@ -12,7 +12,7 @@ import hashlib
 import importlib
 import json
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +29,7 @@ from audit.checkpoint import open_checkpoint
 from audit.errors import AuditError, CheckpointError, ModelError
 from audit.guards.sites import Sites
 from audit.saving import writing_folder
+from audit.unlearning.packing import Example
 
 DOCUMENT = "guard.json"
 ARRAYS = "guard.safetensors"
@@ -82,6 +83,27 @@ class Guarded:
         self.remove()
 
 
+class HeldOut(BaseModel):
+    """A query that the guard was not fitted on, kept so that the guard can be attacked with it.
+
+    Attributes:
+        forget: whether it needs the guarded skill.
+        answer: as it follows the prompt, white space included.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    forget: bool
+    prompt: str = Field(min_length=1)
+    answer: str | None = None
+
+    def example(self, prompt: str | None = None) -> Example | None:
+        """The query, or ``prompt`` in its place, with its right answer."""
+        if self.answer is None or not self.answer.strip():
+            return None
+        return Example(self.prompt if prompt is None else prompt, self.answer)
+
+
 class _Document(BaseModel):
     """``guard.json``."""
 
@@ -94,6 +116,7 @@ class _Document(BaseModel):
     base_sha256: str = Field(pattern="^[0-9a-f]{64}$")
     sites: Mapping[str, Any]
     settings: Mapping[str, Any]
+    held_out: tuple[HeldOut, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,14 +127,23 @@ class Saved:
     skill: str
     base_sha256: str
     sites: Sites
+    held_out: tuple[HeldOut, ...] = ()
 
 
-def save_guard(guard: Guard, target: Path, model: torch.nn.Module, architecture: Architecture, skill: str) -> Path:
+def save_guard(
+    guard: Guard,
+    target: Path,
+    model: torch.nn.Module,
+    architecture: Architecture,
+    skill: str,
+    held_out: Sequence[HeldOut] = (),
+) -> Path:
     """Write ``guard`` as a folder of two files, whole or not at all.
 
     Args:
         model: the base, whose digest goes into the record.
         skill: what is guarded, in words.
+        held_out: queries to attack it with.
 
     Raises:
         CheckpointError: ``target`` holds something that is not a guard.
@@ -124,6 +156,7 @@ def save_guard(guard: Guard, target: Path, model: torch.nn.Module, architecture:
         base_sha256=digest(model),
         sites=asdict(Sites.of(architecture)),
         settings=guard.settings(),
+        held_out=tuple(held_out),
     )
     with writing_folder(target, marker=DOCUMENT) as new:
         save_file({name: np.atleast_1d(array).copy() for name, array in guard.arrays().items()}, new / ARRAYS)
@@ -157,7 +190,7 @@ def read_guard(folder: Path) -> Saved:
         sites = Sites(**document.sites)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"lacks or misnames a part of the guard ({error}).", where=str(folder)) from error
-    return Saved(guard, document.skill, document.base_sha256, sites)
+    return Saved(guard, document.skill, document.base_sha256, sites, document.held_out)
 
 
 def load_guard(model: torch.nn.Module, folder: Path | str) -> Guarded:
