@@ -1,0 +1,147 @@
+"""Reading key vectors and fitting a region: ours beside plain forward passes and beside the reference's procedure.
+
+    python -m benchmarks.skill_speed DATA      # a folder with gsm8k_test.jsonl and xquad.en.json
+
+The reference (Li, Sun, Weng 2025) runs one query at a time with its head, copies every layer's activations to numpy as
+it goes, keeps one array a query, takes mean and deviation by Welford's recursion and bisects for the cube's size. That
+procedure is written anew here. Runs alternate; figures are medians of their ratios.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from audit.ablation import open_subject
+from audit.demo import default_cache, model_folder
+from audit.forward import padded
+from audit.keys import collect
+from audit.progress import SILENT
+from audit.running import RunningModel
+from audit.settings import Settings
+from benchmarks.record import publish
+from concepts.regions import fit_hypercube
+from concepts.skill import load_skill
+
+QUERIES = 120
+RUNS = 3
+BATCH = 20
+UPPER, TOLERANCE = 10_000.0, 1e-5
+
+
+def main() -> None:
+    """Three ratios against their goals."""
+    model = open_subject(model_folder(default_cache()), None, None, Settings(), SILENT).model
+    queries = [
+        query.prompt
+        for file in ("gsm8k_test.jsonl", "xquad.en.json")
+        for query in load_skill(Path(sys.argv[1]) / file).queries[: QUERIES // 2]
+    ]
+    prompts = [tuple(model.tokenizer(query)["input_ids"]) for query in queries]
+    plain, hooked, single = [], [], []
+    for _ in range(RUNS):
+        plain.append(timed(lambda: forward(model, prompts)))
+        hooked.append(timed(lambda: collect(model, prompts, batch_size=BATCH)))
+        single.append(timed(lambda: one_by_one(model, prompts)))
+    rows = collect(model, prompts, batch_size=BATCH).rows
+    n_layers = rows.shape[1]
+    kept = {layer: [row[None].astype(np.float32) for row in rows[:, layer]] for layer in range(n_layers)}
+    closed = min(timed(lambda: [fit_hypercube(rows, layer) for layer in range(n_layers)]) for _ in range(RUNS))
+    bisected = timed(lambda: [bisect(kept[layer]) for layer in range(n_layers)])
+    ours = [fit_hypercube(rows, layer).k for layer in range(n_layers)]
+    theirs = [bisect(kept[layer]) * np.sqrt(len(rows) / (len(rows) - 1)) for layer in range(n_layers)]
+    assert np.allclose(ours, theirs, rtol=1e-3), "both find the same cube"
+    tokens = sum(map(len, prompts))
+    publish(
+        "skill_speed",
+        [
+            row(
+                "hooked over plain forward pass", [a / b for a, b in zip(hooked, plain, strict=True)], 1.15, least=False
+            ),
+            row("reference's reading over ours", [a / b for a, b in zip(single, hooked, strict=True)], 1.6, least=True),
+            row("reference's bisection over closed form", [bisected / closed], 80.0, least=True),
+        ],
+        f"{len(prompts)} queries, {tokens} tokens, {n_layers} layers; ours {median(hooked):.1f} s, plain "
+        f"{median(plain):.1f} s, reference {median(single):.1f} s; fit {closed:.2f} s against {bisected:.1f} s",
+    )
+
+
+def ratios(one: list[float], other: list[float]) -> list[float]:
+    return [a / b for a, b in zip(one, other, strict=True)]
+
+
+def row(what: str, ratios: list[float], goal: float, least: bool) -> dict[str, Any]:
+    value = median(ratios)
+    reached = value >= goal if least else value <= goal
+    return {"ratio": what, "measured": value, "goal": goal, "reached": reached}
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def forward(model: RunningModel, prompts: list[tuple[int, ...]]) -> None:
+    """The same batches as ``collect``, nothing hooked."""
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    with torch.inference_mode():
+        for start in range(0, len(order), BATCH):
+            arguments = padded(model, [prompts[index] for index in order[start : start + BATCH]], 0)
+            model.model.base_model(**arguments, use_cache=False)
+
+
+def one_by_one(model: RunningModel, prompts: list[tuple[int, ...]]) -> dict[int, list[np.ndarray]]:
+    """The reference's way of collecting: a list of arrays for each layer."""
+    kept: dict[int, list[np.ndarray]] = {}
+
+    def hook(layer: int) -> Any:
+        def take(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            kept.setdefault(layer, []).append(inputs[0].detach().cpu().numpy()[:, -1, :].copy())
+
+        return take
+
+    handles = [
+        model.model.get_submodule(model.architecture.out_module.format(layer=layer)).register_forward_hook(hook(layer))
+        for layer in range(model.architecture.n_layers)
+    ]
+    try:
+        with torch.no_grad():
+            for ids in prompts:
+                model.model(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return kept
+
+
+def bisect(vectors: list[np.ndarray]) -> float:
+    """The reference's fit of one layer: Welford's recursion, then bisection with every query looked at in turn."""
+    rows = [vector.squeeze() for vector in vectors]
+    mean: Any = 0
+    squares: Any = 0
+    for n, x in enumerate(rows, start=1):
+        delta = x - mean
+        mean = mean + delta / n
+        squares = squares + delta * (x - mean)
+    std = np.sqrt(squares / (len(rows) - 1))
+    low, high = 0.0, UPPER
+    while high - low > TOLERANCE:
+        middle = (low + high) / 2
+        if all((np.abs(x - mean) <= middle * std).all() for x in rows):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+if __name__ == "__main__":
+    main()
