@@ -1,8 +1,8 @@
 """Training a concept's value vectors (needle) beside zeroing the same ones, at no more collateral.
 
 The rows are the set that ``audit find --validate`` chose (``benchmarks/causal.py``). Needle's strength is the one with
-the largest effect on the choosing questions among those that cost unrelated ones there no more than zeroing does; what is
-reported is the other half of the questions. Each concept is kept under ``audit-report/needle/``.
+the largest effect on the choosing questions among those that cost unrelated ones there no more than zeroing does; what
+is reported is the other half of the questions. Each concept is kept under ``audit-report/needle/``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def measured(name: str) -> dict[str, Any]:
         document = edited(name) | {"seconds": time.perf_counter() - start}
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    document = json.loads(kept.read_text(encoding="utf-8"))
+    document: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
     return document
 
 
