@@ -39,9 +39,9 @@ def measured(name: str) -> dict[str, Any]:
     kept = KEPT / f"{name}.json"
     if not kept.is_file():
         start = time.perf_counter()
-        document = edited(name) | {"seconds": time.perf_counter() - start}
+        made = edited(name) | {"seconds": time.perf_counter() - start}
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        kept.write_text(json.dumps(made, indent=1), encoding="utf-8")
     document: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
     return document
 
