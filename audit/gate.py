@@ -187,7 +187,7 @@ def _measured(found: dict[str, tuple[Asked, Asked]], before: np.ndarray | None, 
         value=recall[worst],
         interval=share_interval(found[worst][0].stopped, confidence),
         unit=f"share of held-out queries ({worst})",
-        direction="forgetting",
+        direction="none",
         n=n,
         control=Control(
             name="queries of other skills, same attack",

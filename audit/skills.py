@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,23 +15,20 @@ import numpy as np
 
 from audit.ablation import Subject, open_subject
 from audit.errors import AuditError
-from audit.guards import Guard, HeldOut, key_space, methods, on_model, save_guard
+from audit.guards import Guard, key_space, methods, save_guard
 from audit.guards.statistics import activity
 from audit.interventions import value_rows
 from audit.keys import collect
 from audit.progress import SILENT, Progress
-from audit.result import Interval
 from audit.running import RunningModel
 from audit.saving import refuse_occupied, save_model
-from audit.scoring import fits, scored
 from audit.settings import Settings
-from audit.statistics import bootstrap_interval, share_interval
-from audit.unlearning.packing import Example
-from concepts.concept import neutral_text
+from audit.skill_effects import Part, Row, effects, held_out
+from audit.statistics import share_interval
 from concepts.files import ConceptFileError
 from concepts.prompts import normalise
 from concepts.regions import Hypercube, Kept, Region, choose_region, fit_hypercube
-from concepts.skill import Skill, Splits, load_skill, split
+from concepts.skill import Skill, load_skill, split
 
 SHARE: Final = 0.02
 MISSES: Final = 0.02
@@ -42,52 +38,6 @@ FEWEST: Final = 6
 VOTING: Final = ((0.1, 0.5), (0.4, 0.8), (0.65, 0.95))
 """Stretches of the depth whose layers may vote; the choosing parts decide which."""
 VOTERS: Final = 5
-STRETCH: Final = 60
-"""Words of neutral text scored at once."""
-ATTACKED: Final = 40
-"""Held-out queries of the skill, and of the others together, that are saved with a guard to attack it with."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One skill as the model reads it.
-
-    Attributes:
-        ids: token ids of every prompt that fits the context.
-        splits: indices of these prompts.
-        left_out: prompts that are longer.
-    """
-
-    skill: Skill
-    prompts: tuple[str, ...]
-    answers: tuple[str | None, ...]
-    ids: tuple[tuple[int, ...], ...]
-    splits: Splits
-    left_out: int
-
-    def some(self, part: str) -> list[tuple[int, ...]]:
-        return [self.ids[index] for index in getattr(self.splits, part)]
-
-
-@dataclass(frozen=True)
-class Row:
-    """What the guard does to the held-out queries of one skill, or to neutral text."""
-
-    skill: str
-    role: str
-    n: int
-    inside: float | None = None
-    inside_interval: Interval | None = None
-    scored: int = 0
-    before: float | None = None
-    after: float | None = None
-    change: float | None = None
-    change_interval: Interval | None = None
-    exact_before: float | None = None
-    exact_after: float | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -163,11 +113,11 @@ def guard_skill(
         guard, rows = _by_key_space(subject, parts, region, layers, misses, progress)
     else:
         guard = _by_neurons(subject, parts, method, share, settings.seed, absolute, post, progress)
-        rows = _effects(subject, parts, guard, settings.seed, progress)
+        rows = effects(subject, parts, guard, settings.seed, progress)
     saved = []
     if save is not None:
         progress.step(f"Saving {save.name}")
-        kept = [*_held_out(parts[:1], forget=True), *_held_out(parts[1:], forget=False)]
+        kept = [*held_out(parts[:1], forget=True), *held_out(parts[1:], forget=False)]
         saved.append(
             str(save_guard(guard, save, subject.model.model, subject.architecture, parts[0].skill.title, kept))
         )
@@ -319,84 +269,4 @@ def _save_pruned(subject: Subject, guard: Any, target: Path, config: Path | None
         record,
         config_dir=config,
         tokenizer_dir=subject.tokenizer_dir,
-    )
-
-
-# ---- what a guard does to answers
-
-
-def _effects(subject: Subject, parts: Sequence[Part], guard: Guard, seed: int, progress: Progress) -> list[Row]:
-    """Held-out answers before and after, skill by skill, then neutral text."""
-    model = subject.model
-    asked = [(part, _examples(part, model)) for part in parts]
-    neutral = _neutral(model)
-    everything = [*(found for _, found in asked), neutral]
-    progress.step("Answers before")
-    scores = [[scored(model, examples) for examples in everything]]
-    progress.step("Answers with the guard on")
-    with on_model(model.model, guard, subject.architecture):
-        scores.append([scored(model, examples) for examples in everything])
-    rows = []
-    for number, (part, _) in enumerate(asked):
-        rows.append(
-            _row(part.skill.title, "retain" if number else "forget", len(part.splits.report), scores, number, seed)
-        )
-    rows.append(_row("neutral text", "text", len(neutral), scores, len(asked), seed))
-    return rows
-
-
-def _neutral(model: RunningModel) -> list[Example]:
-    """Stretches of neutral text that fit, each with its first words given."""
-    words = neutral_text().split()
-    stretches = [words[start : start + STRETCH] for start in range(0, len(words) - STRETCH + 1, STRETCH)]
-    examples = [Example(" ".join(some[:3]), " " + " ".join(some[3:])) for some in stretches]
-    return [example for example in examples if fits(example, model)]
-
-
-def _held_out(parts: Sequence[Part], forget: bool) -> list[HeldOut]:
-    """Up to ``ATTACKED`` queries of the reporting parts, each skill in turn."""
-    queries = [
-        [HeldOut(forget=forget, prompt=part.prompts[index], answer=_written(part, index)) for index in chosen]
-        for part in parts
-        for chosen in [part.splits.report]
-    ]
-    in_turn = [query for turn in zip_longest(*queries) for query in turn if query is not None]
-    return in_turn[:ATTACKED]
-
-
-def _written(part: Part, index: int) -> str | None:
-    """The answer as it follows the prompt: a program as it is, anything else after a space."""
-    answer = part.answers[index]
-    if answer is None or not answer.strip():
-        return None
-    return answer if part.skill.checker == "code" else f" {answer.strip()}"
-
-
-def _examples(part: Part, model: RunningModel) -> list[Example]:
-    """Held-out queries with answers, none too long."""
-    found = []
-    for index in part.splits.report:
-        answer = _written(part, index)
-        if answer is not None and fits(example := Example(part.prompts[index], answer), model):
-            found.append(example)
-    return found
-
-
-def _row(
-    name: str, role: str, n: int, scores: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], at: int, seed: int
-) -> Row:
-    (before, exact_before), (after, exact_after) = scores[0][at], scores[1][at]
-    if not before.size:
-        return Row(name, role, n)
-    return Row(
-        skill=name,
-        role=role,
-        n=n,
-        scored=len(before),
-        before=float(before.mean()),
-        after=float(after.mean()),
-        change=float((after - before).mean()),
-        change_interval=bootstrap_interval(after - before, seed=seed),
-        exact_before=float(exact_before.mean()) if role != "text" else None,
-        exact_after=float(exact_after.mean()) if role != "text" else None,
     )
