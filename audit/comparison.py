@@ -87,6 +87,7 @@ def compare(
     with clock.measuring("metrics"):
         topics = [*chosen, *(skill.topic for skill in trained)]
         findings = [find_out(topic, gathered[topic.name], weights, guard) for topic in topics]
+        findings[len(chosen) :] = [as_of_a_skill(finding) for finding in findings[len(chosen) :]]
         attacked = attack(pair, guard, words, weights.identical, config, settings, progress)
         if attacked or not findings:
             findings.append(judge(None, whole_pair(weights, guard, attacked)))
@@ -116,6 +117,15 @@ def find_out(concept: Concept, subjects: Gathered, weights: WeightScan, guard: P
         missing=subjects.missing,
     )
     return judge(concept.name, evidence)
+
+
+def as_of_a_skill(finding: Finding) -> Finding:
+    """The same in a skill's words."""
+    renamed = [
+        found.model_copy(update={"title": found.title.replace("the concept", "the skill")})
+        for found in finding.measurements
+    ]
+    return finding.model_copy(update={"measurements": renamed})
 
 
 def measure(name: str, subjects: Gathered, concept: Concept) -> Measurement:

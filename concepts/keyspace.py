@@ -6,12 +6,13 @@ and Abstention"). Arrays are ``[n_questions, n_layers, d_mlp]``.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 FOLDS = 5
+NORMAL = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
 PERMUTATIONS = 999
 SMALLEST_SET = 4
 """Fewer questions than this in a set leave nothing to train on once a fold is held out."""
@@ -94,12 +95,12 @@ def centroid_shift(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return shift
 
 
-def typical(fit: np.ndarray, asked: np.ndarray, rate: float = 0.05) -> np.ndarray:
-    """Which of ``asked`` lie as near to the centre of ``fit`` as all but ``rate`` of its own ``[n_layers, n_asked]``.
+def typical(fit: np.ndarray, asked: np.ndarray, share: float = 0.9) -> np.ndarray:
+    """Which of ``asked`` lie as near to the centre of ``fit`` as ``share`` of its own do ``[n_layers, n_asked]``.
 
-    The distance is in standard deviations of each neuron, shrunk half-way to the layer's mean variance, since there are
+    The distance is in median deviations of each neuron, shrunk half-way to the layer's mean variance, since there are
     far more neurons than questions. Each question of ``fit`` is measured against the others alone, as further ones are,
-    so that it seems no nearer than they would.
+    so that it seems no nearer than they would; a few that are unlike the rest do not widen the region.
 
     Raises:
         ValueError: fewer than three questions to fit on.
@@ -109,17 +110,17 @@ def typical(fit: np.ndarray, asked: np.ndarray, rate: float = 0.05) -> np.ndarra
         raise ValueError(f"{n} questions are too few to span a region")
     fit, asked = fit.astype(np.float64), asked.astype(np.float64)
     every = np.arange(n)
-    own = np.sort([_far(fit[every != at], fit[at : at + 1])[0] for at in every], axis=0)  # [n, n_layers]
-    farthest = own[min(math.ceil((1 - rate) * (n + 1)), n) - 1]
-    near: np.ndarray = _far(fit, asked) <= farthest
+    own = np.array([_far(fit[every != at], fit[at : at + 1])[0] for at in every])  # [n, n_layers]
+    near: np.ndarray = _far(fit, asked) <= np.quantile(own, share, axis=0)
     return near.T
 
 
 def _far(fit: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """How far each of ``asked`` lies from the centre of ``fit``, in shrunk deviations ``[n_asked, n_layers]``."""
-    variance = fit.var(axis=0, ddof=1)
+    """How far each of ``asked`` lies from the median of ``fit``, in shrunk deviations ``[n_asked, n_layers]``."""
+    centre = np.median(fit, axis=0)
+    variance = (NORMAL * np.median(np.abs(fit - centre), axis=0)) ** 2
     scale = np.sqrt((variance + variance.mean(axis=-1, keepdims=True)) / 2)
-    distance: np.ndarray = np.linalg.norm((asked - fit.mean(axis=0)) / np.where(scale > 0, scale, np.inf), axis=-1)
+    distance: np.ndarray = np.linalg.norm((asked - centre) / np.where(scale > 0, scale, np.inf), axis=-1)
     return distance
 
 

@@ -1,8 +1,8 @@
 """Is the concept's region of key space still where it was? Share of each model's questions inside the other's.
 
-The region is what lies as near to the centre of half of a model's questions as these lie to each other
-(``concepts.keyspace.typical``); the other half is asked whether it lies inside. The layer is the one where the base's
-own other half lies inside most while unrelated questions do not.
+The region is what lies as near to the centre of half of a model's questions as nine tenths of these do
+(``concepts.keyspace.typical``); the other half is asked whether it lies inside, the base's region unless it is said
+whose. The layer is the one where the base's own other half lies inside most while unrelated questions do not.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
         return Measurement(metric="key_space_overlap", title=TITLE, not_measured=reason)
     order = np.random.default_rng(subjects.seed).permutation(n)
     fit, held = order[: n // 2], order[n // 2 :]
-    own = typical(keys["base"][fit], keys["base"][held])  # [n_layers, n_held] bool
-    after = typical(keys["base"][fit], keys["unlearned"][held])
+    asked = {role: found[held] for role, found in keys.items()} | {
+        f"not {role}": found for role, found in others.items()
+    }
+    inside = typical(keys["base"][fit], np.concatenate([*asked.values()]))  # [n_layers, n] bool
+    ends = np.cumsum([len(found) for found in asked.values()])[:-1]
+    of = dict(zip(asked, np.split(inside, ends, axis=1), strict=True))
+    own, after, unrelated, retained = of["base"], of["unlearned"], of["not unlearned"], of.get("retained")
     before = typical(keys["unlearned"][fit], keys["base"][held])
-    unrelated = typical(keys["base"][fit], others["unlearned"])
-    apart = own.mean(axis=1) - typical(keys["base"][fit], others["base"]).mean(axis=1)
-    layer = int(apart.argmax())
-    retained = typical(keys["base"][fit], keys["retained"][held]) if "retained" in keys else None
+    layer = int((own.mean(axis=1) - of["not base"].mean(axis=1)).argmax())
     return Measurement(
         metric="key_space_overlap",
         title=TITLE,
@@ -51,10 +53,10 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
             name="unrelated questions", value=float(unrelated[layer].mean()), interval=share_interval(unrelated[layer])
         ),
         layers={
-            "base in its own region": own.mean(axis=1).tolist(),
-            "unlearned in the base's": after.mean(axis=1).tolist(),
-            "base in the unlearned's": before.mean(axis=1).tolist(),
-            "unrelated in the base's": unrelated.mean(axis=1).tolist(),
+            "base": own.mean(axis=1).tolist(),
+            "unlearned": after.mean(axis=1).tolist(),
+            "base in unlearned's": before.mean(axis=1).tolist(),
+            "unrelated": unrelated.mean(axis=1).tolist(),
         },
         details={
             "layer": layer,
