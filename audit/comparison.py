@@ -19,7 +19,8 @@ import torch
 from audit import gather
 from audit.checkpoint import Checkpoint
 from audit.errors import AuditError
-from audit.gate import examine, is_guard
+from audit.gate import examine, open_guard
+from audit.guards import Saved
 from audit.metrics import concept_metrics
 from audit.pair import ModelPair, open_pair
 from audit.progress import SILENT, Progress
@@ -78,6 +79,7 @@ def compare(
     trained = skill_questions(skills, settings.seed, settings.limit, settings.run_code)
     gather.refuse_twice([*chosen, *(skill.topic for skill in trained)])
     protection = digest_of(guard) if guard is not None else None
+    saved = open_guard(guard)
     pair = open_pair(Path(base), Path(unlearned), Path(retained) if retained else None, config)
     with clock.measuring("weights"):
         words = gather.open_tokenizer(pair, tokenizer)
@@ -88,7 +90,7 @@ def compare(
         topics = [*chosen, *(skill.topic for skill in trained)]
         findings = [find_out(topic, gathered[topic.name], weights, guard) for topic in topics]
         findings[len(chosen) :] = [as_of_a_skill(finding) for finding in findings[len(chosen) :]]
-        attacked = attack(pair, guard, words, weights.identical, config, settings, progress)
+        attacked = attack(pair, saved, words, weights.identical, config, settings, progress)
         if attacked or not findings:
             findings.append(judge(None, whole_pair(weights, guard, attacked)))
     return AuditResult(
@@ -140,7 +142,7 @@ def measure(name: str, subjects: Gathered, concept: Concept) -> Measurement:
 
 def attack(
     pair: ModelPair,
-    guard: Path | None,
+    guard: Saved | None,
     words: gather.Tokenizer,
     identical: bool,
     config: Path | None,
@@ -148,7 +150,7 @@ def attack(
     progress: Progress,
 ) -> list[Measurement]:
     """What can be said of a guard of this tool; nothing of any other."""
-    if guard is None or not is_guard(guard):
+    if guard is None:
         return []
     base = None if identical else pair.base
     architecture = pair.architectures["unlearned"] if pair.architecture else None

@@ -66,8 +66,17 @@ def is_guard(path: Path) -> bool:
     return (path / DOCUMENT).is_file()
 
 
+def open_guard(path: Path | None) -> Saved | None:
+    """The guard in ``path``, if it is one of this tool.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    return read_guard(path) if path is not None and is_guard(path) else None
+
+
 def examine(
-    path: Path,
+    saved: Saved,
     unlearned: Checkpoint,
     base: Checkpoint | None,
     architecture: Architecture | None,
@@ -76,16 +85,12 @@ def examine(
     settings: Settings = Settings(),
     progress: Progress = SILENT,
 ) -> list[Measurement]:
-    """The guard in ``path`` round ``unlearned``, attacked.
+    """The guard round ``unlearned``, attacked.
 
     Args:
         base: beside it, where its weights differ; else ``None``.
         architecture, tokenizer: ``None`` where there is none; then nothing is measured, and the reason is said.
-
-    Raises:
-        CheckpointError: the guard is damaged.
     """
-    saved = read_guard(path)
     lacking = _lacking(saved, architecture, tokenizer, unlearned, config)
     if lacking is not None or architecture is None:
         return [Measurement(metric=name, title=title, not_measured=lacking) for name, title in TITLES.items()]
