@@ -73,14 +73,14 @@ class SkillQuestions:
         items: list[Item] = []
         prompts: list[Prompt] = []
         refused: dict[str, str] = {}
+        room = context - min(LONG, context // 2)  # for what the model writes
         for name, asked in self.asked.items():
             text = asked.query.prompt
             try:
-                ids = encode(text, tokenizer, context)
+                ids, before = encode(text, tokenizer, room), encode(_form(asked), tokenizer, room)
                 prompts.append(Prompt(name, asked.kind, text, text, ids))
                 if asked.query.answer is not None and normalise(asked.query.answer):
                     answer = _written(asked)
-                    before = encode(_form(asked), tokenizer, context)
                     together = encode(_form(asked) + answer, tokenizer, context)
                     if together[: len(before)] != before or len(together) == len(before):
                         raise Unusable("the tokenizer merges the end of the prompt with the answer")
