@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -132,8 +132,6 @@ def fit_region(
     layers: Sequence[int],
     *,
     miss_rate: float = 0.02,
-    others_choose: np.ndarray | None = None,
-    slack: float = 0.0,
     ridge: float = RIDGE,
     kept: float = KEPT,
 ) -> Vote:
@@ -144,8 +142,6 @@ def fit_region(
     Args:
         forget, others, choose: keys ``[n, n_layers, d_mlp]``; ``choose`` are further queries of the forget skill.
         layers: those that vote.
-        others_choose, slack: further queries of other skills; where they lie wholly outside, the border moves this
-            share of the way towards the nearest of them, which misses fewer prompts still.
 
     Raises:
         ValueError: too few rows for the rate (saying how many are needed), or keys that are not finite.
@@ -171,8 +167,6 @@ def fit_region(
         0.0,
     )
     threshold = conformal_threshold(scaled.score(choose), miss_rate)
-    if others_choose is not None and slack:
-        threshold -= slack * max(threshold - float(scaled.score(others_choose).max()), 0.0)
     return Vote(**{**vars(scaled), "threshold": threshold})
 
 
@@ -199,35 +193,41 @@ def choose_region(
     Raises:
         ValueError: see ``fit_region``.
     """
-
-    def harm(choice: Choice) -> float:
-        region = region_of(forget, others, choice, miss_rate)
-        worst = max(_share(region, other) for other in others)
-        if len(others) < 2:  # nothing would be left to fit against
-            return worst
-        strangers = [
-            _share(region_of(forget, [*others[:at], *others[at + 1 :]], choice, miss_rate), other)
-            for at, other in enumerate(others)
-        ]
-        return worst + max(max(strangers) - STRANGERS, 0.0)
-
-    choices = [(layers, slack) for slack in SLACKS for layers in stretches]
-    best = min(choices, key=harm)
-    return region_of(forget, others, best, miss_rate), best
+    tried: list[tuple[float, float, Vote, Choice]] = []
+    for layers in stretches:
+        whole = region_of(forget, others, (layers, 0.0), miss_rate)
+        without = []
+        if len(others) > 1:  # else nothing would be left to fit against
+            for at in range(len(others)):
+                rest = [*others[:at], *others[at + 1 :]]
+                without.append((region_of(forget, rest, (layers, 0.0), miss_rate), rest))
+        for slack in SLACKS:
+            region = widened(whole, others, slack)
+            harm = max(_share(region, other) for other in others)
+            strangers = [
+                _share(widened(fitted, rest, slack), other)
+                for (fitted, rest), other in zip(without, others, strict=False)
+            ]
+            harm += max(max(strangers, default=0.0) - STRANGERS, 0.0)
+            tried.append((harm, -slack, region, (layers, slack)))
+    *_, region, choice = min(tried, key=lambda found: found[:2])
+    return region, choice
 
 
 def region_of(forget: Kept, others: Sequence[Kept], choice: Choice, miss_rate: float = 0.02) -> Vote:
     """``fit_region`` with one choice of layers and slack."""
     layers, slack = choice
-    return fit_region(
-        forget.fit,
-        np.concatenate([other.fit for other in others]),
-        forget.choose,
-        layers,
-        miss_rate=miss_rate,
-        others_choose=np.concatenate([other.choose for other in others]),
-        slack=slack,
-    )
+    rows = np.concatenate([other.fit for other in others])
+    return widened(fit_region(forget.fit, rows, forget.choose, layers, miss_rate=miss_rate), others, slack)
+
+
+def widened(region: Vote, others: Sequence[Kept], slack: float) -> Vote:
+    """``region`` with its border moved ``slack`` of the way towards the nearest of other skills' choosing queries.
+
+    Where one of them lies inside there is no way to go. A wider border misses fewer of the skill's prompts still.
+    """
+    nearest = max(float(region.score(other.choose).max()) for other in others)
+    return replace(region, threshold=region.threshold - slack * max(-nearest, 0.0))
 
 
 def _share(region: Region, other: Kept) -> float:

@@ -73,15 +73,13 @@ def test_the_conformal_threshold_keeps_its_rate_on_average() -> None:
 
 
 def test_the_border_may_move_towards_skills_that_lie_wholly_outside() -> None:
-    tight, wide = (
-        fit_region(cloud(0), cloud(3), cloud(0, seed=1), [0], others_choose=cloud(3, seed=1), slack=slack)
-        for slack in (0.0, 0.5)
-    )
+    own, other = Kept(cloud(0), cloud(0, seed=1)), Kept(cloud(3), cloud(3, seed=1))
+    tight, wide = (region_of(own, [other], ((0,), slack)) for slack in (0.0, 0.5))
     fresh = cloud(0, seed=2)
     assert wide.threshold < tight.threshold
     assert wide.inside(fresh).mean() >= tight.inside(fresh).mean()
     assert not wide.inside(cloud(3, seed=1)).any()
-    mixed = fit_region(cloud(0), cloud(3), cloud(0, seed=1), [0], others_choose=cloud(0, seed=3), slack=0.5)
+    mixed = region_of(own, [Kept(cloud(3), cloud(0, seed=3))], ((0,), 0.5))
     assert mixed.threshold == tight.threshold, "skills that lie inside already give no room"
 
 
