@@ -1,8 +1,8 @@
 """Training a concept's value vectors (needle) beside zeroing the same ones, at no more collateral.
 
-The rows are the set that ``audit find --validate`` chose (``benchmarks/causal.py``). Needle's strength is the one with
-the largest effect on the choosing questions among those that cost unrelated ones there no more than zeroing does; what
-is reported is the other half of the questions. Each concept is kept under ``audit-report/needle/``.
+The rows are the set that ``audit find --validate`` chose (``benchmarks/causal.py``). What is reported are the questions
+that took no part in choosing rows or in training. Needle's strength is the one that reaches the goal for most of the
+*other* concepts, so no concept's own questions choose it. Each concept is kept under ``audit-report/needle/``.
 """
 
 from __future__ import annotations
@@ -10,28 +10,34 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import median_low
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.causal import found as validated
 from benchmarks.record import publish
 
+if TYPE_CHECKING:
+    from audit.ablation import Dose
+
 CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes", "germany", "chemistry", "planets", "computers")
 KEPT = Path("audit-report/needle")
-STRENGTHS = (0.25, 0.5, 0.75, 1.0)
+STRENGTHS = tuple(tenth / 10 for tenth in range(1, 11))
 GOAL = 2.0
 
 
 def main(names: Sequence[str]) -> None:
-    """One row a concept."""
-    rows = [row(name, measured(name)) for name in names or CONCEPTS]
-    reached = sum(bool(row["reached"]) for row in rows)
-    publish(
-        "needle", rows, f"{reached} of {len(rows)} concepts: needle lowers answers {GOAL:g} times as far as zeroing"
-    )
+    """One row a concept, at least two of them."""
+    documents = {name: measured(name) for name in names or CONCEPTS}
+    rows = []
+    for name, document in documents.items():
+        others = [other for title, other in documents.items() if title != name]
+        rows.append(row(name, document, usual(others)))
+    count = sum(bool(row["reached"]) for row in rows)
+    publish("needle", rows, f"{count} of {len(rows)} concepts: needle lowers answers {GOAL:g} times as far as zeroing")
 
 
 def measured(name: str) -> dict[str, Any]:
@@ -62,33 +68,57 @@ def edited(name: str) -> dict[str, Any]:
     subject, concept = open_subject(folder, None, None, Settings(), SILENT), load_concept(name)
     (zero,) = Edit.plan(subject, concept, "zero", spots, 0, False, False, SILENT).doses([1.0])
     needle = Edit.plan(subject, concept, "needle", spots, 0, False, False, SILENT).doses(STRENGTHS)
-    allowed = [dose for dose in needle if dose.choosing.collateral <= max(zero.choosing.collateral, 0.0)]
-    best = max(allowed or needle[:1], key=lambda dose: dose.choosing.on_target)
     return {
         "vectors": len(spots),
         "specific": chosen["specific"],
-        "zero": zero.held_out.as_json(),
-        "needle": best.held_out.as_json(),
-        "strength": best.strength,
-        "within": bool(allowed),
-        "doses": [{"strength": dose.strength, "held_out": dose.held_out.as_json()} for dose in needle],
+        "zero": both(zero),
+        "needle": [both(dose) for dose in needle],
     }
 
 
-def row(name: str, document: dict[str, Any]) -> dict[str, Any]:
-    """Numbers of the held-out questions."""
-    cells: dict[str, Any] = {"concept": name, "vectors": document["vectors"], "strength": document.get("strength")}
-    for edit in ("zero", "needle"):
-        effect = document.get(edit)
-        cells |= {
-            f"{edit}: target": effect["target"]["value"] if effect else None,
-            f"{edit}: unrelated": effect["unrelated"]["value"] if effect else None,
-        }
+def both(dose: Dose) -> dict[str, Any]:
+    """A strength's effect on the questions that choose and on those that report."""
+    return {
+        "strength": dose.strength,
+        "choosing": dose.choosing.as_json(),
+        "held_out": dose.held_out.as_json(),
+    }
+
+
+def usual(documents: Sequence[Mapping[str, Any]]) -> float:
+    """The strength that reaches the goal for most of ``documents``; the middle one where several do."""
+    counts = [sum(reached(document)[number] for document in documents) for number in range(len(STRENGTHS))]
+    return median_low(strength for strength, count in zip(STRENGTHS, counts, strict=True) if count == max(counts))
+
+
+def reached(document: Mapping[str, Any]) -> list[bool]:
+    """Whether each strength reaches the goal on the questions that report."""
     if "zero" not in document:
-        return cells | {"times": None, "reached": False}
-    times = cells["needle: target"] / cells["zero: target"]
-    within = cells["needle: unrelated"] <= max(cells["zero: unrelated"], 0.0)
-    return cells | {"times": times, "reached": times >= GOAL and within}
+        return [False] * len(STRENGTHS)
+    target, unrelated = held_out(document["zero"])
+    found = [held_out(dose) for dose in document["needle"]]
+    return [mine >= GOAL * target and cost <= max(unrelated, 0.0) for mine, cost in found]
+
+
+def held_out(dose: Mapping[str, Any]) -> tuple[float, float]:
+    """Nats that the concept's answers and the unrelated ones fall."""
+    return dose["held_out"]["target"]["value"], dose["held_out"]["unrelated"]["value"]
+
+
+def row(name: str, document: Mapping[str, Any], strength: float) -> dict[str, Any]:
+    """Numbers of the held-out questions at ``strength``, and at which strengths the goal is reached."""
+    cells: dict[str, Any] = {"concept": name, "vectors": document["vectors"], "strength": strength}
+    number = STRENGTHS.index(strength)
+    edits = {"zero": document.get("zero"), "needle": document["needle"][number] if "zero" in document else None}
+    for edit, dose in edits.items():
+        target, unrelated = held_out(dose) if dose else (None, None)
+        cells |= {f"{edit}: target": target, f"{edit}: unrelated": unrelated}
+    goals = reached(document)
+    return cells | {
+        "times": cells["needle: target"] / cells["zero: target"] if edits["zero"] else None,
+        "reached": goals[number],
+        "reached at": ", ".join(f"{each:g}" for each, goal in zip(STRENGTHS, goals, strict=True) if goal),
+    }
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from audit.unlearning.training import Record, Settings, minimise, prepare, train
 TITLE = "Chosen value vectors trained alone, with negative preference optimization"
 DOSES = (0.25, 0.5, 1.0)
 TRAINS = True
-TRAINING: Final = Settings(steps=40, learning_rate=1e-2)
+TRAINING: Final = Settings(steps=120, learning_rate=3e-3, retain_weight=50.0, retain_batch=32)
 
 
 def target(model: RunningModel, vectors: Sequence[Place], setting: Setting) -> Change:
