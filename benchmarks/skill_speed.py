@@ -3,8 +3,9 @@
     python -m benchmarks.skill_speed DATA      # a folder with gsm8k_test.jsonl and xquad.en.json
 
 The reference (Li, Sun, Weng 2025) runs one query at a time with its head, copies every layer's activations to numpy as
-it goes, keeps one array a query, takes mean and deviation by Welford's recursion and bisects for the cube's size. That
-procedure is written anew here. Runs alternate; figures are medians of their ratios.
+it goes, keeps one array a query, takes mean and deviation by Welford's recursion and bisects for the cube's size,
+asking each query anew, as tensors, at each step. That procedure is written anew here. Runs alternate; figures are
+medians of their ratios.
 """
 
 from __future__ import annotations
@@ -73,10 +74,6 @@ def main() -> None:
     )
 
 
-def ratios(one: list[float], other: list[float]) -> list[float]:
-    return [a / b for a, b in zip(one, other, strict=True)]
-
-
 def row(what: str, ratios: list[float], goal: float, least: bool) -> dict[str, Any]:
     value = median(ratios)
     reached = value >= goal if least else value <= goal
@@ -136,11 +133,17 @@ def bisect(vectors: list[np.ndarray]) -> float:
     low, high = 0.0, UPPER
     while high - low > TOLERANCE:
         middle = (low + high) / 2
-        if all((np.abs(x - mean) <= middle * std).all() for x in rows):
+        if all(within(x, mean, middle * std) for x in rows):
             high = middle
         else:
             low = middle
     return high
+
+
+def within(x: np.ndarray, mean: np.ndarray, reach: np.ndarray) -> bool:
+    """As the reference asks it of each query at each step: all three are made tensors first."""
+    query, centre, width = torch.tensor(x), torch.tensor(mean), torch.tensor(reach)
+    return bool(torch.all((query >= centre - width) & (query <= centre + width)))
 
 
 if __name__ == "__main__":

@@ -80,10 +80,13 @@ def fit_hypercube(forget: np.ndarray, layer: int, alpha: float = 1.0) -> Hypercu
     Raises:
         ValueError: fewer than two rows, or keys that are not finite.
     """
-    rows = _checked(forget)[:, layer].astype(np.float64)
-    mean, std = rows.mean(axis=0), rows.std(axis=0)
+    rows = _checked(forget[:, layer]).astype(np.float64)
+    mean = rows.mean(axis=0)
+    farthest = np.maximum(rows.max(axis=0) - mean, mean - rows.min(axis=0))
+    rows -= mean
+    std = np.sqrt(np.einsum("nd,nd->d", rows, rows) / len(rows))
     std = np.where(std > 0, std, np.inf)
-    return Hypercube(layer, mean, std, float((np.abs(rows - mean) / std).max()), alpha)
+    return Hypercube(layer, mean, std, float((farthest / std).max()), alpha)
 
 
 @dataclass(frozen=True)
