@@ -235,6 +235,13 @@ def skill(
         float, typer.Option(min=0, max=1, help="Share of all neurons that are adjusted or pruned.")
     ] = 0.02,
     misses: Annotated[float, typer.Option(min=0, max=1, help="Share of the skill the region may miss.")] = 0.02,
+    background: Annotated[
+        bool,
+        typer.Option(
+            help="Tell the region from prompts of other kinds besides; leave out for a skill of one of these kinds "
+            "(other European languages, Japanese, stories, requests, statements, markup)."
+        ),
+    ] = True,
     absolute: Annotated[bool, typer.Option("--absolute", help="Choose neurons by the size of the difference.")] = False,
     post: Annotated[bool, typer.Option("--post", help="Choose neurons by post-activations.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many queries of each skill.")] = None,
@@ -265,6 +272,7 @@ def skill(
                 layers=parse_layers(layers),
                 share=share,
                 misses=misses,
+                background=background,
                 absolute=absolute,
                 post=post,
                 limit=limit,

@@ -139,7 +139,8 @@ def asked(
     guard = saved.guard
     if isinstance(guard, key_space.Guard):
         off = answers(model, examples) if scored_too else np.full(len(examples), np.nan)
-        keys = collect(model, [tuple(model.tokenizer(text)["input_ids"])[-model.context :] for text in written])
+        tokens = [tuple(model.tokenizer(text)["input_ids"])[-model.context :] for text in written]
+        keys = collect(model, tokens, pool="both")
         return Asked(guard.region.inside(keys.rows), off, off)
     off = answers(model, examples)
     with on_model(model.model, guard, architecture):

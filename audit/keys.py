@@ -1,7 +1,8 @@
 """Key vectors of many prompts at every layer, from one pass without the head.
 
 A key vector is the FFN's post-activation, the input of its output matrix. Kept is one float16 row a prompt and layer,
-at the last token or as the mean over tokens: 2 * n_layers * d_mlp bytes a prompt.
+at the last token or as the mean over tokens: 2 * n_layers * d_mlp bytes a prompt. The first token is left out of the
+mean: whatever it is, models gather attention there, and its key is the same large vector for every prompt.
 """
 
 from __future__ import annotations
@@ -19,11 +20,30 @@ from audit.forward import expert_keys, padded
 from audit.progress import SILENT, Progress
 from audit.running import RunningModel
 
-Pool = Literal["last", "mean"]
-"""Which vector stands for a prompt: the key at its last token, or the mean of the keys at all its tokens."""
+Pool = Literal["last", "mean", "both"]
+"""Which vector stands for a prompt: the key at its last token, the mean of the keys at its tokens, or the last-token
+keys of all layers followed by the mean keys of all layers."""
 
 TOKENS_AT_ONCE = 2**12
 """Padded tokens of one batch; one layer's activations of them take 25 MB in float32 at d_mlp 1,536."""
+
+
+def last_places(mask: torch.Tensor) -> torch.Tensor:
+    """Of the last token of each row of an attention mask ``[n]``."""
+    return (mask.long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(dim=1)
+
+
+def last_keys(keys: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """At the last token of each prompt ``[n, d_mlp]`` float32, from keys ``[n, length, d_mlp]`` padded on any side."""
+    return keys[torch.arange(len(keys), device=keys.device), last_places(mask).to(keys.device)].float()
+
+
+def mean_keys(keys: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean over each prompt's tokens but the first; of a prompt of one token, that token's ``[n, d_mlp]``."""
+    mask = mask.long()
+    later = mask * (mask.cumsum(dim=1) > 1)
+    counted = torch.where(mask.sum(dim=1, keepdim=True) > 1, later, mask).to(keys.device)
+    return torch.bmm(counted[:, None].to(keys.dtype), keys)[:, 0].float() / counted.sum(dim=1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -31,7 +51,8 @@ class Keys:
     """Key vectors of some prompts.
 
     Attributes:
-        rows: one row a prompt that was read, in the order given ``[n, n_layers, d_mlp]`` float16.
+        rows: one row a prompt that was read, in the order given ``[n, n_layers, d_mlp]`` float16; twice as many
+            layers where both are pooled.
         kept: index of each row's prompt in the sequence given.
         refused: indices of the prompts longer than the model's context; they have no row.
     """
@@ -61,7 +82,8 @@ def collect(
     refused = tuple(index for index, ids in enumerate(prompts) if len(ids) > model.context)
     architecture = model.architecture
     d_key = architecture.d_mlp
-    rows = np.empty((len(kept), architecture.n_layers, d_key), dtype=np.float16)
+    n_readings = architecture.n_layers * (2 if pool == "both" else 1)
+    rows = np.empty((len(kept), n_readings, d_key), dtype=np.float16)
     done = 0
     for batch in _batches([len(prompts[index]) for index in kept], batch_size):
         rows[batch] = _read(model, [prompts[kept[number]] for number in batch], pool)
@@ -85,36 +107,32 @@ def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
 
 
 def _read(model: RunningModel, prompts: Sequence[Sequence[int]], pool: Pool) -> np.ndarray:
-    """One forward pass without the head ``[n, n_layers, d_mlp]`` float16."""
+    """One forward pass without the head ``[n, n_readings, d_mlp]`` float16."""
     arguments = padded(model, prompts, 0)
     with torch.inference_mode(), _pooling(model, arguments["attention_mask"], pool) as taken:
         model.model.base_model(**arguments, use_cache=False)
     assert len(taken) == model.architecture.n_layers, f"{len(taken)} hooks fired"
-    stacked: np.ndarray = torch.stack(taken, dim=1).half().cpu().numpy()
+    stacked: np.ndarray = (
+        torch.cat([torch.stack(pooled, dim=1) for pooled in zip(*taken, strict=True)], dim=1).half().cpu().numpy()
+    )
     return stacked
 
 
 @contextmanager
-def _pooling(model: RunningModel, mask: torch.Tensor, pool: Pool) -> Iterator[list[torch.Tensor]]:
-    """Hooks that pool each layer's keys ``[n, d_mlp]`` float32 as they pass, removed at the end."""
+def _pooling(model: RunningModel, mask: torch.Tensor, pool: Pool) -> Iterator[list[tuple[torch.Tensor, ...]]]:
+    """Hooks that pool each layer's keys, ``[n, d_mlp]`` float32 each way, as they pass, removed at the end."""
     architecture = model.architecture
-    taken: list[torch.Tensor] = []
-    lengths = mask.sum(dim=1)
-    every = torch.arange(len(mask), device=mask.device)
-
-    def last(keys: torch.Tensor) -> torch.Tensor:
-        return keys[every, lengths - 1].float()
-
-    def mean(keys: torch.Tensor) -> torch.Tensor:
-        return torch.bmm(mask[:, None].to(keys.dtype), keys)[:, 0].float() / lengths[:, None]
+    taken: list[tuple[torch.Tensor, ...]] = []
+    ways = {"last": (last_keys,), "mean": (mean_keys,), "both": (last_keys, mean_keys)}[pool]
 
     def take(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         if architecture.n_experts and pool == "last":  # every expert is computed where it is read, and nowhere else
-            places = every * mask.shape[1] + lengths - 1
-            taken.append(expert_keys(module, *(arg[places] for arg in args)).float())
+            places = torch.arange(len(mask), device=mask.device) * mask.shape[1] + last_places(mask)
+            taken.append((expert_keys(module, *(arg[places] for arg in args)).float(),))
             return
         keys = expert_keys(module, *args) if architecture.n_experts else args[0]
-        taken.append((last if pool == "last" else mean)(keys.reshape(*mask.shape, -1)))
+        keys = keys.reshape(*mask.shape, -1)
+        taken.append(tuple(way(keys, mask) for way in ways))
 
     handles = []
     try:

@@ -25,6 +25,7 @@ from audit.saving import refuse_occupied, save_model
 from audit.settings import Settings
 from audit.skill_effects import Part, Row, effects, held_out
 from audit.statistics import share_interval
+from concepts.background import load_background
 from concepts.files import ConceptFileError
 from concepts.prompts import normalise
 from concepts.regions import Hypercube, Kept, Region, choose_region, fit_hypercube
@@ -78,6 +79,7 @@ def guard_skill(
     layers: Sequence[int] = (),
     share: float = SHARE,
     misses: float = MISSES,
+    background: bool = True,
     absolute: bool = False,
     post: bool = False,
     limit: int | None = None,
@@ -92,6 +94,7 @@ def guard_skill(
         save: folder for the guard.
         save_edited: folder for a model with the pruned neurons' value vectors at zero.
         region, layers, misses: of key-space; the layers vote, and the choosing parts pick them if none are given.
+        background: whether a voting region is told from the tool's own prompts of other kinds besides.
         share, absolute, post: of the neuron methods.
         limit: at most this many queries of each skill.
 
@@ -110,7 +113,7 @@ def guard_skill(
     subject = open_subject(path, config, tokenizer, settings, progress)
     parts = [as_part(skill, subject.model, settings.seed) for skill in skills]
     if method == "key-space":
-        guard, rows = _by_key_space(subject, parts, region, layers, misses, progress)
+        guard, rows = _by_key_space(subject, parts, region, layers, misses, background, progress)
     else:
         guard = _by_neurons(subject, parts, method, share, settings.seed, absolute, post, progress)
         rows = effects(subject, parts, guard, settings.seed, progress)
@@ -183,15 +186,25 @@ def as_part(skill: Skill, model: RunningModel, seed: int) -> Part:
 
 
 def _by_key_space(
-    subject: Subject, parts: Sequence[Part], kind: str, layers: Sequence[int], misses: float, progress: Progress
+    subject: Subject,
+    parts: Sequence[Part],
+    kind: str,
+    layers: Sequence[int],
+    misses: float,
+    background: bool,
+    progress: Progress,
 ) -> tuple[Guard, list[Row]]:
-    keys = [collect(subject.model, part.ids, progress=progress).rows for part in parts]
     n_layers = subject.architecture.n_layers
     if layers and not all(0 <= layer < n_layers for layer in layers):
         raise AuditError(f"layers {list(layers)}: the model has layers 0 to {n_layers - 1}.")
+    keys = [collect(subject.model, part.ids, pool="both", progress=progress).rows for part in parts]
+    beside = None
+    if background and kind == "vote":
+        tokens = [subject.model.tokenizer(prompt)["input_ids"] for prompt in load_background()]
+        beside = collect(subject.model, tokens, pool="both", progress=progress).rows
     progress.step("Fitting the region")
     try:
-        region = _fitted(keys, parts, kind, layers, misses, n_layers)
+        region = _fitted(keys, parts, kind, layers, misses, n_layers, beside)
     except ValueError as error:
         raise AuditError(f"{parts[0].skill.title}: {error}.", hint="Give more queries, or another --misses.") from error
     words = subject.model.tokenizer(key_space.REFUSAL, add_special_tokens=False)["input_ids"]
@@ -212,7 +225,13 @@ def _by_key_space(
 
 
 def _fitted(
-    keys: Sequence[np.ndarray], parts: Sequence[Part], kind: str, layers: Sequence[int], misses: float, n_layers: int
+    keys: Sequence[np.ndarray],
+    parts: Sequence[Part],
+    kind: str,
+    layers: Sequence[int],
+    misses: float,
+    n_layers: int,
+    background: np.ndarray | None,
 ) -> Region:
     """The region that lets in least of other skills on the choosing parts."""
     forget, *others = (
@@ -220,8 +239,7 @@ def _fitted(
         for rows, part in zip(keys, parts, strict=True)
     )
     if kind == "vote":
-        stretches = [tuple(layers)] if layers else [_stretch(low, high, n_layers) for low, high in VOTING]
-        region, _ = choose_region(forget, others, stretches, misses)
+        region, _ = choose_region(forget, others, voting(n_layers, layers), misses, background)
         return region
 
     def margin(cube: Hypercube) -> float:
@@ -231,8 +249,13 @@ def _fitted(
     return max((fit_hypercube(forget.fit, layer) for layer in layers or range(n_layers)), key=margin)
 
 
+def voting(n_layers: int, layers: Sequence[int] = ()) -> list[tuple[int, ...]]:
+    """Which layers may vote together, with their last-token and their mean keys: up to ``VOTERS`` of a stretch."""
+    stretches = [tuple(layers)] if layers else [_stretch(low, high, n_layers) for low, high in VOTING]
+    return [(*stretch, *(layer + n_layers for layer in stretch)) for stretch in stretches]
+
+
 def _stretch(low: float, high: float, n_layers: int) -> tuple[int, ...]:
-    """Up to ``VOTERS`` layers spread over a stretch of the depth."""
     return tuple(sorted({round(depth * (n_layers - 1)) for depth in np.linspace(low, high, VOTERS)}))
 
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.skill_regions DATA      # a folder with gsm8k_test.jsonl, HumanEval.jsonl.gz, xquad.*.json
 
-Fitted, chosen and reported on three disjoint parts. ``others`` is the worst other skill's share of report queries
-inside; ``left out`` the worst such share of a skill whose queries the fit never saw. Keys are kept in the cache.
+Regions are those of ``audit skill``: fitted, chosen and reported on three disjoint parts, layers and slack by the
+choosing parts, on four splits. ``others`` is the worst other skill's share of report queries inside; ``left out`` the
+worst such share of a skill whose queries the fit never saw. Keys are kept in the cache.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from audit.checkpoint import open_checkpoint
 from audit.demo import default_cache, model_folder
 from audit.keys import collect
 from audit.running import RunningModel, find_config, load_model, load_tokenizer
+from audit.skills import voting
 from benchmarks.record import publish
+from concepts.background import load_background
 from concepts.regions import Kept, Region, choose_region, fit_hypercube, region_of
 from concepts.skill import Skill, Splits, load_skill, split
 
@@ -31,8 +34,10 @@ SKILLS = {
     "Spanish": ("xquad.es.json", 200),
     "Chinese": ("xquad.zh.json", 200),
 }
-CANDIDATES = ((4, 8, 12), (8, 12, 15, 18), (12, 15, 18, 21, 24), (20, 22, 24, 26, 28), tuple(range(6, 29, 2)))
-"""Layers that may vote; for each forget skill the choose parts decide, the report parts never."""
+BACKGROUND = "background"
+
+SEEDS = (0, 1, 2, 3)
+"""Of the splits; 0 is the one that ``audit skill`` makes by default."""
 
 REACH = {"inside": 0.97, "others": 0.01, "left out": 0.05}
 
@@ -40,8 +45,11 @@ REACH = {"inside": 0.97, "others": 0.01, "left out": 0.05}
 def main() -> None:
     skills = {name: _first(load_skill(Path(sys.argv[1]) / file), count) for name, (file, count) in SKILLS.items()}
     keys = _keys(skills, default_cache())
-    parts = {name: split(skill) for name, skill in skills.items()}
-    rows = [row for name in skills for row in (_cube(name, keys, parts), _vote(name, keys, parts))]
+    rows = []
+    for seed in SEEDS:
+        parts = {name: split(skill, seed) for name, skill in skills.items()}
+        for name in skills:
+            rows += [{"split": seed} | row for row in (_cube(name, keys, parts), _vote(name, keys, parts))]
     publish("skill_regions", rows, "reach: inside >= 0.97, others <= 0.01, left out <= 0.05")
 
 
@@ -50,15 +58,16 @@ def _first(skill: Skill, count: int) -> Skill:
 
 
 def _keys(skills: dict[str, Skill], cache: Path) -> dict[str, np.ndarray]:
-    """Last-token keys of each skill, from the cache where they are there."""
+    """Last-token and mean keys of each skill and of the background, from the cache where they are there."""
     model: RunningModel | None = None
     found = {}
-    for name, skill in skills.items():
-        file = cache / "keys" / f"{name}-{len(skill.queries)}.npy"
+    prompts = {name: [query.prompt for query in skill.queries] for name, skill in skills.items()}
+    for name, asked in (prompts | {BACKGROUND: [*load_background()]}).items():
+        file = cache / "keys" / f"{name}-{len(asked)}-both.npy"
         if not file.is_file():
             model = model or _model(cache)
             file.parent.mkdir(parents=True, exist_ok=True)
-            collected = collect(model, [model.tokenizer(query.prompt)["input_ids"] for query in skill.queries])
+            collected = collect(model, [model.tokenizer(prompt)["input_ids"] for prompt in asked], pool="both")
             assert not collected.refused, "every query fits the context"
             np.save(file, collected.rows)
         found[name] = np.load(file)
@@ -85,7 +94,7 @@ def _cube(forget: str, keys: Collected, parts: Parts) -> dict[str, Any]:
         return inside - worst
 
     rows = keys[forget][list(parts[forget].fit)]
-    fits = [fit_hypercube(rows, layer) for layer in range(rows.shape[1])]
+    fits = [fit_hypercube(rows, layer) for layer in range(rows.shape[1] // 2)]  # at the last token, as the paper's
     best = max(range(len(fits)), key=margin)
     inside, worst, who = _report(fits[best], forget, keys, parts)
     return _row(forget, f"cube, layer {best}", inside, (worst, who), (worst, who))
@@ -93,17 +102,19 @@ def _cube(forget: str, keys: Collected, parts: Parts) -> dict[str, Any]:
 
 def _vote(forget: str, keys: Collected, parts: Parts) -> dict[str, Any]:
     """With the layers and the slack that let in least of others and of strangers on the choose parts."""
-    kept = {name: Kept(rows[list(parts[name].fit)], rows[list(parts[name].choose)]) for name, rows in keys.items()}
-    own = kept.pop(forget)
-    region, choice = choose_region(own, [*kept.values()], CANDIDATES)
+    kept = {name: Kept(keys[name][list(part.fit)], keys[name][list(part.choose)]) for name, part in parts.items()}
+    own, beside = kept.pop(forget), keys[BACKGROUND]
+    n_layers = keys[forget].shape[1] // 2
+    region, choice = choose_region(own, [*kept.values()], voting(n_layers), background=beside)
     strangers = {}
     for name in kept:
-        without = region_of(own, [other for each, other in kept.items() if each != name], choice)
+        rest = [other for each, other in kept.items() if each != name]
+        without = region_of(own, rest, choice, background=beside)
         strangers[name] = float(without.inside(keys[name][list(parts[name].report)]).mean())
     inside, worst, who = _report(region, forget, keys, parts)
     stranger = max(strangers, key=lambda name: strangers[name])
     layers, slack = choice
-    name = f"vote, layers {layers[0]}-{layers[-1]}, slack {slack:g}"
+    name = f"vote, layers {layers[0]}-{layers[-1] - n_layers}, slack {slack:g}"
     return _row(forget, name, inside, (worst, who), (strangers[stranger], stranger))
 
 
@@ -115,7 +126,7 @@ def _shares(
     region: Region, forget: str, keys: Collected, chosen: dict[str, tuple[int, ...]]
 ) -> tuple[float, float, str]:
     """Share of the skill's queries inside, the worst other skill's, and which that is."""
-    share = {name: float(region.inside(rows[list(chosen[name])]).mean()) for name, rows in keys.items()}
+    share = {name: float(region.inside(keys[name][list(part)]).mean()) for name, part in chosen.items()}
     own = share.pop(forget)
     worst = max(share, key=lambda name: share[name])
     return own, share[worst], worst

@@ -16,13 +16,25 @@ from audit.architectures import identify
 from audit.checkpoint import open_checkpoint
 from audit.checkpoint.config import read_config
 from audit.errors import AuditError, CheckpointError, ModelError
-from audit.guards import Guard, digest, key_space, load_guard, methods, neuron_adjust, on_model, prune, save_guard
+from audit.guards import (
+    Guard,
+    digest,
+    key_space,
+    load_guard,
+    methods,
+    neuron_adjust,
+    on_model,
+    prune,
+    read_guard,
+    save_guard,
+)
 from audit.guards.sites import Sites, positions
 from audit.guards.statistics import activity
 from audit.keys import collect
 from audit.running import RunningModel, load_model, load_tokenizer
 from audit.skills import guard_skill
 from concepts.adjust import forget_probability
+from concepts.background import load_background
 from concepts.regions import fit_hypercube
 from tests.tiny import write_tiny
 
@@ -82,6 +94,20 @@ def written(model: RunningModel, texts: list[str], cache: bool = True) -> list[l
     )
     tokens: list[list[int]] = found[:, longest:].tolist()
     return tokens
+
+
+@pytest.mark.parametrize("pool", ["last", "mean"])
+def test_a_guard_in_generation_decides_by_the_keys_that_it_was_fitted_on(pool: str, tiny: RunningModel) -> None:
+    texts = [*FORGET, *RETAIN]
+    keys = collect(tiny, ids(tiny, texts), pool="both").rows
+    cube = fit_hypercube(
+        keys[: len(FORGET)], layer=1 + (tiny.architecture.n_layers if pool == "mean" else 0), alpha=1.05
+    )
+    with on_model(tiny.model, key_space.Guard(cube, (7, 8, 9), end=5), tiny.architecture):
+        refused = [tokens[:4] == [7, 8, 9, 5] for tokens in written(tiny, texts)]
+    assert refused == cube.inside(keys).tolist()
+    assert any(refused)
+    assert not all(refused)
 
 
 # ---- every method
@@ -306,6 +332,20 @@ def test_a_skill_is_guarded_and_measured_on_held_out_queries(
         assert report.rows[1].inside == 0.0
     else:
         assert report.rows[0].change != 0
+
+
+def test_the_background_is_told_from_the_skill_unless_it_is_left_out(skills: tuple[Path, Path], tmp_path: Path) -> None:
+    base = write_tiny(tmp_path / "model", max_position_embeddings=512)
+    model = opened(base)
+    beside = collect(model, ids(model, [*load_background()]), pool="both").rows
+    scores = []
+    for background in (True, False):
+        folder = tmp_path / f"guard-{background}"
+        guard_skill(base, skills[0], [skills[1]], save=folder, layers=(1,), misses=0.3, background=background)
+        guard = read_guard(folder).guard
+        assert isinstance(guard, key_space.Guard)
+        scores.append(guard.region.score(beside).mean())
+    assert scores[0] < scores[1]
 
 
 def test_a_pruned_model_answers_as_the_guarded_one(skills: tuple[Path, Path], tmp_path: Path) -> None:

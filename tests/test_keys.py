@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from audit.architectures import identify
 from audit.checkpoint import open_checkpoint
 from audit.errors import ModelError
 from audit.forward import Row, run
-from audit.keys import collect
+from audit.keys import collect, last_keys, mean_keys
 from audit.running import RunningModel, find_config, load_model, load_tokenizer
 from tests.tiny import FAMILIES, write_tiny
 
@@ -56,7 +57,26 @@ def test_mean_keys_leave_padding_out(family: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(together, alone, rtol=2e-3, atol=2e-3)
     prefixes = [PROMPTS[0][: end + 1] for end in range(len(PROMPTS[0]))]
     every = collect(model, prefixes).rows.astype(np.float32)  # causal: the last key of each prefix
-    np.testing.assert_allclose(together[0], every.mean(axis=0), rtol=5e-3, atol=5e-3)
+    np.testing.assert_allclose(together[0], every[1:].mean(axis=0), rtol=5e-3, atol=5e-3)  # but the first
+
+
+def test_the_mean_of_one_token_is_that_token(model: RunningModel) -> None:
+    one = [(5,)]
+    np.testing.assert_array_equal(collect(model, one, pool="mean").rows, collect(model, one).rows)
+
+
+def test_both_are_the_last_keys_and_then_the_mean_keys(model: RunningModel) -> None:
+    both = collect(model, PROMPTS, pool="both").rows
+    apart = [collect(model, PROMPTS, pool=pool).rows for pool in ("last", "mean")]
+    np.testing.assert_array_equal(both, np.concatenate(apart, axis=1))
+
+
+@pytest.mark.parametrize("pooled", [last_keys, mean_keys])
+def test_padding_on_the_left_is_left_out_too(pooled: Callable[..., torch.Tensor]) -> None:
+    keys = torch.randn(2, 5, 3)
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    alone = [pooled(keys[:1, 2:], mask[:1, 2:]), pooled(keys[1:], mask[1:])]
+    torch.testing.assert_close(pooled(keys, mask), torch.cat(alone))
 
 
 def test_the_mean_is_not_the_last_key(model: RunningModel) -> None:

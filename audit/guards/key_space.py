@@ -1,4 +1,4 @@
-"""Key Space Detection: a query whose last-token keys lie in the skill's region is not answered.
+"""Key Space Detection: a query whose keys lie in the skill's region is not answered.
 
 The decision falls once, when the prompt has been read: every later token of that sequence is the refusal's, then the
 end token. Sequences of a batch are decided one by one. Greedy decoding and sampling are guarded; beams are not.
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from audit.guards.sites import Sites, past_length
+from audit.keys import last_keys, last_places, mean_keys
 from concepts.regions import Hypercube, Region, Vote
 
 TITLE = "Key Space Detection"
@@ -34,17 +35,17 @@ class Guard:
     def attach(self, model: torch.nn.Module, sites: Sites) -> list[Any]:
         watch = _Watch(self, sites)
         handles = [model.register_forward_pre_hook(watch.begin, with_kwargs=True)]
-        for layer in self.layers:
+        for layer in sorted({reading % len(sites.out) for reading in self.readings}):
             module = model.get_submodule(sites.out[layer])
             handles.append(module.register_forward_pre_hook(watch.taking(layer)))
         handles.append(model.register_forward_hook(watch.answer, with_kwargs=True))
         return handles
 
     @property
-    def layers(self) -> list[int]:
-        """Those whose keys the region reads."""
+    def readings(self) -> list[int]:
+        """What the region reads: a layer's number for its last-token keys, ``n_layers`` more for its mean keys."""
         found = self.region.layers.tolist() if isinstance(self.region, Vote) else [self.region.layer]  # type: ignore[attr-defined]
-        return [int(layer) for layer in found]
+        return [int(reading) for reading in found]
 
     def settings(self) -> dict[str, Any]:
         kind = next(name for name, region in REGIONS.items() if isinstance(self.region, region))
@@ -67,7 +68,7 @@ class _Watch:
         self.abstaining = np.zeros(0, dtype=bool)
         self.step = 0
         self.deciding = False
-        self.last = torch.zeros(0, dtype=torch.long)
+        self.mask = torch.zeros(0, 0, dtype=torch.long)
         self.ids: Tensor | None = None
         self.keys: dict[int, np.ndarray] = {}
 
@@ -79,8 +80,7 @@ class _Watch:
         self.step = 0 if self.deciding else self.step + 1
         self.ids = ids
         mask = kwargs.get("attention_mask")
-        mask = torch.ones_like(ids) if mask is None or mask.dim() != 2 else mask[:, -ids.shape[1] :]
-        self.last = (mask.long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(dim=1)
+        self.mask = torch.ones_like(ids) if mask is None or mask.dim() != 2 else mask[:, -ids.shape[1] :]
 
     def _goes_on(self, ids: Tensor) -> bool:
         """Without a cache every pass brings the whole sequence: the last one's, and one token more."""
@@ -94,18 +94,19 @@ class _Watch:
             if self.deciding:
                 assert self.ids is not None
                 keys = inputs[0].reshape(*self.ids.shape, -1)
-                rows = torch.arange(len(keys), device=keys.device)
-                self.keys[layer] = keys[rows, self.last.to(keys.device)].detach().half().cpu().numpy()
+                for pool, pooled in enumerate((last_keys, mean_keys)):
+                    reading = layer + pool * len(self.sites.out)
+                    if reading in self.guard.readings:
+                        self.keys[reading] = pooled(keys.detach(), self.mask).half().cpu().numpy()
 
         return take
 
     def answer(self, module: torch.nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """After a pass: the next token of those that abstain is the refusal's."""
         if self.deciding:
-            n = len(self.last)
-            keys = np.zeros((n, len(self.sites.out), self.sites.d_mlp), dtype=np.float16)
-            for layer, rows in self.keys.items():
-                keys[:, layer] = rows
+            keys = np.zeros((len(self.mask), 2 * len(self.sites.out), self.sites.d_mlp), dtype=np.float16)
+            for reading, rows in self.keys.items():
+                keys[:, reading] = rows
             self.abstaining = self.guard.region.inside(keys)
             self.keys.clear()
         if not self.abstaining.any():
@@ -114,7 +115,7 @@ class _Watch:
         chosen = torch.from_numpy(np.flatnonzero(self.abstaining)).to(logits.device)
         at = torch.full_like(chosen, logits.shape[1] - 1)
         if self.deciding and logits.shape[1] > 1:  # padded on the right, the last token is not the last column
-            at = self.last.to(logits.device)[chosen]
+            at = last_places(self.mask).to(logits.device)[chosen]
         logits[chosen, at] = torch.finfo(logits.dtype).min
         logits[chosen, at, self._token()] = 0.0
         output.logits = logits
