@@ -113,9 +113,9 @@ def change(row: dict[str, Any]) -> str:
     """Relative change in per cent with its interval."""
     if row["inside"] is not None:
         low, high = row["inside_interval"]
-        return f"{-100 * row['inside']:.0f} [{-100 * high:.0f}, {-100 * low:.0f}]"
+        return f"{-100 * row['inside']:z.0f} [{-100 * high:z.0f}, {-100 * low:z.0f}]"
     low, high = row["change_interval"] or (math.nan, math.nan)
-    return f"{percent(row['change']):.0f} [{percent(low):.0f}, {percent(high):.0f}]"
+    return f"{percent(row['change']):z.0f} [{percent(low):z.0f}, {percent(high):z.0f}]"
 
 
 def percent(nats: float) -> float:
