@@ -18,6 +18,7 @@ from audit.scoring import fits, scored
 from audit.statistics import bootstrap_interval
 from audit.unlearning.packing import Example
 from concepts.concept import neutral_text
+from concepts.jailbreaks import SENTENCE_END
 from concepts.skill import Skill, Splits
 
 STRETCH: Final = 60
@@ -94,6 +95,11 @@ def _neutral(model: RunningModel) -> list[Example]:
     stretches = [words[start : start + STRETCH] for start in range(0, len(words) - STRETCH + 1, STRETCH)]
     examples = [Example(" ".join(some[:3]), " " + " ".join(some[3:])) for some in stretches]
     return [example for example in examples if fits(example, model)]
+
+
+def neutral_sentences() -> list[str]:
+    """Prompts that need no skill in particular: the sentences of the neutral text."""
+    return SENTENCE_END.split(" ".join(neutral_text().split()))
 
 
 def held_out(parts: Sequence[Part], forget: bool) -> list[HeldOut]:

@@ -23,7 +23,7 @@ from audit.progress import SILENT, Progress
 from audit.running import RunningModel
 from audit.saving import refuse_occupied, save_model
 from audit.settings import Settings
-from audit.skill_effects import Part, Row, effects, held_out
+from audit.skill_effects import Part, Row, effects, held_out, neutral_sentences
 from audit.statistics import share_interval
 from concepts.background import load_background
 from concepts.files import ConceptFileError
@@ -209,19 +209,17 @@ def _by_key_space(
         raise AuditError(f"{parts[0].skill.title}: {error}.", hint="Give more queries, or another --misses.") from error
     words = subject.model.tokenizer(key_space.REFUSAL, add_special_tokens=False)["input_ids"]
     guard = key_space.Guard(region, tuple(words), subject.model.tokenizer.eos_token_id)
-    rows = []
-    for number, (part, own) in enumerate(zip(parts, keys, strict=True)):
-        inside = region.inside(own[list(part.splits.report)])
-        rows.append(
-            Row(
-                skill=part.skill.title,
-                role="retain" if number else "forget",
-                n=len(inside),
-                inside=float(inside.mean()),
-                inside_interval=share_interval(inside),
-            )
-        )
+    rows = [
+        _stopped(part.skill.title, "retain" if number else "forget", region.inside(own[list(part.splits.report)]))
+        for number, (part, own) in enumerate(zip(parts, keys, strict=True))
+    ]
+    neutral = [subject.model.tokenizer(sentence)["input_ids"] for sentence in neutral_sentences()]
+    rows.append(_stopped("neutral text", "text", region.inside(collect(subject.model, neutral, pool="both").rows)))
     return guard, rows
+
+
+def _stopped(name: str, role: str, inside: np.ndarray) -> Row:
+    return Row(name, role, len(inside), inside=float(inside.mean()), inside_interval=share_interval(inside))
 
 
 def _fitted(

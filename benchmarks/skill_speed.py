@@ -49,7 +49,7 @@ def main() -> None:
     plain, hooked, single = [], [], []
     for _ in range(RUNS):
         plain.append(timed(lambda: forward(model, prompts)))
-        hooked.append(timed(lambda: collect(model, prompts, batch_size=BATCH)))
+        hooked.append(timed(lambda: collect(model, prompts, pool="both", batch_size=BATCH)))
         single.append(timed(lambda: one_by_one(model, prompts)))
     rows = collect(model, prompts, batch_size=BATCH).rows
     n_layers = rows.shape[1]

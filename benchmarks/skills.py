@@ -98,11 +98,11 @@ def found(method: str, forget: str, skills: dict[str, Path]) -> dict[str, Any]:
 
 def row(method: str, forget: str, names: list[str], document: dict[str, Any]) -> dict[str, Any]:
     """The paper's row, the forget skill first, then the others in order, then general text."""
-    first, *others, text = document["rows"] if method != "key-space" else [*document["rows"], None]
+    first, *others, text = document["rows"]
     by_name = dict(zip([name for name in names if name != forget], others, strict=True))
     cells: dict[str, Any] = {"method": method, "forget": forget, "forget skill": change(first)}
     cells |= {name: change(by_name[name]) if name in by_name else "–" for name in names}
-    cells["text"] = "unchanged" if text is None else change(text)
+    cells["text"] = change(text)
     accuracies = [(first.get("exact_before"), first.get("exact_after"))]
     before, after = accuracies[0]
     cells["exact answers"] = "–" if before is None else f"{before:.2f} to {after:.2f}"

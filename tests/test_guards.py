@@ -323,8 +323,7 @@ def test_a_skill_is_guarded_and_measured_on_held_out_queries(
     base = write_tiny(tmp_path / "model", max_position_embeddings=512)
     forget, retain = skills
     report = guard_skill(base, forget, [retain], method, save=tmp_path / "guard", misses=0.3)
-    roles = ["forget", "retain"] if method == "key-space" else ["forget", "retain", "text"]
-    assert [row.role for row in report.rows] == roles
+    assert [row.role for row in report.rows] == ["forget", "retain", "text"]
     assert report.rows[0].n == 4
     load_guard(opened(base).model, tmp_path / "guard").remove()
     if method == "key-space":
