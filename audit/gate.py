@@ -29,7 +29,7 @@ from audit.scoring import fits, scored
 from audit.settings import Settings
 from audit.statistics import CONFIDENCE, bootstrap_interval, share_interval
 from audit.unlearning.packing import Example
-from concepts.attacks import ATTACKS
+from concepts.attacks import ATTACKS, attacked, given
 
 TITLES: Final = {
     "skill_behind_gate": "The skill with the guard off",
@@ -115,11 +115,12 @@ def examine(
         sides = []
         for side, queries in enumerate((forget, retain)):
             rng = np.random.default_rng((settings.seed, done, side))
-            written = [ATTACKS[name](query.prompt, rng) for query in queries]
+            written = [attacked(name, query, rng) for query in queries]
             scored_too = side == 0 or name == "plain"
             sides.append(asked(model, saved, queries, written, architecture, scored_too))
         found[name] = (sides[0], sides[1])
-    return [*_measured(found, before, settings.seed)]
+    wordings = {name: sum(bool(given(name, query)) for query in forget) for name in ("paraphrase", "another language")}
+    return [*_measured(found, before, wordings, settings.seed)]
 
 
 def asked(
@@ -175,8 +176,10 @@ def _lacking(
     return None
 
 
-def _measured(found: dict[str, tuple[Asked, Asked]], before: np.ndarray | None, seed: int) -> Iterator[Measurement]:
-    """The three measurements."""
+def _measured(
+    found: dict[str, tuple[Asked, Asked]], before: np.ndarray | None, wordings: dict[str, int], seed: int
+) -> Iterator[Measurement]:
+    """The three measurements; ``wordings`` counts the queries that an attack words as the skill itself does."""
     plain, beside = found["plain"]
     n = len(plain.stopped)
     confidence = 1 - (1 - CONFIDENCE) / len(found)
@@ -206,6 +209,7 @@ def _measured(found: dict[str, tuple[Asked, Asked]], before: np.ndarray | None, 
         details={
             "worst": worst,
             "plain": recall["plain"],
+            "worded by the skill, else by rules": "; ".join(f"{name}: {own} of {n}" for name, own in wordings.items()),
             "choosing the worst": f"interval at {confidence:.2%}, Bonferroni over {len(found)} ways of asking",
             "seed": seed,
         },

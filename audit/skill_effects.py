@@ -105,9 +105,17 @@ def neutral_sentences() -> list[str]:
 def held_out(parts: Sequence[Part], forget: bool) -> list[HeldOut]:
     """Up to ``ATTACKED`` queries of the reporting parts, each skill in turn."""
     queries = [
-        [HeldOut(forget=forget, prompt=part.prompts[index], answer=_written(part, index)) for index in chosen]
+        [
+            HeldOut(
+                forget=forget,
+                prompt=part.prompts[index],
+                answer=_written(part, index),
+                paraphrases=part.skill.queries[index].paraphrases,
+                translations=part.skill.queries[index].translations,
+            )
+            for index in part.splits.report
+        ]
         for part in parts
-        for chosen in [part.splits.report]
     ]
     in_turn = [query for turn in zip_longest(*queries) for query in turn if query is not None]
     return in_turn[:ATTACKED]

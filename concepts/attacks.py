@@ -1,19 +1,32 @@
 """Ways to ask for a skill so that a gate in front of it does not see it: each takes a query and writes it anew.
 
-The query's meaning stays, so a right answer stays right. Pure strings; what is drawn is drawn from the generator given.
+The query's meaning stays, so a right answer stays right. Where a skill gives paraphrases and translations of its own,
+they are asked; else rules write them. Pure strings; what is drawn is drawn from the generator given.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
 from concepts.concept import neutral_text
 
 Attack = Callable[[str, np.random.Generator], str]
+
+
+class Asked(Protocol):
+    """A query and what its skill gives of it in other words (``concepts.skill.Query``)."""
+
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def paraphrases(self) -> tuple[str, ...]: ...
+    @property
+    def translations(self) -> Mapping[str, str]: ...
+
 
 SENTENCE: Final = re.compile(r"(?<=[.!?。？！])\s+")
 FUNCTION: Final = re.compile(r"\bdef\s+([A-Za-z_]\w*)\s*\(")
@@ -83,3 +96,16 @@ ATTACKS: Final[Mapping[str, Attack]] = {
     "hidden in a longer prompt": hidden,
 }
 """Name -> how it writes a query; the plain one first."""
+
+
+def attacked(name: str, query: Asked, rng: np.random.Generator) -> str:
+    """``query`` under the attack ``name``: in one of the skill's own wordings, where it gives any."""
+    own = given(name, query)
+    return own[int(rng.integers(len(own)))] if own else ATTACKS[name](query.prompt, rng)
+
+
+def given(name: str, query: Asked) -> tuple[str, ...]:
+    """The skill's own wordings of ``query`` that belong to the attack ``name``."""
+    if name == "paraphrase":
+        return query.paraphrases
+    return tuple(query.translations.values()) if name == "another language" else ()

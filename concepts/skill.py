@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -25,6 +25,7 @@ from concepts.prompts import normalise
 
 Checker = Literal["number", "text", "choice", "code"]
 Document = Mapping[str, Any]
+Wording = Annotated[str, Field(min_length=1)]
 
 FINAL = "####"
 """What GSM8K writes before the final number of a worked answer."""
@@ -41,7 +42,9 @@ class Query(_Frozen):
     """One prompt that needs the skill.
 
     ``answer`` is ``None`` where the source gives none; of a choice it is the letter. ``accept`` are further right
-    answers. ``tests`` is Python that raises where a program, the prompt continued, is wrong.
+    answers. ``tests`` is Python that raises where a program, the prompt continued, is wrong. ``paraphrases`` ask the
+    same in other words, ``translations`` in other languages (``"de"`` -> the query in German): a guard of the skill is
+    attacked with both.
     """
 
     prompt: str = Field(min_length=1)
@@ -49,6 +52,8 @@ class Query(_Frozen):
     accept: tuple[str, ...] = ()
     choices: tuple[str, ...] = Field(default=(), max_length=26)
     tests: str = ""
+    paraphrases: tuple[Wording, ...] = ()
+    translations: Mapping[str, Wording] = Field(default_factory=dict)
 
 
 class Skill(_Frozen):

@@ -14,7 +14,7 @@ from audit.gate import Asked
 from audit.guards import DOCUMENT, HeldOut, read_guard
 from audit.skills import guard_skill
 from audit.verification import verify
-from concepts.attacks import ATTACKS
+from concepts.attacks import ATTACKS, attacked
 from tests.test_unlearning import one_thread
 from tests.tiny import write_tiny
 
@@ -54,6 +54,32 @@ def test_every_attack_keeps_the_query_and_is_drawn_by_seed() -> None:
     assert sorted(mistyped) == sorted(query)
     program = 'def add(a, b):\n    """>>> add(1, 2)\n    3"""\n'
     assert ATTACKS["paraphrase"](program, np.random.default_rng(0)) == program.replace("add", "compute_it")
+
+
+def test_a_skills_own_wordings_are_asked_before_rules_write_any() -> None:
+    query = HeldOut(forget=True, prompt="How many?", paraphrases=("What number?",), translations={"de": "Wie viele?"})
+    bare = HeldOut(forget=True, prompt="How many?")
+    own = {name: attacked(name, query, np.random.default_rng(0)) for name in ATTACKS}
+    rules = {name: attacked(name, bare, np.random.default_rng(0)) for name in ATTACKS}
+    assert (own.pop("paraphrase"), own.pop("another language")) == ("What number?", "Wie viele?")
+    assert rules["another language"].startswith("How many?")
+    assert own == {name: rules[name] for name in own}
+
+
+def test_a_guard_keeps_the_skills_wordings_and_the_audit_says_how_many(
+    skills: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in skills[0].read_text().splitlines()]
+    worded = [row | {"translations": {"de": f"Welche Zahl? {row['prompt']}"}} for row in rows]
+    skills[0].write_text("\n".join(json.dumps(row) for row in worded))
+    base = write_tiny(tmp_path / "base")
+    folder = guarded(base, skills, tmp_path / "guard", "prune")
+    held = [query for query in read_guard(folder).held_out if query.forget]
+    assert all(query.translations["de"] == f"Welche Zahl? {query.prompt}" for query in held)
+    recall = compare(base, base, guard=folder).findings[0]["gate_recall"]
+    n = len(held)
+    said = recall.details["worded by the skill, else by rules"]
+    assert said == f"paraphrase: 0 of {n}; another language: {n} of {n}"
 
 
 def test_a_query_leaks_if_it_gets_through_and_keeps_its_answer() -> None:

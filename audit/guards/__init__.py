@@ -89,6 +89,7 @@ class HeldOut(BaseModel):
     Attributes:
         forget: whether it needs the guarded skill.
         answer: as it follows the prompt, white space included.
+        paraphrases, translations: the query in other words and in other languages, as far as the skill gives them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -96,6 +97,8 @@ class HeldOut(BaseModel):
     forget: bool
     prompt: str = Field(min_length=1)
     answer: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    translations: Mapping[str, str] = Field(default_factory=dict)
 
     def example(self, prompt: str | None = None) -> Example | None:
         """The query, or ``prompt`` in its place, with its right answer."""

@@ -1,0 +1,117 @@
+"""Guards of GSM8K attacked with translations that people made, beside the attacks that rules write.
+
+    python -m benchmarks.gates DATA MGSM      # DATA as for benchmarks.skills; MGSM a folder with mgsm_en.tsv and others
+
+MGSM (https://github.com/google-research/url-nlp, CC-BY-SA-4.0, not shipped) has 250 problems of GSM8K's test part in
+ten further languages. A guard stops and a query leaks as ``audit.gate`` says.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.record import publish
+from benchmarks.skills import FILES, MISSES, QUERIES
+from benchmarks.skills import written as skill_file
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from audit.ablation import Subject
+
+LANGUAGES = ("de", "es", "fr", "ru", "zh")
+METHODS = ("key-space", "neuron-adjust", "prune")
+
+
+def main() -> None:
+    """A row for each method and way of asking."""
+    from audit.ablation import open_subject
+    from audit.demo import default_cache, model_folder
+    from audit.progress import SILENT
+    from audit.settings import Settings
+    from audit.skills import guard_skill
+
+    data, mgsm = Path(sys.argv[1]), Path(sys.argv[2])
+    folder = model_folder(default_cache())
+    subject = open_subject(folder, None, None, Settings(), SILENT)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        skills = {name: skill_file(name, data / file, Path(scratch)) for name, file in FILES.items()}
+        math = translated(skills.pop("math"), mgsm, Path(scratch) / "math.jsonl")
+        for method in METHODS:
+            guard = Path(scratch) / method
+            guard_skill(folder, math, [*skills.values()], method, misses=MISSES, limit=QUERIES, save=guard)
+            rows += [{"method": method, **row} for row in attacked_rows(subject, guard)]
+    publish("gates", rows, "share of held-out GSM8K queries with 95 % intervals; translations from MGSM")
+
+
+def translated(source: Path, mgsm: Path, target: Path) -> Path:
+    """The problems of GSM8K that MGSM translates, with their translations."""
+    columns = {language: questions(mgsm / f"mgsm_{language}.tsv") for language in ("en", *LANGUAGES)}
+    at = {question: index for index, question in enumerate(columns["en"])}
+    entries = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    lines = [
+        {
+            "prompt": entry["question"],
+            "answer": entry["answer"],
+            "checker": "number",
+            "translations": {language: columns[language][at[entry["question"]]] for language in LANGUAGES},
+        }
+        for entry in entries
+        if entry["question"] in at
+    ]
+    target.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8")
+    return target
+
+
+def questions(path: Path) -> list[str]:
+    return [line.rpartition("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def attacked_rows(subject: Subject, folder: Path) -> Iterator[dict[str, Any]]:
+    """Each rule of ``concepts.attacks`` and each language, against the guard in ``folder``."""
+    import numpy as np
+
+    from audit.gate import Asked, asked
+    from audit.guards import read_guard
+    from concepts.attacks import ATTACKS
+
+    saved = read_guard(folder)
+    queries = [query for query in saved.held_out if query.forget]
+
+    def under(written: list[str]) -> Asked:
+        return asked(subject.model, saved, queries, written, subject.architecture)
+
+    ways: Mapping[str, list[str]] = {
+        name: [attack(query.prompt, np.random.default_rng((0, at))) for at, query in enumerate(queries)]
+        for name, attack in ATTACKS.items()
+    } | {language: [query.translations[language] for query in queries] for language in LANGUAGES}
+    plain = under(ways["plain"])
+    for name, written in ways.items():
+        found = under(written)
+        yield {
+            "asked": name,
+            "n": len(queries),
+            "stopped": share(found.stopped),
+            "leaks": share(found.leaks(plain)),
+            "answer, guard off": round(float(np.nanmean(found.off)), 2),
+        }
+
+
+def share(which: np.ndarray) -> str:
+    """A share in per cent with its interval."""
+    from audit.statistics import share_interval
+
+    low, high = share_interval(which)
+    return f"{100 * which.mean():.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+if __name__ == "__main__":
+    main()
