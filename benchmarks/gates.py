@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.record import publish
+from benchmarks.record import folders, publish
 from benchmarks.skills import FILES, MISSES, QUERIES
 from benchmarks.skills import written as skill_file
 
@@ -38,7 +38,7 @@ def main() -> None:
     from audit.settings import Settings
     from audit.skills import guard_skill
 
-    data, mgsm = Path(sys.argv[1]), Path(sys.argv[2])
+    data, mgsm = folders("DATA", "MGSM")
     folder = model_folder(default_cache())
     subject = open_subject(folder, None, None, Settings(), SILENT)
     rows = []

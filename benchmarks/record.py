@@ -36,3 +36,12 @@ def publish(name: str, rows: Sequence[dict[str, Any]], notes: str = "") -> None:
 
 def shown(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def folders(*names: str) -> list[Path]:
+    """The folders on the command line, in the order of ``names``; without all of them the benchmark is left out."""
+    given = sys.argv[1 : len(names) + 1]
+    if len(given) < len(names):
+        print(f"left out, it needs data: python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(names)}")
+        raise SystemExit
+    return [Path(folder) for folder in given]

@@ -21,7 +21,7 @@ from audit.demo import default_cache, model_folder
 from audit.keys import collect
 from audit.running import RunningModel, find_config, load_model, load_tokenizer
 from audit.skills import voting
-from benchmarks.record import publish
+from benchmarks.record import folders, publish
 from concepts.background import load_background
 from concepts.regions import Kept, Region, choose_region, fit_hypercube, region_of
 from concepts.skill import Skill, Splits, load_skill, split
@@ -43,7 +43,8 @@ REACH = {"inside": 0.97, "others": 0.01, "left out": 0.05}
 
 
 def main() -> None:
-    skills = {name: _first(load_skill(Path(sys.argv[1]) / file), count) for name, (file, count) in SKILLS.items()}
+    (data,) = folders("DATA")
+    skills = {name: _first(load_skill(data / file), count) for name, (file, count) in SKILLS.items()}
     keys = _keys(skills, default_cache())
     rows = []
     for seed in SEEDS:

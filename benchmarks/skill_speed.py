@@ -27,7 +27,7 @@ from audit.keys import collect
 from audit.progress import SILENT
 from audit.running import RunningModel
 from audit.settings import Settings
-from benchmarks.record import publish
+from benchmarks.record import folders, publish
 from concepts.regions import fit_hypercube
 from concepts.skill import load_skill
 
@@ -39,11 +39,12 @@ UPPER, TOLERANCE = 10_000.0, 1e-5
 
 def main() -> None:
     """Three ratios against their goals."""
+    (data,) = folders("DATA")
     model = open_subject(model_folder(default_cache()), None, None, Settings(), SILENT).model
     queries = [
         query.prompt
         for file in ("gsm8k_test.jsonl", "xquad.en.json")
-        for query in load_skill(Path(sys.argv[1]) / file).queries[: QUERIES // 2]
+        for query in load_skill(data / file).queries[: QUERIES // 2]
     ]
     prompts = [tuple(model.tokenizer(query)["input_ids"]) for query in queries]
     plain, hooked, single = [], [], []

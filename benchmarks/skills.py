@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.record import publish
+from benchmarks.record import folders, publish
 
 KEPT = Path("audit-report/skills")
 FILES = {
@@ -42,9 +42,10 @@ SENTENCE = re.compile(r"(?<=[.!?。！？])\s*")
 
 def main() -> None:
     """One row a method and forget skill."""
+    (data,) = folders("DATA")
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        skills = {name: written(name, Path(sys.argv[1]) / file, Path(scratch)) for name, file in FILES.items()}
+        skills = {name: written(name, data / file, Path(scratch)) for name, file in FILES.items()}
         for method in METHODS:
             for forget in skills:
                 print(f"{method} {forget} ...", file=sys.stderr, flush=True)
