@@ -12,8 +12,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.record import publish
 
 KEPT = Path("audit-report/causal")

@@ -9,13 +9,10 @@ ten further languages. A guard stops and a query leaks as ``audit.gate`` says.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.record import folders, publish
 from benchmarks.skills import FILES, MISSES, QUERIES

@@ -1,6 +1,6 @@
 """Finding one concept's vectors among all of a model: the screen, the exact top 200, and the one-by-one reference.
 
-Run ``python benchmarks/screening.py [MODEL_FOLDER] [CONCEPT]``; without a folder the demo's model is used.
+Run ``python -m benchmarks.screening [MODEL_FOLDER] [CONCEPT]``; without a folder the demo's model is used.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from scipy.stats import false_discovery_control
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from audit.architectures import identify
 from audit.checkpoint import open_checkpoint

@@ -9,7 +9,6 @@ worst such share of a skill whose queries the fit never saw. Keys are kept in th
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 

@@ -14,8 +14,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from benchmarks.record import publish
 
 GOAL_RATIO = 4.0
