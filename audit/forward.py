@@ -68,7 +68,7 @@ def run(model: RunningModel, rows: Sequence[Row], batch_size: int = 16, progress
         for indices in _batches(rows, batch_size, model.architecture.d_vocab):
             yield _forward(model, rows, indices, cache, len(shared))
             done += len(indices)
-            progress.step("reading answers", done, len(rows))
+            progress.step("Reading answers", done, len(rows))
 
 
 def tokens_run(rows: Sequence[Row]) -> int:

@@ -43,7 +43,7 @@ def greedy(
             written = _answer(model, rest, repeated(cache, len(rest)), len(shared), max_new_tokens, ended or _ended)
             for index, tokens in zip(indices, written, strict=True):
                 answers[index] = tokens
-            progress.step("writing answers", begin + len(indices), len(order))
+            progress.step("Writing answers", begin + len(indices), len(order))
     return answers
 
 

@@ -88,7 +88,7 @@ def collect(
     for batch in _batches([len(prompts[index]) for index in kept], batch_size):
         rows[batch] = _read(model, [prompts[kept[number]] for number in batch], pool)
         done += len(batch)
-        progress.step("reading key vectors", done, len(kept))
+        progress.step("Reading key vectors", done, len(kept))
     if not np.isfinite(rows).all():
         raise ModelError("a key vector is not a finite number.", hint="Run the model with --dtype float32.")
     return Keys(rows, kept, refused)

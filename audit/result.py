@@ -25,7 +25,7 @@ FORMAT_VERSION: Final = 1
 
 Verdict = Literal["removed", "hidden", "present", "gated", "destroyed", "inconclusive"]
 
-Direction = Literal["knowledge", "forgetting", "utility", "change", "none"]
+Direction = Literal["knowledge", "forgetting", "protection", "utility", "change", "none"]
 """What a higher value means: more knowledge kept, more forgotten, a healthier model, more changed, or no order."""
 
 Number = float | None

@@ -28,7 +28,7 @@ from audit.statistics import share_interval
 from concepts.background import load_background
 from concepts.files import ConceptFileError
 from concepts.prompts import normalise
-from concepts.regions import Hypercube, Kept, Region, choose_region, fit_hypercube
+from concepts.regions import Hypercube, Kept, Region, choose_region, conformal_place, fit_hypercube
 from concepts.skill import Skill, load_skill, split
 
 SHARE: Final = 0.02
@@ -197,6 +197,12 @@ def _by_key_space(
     n_layers = subject.architecture.n_layers
     if layers and not all(0 <= layer < n_layers for layer in layers):
         raise AuditError(f"layers {list(layers)}: the model has layers 0 to {n_layers - 1}.")
+    if kind == "vote":
+        try:
+            conformal_place(len(parts[0].splits.choose), misses)
+        except ValueError as error:
+            hint = "A third of the queries choose the threshold: give more, or another --misses."
+            raise AuditError(f"{parts[0].skill.title}: {error}.", hint=hint) from error
     keys = [collect(subject.model, part.ids, pool="both", progress=progress).rows for part in parts]
     beside = None
     if background and kind == "vote":

@@ -257,17 +257,26 @@ def _share(region: Region, other: Kept) -> float:
 def conformal_threshold(scores: np.ndarray, rate: float) -> float:
     """The largest threshold that a further score of the same kind falls below with probability ``rate`` at most.
 
-    It is the floor(rate * (n + 1))-th smallest of ``scores`` (split conformal prediction; Vovk et al. 2005).
+    Raises:
+        ValueError: see ``conformal_place``.
+    """
+    return float(np.sort(scores)[conformal_place(len(scores), rate) - 1])
+
+
+def conformal_place(n: int, rate: float) -> int:
+    """Which of ``n`` scores, the smallest first, is that threshold: floor(rate * (n + 1)), from 1 on.
+
+    This is split conformal prediction (Vovk et al. 2005).
 
     Raises:
         ValueError: so few scores that no threshold keeps the rate, saying how many are needed.
     """
     if not 0 < rate < 1:
         raise ValueError(f"the rate is {rate}; give a number between 0 and 1")
-    place = math.floor(rate * (len(scores) + 1) + 1e-9)  # 0.02 * 50 is a little less than 1 in binary
+    place = math.floor(rate * (n + 1) + 1e-9)  # 0.02 * 50 is a little less than 1 in binary
     if place < 1:
-        raise ValueError(f"{len(scores)} queries are too few to miss {rate:.1%}; {math.ceil(1 / rate - 1e-9) - 1} do")
-    return float(np.sort(scores)[place - 1])
+        raise ValueError(f"{n} queries are too few to miss {rate:.1%}; {math.ceil(1 / rate - 1e-9) - 1} do")
+    return place
 
 
 def _fit_layer(forget: np.ndarray, others: np.ndarray, ridge: float, kept: float) -> tuple[np.ndarray, ...]:

@@ -45,6 +45,7 @@ class Group:
 
 QUESTIONS: Final = {
     "Is the knowledge still there?": ("knowledge", "forgetting"),
+    "Does the protection hold?": ("protection",),
     "What changed inside?": ("change",),
     "Is the rest of the model sound?": ("utility", "none"),
 }

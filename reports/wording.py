@@ -64,6 +64,7 @@ WHOLE_PAIR: Final[dict[Verdict, str]] = {
 HIGHER: Final = {
     "knowledge": "higher means more of the knowledge is kept",
     "forgetting": "higher means more is forgotten",
+    "protection": "higher means the protection holds more often",
     "utility": "higher means a healthier model",
     "change": "higher means more was changed",
     "none": "no order of better and worse",
@@ -72,6 +73,7 @@ HIGHER: Final = {
 MOVED: Final = {
     "knowledge": ("less kept", "more kept"),
     "forgetting": ("less forgotten", "more forgotten"),
+    "protection": ("holds less often", "holds more often"),
     "utility": ("less healthy", "healthier"),
     "change": ("less changed", "changed"),
     "none": ("lower", "higher"),

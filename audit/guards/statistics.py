@@ -79,7 +79,7 @@ def activity(
                 mask[:] = [arguments["attention_mask"].flatten().bool()]
                 model.model.base_model(**arguments, use_cache=False)
                 tokens += int(mask[0].sum())
-                progress.step("reading activations", min(start + batch_size, len(order)), len(order))
+                progress.step("Reading activations", min(start + batch_size, len(order)), len(order))
     finally:
         for handle in handles:
             handle.remove()
