@@ -98,7 +98,7 @@ def ablate(
         raise AuditError(f"no method {method!r}.", hint=f"Choose one of {', '.join(methods())}.")
     (wanted,) = load_concepts([concept])
     if save is not None:
-        refuse_occupied(save)
+        refuse_occupied(save, originals=[path])
     subject = open_subject(path, config, tokenizer, settings, progress)
     edit = Edit.plan(subject, wanted, method, vectors, settings.seed, raw, everywhere, progress)
     doses = edit.doses([strength] if strength is not None else methods()[method].DOSES)

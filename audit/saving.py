@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -51,8 +51,7 @@ def save_model(
     folder = config_dir or source.config_dir
     if folder is None:
         raise ModelError("no config.json beside the weights.", where=str(source.path), hint="Pass its folder.")
-    if any(file.resolve().is_relative_to(target.resolve()) for file in source.files):
-        raise CheckpointError("the original lies there and is never overwritten.", where=str(target))
+    refuse_occupied(target, originals=source.files)
     with writing_folder(target) as new:
         for origin in dict.fromkeys((folder, tokenizer_dir or folder)):
             _copy_small_files(origin, new)
@@ -80,15 +79,17 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def refuse_occupied(target: Path, marker: str = RECORD) -> None:
+def refuse_occupied(target: Path, marker: str = RECORD, originals: Iterable[Path] = ()) -> None:
     """Stop before slow work whose outcome could not be written to ``target``.
 
     Raises:
-        CheckpointError: ``target`` holds something that this tool did not write.
+        CheckpointError: ``target`` holds one of the ``originals``, or something that this tool did not write.
     """
+    if any(path.resolve().is_relative_to(target.resolve()) for path in originals):
+        raise CheckpointError("the original lies there and is never overwritten.", where=str(target))
     if target.exists() and not (target.is_dir() and ((target / marker).is_file() or not any(target.iterdir()))):
         raise CheckpointError(
-            "already there, and not an edited model of this tool, so it is left alone.",
+            "already there, and nothing that this command wrote before, so it is left alone.",
             where=str(target),
             hint="Name a new folder.",
         )

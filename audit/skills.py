@@ -15,7 +15,7 @@ import numpy as np
 
 from audit.ablation import Subject, open_subject
 from audit.errors import AuditError
-from audit.guards import Guard, key_space, methods, save_guard
+from audit.guards import DOCUMENT, Guard, key_space, methods, save_guard
 from audit.guards.statistics import activity
 from audit.interventions import value_rows
 from audit.keys import collect
@@ -107,8 +107,10 @@ def guard_skill(
         raise AuditError(f"no region {region!r}.", hint=f"Choose one of {', '.join(key_space.REGIONS)}.")
     if save_edited is not None and method != "prune":
         raise AuditError(f"{method} edits no weight, so there is no edited model to save.", hint="Use --save.")
+    if save is not None:
+        refuse_occupied(save, DOCUMENT, originals=[path])
     if save_edited is not None:
-        refuse_occupied(save_edited)
+        refuse_occupied(save_edited, originals=[path])
     skills = read_skills([forget, *retain], limit)
     subject = open_subject(path, config, tokenizer, settings, progress)
     parts = [as_part(skill, subject.model, settings.seed) for skill in skills]

@@ -141,6 +141,13 @@ def test_a_folder_in_use_is_refused_before_the_work(model: Path, concept: Path, 
     assert (used / "thesis.txt").read_text() == "mine"
 
 
+def test_the_original_is_never_the_target(model: Path, concept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audit.ablation.open_subject", lambda *_: pytest.fail("the work began"))
+    for target in (model, model.parent):
+        with pytest.raises(AuditError, match="the original lies there"):
+            ablate(model, str(concept), "zero", vectors=CHOSEN, save=target)
+
+
 def test_what_cannot_be_edited_is_refused(concept: Path, model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be edited"):
         ablate(write_tiny(tmp_path / "mixtral", "mixtral"), str(concept), "zero", vectors=CHOSEN)

@@ -374,6 +374,16 @@ def test_what_cannot_be_done_is_said_in_a_line(
     assert not (tmp_path / "guard").exists()
 
 
+def test_a_folder_in_use_is_refused_before_the_work(skills: tuple[Path, Path], tmp_path: Path) -> None:
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "thesis.txt").write_text("mine")
+    for target in ({"save": used}, {"method": "prune", "save_edited": used}):
+        with pytest.raises(AuditError, match="already there"):
+            guard_skill(tmp_path / "no model", skills[0], [skills[1]], **target)
+    assert (used / "thesis.txt").read_text() == "mine"
+
+
 def test_skills_that_share_a_query_are_refused(skills: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(AuditError, match=r"12 queries of capitals\.jsonl are among those to forget"):
         guard_skill(tmp_path, skills[0], [skills[1], skills[0]])
