@@ -201,7 +201,8 @@ def _causal(console: Console, name: str, said: Mapping[str, Any]) -> None:
     vectors = found["vectors"]
     coherent = sum(vector["coherent"] for vector in vectors)
     console.print(
-        f"Set: {len(vectors)} vector{'s' * (len(vectors) != 1)}, {coherent} of which write its words. Zeroed, answers about {name} fall by "
+        f"Set: {len(vectors)} vector{'s' * (len(vectors) != 1)}, {coherent} of which write its words. "
+        f"Zeroed, answers about {name} fall by "
         f"{_number(effect['target']['value'])} and unrelated ones by {_number(effect['unrelated']['value'])}, "
         f"{_number(effect['ratio']['value'])} times as far ({_number(low)} to {_number(high)}); control vectors "
         f"{_number(found['control']['target']['value'])}."
