@@ -16,6 +16,7 @@ import numpy as np
 
 from audit.architectures import Architecture, identify, why_unknown
 from audit.asking import known_questions
+from audit.bench import Bench, Spot
 from audit.causal import Effect
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.comparison import compare
@@ -31,7 +32,7 @@ from audit.search import POOL, FoundVectors, find, matched_controls, significant
 from audit.settings import Settings
 from audit.unlearning.lessons import lessons
 from audit.unlearning.training import Record
-from audit.validation import COLLATERAL, Bench, Spot, search
+from audit.validation import COLLATERAL, search
 from concepts.concept import Concept
 
 METRIC = "ablation_effect"
@@ -228,10 +229,8 @@ class Edit:
         found = []
         for done, strength in enumerate(sorted(strengths)):
             self.progress.step("Trying strengths", done, len(strengths))
-            changes = [dose(self.model, draw, strength) for draw in self.draws]
             choosing, held_out = (
-                mean_effect([side.effect(change) for change in changes])
-                for side in (self.bench.choosing, self.bench.reporting)
+                side.dosed(self.draws, strength) for side in (self.bench.choosing, self.bench.reporting)
             )
             found.append(Dose(strength, choosing, held_out))
         return found
@@ -298,13 +297,6 @@ def _spots(
             hint="Name vectors with --vectors, or raise --collateral.",
         )
     return coherent, "vectors that write the concept; no set stays within the collateral limit"
-
-
-def mean_effect(effects: Sequence[Effect]) -> Effect:
-    """Each question's mean effect over several draws of one edit."""
-    target = np.mean([effect.target for effect in effects], axis=0)
-    unrelated = np.mean([effect.unrelated for effect in effects], axis=0)
-    return replace(effects[0], target=target, unrelated=unrelated)
 
 
 def strongest(doses: Sequence[Dose], collateral: float, method: str) -> Dose:

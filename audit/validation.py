@@ -17,10 +17,11 @@ import numpy as np
 import torch
 
 from audit.activation import answer_logprobs_with, held_at, mean_coefficients
-from audit.asking import Asked, Questions, asked_under, known_questions
+from audit.asking import Questions, known_questions
 from audit.attribution import Attribution, integrated_gradients, relp
-from audit.causal import Effect, Trial
-from audit.interventions import Change, Place, Rows
+from audit.bench import Bench, Side, Spot, zeroed
+from audit.causal import Effect
+from audit.interventions import Place, noise
 from audit.progress import SILENT, Progress
 from audit.running import RunningModel
 from audit.written import written_effects
@@ -43,17 +44,6 @@ CONTROL_QUESTIONS: Final = 16
 """Unrelated questions of the refined attribution: one row."""
 SPECIFIC: Final = 5.0
 """A set is the concept's if its answers fall this many times as far as unrelated ones (interval above 1)."""
-WRONG: Final = 4
-"""Unrelated questions after which a concept's answer is scored, for the floor."""
-
-
-@dataclass(frozen=True)
-class Spot:
-    """A value vector by its place."""
-
-    layer: int
-    neuron: int
-    sign: int = 1
 
 
 @dataclass(frozen=True)
@@ -80,15 +70,17 @@ class FoundSet:
 
     Attributes:
         coherent: which of ``vectors`` write the concept's words.
+        beside: as many vectors of the same layers and nearest norms, the control.
         choosing: the effect by which it was chosen.
         held_out: the effect on the questions that took no part.
-        control: of as many vectors of the same layers and nearest norms, on these questions.
+        control: of ``beside``, on these questions.
         before, floor: mean log-probability of the held-out answers, in nats per token: as the model gives them, and
             after unrelated questions, where nothing calls for them.
     """
 
     vectors: tuple[Spot, ...]
     coherent: tuple[bool, ...]
+    beside: tuple[Spot, ...]
     choosing: Effect
     held_out: Effect
     control: Effect
@@ -124,11 +116,27 @@ class FoundSet:
 
 
 @dataclass(frozen=True)
+class NoiseDose:
+    """What noise on the set does to the held-out questions, and noise on its controls; means over draws.
+
+    ``size`` is the noise's norm over the vector's own.
+    """
+
+    size: float
+    effect: Effect
+    control: Effect
+
+    def as_json(self) -> dict[str, Any]:
+        return {"size": self.size, **self.effect.as_json(), "control": self.control.as_json()}
+
+
+@dataclass(frozen=True)
 class Validation:
     """What ablation says of a concept's vectors in one model.
 
     Attributes:
         found: ``None`` where no set stays within the collateral limit.
+        doses: the set's dose curve over sizes of noise, the smallest first.
         held: the set's effect on the held-out questions with its coefficients held at ``"zero"`` and at their
             ``"mean"`` over the concept's text and neutral text; empty where that was not asked for.
         written, written_control: BLEU and ROUGE-L of the held-out answers that the model writes without the set, and
@@ -139,14 +147,28 @@ class Validation:
     found: FoundSet | None
     questions: Questions
     collateral: float
+    doses: tuple[NoiseDose, ...] = ()
     held: Mapping[str, Effect] = field(default_factory=dict)
     written: Mapping[str, Effect] = field(default_factory=dict)
     written_control: Mapping[str, Effect] = field(default_factory=dict)
 
+    @property
+    def disagreement(self) -> float | None:
+        """Largest difference of an answer's fall, vectors zeroed against coefficients held at zero, in nats per token.
+
+        They are the same edit, so that more than rounding says that one of the two is at fault.
+        """
+        if self.found is None or "zero" not in self.held:
+            return None
+        pairs = zip(_falls(self.found.held_out), _falls(self.held["zero"]), strict=True)
+        return max(float(np.abs(one - other).max()) for one, other in pairs)
+
     def as_json(self) -> dict[str, Any]:
         return {
             "set": None if self.found is None else self.found.as_json(),
+            "noise": [each.as_json() for each in self.doses],
             "coefficients_held": {name: effect.as_json() for name, effect in self.held.items()},
+            "held_at_zero_differs_from_zeroed_by": self.disagreement,
             "written_answers": {
                 name: {**effect.as_json(), "control": self.written_control[name].as_json()}
                 for name, effect in self.written.items()
@@ -162,49 +184,12 @@ class Validation:
         }
 
 
+def _falls(effect: Effect) -> tuple[np.ndarray, np.ndarray]:
+    return effect.target, effect.unrelated
+
+
 Controls = Callable[[Sequence[Place]], Sequence[tuple[int, int, int]]]
 """Gives for each vector one other of its layer and nearest norm, as (layer, neuron, sign)."""
-
-
-class Bench:
-    """One model with the questions of both sides, on which edits are tried."""
-
-    def __init__(self, model: RunningModel, questions: Questions, seed: int, progress: Progress) -> None:
-        self.questions, self.seed = questions, seed
-        self.choosing = Side(model, questions.choose, questions.unrelated_choose, seed, progress)
-        self.reporting = Side(model, questions.report, questions.unrelated_report, seed, progress)
-        wrong = asked_under(questions.report, questions.unrelated_report, WRONG)
-        self.before = float(questions.report.by_question(self.reporting.before).mean())
-        self.floor = float(wrong.by_question(Trial(model, wrong.examples, model.architecture.n_layers).before).mean())
-
-
-class Side:
-    """Questions about the concept and unrelated ones of one side, put to a model after an edit."""
-
-    def __init__(self, model: RunningModel, target: Asked, unrelated: Asked, seed: int, progress: Progress) -> None:
-        self.target, self.unrelated, self.seed = target, unrelated, seed
-        self.trial = Trial(model, [*target.examples, *unrelated.examples], progress=progress)
-        self.before = self.trial.before[: len(target.examples)]
-
-    def effect(self, change: Change) -> Effect:
-        return self.of(self.trial.effect(change))
-
-    def of(self, found: np.ndarray) -> Effect:
-        """The effect by question, from that on each example."""
-        cut = len(self.target.examples)
-        return Effect(self.target.by_question(found[:cut]), self.unrelated.by_question(found[cut:]), self.seed)
-
-    def without(self, spots: Iterable[Place]) -> Effect:
-        """``effect`` of zeroing."""
-        return self.effect(zeroed(spots, self.trial.model.architecture.d_model))
-
-
-def zeroed(spots: Iterable[Place], d_model: int) -> Change:
-    """The change that sets value vectors to zero."""
-    layers: dict[int, list[int]] = {}
-    for layer, neuron in sorted({(spot.layer, spot.neuron) for spot in spots}):
-        layers.setdefault(layer, []).append(neuron)
-    return {layer: Rows(tuple(neurons), torch.zeros(len(neurons), d_model)) for layer, neurons in layers.items()}
 
 
 def validate(
@@ -242,18 +227,32 @@ def validate(
     for done, (vector, (layer, neuron, _)) in enumerate(zip(shown, controls(shown), strict=True)):
         progress.step("Ablating vectors one by one", done, len(shown))
         single.append(VectorEffect(vector, side.without([vector]), side.without([Spot(layer, neuron)])))
-    held = {}
-    if bridge is not None and found is not None:
+    if found is None:
+        return Validation(tuple(single), None, questions, collateral)
+    doses = tuple(dose_curve(model, side, found, seed, progress))
+    held: Mapping[str, Effect] = {}
+    if bridge is not None:
         progress.step("Holding coefficients instead")
         texts = [text for text in (concept.text, neutral_text()) if text]
-        held = holding(bridge(), model.tokenizer, bench.reporting, found.vectors, texts)
+        held = holding(bridge(), model.tokenizer, side, found.vectors, texts)
     written: Sequence[Mapping[str, Effect]] = ({}, {})
-    if generated and found is not None:
-        d_model = model.architecture.d_model
-        beside = [Spot(layer, neuron) for layer, neuron, _ in controls(found.vectors)]
-        changes = [zeroed(found.vectors, d_model), zeroed(beside, d_model)]
+    if generated:
+        changes = [zeroed(spots, model.architecture.d_model) for spots in (found.vectors, found.beside)]
         written = written_effects(model, questions.report, questions.unrelated_report, changes, seed, progress)
-    return Validation(tuple(single), found, questions, collateral, held, *written)
+    return Validation(tuple(single), found, questions, collateral, doses, held, *written)
+
+
+def dose_curve(
+    model: RunningModel, side: Side, found: FoundSet, seed: int, progress: Progress = SILENT
+) -> Iterator[NoiseDose]:
+    """Noise of every size of the method on the set, and on its controls."""
+    own, beside = (
+        [noise.noisy(model, spots, each) for each in range(seed, seed + noise.DRAWS)]
+        for spots in (found.vectors, found.beside)
+    )
+    for done, size in enumerate(noise.DOSES):
+        progress.step("Adding noise to the set", done, len(noise.DOSES))
+        yield NoiseDose(size, side.dosed(own, size), side.dosed(beside, size))
 
 
 def holding(bridge: Any, tokenizer: Any, side: Side, spots: Sequence[Spot], texts: Sequence[str]) -> dict[str, Effect]:
@@ -288,13 +287,14 @@ def search(
     if not tried:
         return None
     choosing, chosen = max(tried, key=lambda pair: pair[0].specificity)
-    beside = controls(chosen)
+    beside = tuple(Spot(*place) for place in controls(chosen))
     return FoundSet(
         vectors=chosen,
         coherent=tuple((spot.layer, spot.neuron) in coherent for spot in chosen),
+        beside=beside,
         choosing=choosing,
         held_out=bench.reporting.without(chosen),
-        control=bench.reporting.without([Spot(layer, neuron) for layer, neuron, _ in beside]),
+        control=bench.reporting.without(beside),
         before=bench.before,
         floor=bench.floor,
     )

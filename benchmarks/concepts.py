@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from audit.architectures import identify
+from audit.bench import Spot
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.demo import NEEDLE, default_cache, model_folder
 from audit.generation import greedy
@@ -40,7 +41,6 @@ from audit.subjects import Subjects, TracedVectors
 from audit.unlearning import methods as unlearning_methods
 from audit.unlearning.lessons import Lessons, lessons
 from audit.unlearning.training import Settings
-from audit.validation import Spot
 from audit.vectors import Projected, followed, project
 from benchmarks.causal import found as validated
 from benchmarks.record import publish

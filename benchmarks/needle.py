@@ -52,10 +52,10 @@ def measured(name: str) -> dict[str, Any]:
 
 def edited(name: str) -> dict[str, Any]:
     from audit.ablation import Edit, open_subject
+    from audit.bench import Spot
     from audit.demo import default_cache, model_folder
     from audit.progress import SILENT
     from audit.settings import Settings
-    from audit.validation import Spot
     from concepts.concept import load_concept
 
     folder = model_folder(default_cache())

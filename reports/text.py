@@ -207,10 +207,15 @@ def _causal(console: Console, name: str, said: Mapping[str, Any]) -> None:
         f"{_number(effect['ratio']['value'])} times as far ({_number(low)} to {_number(high)}); control vectors "
         f"{_number(found['control']['target']['value'])}."
     )
+    places = ",".join(f"{vector['layer']}.{vector['neuron']}" for vector in vectors)
+    _hanging(console, "", places)
+    _noise(console, said.get("noise") or [])
     for at, held in (said.get("coefficients_held") or {}).items():
+        differs = said.get("held_at_zero_differs_from_zeroed_by") if at == "zero" else None
         console.print(
             f"With their coefficients held at {'0' if at == 'zero' else 'their mean'}, the weights as they are: "
-            f"{_number(held['target']['value'])} and {_number(held['unrelated']['value'])}."
+            f"{_number(held['target']['value'])} and {_number(held['unrelated']['value'])}"
+            + (f"; no answer differs by more than {_number(differs)} from zeroing." if differs is not None else ".")
         )
     for score, lost in (said.get("written_answers") or {}).items():
         low, high = lost["target"]["interval"] or (None, None)
@@ -223,6 +228,24 @@ def _causal(console: Console, name: str, said: Mapping[str, Any]) -> None:
         console.print(f"That is {share:.0%} of the way to where nothing calls for the answers.")
     if not found["specific"]:
         console.print(f"No set carries {name} specifically: at least 5 times as far, and surely more than once.")
+
+
+def _noise(console: Console, doses: Sequence[Mapping[str, Any]]) -> None:
+    """The set's dose curve, its controls beside it."""
+    if not doses:
+        return
+    table = _table(
+        ["noise on the set, of its norm", "answers fall", "interval", "unrelated", "control vectors"], left=0
+    )
+    for dose in doses:
+        table.add_row(
+            _number(dose["size"]),
+            _number(dose["target"]["value"]),
+            interval(dose["target"]["interval"]) or "no interval",
+            _number(dose["unrelated"]["value"]),
+            _number(dose["control"]["target"]["value"]),
+        )
+    console.print(table)
 
 
 def _skill(console: Console, document: Mapping[str, Any]) -> None:

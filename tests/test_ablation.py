@@ -15,6 +15,7 @@ import cli
 from audit import ablation
 from audit.ablation import METRIC, Dose, Edit, ablate, open_subject, parse_vectors, strongest
 from audit.asking import Questions, asked
+from audit.bench import Spot
 from audit.causal import Effect
 from audit.errors import AuditError, ModelError
 from audit.gather import load_concepts
@@ -22,7 +23,6 @@ from audit.interventions import methods
 from audit.progress import SILENT
 from audit.result import AuditResult
 from audit.settings import Settings
-from audit.validation import Spot
 from concepts.concept import Question
 from tests.test_unlearning import one_thread
 from tests.tiny import write_tiny

@@ -11,10 +11,10 @@ import torch
 
 from audit.activation import answer_logprobs_with, held_at, mean_coefficients
 from audit.architectures import identify
+from audit.bench import Spot, zeroed
 from audit.causal import Trial
 from audit.checkpoint import open_checkpoint
 from audit.running import find_config, load_bridge, load_tokenizer
-from audit.validation import Spot, zeroed
 from tests.test_unlearning import FORGET, RETAIN, one_thread, open_model
 from tests.tiny import DENSE, TRAINABLE, write_tiny
 

@@ -167,9 +167,20 @@ def test_where_no_set_is_specific_it_is_said() -> None:
 
 def test_coefficients_held_are_told_beside() -> None:
     held = {"zero": effect(1.25, 0.05, 25.0), "mean": effect(0.75, 0.02, 37.0)}
-    shown = " ".join(validated(coefficients_held=held).split())
-    assert "held at 0, the weights as they are: 1.25 and 0.05." in shown
+    shown = " ".join(validated(coefficients_held=held, held_at_zero_differs_from_zeroed_by=0.001).split())
+    assert "held at 0, the weights as they are: 1.25 and 0.05; no answer differs by more than 0.001 from" in shown
     assert "held at their mean, the weights as they are: 0.75 and 0.02." in shown
+
+
+def test_the_set_can_be_copied_into_the_next_command() -> None:
+    assert "29.555,3.9" in validated()
+
+
+def test_the_dose_curve_stands_beside_its_controls() -> None:
+    doses = [{"size": size, **effect(size, 0.05, 25.0), "control": effect(0.125, 0, 0)} for size in (0.25, 4.0)]
+    lines = [" ".join(line.split()) for line in validated(noise=doses).splitlines()]
+    assert "0.25 0.25 0.125 to 0.5 0.05 0.125" in lines
+    assert "4 4 2 to 8 0.05 0.125" in lines
 
 
 def test_scores_of_written_answers_are_told_beside() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 import cli
 from audit import validation
 from audit.asking import FEWEST, Questions, asked, asked_under, known, known_questions
+from audit.bench import Bench, Spot, zeroed
 from audit.causal import Effect
 from audit.errors import ConceptError
+from audit.interventions import noise
 from audit.running import RunningModel
-from audit.validation import Bench, FoundSet, Spot, search, zeroed
+from audit.validation import FoundSet, Validation, search
 from concepts.concept import Concept, Question
 from tests.test_unlearning import one_thread, open_model
 from tests.tiny import write_tiny
@@ -134,13 +137,35 @@ def test_zeroing_a_vector_in_the_bench_is_zeroing_it_in_the_model(model: Running
 
 def test_a_set_is_specific_only_with_an_interval_above_one() -> None:
     def found(held_out: Effect) -> FoundSet:
-        return FoundSet((Spot(0, 1),), (True,), held_out, held_out, held_out, -1.0, -6.0)
+        return FoundSet((Spot(0, 1),), (True,), (Spot(0, 2),), held_out, held_out, held_out, -1.0, -6.0)
 
     rng = np.random.default_rng(0)
     assert found(Effect(rng.normal(0.5, 0.1, 12), rng.normal(0, 0.01, 20))).is_specific
     assert not found(Effect(np.linspace(-0.4, 0.5, 12), rng.normal(0, 0.01, 20))).is_specific
     assert not found(Effect(rng.normal(0.5, 0.1, 12), rng.normal(0.2, 0.01, 20))).is_specific
     assert found(Effect(np.full(4, 2.5), np.zeros(4))).share_of_the_way == pytest.approx(0.5)
+
+
+def test_noise_on_the_set_hurts_more_the_more_there_is_and_has_its_controls(model: RunningModel) -> None:
+    bench = Bench(model, questions(), 0, validation.SILENT)
+    nothing = Effect(np.zeros(6), np.zeros(8))
+    found = FoundSet((Spot(0, 3), Spot(1, 4)), (True, True), (Spot(0, 9), Spot(1, 8)), nothing, nothing, nothing, 0, -1)
+    doses = list(validation.dose_curve(model, bench.reporting, found, seed=0))
+    assert [each.size for each in doses] == list(noise.DOSES)
+    sizes = [float(np.abs(each.effect.target).mean()) for each in doses]
+    assert sizes == sorted(sizes)
+    assert sizes[0] > 0
+    draws = [noise.noisy(model, found.beside, seed) for seed in range(noise.DRAWS)]
+    assert np.array_equal(doses[-1].control.target, bench.reporting.dosed(draws, noise.DOSES[-1]).target)
+
+
+def test_zeroed_vectors_and_held_coefficients_are_compared_answer_by_answer() -> None:
+    zeroed_effect = Effect(np.array([1.0, 2.0]), np.array([0.0, 0.25]))
+    found = FoundSet((Spot(0, 3),), (True,), (Spot(0, 9),), zeroed_effect, zeroed_effect, zeroed_effect, 0, -1)
+    validated = Validation((), found, questions(), 0.05)
+    assert validated.disagreement is None
+    held = {"zero": Effect(np.array([1.0, 2.0]), np.array([0.0, 0.75]))}
+    assert replace(validated, held=held).disagreement == 0.5
 
 
 def test_the_command_lines_limit_is_the_librarys() -> None:

@@ -24,10 +24,15 @@ RAW = 0.1
 
 def target(model: RunningModel, vectors: Sequence[Place], setting: Setting) -> Change:
     """Each vector with noise of its own; equal for equal seeds and vectors."""
+    return noisy(model, vectors, setting.seed, setting.raw)
+
+
+def noisy(model: RunningModel, vectors: Sequence[Place], seed: int, raw: bool = False) -> Change:
+    """The same, for those who have no ``Setting``."""
     found = {}
     for layer, rows in stored_rows(model, vectors).items():
-        noise = torch.stack([_drawn(rows.values.shape[1], setting.seed, layer, neuron) for neuron in rows.neurons])
-        deviation = RAW if setting.raw else rows.values.square().mean(dim=1, keepdim=True).sqrt()
+        noise = torch.stack([_drawn(rows.values.shape[1], seed, layer, neuron) for neuron in rows.neurons])
+        deviation = RAW if raw else rows.values.square().mean(dim=1, keepdim=True).sqrt()
         found[layer] = Rows(rows.neurons, rows.values + deviation * noise)
     return found
 
