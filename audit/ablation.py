@@ -289,7 +289,8 @@ def _spots(
     coherent = significant(found)
     best = search(model, bench, coherent, controls, progress=progress)
     if best is not None:
-        return best.vectors, "the set with the largest effect on the choosing questions within the collateral limit"
+        origin = "the set with the largest effect on the choosing questions within the collateral limit"
+        return best.vectors, origin if best.is_specific else f"{origin}; on held-out questions it is not specific"
     if not coherent:
         raise ConceptError(
             f"no value vector of the model carries {found.concept.title}: none writes it beyond chance, and no set "

@@ -19,10 +19,10 @@ from audit.mlp import unembedding, value_vectors
 from audit.progress import SILENT, Progress
 from audit.running import find_config, load_bridge, load_model, load_tokenizer
 from audit.validation import COLLATERAL, Validation, validate
-from concepts.concept import Concept, from_word, load_concept
+from concepts.concept import Concept, from_word, library, load_concept, resembling
 from concepts.discovery import ConceptVector, discover
 from concepts.files import ConceptFileError
-from concepts.tokens import ConceptTokens, Lexicon, concept_tokens
+from concepts.tokens import ConceptTokens, Lexicon, concept_tokens, source_text
 
 NOT_VALIDATED = "not measured: no vector was ablated, so whether it carries the concept causally is open"
 POOL = 64
@@ -72,6 +72,7 @@ class FoundVectors:
             "concept": self.concept.name,
             "title": self.concept.title,
             "words": list(self.tokens.words),
+            "words_of_several_tokens": list(self.tokens.skipped),
             "projection": self.projection,
             "screened": self.screened,
             "vectors": [
@@ -117,7 +118,9 @@ def find(
     try:
         words = concept_tokens(lexicon, concept, W_U.numpy())
     except ValueError as error:
-        raise ConceptError(f"{error}.", where=concept.name, hint="Give seeds that are common words.") from error
+        near = resembling(concept.title) if not source_text(concept) else ""
+        hint = f"Give a text, or seeds that are common words{near or '.'}"
+        raise ConceptError(f"{error}.", where=f"concept {concept.title}", hint=hint) from error
     layers = stream(checkpoint, architecture, concept.title, progress)
     vectors = discover(layers, W_U, lexicon, words, seed=seed)
     return FoundVectors(
@@ -199,12 +202,11 @@ def significant(found: FoundVectors) -> list[ConceptVector]:
 
 def concept_or_word(name: str) -> Concept:
     """A concept of the library or of a file; anything that is neither and has no file's ending is a bare word."""
+    is_word = name not in library() and not Path(name).suffix and not Path(name).exists()
     try:
-        return load_concept(name)
+        return from_word(name) if is_word else load_concept(name)
     except ConceptFileError as error:
-        if Path(name).suffix or Path(name).exists():
-            raise ConceptError(str(error)) from error
-        return from_word(name)
+        raise ConceptError(str(error)) from error
 
 
 def matched_controls(

@@ -340,7 +340,7 @@ def _validated(document: Mapping[str, Any], where: str) -> Concept:
 def _unknown(name: str) -> ConceptFileError:
     known = library()
     return ConceptFileError(
-        f"no concept {name!r}{_nearest(name, known)}.",
+        f"no concept {name!r}{_nearest(name, known) or '.'}",
         hint=f"Library: {', '.join(known)}. Or pass a .toml, .json#Concept or .txt file.",
     )
 
@@ -348,6 +348,11 @@ def _unknown(name: str) -> ConceptFileError:
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name.lower(), {entry.lower(): entry for entry in known}, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def resembling(name: str) -> str:
+    """The library's concepts whose names are nearest to ``name``, as the end of a sentence; empty if none is near."""
+    return _nearest(name, library())
 
 
 def _refuse_duplicates(kind: str, texts: Iterable[str]) -> None:

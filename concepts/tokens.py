@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from typing import Protocol
@@ -223,7 +223,7 @@ def _from_text(lexicon: Lexicon, text: str, seeds: Sequence[str], limit: int) ->
 def _from_name(lexicon: Lexicon, names: Sequence[str], embedding: np.ndarray, limit: int) -> ConceptTokens:
     forms = [token for name in names for token in lexicon.whole_words.get(_word(name), ())]
     if not forms:
-        raise ValueError(f"{', '.join(names)} is no single token of this vocabulary; give a text or seeds")
+        raise ValueError(f"{', '.join(names)} is no single token of this vocabulary")
     rows = whitened(embedding)
     cosines = (rows @ rows[forms].T).max(axis=1)
     scores: dict[str, float] = {}
@@ -234,7 +234,8 @@ def _from_name(lexicon: Lexicon, names: Sequence[str], embedding: np.ndarray, li
         known = word in own or (cosines[token] >= NEIGHBOUR_COSINE and word in background())
         if known and word in lexicon.whole_words and word not in scores:
             scores[word], usual[word] = float(cosines[token]), lexicon.texts[token].strip()
-    return _tokens(lexicon, list(scores), usual, scores, limit, "name")
+    found = _tokens(lexicon, list(scores), usual, scores, limit, "name")
+    return replace(found, skipped=tuple(name for name in names if _word(name) not in lexicon.whole_words))
 
 
 def whitened(embedding: np.ndarray) -> np.ndarray:
@@ -264,7 +265,7 @@ def _tokens(
 ) -> ConceptTokens:
     found = {word: token for word in ordered if (token := lexicon.form(surfaces[word])) is not None}
     if not found:
-        raise ValueError("none of the concept's words is a single token of this vocabulary; give more text or seeds")
+        raise ValueError("none of the concept's words is a single token of this vocabulary")
     words = tuple(found)[:limit]
     return ConceptTokens(
         ids=np.array([found[word] for word in words], dtype=np.int64),

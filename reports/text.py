@@ -21,7 +21,7 @@ from reports.wording import VERDICTS, headline, name_of, read
 WIDTH: Final = 100
 MOST_LAYERS: Final = 3
 MOST_THEMES: Final = 8
-MOST_TOKENS: Final = 44
+MOST_TOKENS: Final = 40
 """Characters of the tokens of one vector: what is left of a line beside its numbers."""
 WRITTEN: Final = {"bleu": "BLEU", "rouge_l": "ROUGE-L"}
 """Scores of written answers as they are printed."""
@@ -170,6 +170,11 @@ def _vectors(console: Console, document: Mapping[str, Any]) -> None:
             clip(" ".join(_distinct(found.get("tokens") or [])), MOST_TOKENS),
         )
     console.print(table)
+    split = document.get("words_of_several_tokens") or []
+    if split:
+        few = ", ".join(shorten(str(word), 24) for word in split[:MOST_THEMES])
+        more = f" and {len(split) - MOST_THEMES} more" if len(split) > MOST_THEMES else ""
+        console.print(f"Not looked for, as this tokenizer splits them: {few}{more}.")
     said = document.get("effect")
     if isinstance(said, str):
         console.print(f"Effect: {shorten(said, 300)}")
@@ -186,29 +191,16 @@ def _effect(effect: object) -> str:
 
 def _causal(console: Console, name: str, said: Mapping[str, Any]) -> None:
     """What ablation showed: units, questions, and the set that carries the concept or that there is none."""
-    asked = said["questions"]
     console.print(
-        f"Effect: fall of held-out answers in nats per token when the vector is zeroed, over {asked['held_out']} "
-        f"questions; * marks vectors whose effect is specific to {name}."
+        f"Effect: fall of held-out answers in nats per token when the vector is zeroed, over "
+        f"{said['questions']['held_out']} questions; * marks vectors whose effect is specific to {name}."
     )
     found = said["set"]
     if found is None:
         limit = _number(said["collateral_limit"])
         console.print(f"Set: none costs unrelated answers less than {limit} nats per token.")
         return
-    effect, share = found["held_out"], found["share_of_the_way_to_the_floor"]
-    low, high = effect["ratio"]["interval"] or (None, None)
-    vectors = found["vectors"]
-    coherent = sum(vector["coherent"] for vector in vectors)
-    console.print(
-        f"Set: {len(vectors)} vector{'s' * (len(vectors) != 1)}, {coherent} of which write its words. "
-        f"Zeroed, answers about {name} fall by "
-        f"{_number(effect['target']['value'])} and unrelated ones by {_number(effect['unrelated']['value'])}, "
-        f"{_number(effect['ratio']['value'])} times as far ({_number(low)} to {_number(high)}); control vectors "
-        f"{_number(found['control']['target']['value'])}."
-    )
-    places = ",".join(f"{vector['layer']}.{vector['neuron']}" for vector in vectors)
-    _hanging(console, "", places)
+    _set(console, name, found)
     _noise(console, said.get("noise") or [])
     for at, held in (said.get("coefficients_held") or {}).items():
         differs = said.get("held_at_zero_differs_from_zeroed_by") if at == "zero" else None
@@ -224,10 +216,28 @@ def _causal(console: Console, name: str, said: Mapping[str, Any]) -> None:
             f"({_number(low)} to {_number(high)}), unrelated ones {_number(lost['unrelated']['value'])}, "
             f"without the control vectors {_number(lost['control']['target']['value'])}."
         )
-    if share is not None:
-        console.print(f"That is {share:.0%} of the way to where nothing calls for the answers.")
+
+
+def _set(console: Console, name: str, found: Mapping[str, Any]) -> None:
+    """The set and its effect; where it is specific, its vectors as ``audit ablate --vectors`` takes them."""
+    effect, share, vectors = found["held_out"], found["share_of_the_way_to_the_floor"], found["vectors"]
+    low, high = effect["ratio"]["interval"] or (None, None)
+    coherent = sum(vector["coherent"] for vector in vectors)
     if not found["specific"]:
-        console.print(f"No set carries {name} specifically: at least 5 times as far, and surely more than once.")
+        console.print(
+            f"No set carries {name} specifically: at least 5 times as far, and surely more than once. "
+            "The best within the limit:"
+        )
+    console.print(
+        f"Set: {len(vectors)} vector{'s' * (len(vectors) != 1)}, {coherent} of which write its words. "
+        f"Zeroed, answers about {name} fall by "
+        f"{_number(effect['target']['value'])} and unrelated ones by {_number(effect['unrelated']['value'])}, "
+        f"{_number(effect['ratio']['value'])} times as far ({_number(low)} to {_number(high)}); control vectors "
+        f"{_number(found['control']['target']['value'])}."
+        + (f" That is {share:.0%} of the way to where nothing calls for the answers." if share is not None else "")
+    )
+    if found["specific"]:
+        _indented(console, ",".join(f"{vector['layer']}.{vector['neuron']}" for vector in vectors))
 
 
 def _noise(console: Console, doses: Sequence[Mapping[str, Any]]) -> None:

@@ -160,8 +160,10 @@ def test_the_set_that_carries_a_concept_is_told_with_its_cost() -> None:
 
 def test_where_no_set_is_specific_it_is_said() -> None:
     assert "none costs unrelated answers less than 0.05" in " ".join(validated(set=None).split())
-    chosen = {"vectors": [], "held_out": effect(0.1, 0.1, 1.0), "control": effect(0, 0, 0), "specific": False}
-    shown = " ".join(validated(set={**chosen, "share_of_the_way_to_the_floor": None}).split())
+    chosen: dict[str, Any] = {"held_out": effect(0.1, 0.1, 1.0), "control": effect(0, 0, 0), "specific": False}
+    chosen |= {"vectors": [{"layer": 29, "neuron": 555, "coherent": True}], "share_of_the_way_to_the_floor": None}
+    shown = " ".join(validated(set=chosen).split())
+    assert "29.555" not in shown
     assert "specifically: at least 5 times as far, and surely more than once." in shown
 
 

@@ -129,6 +129,14 @@ def test_a_norm_that_scales_by_one_changes_nothing_when_folded(tmp_path: Path) -
 def test_a_concept_without_a_token_of_the_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConceptError, match="no single token"):
         find_in(write_tiny(tmp_path / "m"), "Baseball")
+    with pytest.raises(ConceptError, match=r"concept itly: itly is no single token .*did you mean italy\?$"):
+        find_in(tmp_path / "m", "itly")
+
+
+@pytest.mark.parametrize("name", ["🦒", "", "  "])
+def test_a_name_without_letters_is_an_error_in_one_line(name: str) -> None:
+    with pytest.raises(ConceptError):
+        concept_or_word(name)
 
 
 def test_a_mistyped_file_is_not_taken_for_a_word(tmp_path: Path) -> None:
