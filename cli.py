@@ -38,6 +38,9 @@ DebugFlag = Annotated[bool, typer.Option("--debug", help="Show the traceback of 
 SeedOption = Annotated[int, typer.Option(help="Seed of every draw (bootstrap, permutations, training).")]
 ConfigOption = Annotated[Path | None, typer.Option(help="Folder with config.json, if not beside the weights.")]
 TokenizerOption = Annotated[Path | None, typer.Option(help="Folder with the tokenizer, if not beside the weights.")]
+KnownVectorsFlag = Annotated[
+    bool, typer.Option("--known-vectors", help="Follow the vectors that a concept's file names; do not find them.")
+]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for result.json and report.html.")]
 
 
@@ -50,6 +53,7 @@ def compare(
     translations: Annotated[
         Path | None, typer.Option(help="JSON with each concept's questions in German, for the prompts in German.")
     ] = None,
+    known_vectors: KnownVectorsFlag = False,
     skill: Annotated[
         list[Path] | None, typer.Option(help="Queries that need a skill: TOML, JSONL, GSM8K, HumanEval, SQuAD...")
     ] = None,
@@ -84,7 +88,13 @@ def compare(
         from audit.settings import Settings
 
         settings = Settings(
-            seed=seed, device=device, dtype=dtype, batch_size=batch_size, limit=limit, run_code=run_code
+            seed=seed,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            limit=limit,
+            run_code=run_code,
+            known_vectors=known_vectors,
         )
         arguments: dict[str, Any] = {
             "retained": retained,
@@ -170,6 +180,7 @@ def ablate(
     vectors: Annotated[
         str, typer.Option(help="Value vectors as layer.neuron, separated by commas; default: the set that carries it.")
     ] = "",
+    known_vectors: KnownVectorsFlag = False,
     strength: Annotated[
         float | None, typer.Option(help="How far to go: 0 nothing, 1 the method in full; default: by the dose curve.")
     ] = None,
@@ -209,7 +220,9 @@ def ablate(
                 save=save_to,
                 config=config,
                 tokenizer=tokenizer,
-                settings=Settings(seed=seed, device=device, dtype=dtype, batch_size=batch_size),
+                settings=Settings(
+                    seed=seed, device=device, dtype=dtype, batch_size=batch_size, known_vectors=known_vectors
+                ),
                 progress=progress,
                 command=command_line(),
             )

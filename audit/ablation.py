@@ -21,7 +21,7 @@ from audit.causal import Effect
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.comparison import compare
 from audit.errors import AuditError, ConceptError, ModelError
-from audit.gather import load_concepts
+from audit.gather import check_known_vectors, load_concepts
 from audit.interventions import Change, Place, Setting, apply, dose, methods, places
 from audit.mlp import unembedding
 from audit.progress import SILENT, Progress
@@ -86,7 +86,8 @@ def ablate(
     """Edit ``path``'s value vectors by ``method`` and compare the outcome with the original, which stays untouched.
 
     Args:
-        vectors: to edit; the set that ``audit.validation`` finds if empty.
+        vectors: to edit; if empty, those that the concept names (``settings.known_vectors``) or else the set that
+            ``audit.validation`` finds.
         strength: how far the edit goes; the strongest of the method's doses within ``collateral`` if ``None``.
         collateral: the most that unrelated answers may fall on the choosing side, in nats per answer token.
         raw, everywhere: see ``interventions.Setting``.
@@ -101,6 +102,9 @@ def ablate(
     if save is not None:
         refuse_occupied(save, originals=[path])
     subject = open_subject(path, config, tokenizer, settings, progress)
+    if settings.known_vectors:
+        check_known_vectors([wanted], subject.architecture)
+        vectors = vectors or wanted.vectors
     edit = Edit.plan(subject, wanted, method, vectors, settings.seed, raw, everywhere, progress)
     doses = edit.doses([strength] if strength is not None else methods()[method].DOSES)
     chosen = doses[0] if strength is not None else strongest(doses, collateral, method)

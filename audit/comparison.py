@@ -81,6 +81,8 @@ def compare(
     protection = digest_of(guard) if guard is not None else None
     saved = open_guard(guard)
     pair = open_pair(Path(base), Path(unlearned), Path(retained) if retained else None, config)
+    if settings.known_vectors:
+        gather.check_known_vectors(chosen, pair.architecture)
     with clock.measuring("weights"):
         words = gather.open_tokenizer(pair, tokenizer)
         weights = scan(pair, words.tokenizer, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from audit.architectures import Architecture
 from audit.checkpoint import Checkpoint
 from audit.errors import ConceptError, ModelError
+from audit.interventions import Place
 from audit.items import ItemSet, item_set, with_own_answers
 from audit.jailbroken import with_jailbreaks
 from audit.pair import ModelPair
 from audit.progress import Progress
 from audit.readings import Readings, generate, read
 from audit.running import find_config, load_model, load_tokenizer
-from audit.search import SIGNIFICANT, FoundVectors, find, matched_controls
+from audit.search import SIGNIFICANT, FoundVectors, TokenizerVocabulary, find, matched_controls
 from audit.settings import Settings
 from audit.skill_items import LACKING, SkillQuestions
 from audit.subjects import Subjects, TracedVectors
@@ -31,6 +34,10 @@ from concepts.prompts import cut
 VECTORS = 20
 """At most this many of a concept's vectors are followed from base to unlearned."""
 CONTROLS_PER_VECTOR = 2
+CONTROLS = 20
+"""At least this many control vectors in all, also for a single vector."""
+SHOWN = 6
+"""Top tokens that say what a vector writes."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,25 @@ def refuse_twice(topics: Sequence[Concept]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ConceptError(f"concept {name!r} is given twice.", hint="Name each concept once.")
+
+
+def check_known_vectors(concepts: Sequence[Concept], architecture: Architecture | None) -> None:
+    """Raises ConceptError where a concept names no vectors, or one that the model does not have."""
+    for concept in concepts:
+        if not concept.vectors:
+            raise ConceptError(
+                f"{concept.title} names no vectors.",
+                hint="Leave out --known-vectors to have them found, or add [[vectors]] to the concept's file.",
+            )
+        if architecture is None:  # then no vector is followed, and the result says why
+            continue
+        for vector in concept.vectors:
+            if not (vector.layer < architecture.n_layers and vector.neuron < architecture.d_mlp):
+                raise ConceptError(
+                    f"{concept.title} names the value vector (layer {vector.layer}, neuron {vector.neuron}), but the "
+                    f"model has {architecture.n_layers} layers of {architecture.d_mlp} neurons.",
+                    hint="Vectors speak of the model that they were found in; leave out --known-vectors for any other.",
+                )
 
 
 def open_tokenizer(pair: ModelPair, folder: Path | None) -> Tokenizer:
@@ -201,20 +227,29 @@ class Collector:
             seed=self.settings.seed,
             progress=self.progress,
         )
-        chosen = tuple(vector for vector in found.vectors if vector.q_value < SIGNIFICANT)
-        if not chosen:
+        chosen: Sequence[Place] = [vector for vector in found.vectors if vector.q_value < SIGNIFICANT]
+        if self.settings.known_vectors:
+            chosen = concept.vectors
+        elif not chosen:
             return f"no value vector of the base writes {concept.title} beyond chance ({best_of(found)})"
+        per_vector = max(CONTROLS_PER_VECTOR, math.ceil(CONTROLS / len(chosen)))
         controls = matched_controls(
-            self.pair.base, self.pair.architecture, found.vectors, per_vector=CONTROLS_PER_VECTOR
+            self.pair.base,
+            self.pair.architecture,
+            chosen,
+            per_vector=per_vector,
+            candidates=[(vector.layer, vector.neuron) for vector in found.vectors],
         )
         places = [(vector.layer, vector.neuron, vector.sign) for vector in chosen]
         tokens = np.asarray(found.tokens.ids)
         traced = trace(self.pair, [*places, *controls], tokens)
+        vectors = traced[: len(places)]
+        vocabulary = TokenizerVocabulary(self.words.tokenizer, self.pair.architecture.d_vocab)
         return TracedVectors(
-            found=chosen,
-            vectors=traced[: len(places)],
+            writes=tuple(tuple(map(vocabulary.decode_one, vector.top_before[:SHOWN].tolist())) for vector in vectors),
+            vectors=vectors,
             controls=traced[len(places) :],
-            controls_per_vector=CONTROLS_PER_VECTOR,
+            controls_per_vector=per_vector,
             tokens=tokens,
             words=found.tokens.words,
             dtype=str(next(iter(self.pair.base.tensors.values())).dtype).removeprefix("torch."),

@@ -16,6 +16,7 @@ class Settings:
         batch_size: prompts in one forward pass.
         run_code: whether programs that a model writes are run, in a process of their own, to see if they are right.
         limit: at most this many questions of each kind; ``None`` for all.
+        known_vectors: whether a concept's vectors are those that its file names, instead of those found in the base.
     """
 
     seed: int = 0
@@ -24,6 +25,7 @@ class Settings:
     batch_size: int = 16
     limit: int | None = None
     run_code: bool = False
+    known_vectors: bool = False
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

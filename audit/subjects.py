@@ -9,7 +9,6 @@ import numpy as np
 
 from audit.pair import ModelPair
 from audit.readings import Readings
-from concepts.discovery import ConceptVector
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,14 @@ class TracedVector:
 
 @dataclass(frozen=True)
 class TracedVectors:
-    """The concept's vectors, found in the base, and control vectors of the same layers and nearest norm.
+    """The concept's vectors, found in the base or named by it, and control vectors of the same layers and nearest norm.
 
-    ``tokens`` are the concept's token ids; ``words`` the same in text; ``controls_per_vector`` controls follow
-    each other in the order of ``found``. ``dtype`` is the files' number format, whose rounding is the noise floor.
+    ``writes`` are the first of each vector's top tokens in the base, in text; ``tokens`` the concept's token ids;
+    ``words`` the same in text; ``controls_per_vector`` controls follow each other in the order of ``vectors``.
+    ``dtype`` is the files' number format, whose rounding is the noise floor.
     """
 
-    found: tuple[ConceptVector, ...]
+    writes: tuple[tuple[str, ...], ...]
     vectors: tuple[TracedVector, ...]
     controls: tuple[TracedVector, ...]
     controls_per_vector: int

@@ -26,6 +26,7 @@ from audit.architectures import identify
 from audit.bench import Spot
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.demo import NEEDLE, default_cache, model_folder
+from audit.gather import SHOWN
 from audit.generation import greedy
 from audit.interventions import Setting, apply, methods, needle, stored_rows
 from audit.items import ItemSet, item_set, with_own_answers
@@ -45,7 +46,6 @@ from audit.vectors import Projected, followed, project
 from benchmarks.causal import found as validated
 from benchmarks.record import publish
 from concepts.concept import Concept, load_concept
-from concepts.discovery import ConceptVector
 
 CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes", "germany", "chemistry", "planets", "computers")
 KEPT = Path("audit-report/concepts")
@@ -127,7 +127,8 @@ class Subject:
         self.items = with_jailbreaks(self.items, self.concept, tokenizer, self.model.context)
         self.base: Readings = read(self.model, self.items, written)
         self.vectors: Projected = self.projected()
-        self.named = tuple(self.as_vector(spot, top) for spot, top in zip(self.spots, self.vectors[1], strict=False))
+        tops = self.vectors[1][: len(self.spots), :SHOWN].tolist()
+        self.writes = tuple(tuple(tokenizer.decode([token]) for token in top) for top in tops)
         self.passages = self.continued()
 
     def chosen(self, document: Mapping[str, Any]) -> list[Spot]:
@@ -139,11 +140,6 @@ class Subject:
             return [Spot(*place, signs.get(place, 1)) for place in places]
         written = [vector for vector in self.found.vectors if vector.q_value < SIGNIFICANT]
         return [Spot(vector.layer, vector.neuron, vector.sign) for vector in written]
-
-    def as_vector(self, spot: Spot, top: np.ndarray) -> ConceptVector:
-        """A vector of the set with the words it writes; a set is chosen by effect, so it has no scores by words."""
-        words = tuple(self.model.tokenizer.decode([token]) for token in top[:6].tolist())
-        return ConceptVector(spot.layer, spot.neuron, spot.sign, np.nan, np.nan, np.nan, 0, np.nan, words)
 
     def measured(self, method: str) -> dict[str, Any]:
         """Unlearn by ``method``, measure, and give the model its weights back."""
@@ -190,7 +186,7 @@ class Subject:
     def traced(self) -> TracedVectors:
         both = followed(self.places, self.vectors, self.projected())
         n = len(self.spots)
-        return TracedVectors(self.named, both[:n], both[n:], 2, self.tokens, self.found.tokens.words, "float32")
+        return TracedVectors(self.writes, both[:n], both[n:], 2, self.tokens, self.found.tokens.words, "float32")
 
     def continued(self) -> list[str]:
         """What the model writes after the first halves of the text's sentences."""

@@ -237,7 +237,7 @@ def _set(console: Console, name: str, found: Mapping[str, Any]) -> None:
         + (f" That is {share:.0%} of the way to where nothing calls for the answers." if share is not None else "")
     )
     if found["specific"]:
-        _indented(console, ",".join(f"{vector['layer']}.{vector['neuron']}" for vector in vectors))
+        _indented(console, ", ".join(f"{vector['layer']}.{vector['neuron']}" for vector in vectors))
 
 
 def _noise(console: Console, doses: Sequence[Mapping[str, Any]]) -> None:

@@ -159,6 +159,16 @@ def test_what_cannot_be_edited_is_refused(concept: Path, model: Path, tmp_path: 
         ablate(model, "itly", "zero")
 
 
+def test_known_vectors_are_edited_and_followed(model: Path, concept: Path) -> None:
+    with pytest.raises(AuditError, match="Italy names no vectors"):
+        ablate(model, str(concept), "zero", strength=1.0, settings=Settings(known_vectors=True))
+    with concept.open("a", encoding="utf-8") as stream:
+        stream.writelines(f"\n[[vectors]]\nlayer = {spot.layer}\nneuron = {spot.neuron}\n" for spot in CHOSEN)
+    (finding,) = ablate(model, str(concept), "zero", strength=1.0, settings=Settings(known_vectors=True)).findings
+    assert finding[METRIC].details["vectors"] == [[spot.layer, spot.neuron] for spot in CHOSEN]
+    assert [row["value"] for row in finding["vector_cosine"].items] == [0.0, 0.0]
+
+
 def test_vectors_are_written_as_layer_and_neuron() -> None:
     assert parse_vectors("29.555, 22.610") == [Spot(29, 555), Spot(22, 610)]
     for text in ("29", "29.x", "a.1", "1.2,", "-1.2"):

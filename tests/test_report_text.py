@@ -175,7 +175,7 @@ def test_coefficients_held_are_told_beside() -> None:
 
 
 def test_the_set_can_be_copied_into_the_next_command() -> None:
-    assert "29.555,3.9" in validated()
+    assert "29.555, 3.9" in validated()
 
 
 def test_the_dose_curve_stands_beside_its_controls() -> None:

@@ -71,7 +71,7 @@ def _row(traced: TracedVectors, index: int, vector: TracedVector, value: float |
         "neuron": vector.neuron,
         "sign": "+" if vector.sign > 0 else "-",
         "value": value,
-        "writes": ", ".join(token.strip() for token in traced.found[index].tokens[:6]),
+        "writes": ", ".join(token.strip() for token in traced.writes[index]),
     }
 
 

@@ -16,7 +16,6 @@ from audit.readings import Readings
 from audit.result import Measurement
 from audit.subjects import Subjects, TracedVector, TracedVectors
 from audit.verdict import Evidence, judge
-from concepts.discovery import ConceptVector
 from tests.metrics.planted import CONCEPT
 from tests.test_verdict import memorised
 
@@ -188,8 +187,8 @@ def activation(unlearned: dict[str, float]) -> Measurement:
         nothing = np.zeros(1)
         return tuple(TracedVector(*place, *[nothing] * 6) for place in places)
 
-    found = tuple(ConceptVector(*place, 9.0, 0.001, 0.01, 5, 3.0, ("a", "b")) for place in PLACES)
-    traced = TracedVectors(found, vectors(PLACES), vectors(CONTROLS), 2, np.arange(3), ("w",) * 3, "float32")
+    writes = (("a", "b"),) * len(PLACES)
+    traced = TracedVectors(writes, vectors(PLACES), vectors(CONTROLS), 2, np.arange(3), ("w",) * 3, "float32")
     models = {"base": keys(dict.fromkeys(PROMPTS, 2.0), 1), "unlearned": keys(unlearned, 2)}
     pair: Any = SimpleNamespace()
     return vector_activation.measure(Subjects(pair=pair, readings=models, vectors=traced), CONCEPT)

@@ -18,7 +18,6 @@ from audit.metrics import (
 from audit.result import Measurement
 from audit.subjects import Subjects, TracedVector, TracedVectors
 from concepts.concept import from_word
-from concepts.discovery import ConceptVector
 
 METRICS = {
     "cosine": vector_cosine,
@@ -51,10 +50,10 @@ def writes_concept(seed: int) -> np.ndarray:
 def subjects(change: Any, n: int = 6) -> Subjects:
     vectors = tuple(traced(writes_concept(i), change(writes_concept(i))) for i in range(n))
     still = [np.random.default_rng(100 + i).normal(size=D_MODEL).astype(np.float32) for i in range(2 * n)]
-    found = tuple(ConceptVector(0, 0, 1, 9.0, 0.001, 0.01, 5, 3.0, ("a", "b")) for _ in range(n))
+    writes = (("a", "b"),) * n
     return Subjects(
         pair=SimpleNamespace(),  # type: ignore[arg-type]  # no vector metric reads the pair
-        vectors=TracedVectors(found, vectors, tuple(traced(v, v) for v in still), 2, TOKENS, ("w",) * 10, "float32"),
+        vectors=TracedVectors(writes, vectors, tuple(traced(v, v) for v in still), 2, TOKENS, ("w",) * 10, "float32"),
     )
 
 
