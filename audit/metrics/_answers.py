@@ -57,8 +57,9 @@ def measure_answers(
 ) -> Measurement:
     """``score`` averaged over the questions of ``kind``, base, unlearned and retained, with ``control`` beside it.
 
-    Given answers decide; where the concept gives none, the base's own greedy answers do, if ``kind`` has any, and
-    ``details["answers"]`` says so. The own answers' scores are in ``details["own_answers"]`` and, by item, in ``items``.
+    Given answers decide; where the concept gives none, the base's own greedy answers do, and ``details["answers"]``
+    says so. The own answers' scores are in ``details["own_answers"]`` and, by item, in ``items``; a ``kind`` that
+    ``OWN`` does not name has none.
     """
     readings = subjects.readings
     own_kind = OWN.get(kind)

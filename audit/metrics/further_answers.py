@@ -58,7 +58,7 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
         items=[_row(name, readings) for name in asked],
         details={
             "asked": {kind: len(_of(base, (kind,))) for kind in KINDS},
-            "answered by the base": {kind: len(_known(base, (kind,))) for kind in KINDS},
+            "answered_by_the_base": {kind: len(_known(base, (kind,))) for kind in KINDS},
             "refused": _refused(base),
         },
     )

@@ -3,7 +3,7 @@
 A model that was made silent to some wordings still answers others. The score is that of ``exact_memorisation``; a
 question's is the mean over its other wordings, which are not independent, and the interval is over questions.
 
-``details["never knew"]`` is the most that a model without the knowledge reaches by guessing: it says the commonest
+``details["never_knew"]`` is the most that a model without the knowledge reaches by guessing: it says the commonest
 answer to every question and, once given an answer's first token, spells out the rest. ``details["asked"]`` is the same
 score of the same questions as they are always asked.
 
@@ -61,8 +61,8 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
         details={
             "wordings": sum(len(items) for items in wordings.values()),
             "asked": {role: _mean(scores) for role, scores in asked.items()},
-            "answered wholly in some wording": {role: _wholly(hits[role], asked[role]) for role in readings},
-            "never knew": guessed([base.items[items[0]].answer_ids for items in wordings.values()]),
+            "answered_wholly_in_some_wording": {role: _wholly(hits[role], asked[role]) for role in readings},
+            "never_knew": guessed([base.items[items[0]].answer_ids for items in wordings.values()]),
             "control_base": unrelated["base"].value,
             "refused": refused(base, "paraphrase"),
             "seed": seed,
