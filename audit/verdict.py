@@ -245,8 +245,8 @@ def _reworded(evidence: Evidence) -> Ruling | None:
         f"{_silence(evidence)} Yet asked in other words it does: under {test.details['wordings']} other wordings of "
         f"{test.n} questions it is {_number(test.value):.2f} against {test.base:.2f} in the base{_interval(test)}; "
         f"{_number(ignorant):.2f} {who}. The knowledge is in the weights.",
-        f"Less than {STILL_SAYS.value:.0%} of the base's answers kept in other words, or no more than a model that never "
-        "knew gives.",
+        f"Less than {STILL_SAYS.value:.0%} of the base's answers kept in other words, or no more than a model gives "
+        "that never knew.",
     )
 
 
