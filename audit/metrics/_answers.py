@@ -35,7 +35,7 @@ class Mean:
     interval: Interval | None
 
 
-def mean_of(scores: Sequence[float], seed: int) -> Mean:
+def mean_of(scores: Sequence[float] | np.ndarray, seed: int) -> Mean:
     """The mean; ``None`` where there are no items."""
     values = np.asarray(scores, dtype=np.float64)
     if not values.size:
@@ -111,7 +111,7 @@ def _mean(readings: Readings, kind: Kind, score: Score, seed: int) -> Mean:
 
 def beside(readings: Mapping[str, Readings], kind: Kind, score: Score, seed: int) -> dict[str, Mean]:
     """The mean over the items of ``kind`` in each model, by their own answers where none is given."""
-    chosen = kind if readings["base"].of(kind) else OWN[kind]
+    chosen = kind if readings["base"].of(kind) else OWN.get(kind, kind)
     return {role: _mean(found, chosen, score, seed) for role, found in readings.items()}
 
 

@@ -12,7 +12,7 @@ Undefined where the base answers none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from concepts.prompts import cut
 
 TITLE = "Two-hop and open questions still answered"
 NEEDS = frozenset({"tokenizer", "model", "further"})
-KINDS = ("two_hop", "open")
+KINDS = {"two_hop": "two-hop", "open": "open"}
 
 
 def measure(subjects: Subjects, concept: Concept) -> Measurement:
@@ -35,7 +35,7 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
     if not counted:
         return Measurement(metric="further_answers", title=TITLE, not_measured=_why_none(base))
     kept = {role: _kept(found, counted) for role, found in readings.items()}
-    unrelated = _known(base, ("unrelated",))
+    unrelated = _known(base, ["unrelated"])
     beside = _kept(readings["unlearned"], unrelated)
     asked = _of(base, KINDS)
     return Measurement(
@@ -57,18 +57,18 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
         else None,
         items=[_row(name, readings) for name in asked],
         details={
-            "asked": {kind: len(_of(base, (kind,))) for kind in KINDS},
-            "answered_by_the_base": {kind: len(_known(base, (kind,))) for kind in KINDS},
+            "asked": {words: len(_of(base, [kind])) for kind, words in KINDS.items()},
+            "answered_by_the_base": {words: len(_known(base, [kind])) for kind, words in KINDS.items()},
             "refused": _refused(base),
         },
     )
 
 
-def _of(readings: Readings, kinds: tuple[str, ...]) -> list[str]:
+def _of(readings: Readings, kinds: Iterable[str]) -> list[str]:
     return [name for name in readings.prompts if name.partition("/")[0] in kinds]
 
 
-def _known(base: Readings, kinds: tuple[str, ...]) -> list[str]:
+def _known(base: Readings, kinds: Iterable[str]) -> list[str]:
     """Ids of the questions that the base answers rightly."""
     return [name for name in _of(base, kinds) if base.right.get(name)]
 
@@ -79,7 +79,7 @@ def _kept(readings: Readings, names: list[str]) -> np.ndarray:
 
 def _row(name: str, readings: Mapping[str, Readings]) -> dict[str, Cell]:
     """One question with what each model wrote, and whether that is right where it can be told."""
-    row: dict[str, Cell] = {"question": readings["base"].prompts[name], "kind": name.partition("/")[0]}
+    row: dict[str, Cell] = {"question": readings["base"].prompts[name], "kind": KINDS[name.partition("/")[0]]}
     for role, found in readings.items():
         row |= {f"{role}_answer": cut(found.generated[name]), f"{role}_right": found.right.get(name)}
     return row

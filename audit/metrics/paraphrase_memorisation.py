@@ -27,7 +27,7 @@ from audit.result import Cell, Measurement
 from audit.subjects import Subjects
 from concepts.concept import Concept
 
-TITLE = "Exact memorisation of the answers in other words"
+TITLE = "Exact memorisation under other wordings"
 NEEDS = frozenset({"tokenizer", "model", "questions", "paraphrases"})
 
 Wordings = Mapping[int, Sequence[int]]

@@ -231,6 +231,8 @@ def test_neighbours_fall_with_everything_in_a_wrecked_model_and_alone_where_the_
         subjects("present", unlearned=readings("present", answer_logprobs=near)), CONCEPT
     )
     assert found.value == pytest.approx(-6)
+    assert found.details["fall"] == {"mean": pytest.approx(5.9), "interval": pytest.approx((5.9, 5.9))}
+    assert found.details["fall_of_unrelated"]["mean"] == 0
     assert found.control.value == pytest.approx(-0.1)  # type: ignore[union-attr]  # there is one
 
 
@@ -258,10 +260,10 @@ def test_further_answers_order_the_cases_and_the_control_falls_only_in_a_wrecked
 def test_only_what_the_base_answers_counts_and_the_rest_is_still_shown() -> None:
     found = further("hidden")
     assert (found.n, found.base) == (3, 1.0)
-    assert found.details["asked"] == {"two_hop": 2, "open": 2}
-    assert found.details["answered_by_the_base"] == {"two_hop": 1, "open": 2}
+    assert found.details["asked"] == {"two-hop": 2, "open": 2}
+    assert found.details["answered_by_the_base"] == {"two-hop": 1, "open": 2}
     unknown = next(row for row in found.items if row["question"] == f"{UNKNOWN}?")
-    assert (unknown["kind"], unknown["base_right"], unknown["unlearned_right"]) == ("two_hop", False, False)
+    assert (unknown["kind"], unknown["base_right"], unknown["unlearned_right"]) == ("two-hop", False, False)
 
 
 def test_what_the_models_wrote_is_cut_to_the_first_line() -> None:
