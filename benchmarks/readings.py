@@ -1,6 +1,6 @@
 """All passive evidence for 10 questions and 50 unrelated ones on SmolLM2, against the plain forward passes it needs.
 
-The questions' paraphrases, the concept's neighbours and its further questions are among it.
+The questions' paraphrases and the concept's neighbours are among it; its two-hop and open questions are written alone.
 
 Plain: transformers' own forward over the same sequences, each once, sorted by length in batches of the same size,
 padded, no hooks; logits of all positions, as a plain forward gives them. Ours: answers, candidates, key vectors, lens
