@@ -13,6 +13,7 @@ import numpy as np
 from audit.architectures import Architecture
 from audit.checkpoint import Checkpoint
 from audit.errors import ConceptError, ModelError
+from audit.further import with_further
 from audit.interventions import Place
 from audit.items import ItemSet, item_set, with_own_answers
 from audit.jailbroken import with_jailbreaks
@@ -189,7 +190,8 @@ class Collector:
         if concept.name in self.skills:
             return self._read_skill(model, role, self.skills[concept.name])
         if role == "base":
-            self.items[concept.name] = item_set(concept, tokenizer, context, self.settings.limit)
+            items = item_set(concept, tokenizer, context, self.settings.limit)
+            self.items[concept.name] = with_further(items, concept, tokenizer, context, self.settings.limit)
         items, size = self.items[concept.name], self.settings.batch_size
         self.progress.step(f"Asking the {role} model about {concept.title}")
         written = generate(model, items, size, progress=self.progress)
@@ -299,7 +301,12 @@ def collect(
 
 def rightly(concept: Concept, generated: Mapping[str, str]) -> dict[str, bool]:
     """Prompt id -> whether the written answer holds a right one; questions with a given answer."""
-    asked = {"target": concept.questions, "unrelated": concept.unrelated}
+    asked = {
+        "target": concept.questions,
+        "unrelated": concept.unrelated,
+        "two_hop": concept.two_hop,
+        "open": concept.open,
+    }
     found = {}
     for name, text in generated.items():
         kind, _, place = name.rpartition("/")
@@ -316,4 +323,10 @@ def lacking(concept: Concept) -> dict[str, str]:
         absent["questions"] = f"the concept {concept.title} has no questions"
     if not concept.groups:
         absent["groups"] = f"the concept {concept.title} has no typed groups of questions"
+    if not any(question.paraphrases for question in concept.questions):
+        absent["paraphrases"] = f"no question of the concept {concept.title} has another wording"
+    if not concept.neighbours:
+        absent["neighbours"] = f"the concept {concept.title} has no neighbouring questions"
+    if not (concept.two_hop or concept.open):
+        absent["further"] = f"the concept {concept.title} has no two-hop or open questions"
     return absent

@@ -13,6 +13,8 @@ from audit.running import RunningModel, repeated
 
 MAX_NEW_TOKENS = 24
 """Answers of the few-shot form are a few words; what is longer is rambling and counts as that."""
+SENTENCE = 48
+"""Tokens of an answer in a sentence: the longest of SmolLM2's to the library's open questions has 32."""
 
 
 def greedy(

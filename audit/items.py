@@ -11,11 +11,13 @@ import numpy as np
 from concepts.concept import Concept, Group, Question, neutral_text
 from concepts.prompts import answer_text, cut, few_shot, mentions, normalise
 
-Kind = Literal["target", "unrelated", "target_own", "unrelated_own", "text", "jailbreak"]
+Kind = Literal["target", "unrelated", "target_own", "unrelated_own", "text", "jailbreak", "paraphrase", "neighbour"]
 """Questions about the concept and unrelated ones with given answers; the same with the base's own; neutral text;
-questions under a jailbreak prompt (``audit/jailbroken.py``)."""
+questions under a jailbreak prompt (``audit/jailbroken.py``); the concept's questions in other words and questions close
+to it (``audit/further.py``)."""
 
 QuestionKind = Literal["target", "unrelated"]
+FurtherKind = Literal["two_hop", "open"]
 
 SMALLEST_GROUP = 4
 """Leaving out two rows, a candidate's popularity must still be a mean over at least two."""
@@ -43,7 +45,7 @@ class Prompt:
     """A question to answer freely."""
 
     id: str
-    kind: QuestionKind
+    kind: QuestionKind | FurtherKind
     question: str
     text: str
     ids: tuple[int, ...]
@@ -74,13 +76,17 @@ class Candidates:
 class ItemSet:
     """Everything both models are asked about one concept.
 
-    ``refused`` says which questions cannot be scored, and why.
+    Attributes:
+        prompts: questions about the concept and unrelated ones: their key vectors are read, and they are answered.
+        refused: which questions cannot be scored or asked, and why.
+        further: two-hop and open questions, which are answered and nothing else.
     """
 
     items: tuple[Item, ...]
     prompts: tuple[Prompt, ...]
     groups: tuple[Candidates, ...]
     refused: Mapping[str, str]
+    further: tuple[Prompt, ...] = ()
 
 
 class Unusable(ValueError):

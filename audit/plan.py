@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from audit.checkpoint import Checkpoint
+from audit.further import with_further
 from audit.gate import is_guard
 from audit.gather import Collector, lacking, load_concepts, open_tokenizer
 from audit.items import item_set
@@ -27,6 +28,8 @@ from concepts.concept import Concept
 
 ANSWER_TOKENS = 8
 """Tokens of a typical generated answer: the prompts make answers short."""
+SENTENCE_TOKENS = 20
+"""Of an answer in a sentence."""
 BYTES_PER_SECOND = 3e8
 """Reading, comparing and digesting both files, on one slow core."""
 PROGRAM = 400_000_000
@@ -178,9 +181,10 @@ def _tokens(
     forward = written = 0
     for concept in concepts:
         items = item_set(concept, tokenizer, context=1 << 30, limit=settings.limit)
+        items = with_further(items, concept, tokenizer, context=1 << 30, limit=settings.limit)
         items = with_jailbreaks(items, concept, tokenizer, context=1 << 30, limit=settings.limit)
         forward += forward_tokens(items)
-        written += ANSWER_TOKENS * len(items.prompts)
+        written += ANSWER_TOKENS * len(items.prompts) + SENTENCE_TOKENS * len(items.further)
     for skill in skills:
         items = skill.items(tokenizer, context=1 << 30)
         forward += forward_tokens(items)

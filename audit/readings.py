@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from audit.forward import Batch, Row, lens, run, tokens_run
-from audit.generation import MAX_NEW_TOKENS, greedy
+from audit.generation import MAX_NEW_TOKENS, SENTENCE, greedy
 from audit.items import Candidates, Item, ItemSet, Kind, QuestionKind
 from audit.jailbroken import Jailbroken
 from audit.progress import SILENT, Progress
@@ -36,7 +36,7 @@ class Readings:
             head: logits, so up to a constant a row ``[n_layers, m, m]``.
         generated: prompt id -> the model's own greedy continuation; ids of ``prompts``.
         right: prompt id -> whether that answers the question; those that could be checked.
-        prompts: prompt id -> its question.
+        prompts: prompt id -> its question; two-hop and open ones last.
         refused: what could not be scored, and why.
         forward_tokens, generated_tokens: work done.
     """
@@ -73,13 +73,18 @@ def generate(
     max_new_tokens: int = MAX_NEW_TOKENS,
     progress: Progress = SILENT,
 ) -> tuple[dict[str, str], int]:
-    """Prompt id -> the model's greedy continuation, and the number of tokens written."""
-    written = greedy(model, [prompt.ids for prompt in items.prompts], max_new_tokens, batch_size, progress)
-    texts = {
-        prompt.id: model.tokenizer.decode(tokens, skip_special_tokens=True)
-        for prompt, tokens in zip(items.prompts, written, strict=True)
-    }
-    return texts, sum(len(tokens) for tokens in written)
+    """Prompt id -> the model's greedy continuation, and the number of tokens written.
+
+    Args:
+        max_new_tokens: of an answer to one of ``items.prompts``; one of ``items.further`` may take a sentence.
+    """
+    texts, total = {}, 0
+    for prompts, most in ((items.prompts, max_new_tokens), (items.further, SENTENCE)):
+        written = greedy(model, [prompt.ids for prompt in prompts], most, batch_size, progress)
+        total += sum(len(tokens) for tokens in written)
+        for prompt, tokens in zip(prompts, written, strict=True):
+            texts[prompt.id] = model.tokenizer.decode(tokens, skip_special_tokens=True)
+    return texts, total
 
 
 def read(
@@ -113,7 +118,7 @@ def read(
         candidate_logprobs={group.name: plan.candidate_logprobs(group) for group in items.groups},
         candidate_lens={group.name: plan.candidate_lens(model, group) for group in items.groups},
         generated=texts,
-        prompts={prompt.id: prompt.question for prompt in items.prompts},
+        prompts={prompt.id: prompt.question for prompt in (*items.prompts, *items.further)},
         refused=items.refused,
         forward_tokens=forward_tokens(items),
         generated_tokens=written,

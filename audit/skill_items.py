@@ -35,6 +35,9 @@ LACKING: Final = {
     "groups": "queries of a skill have no typed groups",
     "vectors": "a skill has no words by which its value vectors could be found",
     "jailbreaks": "queries of a skill are not asked under jailbreak prompts",
+    "paraphrases": "queries of a skill are asked in their own words alone",
+    "neighbours": "a skill has no neighbouring questions",
+    "further": "a skill has no two-hop or open questions",
 }
 
 

@@ -1,5 +1,7 @@
 """All passive evidence for 10 questions and 50 unrelated ones on SmolLM2, against the plain forward passes it needs.
 
+The questions' paraphrases and the concept's neighbours are among it; its two-hop and open questions are written alone.
+
 Plain: transformers' own forward over the same sequences, each once, sorted by length in batches of the same size,
 padded, no hooks; logits of all positions, as a plain forward gives them. Ours: answers, candidates, key vectors, lens
 and text from ``audit.readings.read``, and then every metric over them. Generation is separate and counted.
@@ -20,6 +22,7 @@ from audit.architectures import identify
 from audit.checkpoint import open_checkpoint
 from audit.demo import default_cache, model_folder
 from audit.forward import padded
+from audit.further import with_further
 from audit.items import ItemSet, item_set, with_own_answers
 from audit.metrics import concept_metrics
 from audit.readings import Readings, generate, item_row, read
@@ -54,7 +57,9 @@ def main(folder: Path | None = None) -> None:
         row("readings and all metrics", median(a + b for a, b in zip(reading, metrics, strict=True)), base, None),
         row("generation of all answers", generation, base, readings.generated_tokens),
     ]
-    counts = f"{len(concept.questions)} questions, {len(concept.unrelated)} unrelated, {len(items.groups)} groups"
+    beside = sum(item.kind in ("paraphrase", "neighbour") for item in items.items)
+    counts = f"{len(concept.questions)} questions, {beside} paraphrases and neighbours, "
+    counts += f"{len(concept.unrelated)} unrelated, {len(items.groups)} groups"
     publish("readings", rows, f"{counts}; {len(sequences)} sequences; {torch.get_num_threads()} threads; goal {GOAL}")
 
 
@@ -68,7 +73,7 @@ def boot(folder: Path) -> RunningModel:
 
 def answers(model: RunningModel, concept: Concept) -> tuple[ItemSet, tuple[dict[str, str], int], float]:
     """The items with the model's own answers, what it wrote, and the seconds that took."""
-    items = item_set(concept, model.tokenizer, model.context)
+    items = with_further(item_set(concept, model.tokenizer, model.context), concept, model.tokenizer, model.context)
     start = time.perf_counter()
     written = generate(model, items, BATCH)
     seconds = time.perf_counter() - start

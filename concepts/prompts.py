@@ -23,6 +23,16 @@ SPARE_SHOTS = (
     ("Which metal is liquid at room temperature?", "Mercury"),
     ("What is frozen water called?", "Ice"),
 )
+SENTENCES = (
+    ("What is a bicycle?", "A vehicle with two wheels, pedals and a saddle, driven by the legs of its rider."),
+    ("What are deserts known for?", "Sand and rocks, great heat by day, cold nights and hardly any rain."),
+    ("How is bread made?", "Flour, water and yeast are kneaded into a dough, which rises and is baked in an oven."),
+)
+SPARE_SENTENCES = (
+    ("What is a lighthouse?", "A tower on the coast with a strong lamp that shows ships their way at night."),
+    ("How are candles made?", "A wick is dipped into melted wax again and again until it is thick enough."),
+    ("What are libraries used for?", "People borrow novels there, read newspapers and learn in silence."),
+)
 ASK = "Question: {}\nAnswer:"
 
 
@@ -38,6 +48,11 @@ def few_shot(question: str, avoid: Sequence[str] = ()) -> str:
         ValueError: every spare mentions a word to avoid.
     """
     return prefix(avoid) + ASK.replace("{}", question.strip())
+
+
+def in_sentences(question: str, avoid: Sequence[str] = ()) -> str:
+    """``few_shot`` with examples answered in a sentence, for a question that takes one."""
+    return prefix(avoid, SENTENCES, SPARE_SENTENCES) + ASK.replace("{}", question.strip())
 
 
 def prefix(

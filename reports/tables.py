@@ -14,6 +14,8 @@ from reports.typography import integer, interval, number, shorten, visible
 
 MOST_ROWS = 1_000
 MOST_COLUMNS = 24
+SENTENCE = 24
+"""Characters from which a column of items is one of sentences, whose words are not to be broken on a phone."""
 MOST_ENTRIES = 40
 """Entries of a list or mapping shown in a cell of details."""
 DEEPEST = 4
@@ -108,8 +110,8 @@ def capped(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]],
 def items_table(caption: str, items: Sequence[Mapping[str, Any]]) -> Table:
     """One row an item; columns are the keys of the first."""
     keys = list(items[0])[:MOST_COLUMNS]
-    numeric = {key for key in keys if any(_is_number(row.get(key)) for row in items)}
-    rows = ([_in_column(row.get(key), key in numeric) for key in keys] for row in items)
+    kinds = {key: _kind([row.get(key) for row in items]) for key in keys}
+    rows = ([anything(row.get(key))._replace(kind=kinds[key]) for key in keys] for row in items)
     table = capped(caption, [shorten(key, 40).replace("_", " ") for key in keys], rows, len(items))
     hidden = len(items[0]) - len(keys)
     return (
@@ -123,9 +125,11 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _in_column(value: Any, numeric: bool) -> Cell:
-    cell = anything(value)
-    return cell._replace(kind="n") if numeric else cell._replace(kind="t")
+def _kind(values: Sequence[Any]) -> str:
+    """Of a whole column, as ``Cell.kind``."""
+    if any(_is_number(value) for value in values):
+        return "n"
+    return "w" if any(isinstance(value, str) and len(value) >= SENTENCE for value in values) else "t"
 
 
 def layers_table(caption: str, layers: Mapping[str, Sequence[Number]]) -> Table:

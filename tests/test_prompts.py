@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from concepts.prompts import SHOTS, answer_text, cut, few_shot, mentions, normalise, prefix
+from concepts.prompts import SENTENCES, SHOTS, answer_text, cut, few_shot, in_sentences, mentions, normalise, prefix
 
 
 def test_the_prompt_ends_where_the_answer_begins() -> None:
@@ -27,6 +27,13 @@ def test_an_example_that_mentions_the_concept_is_replaced(word: str, lost: int) 
 
 def test_part_of_a_word_is_no_mention() -> None:
     assert few_shot("Why?", ["plan", "ham", "cean"]) == few_shot("Why?")
+
+
+def test_questions_that_take_a_sentence_come_after_answers_in_a_sentence() -> None:
+    prompt = in_sentences(" Why? ", ["bicycle", "bread"])
+    assert prompt.endswith("\n\nQuestion: Why?\nAnswer:")
+    assert prompt.count("Question:") == 4
+    assert [shot in prompt for shot, _ in SENTENCES] == [False, True, False]
 
 
 def test_running_out_of_examples_is_an_error() -> None:
