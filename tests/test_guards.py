@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from scipy.stats import norm
 
 from audit.architectures import identify
 from audit.checkpoint import open_checkpoint
@@ -33,9 +34,9 @@ from audit.guards.statistics import activity
 from audit.keys import collect
 from audit.running import RunningModel, load_model, load_tokenizer
 from audit.skills import guard_skill
-from concepts.adjust import forget_probability
+from concepts.adjust import SPREAD_FLOOR
 from concepts.background import load_background
-from concepts.regions import fit_hypercube
+from concepts.regions import fit_hypercube, fit_region
 from tests.tiny import write_tiny
 
 FORGET = [
@@ -205,12 +206,11 @@ def test_a_pre_activation_is_moved_as_the_paper_says(tiny: RunningModel) -> None
     x, moved = seen[0][:, columns], seen[1][:, columns]
     mu_f, s_f = guard.forget.mean[own], guard.forget.std[own]
     mu_r, s_r = guard.retain.mean[own], guard.retain.std[own]
-    retain = type(guard.forget)(mu_r, s_r)
-    chance = forget_probability(x, type(guard.forget)(mu_f, s_f), retain)
+    likelier = norm.logpdf(x, mu_f, s_f) > norm.logpdf(x, mu_r, s_r)
     reflected = mu_r - s_r * (x - mu_f) / s_f
     changed = ~np.isclose(moved, x)
     assert changed.any()
-    assert (chance[changed] > 0.5).all()
+    assert likelier[changed].all()
     np.testing.assert_allclose(moved[changed], reflected[changed], rtol=1e-3, atol=1e-4)
     untouched = np.setdiff1d(np.arange(40), columns)
     np.testing.assert_array_equal(seen[0][:, untouched], seen[1][:, untouched])
@@ -231,6 +231,37 @@ def test_moments_are_those_of_all_tokens(tiny: RunningModel) -> None:
     np.testing.assert_allclose(found.keys.mean[1], every.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(found.keys.std[1], every.std(axis=0), atol=1e-5)
     np.testing.assert_allclose(found.key_size[1], np.abs(every).mean(axis=0), atol=1e-5)
+
+
+def test_a_neuron_that_never_moves_has_a_spread_all_the_same(tiny: RunningModel) -> None:
+    found = activity(tiny, [(5,)])  # one token: nothing moves
+    assert (found.pre.std == SPREAD_FLOOR).all()
+    assert (found.keys.std == SPREAD_FLOOR).all()
+
+
+def test_activations_that_are_none_are_refused_and_leave_no_hook(tiny: RunningModel) -> None:
+    before = hooks(tiny.model)
+    with pytest.raises(ModelError, match="no prompt"):
+        activity(tiny, [])
+    next(iter(tiny.model.parameters())).data.fill_(float("nan"))
+    with pytest.raises(ModelError, match="not a finite number"):
+        activity(tiny, ids(tiny, FORGET))
+    assert hooks(tiny.model) == before
+
+
+@pytest.mark.parametrize("method", ["neuron-adjust", "prune"])
+def test_the_chosen_layers_are_kept_with_the_guard(method: str, tiny: RunningModel, tmp_path: Path) -> None:
+    both = [activity(tiny, ids(tiny, texts)) for texts in (FORGET, RETAIN)]
+    guard = methods()[method].fit(*both, share=0.2, layers=(1,))
+    assert len(guard.neurons) == round(0.2 * 40)
+    assert set(guard.neurons[:, 0]) == {1}
+    folder = save_guard(guard, tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
+    assert read_guard(folder).guard.settings() == guard.settings()
+    assert guard.settings()["layers"] == [1]
+    document = json.loads((folder / "guard.json").read_text())
+    del document["settings"]["layers"]  # as guards were written before layers could be chosen
+    (folder / "guard.json").write_text(json.dumps(document))
+    assert read_guard(folder).guard.settings()["layers"] == []
 
 
 def test_positions_count_tokens_and_not_padding() -> None:
@@ -262,9 +293,24 @@ def not_a_number(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> Non
     arrays["forget.mean"][0] = np.nan
 
 
+def another_layer(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    arrays["neurons"][0, 0] = 99
+
+
+def half_the_moments(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    arrays["retain.std"] = arrays["retain.std"][::2].copy()
+
+
+def no_places(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    document["sites"]["d_mlp"] = "many"
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
+        (another_layer, "its own model does not have"),
+        (half_the_moments, "its own model does not have"),
+        (no_places, "valid integer"),
         (another_field, "Extra inputs"),
         (another_method, "unknown method 'prayer'"),
         (no_neurons, "neurons"),
@@ -283,6 +329,21 @@ def test_a_damaged_guard_is_refused(
     with pytest.raises(CheckpointError, match=said):
         load_guard(tiny.model, folder)
     assert hooks(tiny.model) == before
+
+
+@pytest.mark.parametrize("kind", ["cube", "vote"])
+def test_a_region_of_another_width_is_refused(kind: str, tiny: RunningModel, tmp_path: Path) -> None:
+    keys = collect(tiny, ids(tiny, [*FORGET, *RETAIN]), pool="both").rows
+    region = (
+        fit_hypercube(keys[:3], 1) if kind == "cube" else fit_region(keys[:3], keys[3:], keys[:3], [1], miss_rate=0.3)
+    )
+    guard = key_space.Guard(region, (7,), end=5)
+    folder = save_guard(guard, tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
+    assert read_guard(folder).guard.settings() == guard.settings()
+    arrays = load_file(folder / "guard.safetensors")
+    save_file(arrays | {"mean": arrays["mean"][..., 1:].copy()}, folder / "guard.safetensors")
+    with pytest.raises(CheckpointError, match="its own model does not have"):
+        read_guard(folder)
 
 
 def test_a_guard_for_another_base_is_refused(tiny: RunningModel, tmp_path: Path) -> None:
