@@ -19,10 +19,11 @@ from audit.checkpoint import open_checkpoint
 from audit.demo import default_cache, model_folder
 from audit.keys import collect
 from audit.running import RunningModel, find_config, load_model, load_tokenizer
-from audit.skills import voting
+from audit.skill_regions import best_cube, voting
+from audit.skill_report import GOALS
 from benchmarks.record import folders, publish
 from concepts.background import load_background
-from concepts.regions import Kept, Region, choose_region, fit_hypercube, region_of
+from concepts.regions import Kept, Region, choose_region, region_of
 from concepts.skill import Skill, Splits, load_skill, split
 
 SKILLS = {
@@ -37,8 +38,6 @@ BACKGROUND = "background"
 
 SEEDS = (0, 1, 2, 3)
 """Of the splits; 0 is the one that ``audit skill`` makes by default."""
-
-REACH = {"inside": 0.97, "others": 0.01, "left out": 0.05}
 
 
 def main() -> None:
@@ -88,22 +87,15 @@ Parts = dict[str, Splits]
 
 def _cube(forget: str, keys: Collected, parts: Parts) -> dict[str, Any]:
     """The paper's, at the layer that parts choose queries best. It is fitted without others, so all are left out."""
-
-    def margin(layer: int) -> float:
-        inside, worst, _ = _shares(fits[layer], forget, keys, {name: part.choose for name, part in parts.items()})
-        return inside - worst
-
-    rows = keys[forget][list(parts[forget].fit)]
-    fits = [fit_hypercube(rows, layer) for layer in range(rows.shape[1] // 2)]  # at the last token, as the paper's
-    best = max(range(len(fits)), key=margin)
-    inside, worst, who = _report(fits[best], forget, keys, parts)
-    return _row(forget, f"cube, layer {best}", inside, (worst, who), (worst, who))
+    own, others = _kept(forget, keys, parts)
+    cube = best_cube(own, [*others.values()], range(own.fit.shape[1] // 2))  # at the last token, as the paper's
+    inside, worst, who = _report(cube, forget, keys, parts)
+    return _row(forget, f"cube, layer {cube.layer}", inside, (worst, who), (worst, who))
 
 
 def _vote(forget: str, keys: Collected, parts: Parts) -> dict[str, Any]:
     """With the layers and the slack that let in least of others and of strangers on the choose parts."""
-    kept = {name: Kept(keys[name][list(part.fit)], keys[name][list(part.choose)]) for name, part in parts.items()}
-    own, beside = kept.pop(forget), keys[BACKGROUND]
+    (own, kept), beside = _kept(forget, keys, parts), keys[BACKGROUND]
     n_layers = keys[forget].shape[1] // 2
     region, choice = choose_region(own, [*kept.values()], voting(n_layers), background=beside)
     strangers = {}
@@ -116,6 +108,12 @@ def _vote(forget: str, keys: Collected, parts: Parts) -> dict[str, Any]:
     layers, slack = choice
     name = f"vote, layers {layers[0]}-{layers[-1] - n_layers}, slack {slack:g}"
     return _row(forget, name, inside, (worst, who), (strangers[stranger], stranger))
+
+
+def _kept(forget: str, keys: Collected, parts: Parts) -> tuple[Kept, dict[str, Kept]]:
+    """The skill's keys to fit on and to choose by, and those of the others."""
+    kept = {name: Kept(keys[name][list(part.fit)], keys[name][list(part.choose)]) for name, part in parts.items()}
+    return kept.pop(forget), kept
 
 
 def _report(region: Region, forget: str, keys: Collected, parts: Parts) -> tuple[float, float, str]:
@@ -135,7 +133,7 @@ def _shares(
 def _row(
     forget: str, region: str, inside: float, others: tuple[float, str], stranger: tuple[float, str]
 ) -> dict[str, Any]:
-    reached = inside >= REACH["inside"] and others[0] <= REACH["others"] and stranger[0] <= REACH["left out"]
+    reached = inside >= GOALS["forget"] and others[0] <= GOALS["retain"] and stranger[0] <= GOALS["left out"]
     return {
         "forget": forget,
         "region": region,

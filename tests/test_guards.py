@@ -16,7 +16,7 @@ from scipy.stats import norm
 from audit.architectures import identify
 from audit.checkpoint import open_checkpoint
 from audit.checkpoint.config import read_config
-from audit.errors import AuditError, CheckpointError, ModelError
+from audit.errors import CheckpointError, ModelError
 from audit.guards import (
     Guard,
     digest,
@@ -33,9 +33,7 @@ from audit.guards.sites import Sites, positions
 from audit.guards.statistics import activity
 from audit.keys import collect
 from audit.running import RunningModel, load_model, load_tokenizer
-from audit.skills import guard_skill
 from concepts.adjust import SPREAD_FLOOR
-from concepts.background import load_background
 from concepts.regions import fit_hypercube, fit_region
 from tests.tiny import write_tiny
 
@@ -360,97 +358,3 @@ def test_experts_cannot_be_guarded(tmp_path: Path) -> None:
     model = opened(write_tiny(tmp_path / "mixtral", "mixtral"))
     with pytest.raises(ModelError, match="spread over experts"):
         Sites.of(model.architecture)
-
-
-# ---- the command's own function
-
-
-def skill_file(path: Path, prompts: list[str]) -> Path:
-    path.write_text("".join(json.dumps({"prompt": prompt, "answer": "Rome"}) + "\n" for prompt in prompts))
-    return path
-
-
-@pytest.fixture
-def skills(tmp_path: Path) -> tuple[Path, Path]:
-    forget = [f"Question: What is the capital of Italy, {number}?" for number in range(12)]
-    retain = [f"A puppy is a young dog of {number} days." for number in range(12)]
-    return skill_file(tmp_path / "capitals.jsonl", forget), skill_file(tmp_path / "dogs.jsonl", retain)
-
-
-@pytest.mark.parametrize("method", sorted(methods()))
-def test_a_skill_is_guarded_and_measured_on_held_out_queries(
-    method: str, skills: tuple[Path, Path], tmp_path: Path
-) -> None:
-    base = write_tiny(tmp_path / "model", max_position_embeddings=512)
-    forget, retain = skills
-    report = guard_skill(base, forget, [retain], method, save=tmp_path / "guard", misses=0.3)
-    assert [row.role for row in report.rows] == ["forget", "retain", "text"]
-    assert report.rows[0].n == 4
-    load_guard(opened(base).model, tmp_path / "guard").remove()
-    if method == "key-space":
-        assert report.rows[0].inside == 1.0
-        assert report.rows[1].inside == 0.0
-    else:
-        assert report.rows[0].change != 0
-
-
-def test_the_background_is_told_from_the_skill_unless_it_is_left_out(skills: tuple[Path, Path], tmp_path: Path) -> None:
-    base = write_tiny(tmp_path / "model", max_position_embeddings=512)
-    model = opened(base)
-    beside = collect(model, ids(model, [*load_background()]), pool="both").rows
-    scores = []
-    for background in (True, False):
-        folder = tmp_path / f"guard-{background}"
-        guard_skill(base, skills[0], [skills[1]], save=folder, layers=(1,), misses=0.3, background=background)
-        guard = read_guard(folder).guard
-        assert isinstance(guard, key_space.Guard)
-        scores.append(guard.region.score(beside).mean())
-    assert scores[0] < scores[1]
-
-
-def test_a_pruned_model_answers_as_the_guarded_one(skills: tuple[Path, Path], tmp_path: Path) -> None:
-    base = write_tiny(tmp_path / "model")
-    guard_skill(base, skills[0], [skills[1]], "prune", save=tmp_path / "guard", save_edited=tmp_path / "edited")
-    model = opened(base)
-    with load_guard(model.model, tmp_path / "guard"):
-        guarded = written(model, FORGET)
-    assert written(opened(tmp_path / "edited"), FORGET) == guarded
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"method": "prayer"}, "no method 'prayer'"),
-        ({"region": "sphere"}, "no region 'sphere'"),
-        ({"method": "neuron-adjust", "save_edited": Path("x")}, "edits no weight"),
-        ({"misses": 0.001}, "too few to miss"),
-        ({"layers": (7,), "misses": 0.3}, "layers 0 to 1"),
-    ],
-)
-def test_what_cannot_be_done_is_said_in_a_line(
-    options: dict[str, Any], said: str, skills: tuple[Path, Path], tmp_path: Path
-) -> None:
-    with pytest.raises(AuditError, match=said):
-        guard_skill(write_tiny(tmp_path / "model"), skills[0], [skills[1]], save=tmp_path / "guard", **options)
-    assert not (tmp_path / "guard").exists()
-
-
-def test_a_folder_in_use_is_refused_before_the_work(skills: tuple[Path, Path], tmp_path: Path) -> None:
-    used = tmp_path / "used"
-    used.mkdir()
-    (used / "thesis.txt").write_text("mine")
-    for target in ({"save": used}, {"method": "prune", "save_edited": used}):
-        with pytest.raises(AuditError, match="already there"):
-            guard_skill(tmp_path / "no model", skills[0], [skills[1]], **target)
-    assert (used / "thesis.txt").read_text() == "mine"
-
-
-def test_skills_that_share_a_query_are_refused(skills: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(AuditError, match=r"12 queries of capitals\.jsonl are among those to forget"):
-        guard_skill(tmp_path, skills[0], [skills[1], skills[0]])
-
-
-def test_too_few_queries_are_refused(skills: tuple[Path, Path], tmp_path: Path) -> None:
-    few = skill_file(tmp_path / "few.jsonl", ["One.", "Two."])
-    with pytest.raises(AuditError, match=r"few\.jsonl has 2 queries; 6 are needed"):
-        guard_skill(tmp_path, few, [skills[1]])
