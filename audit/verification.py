@@ -111,8 +111,10 @@ def _steps(
     records = {role: record for role, record in result.subjects if record is not None}
     places = {role: moved.get(role, Path(record.path)) for role, record in records.items()}
     yield f"files of {', '.join(records)}: names, sizes, SHA-256", _files(records, places, progress)
-    if (guard := _guard_place(result)) is not None and guard.exists():
-        yield f"the guard in {guard}: SHA-256", _guard(result, guard)
+    guard = _guard(result)
+    if guard is not None and Path(guard["path"]).exists():
+        found = digest_of(Path(guard["path"]))
+        yield "the guard's files: SHA-256", differences(guard["sha256"], found["sha256"], "run.settings.guard.sha256")
     pair = open_pair(places["base"], places["unlearned"], places.get("retained"), config)
     yield "the tensor table names the tensors that both models have", _headers(result, pair)
     read = {role: _read(checkpoint, role, progress) for role, checkpoint in _models(pair).items()}
@@ -162,16 +164,10 @@ def _files(
             yield from differences(file.sha256, hash_file(path, progress), f"{field}.sha256")
 
 
-def _guard_place(result: AuditResult) -> Path | None:
-    """Where the protection lay that the result names with its digest."""
+def _guard(result: AuditResult) -> Document | None:
+    """The protection that the result names with its digest."""
     guard = result.run.settings.get("guard")
-    named = isinstance(guard, dict) and isinstance(guard.get("path"), str) and guard.get("sha256") is not None
-    return Path(guard["path"]) if named else None
-
-
-def _guard(result: AuditResult, place: Path) -> Iterator[Difference]:
-    recorded = result.run.settings["guard"]["sha256"]
-    yield from differences(recorded, digest_of(place)["sha256"], "run.settings.guard.sha256")
+    return guard if isinstance(guard, dict) and guard.get("path") and guard.get("sha256") else None
 
 
 # ---- the tensors
@@ -318,8 +314,8 @@ def differences(recorded: Any, found: Any, field: str) -> Iterator[Difference]:
 
 def _notes(result: AuditResult) -> Iterator[str]:
     yield "what the models answered, and the layer and neuron tables, are taken as recorded"
-    if (guard := _guard_place(result)) is not None and not guard.exists():
-        yield f"the guard is no longer in {guard}: it was not verified"
+    if (guard := _guard(result)) is not None and not Path(guard["path"]).exists():
+        yield f"the guard is no longer in {guard['path']}: it was not verified"
     ours = version("unlearning-audit")
     if result.tool.version != ours:
         yield f"the result was written by version {result.tool.version}, verified by {ours}"

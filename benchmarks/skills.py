@@ -109,8 +109,8 @@ def row(method: str, forget: str, names: list[str], result: AuditResult) -> dict
     cells["text"] = change(text)
     perplexity = measured.get("guard_perplexity")
     cells["perplexity"] = "–" if perplexity is None else f"{perplexity.base:.1f} to {perplexity.value:.1f}"
-    exact = [first.get(name) for name in ("exact_before", "exact_after")]
-    cells["exact answers"] = "–" if None in exact else "{:.2f} to {:.2f}".format(*exact)
+    before, after = (first.get(name) for name in ("exact_before", "exact_after"))
+    cells["exact answers"] = "–" if before is None else f"{before:.2f} to {after:.2f}"
     return cells
 
 
