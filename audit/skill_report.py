@@ -138,7 +138,7 @@ def _by_method(shares: Sequence[Share]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     fields = {"retain": "others_inside", "left out": "left_out_inside"}
     for share in shares:
-        at = found.setdefault(share.kind, {}).setdefault(f"layers {share.layers}", {})
+        at = found.setdefault(share.kind, {}).setdefault(share.layers, {})
         if share.role == "forget":
             at[INSIDE] = share.value
         elif share.role in fields:
@@ -202,43 +202,40 @@ def _row(effect: Effect, seed: int) -> dict[str, Cell]:
 
 
 def guard_perplexity(effects: Sequence[Effect], seed: int) -> Measurement:
-    """Perplexity on neutral text with the guard on, and without it."""
+    """Perplexity on neutral text with the guard on, and without it: exp of the mean over stretches of nats per token.
+
+    The interval is of the change, over stretches: both read the same text.
+    """
     (text,) = (effect for effect in effects if effect.role == "text")
     title = "Perplexity on neutral text with the guard on"
-    losses = {"off": -text.before, "on": -text.after}
     if not text.change.size:
         return Measurement(
             metric=PERPLEXITY, title=title, not_measured="no stretch of neutral text fits the model's context"
         )
-    if max(loss.max() for loss in losses.values()) > LARGEST:
+    if -min(text.before.min(), text.after.min()) > LARGEST:
         return Measurement(
             metric=PERPLEXITY,
             title=title,
             not_measured=f"a loss on neutral text exceeds {LARGEST:g} nats per token: exp overflows",
         )
-    (before, before_interval), (after, after_interval) = (_perplexity(loss, seed) for loss in losses.values())
+    before, after = (float(np.exp(-found.mean())) for found in (text.before, text.after))
     change = bootstrap_interval(text.change, seed=seed)
+    ratio = None if change is None else (float(np.exp(-change[1])), float(np.exp(-change[0])))
     return Measurement(
         metric=PERPLEXITY,
         title=title,
         value=after,
-        interval=after_interval,
+        interval=None if ratio is None else (before * ratio[0], before * ratio[1]),
         base=before,
-        base_interval=before_interval,
         unit="perplexity (lower is a healthier model)",
         direction="none",
         n=len(text.change),
         details={
             "ratio": after / before,
-            "ratio_interval": None if change is None else [float(np.exp(-change[1])), float(np.exp(-change[0]))],
-            "tokens": text.tokens,
+            "ratio_interval": ratio,
+            "interval": "the base's perplexity times the interval of the ratio, over stretches",
             "text": f"stretches of {STRETCH} words, the first {GIVEN} given",
-            "mean": "exp of the mean over stretches of each one's nats per token",
+            "tokens": text.tokens,
             "seed": seed,
         },
     )
-
-
-def _perplexity(losses: np.ndarray, seed: int) -> tuple[float, tuple[float, float] | None]:
-    interval = bootstrap_interval(losses, seed=seed)
-    return float(np.exp(losses.mean())), interval and (float(np.exp(interval[0])), float(np.exp(interval[1])))

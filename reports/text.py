@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import StringIO
+from itertools import groupby
 from typing import Any, Final, Literal
 
 from rich.box import SIMPLE_HEAD
@@ -26,7 +27,7 @@ MOST_TOKENS: Final = 44
 WRITTEN: Final = {"bleu": "BLEU", "rouge_l": "ROUGE-L"}
 """Scores of written answers as they are printed."""
 EFFECT_COLUMNS: Final = ("held-out queries of", "scored", "before", "after", "change", "interval", "exact", "after")
-INSIDE_COLUMNS: Final = ("region", "held-out queries of", "n", "inside", "interval", "wanted", "reached")
+INSIDE_COLUMNS: Final = ("held-out queries of", "n", "inside", "interval", "wanted", "reached")
 ASCII: Final = str.maketrans(
     {"−": "-", "–": "-", "…": "...", "↓": "v", "↑": "^", "≈": "~", "─": "-", "━": "-", "╶": "-", "╴": "-", "·": ","}
 )
@@ -225,7 +226,10 @@ def _skill(console: Console, result: AuditResult) -> None:
     console.print()
     beside = {found.metric: found for found in finding.measurements}
     if (inside := beside.pop("held_out_inside", None)) is not None:
-        console.print(_inside_table(inside.items))
+        for (region, layers), rows in groupby(inside.items, key=lambda row: (row["region"], row["layers"])):
+            console.print(f"Inside the {region} of layer{'s' * (',' in str(layers))} {layers}")
+            console.print(_inside_table([*rows]))
+            console.print()
     if (effect := beside.pop("guard_effect", None)) is not None:
         console.print(_effect_table(effect.items))
         _indented(console, "Log-probabilities per answer token, in nats; exact: answers whose every token comes first.")
@@ -241,13 +245,12 @@ def _skill(console: Console, result: AuditResult) -> None:
 
 
 def _inside_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = _table(INSIDE_COLUMNS, left=2)
-    for before, row in zip([{}, *rows], rows, strict=False):
-        region = f"{row['region']} {row['layers']}" if before.get("region") != row["region"] else ""
+    table = _table(INSIDE_COLUMNS, left=1)
+    for row in rows:
         reached = {True: "yes", False: "no", None: ""}[row["reached"]]
         bounds = interval((row["low"], row["high"]))
         name = f"{row['skill']} ({row['role']})"
-        table.add_row(region, name, str(row["n"]), _number(row["inside"]), bounds, row["goal"] or "", reached)
+        table.add_row(name, str(row["n"]), _number(row["inside"]), bounds, row["goal"] or "", reached)
     return table
 
 

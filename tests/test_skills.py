@@ -130,9 +130,8 @@ def test_a_region_stands_beside_the_papers_and_beside_fits_without_each_other_sk
     assert vote["held_out_inside"] == 1.0
     assert vote["others_inside"] == others
     assert set(vote["left_out_inside"]) == {"dogs", "months"}
-    (cube,) = inside.details["hypercube"].items()
-    layer = int(cube[0].removeprefix("layers "))
-    assert cube[1]["held_out_inside"] == inside.layers["held_out_inside"][layer]
+    ((layer, cube),) = inside.details["hypercube"].items()
+    assert cube["held_out_inside"] == inside.layers["held_out_inside"][int(layer)]
 
 
 def test_the_goals_are_those_of_the_table_and_neutral_text_has_none(
