@@ -243,11 +243,15 @@ def skill(
     save_to: Annotated[Path | None, typer.Option("--save", help="Folder for the guard.")] = None,
     save_model: Annotated[Path | None, typer.Option(help="With prune: folder for the edited model.")] = None,
     region: Annotated[str, typer.Option(help="With key-space: vote, or the paper's hypercube.")] = "vote",
-    layers: Annotated[str, typer.Option(help="With key-space: layers, e.g. 12,15,18; default: by the data.")] = "",
+    layers: Annotated[
+        str, typer.Option(help="Layers that the guard may read or change, e.g. 12,15,18; default: by the data, or all.")
+    ] = "",
     share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of all neurons that are adjusted or pruned.")
+        float, typer.Option(min=0, max=1, help="Share of those layers' neurons that are adjusted or pruned.")
     ] = 0.02,
-    misses: Annotated[float, typer.Option(min=0, max=1, help="Share of the skill the region may miss.")] = 0.02,
+    misses: Annotated[
+        float, typer.Option(min=0, max=1, help="With key-space: share of the skill that the vote may miss.")
+    ] = 0.02,
     background: Annotated[
         bool,
         typer.Option(
@@ -260,6 +264,7 @@ def skill(
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many queries of each skill.")] = None,
     config: ConfigOption = None,
     tokenizer: TokenizerOption = None,
+    output: OutputOption = OUTPUT,
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="Number format it runs in: float32, bfloat16, float16.")] = "float32",
     seed: SeedOption = 0,
@@ -269,32 +274,31 @@ def skill(
 ) -> None:
     """Fit a guard that keeps a skill from showing, and measure it on queries it was not fitted on."""
     with report_errors(as_json, debug):
+        chosen = parse_layers(layers)
         from audit.settings import Settings
-        from audit.skills import guard_skill
+        from audit.skills import Options, guard_skill
         from reports.text import skill_table
 
         with show_progress(quiet) as progress:
-            report = guard_skill(
+            result = guard_skill(
                 model,
                 forget,
                 retain,
                 method,
+                options=Options(chosen, region, misses, background, share, absolute, post),
                 save=save_to,
                 save_edited=save_model,
-                region=region,
-                layers=parse_layers(layers),
-                share=share,
-                misses=misses,
-                background=background,
-                absolute=absolute,
-                post=post,
-                limit=limit,
                 config=config,
                 tokenizer=tokenizer,
-                settings=Settings(seed=seed, device=device, dtype=dtype),
+                settings=Settings(seed=seed, device=device, dtype=dtype, limit=limit),
                 progress=progress,
-            ).as_json()
-        typer.echo(json.dumps(report, ensure_ascii=False, indent=1) if as_json else skill_table(report))
+                command=command_line(),
+            )
+        save(result, output)
+        show(result, output, as_json, skill_table)
+        for name, folder in (("Guard", save_to), ("Model", save_model)):
+            if folder is not None and not as_json:
+                typer.echo(f"{name}:  {folder}")
 
 
 @app.command()
@@ -476,10 +480,10 @@ def parse_verdicts(text: str) -> set[str]:
     return names
 
 
-def parse_layers(text: str) -> list[int]:
-    """Layer numbers separated by commas; a usage error says what is wrong."""
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Layer numbers separated by commas, each once, in order; a usage error says what is wrong."""
     try:
-        return [int(layer) for layer in text.split(",") if layer.strip()]
+        return tuple(sorted({int(layer) for layer in text.split(",") if layer.strip()}))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no list of layers such as 12,15,18", param_hint="--layers") from None
 
@@ -493,13 +497,14 @@ def save(result: AuditResult, folder: Path) -> None:
     write_text(folder / "report.html", render(result))
 
 
-def show(result: AuditResult, folder: Path, as_json: bool) -> None:
+def show(result: AuditResult, folder: Path, as_json: bool, draw: Callable[[AuditResult], str] | None = None) -> None:
+    """The document, or a summary of it and where its files are."""
     from reports import text
 
     if as_json:
         typer.echo(result.to_json(), nl=False)
     else:
-        typer.echo(text.render(result))
+        typer.echo((draw or text.render)(result))
         typer.echo(f"Report: {folder / 'report.html'}")
         typer.echo(f"Result: {folder / 'result.json'}")
 

@@ -141,9 +141,17 @@ def ablate(
 
 
 def open_subject(
-    path: Path, config: Path | None, tokenizer: Path | None, settings: Settings, progress: Progress
+    path: Path,
+    config: Path | None,
+    tokenizer: Path | None,
+    settings: Settings,
+    progress: Progress,
+    check: Callable[[Architecture], None] | None = None,
 ) -> Subject:
     """The model in ``path``, ready to be edited.
+
+    Args:
+        check: what raises before the weights are read.
 
     Raises:
         ModelError: of no supported family, or of one whose value vectors cannot be edited.
@@ -153,6 +161,8 @@ def open_subject(
     architecture = identify(checkpoint, described)
     if architecture is None:
         raise ModelError(why_unknown(checkpoint, described), where=str(path))
+    if check is not None:
+        check(architecture)
     if checkpoint.config_dir is None and config is None:
         raise ModelError(
             f"a {checkpoint.format} file has no config.json to save beside an edited model.",

@@ -95,17 +95,28 @@ def compare(
         attacked = attack(pair, saved, words, weights.identical, config, settings, progress)
         if attacked or not findings:
             findings.append(judge(None, whole_pair(weights, guard, attacked)))
+    return as_result(pair, weights, findings, clock.record(command, settings_of(chosen, trained, protection, settings)))
+
+
+def as_result(
+    pair: ModelPair, weights: WeightScan, findings: Sequence[Finding], run: Run, unchecked: Sequence[NotChecked] = ()
+) -> AuditResult:
+    """What was found, with the bytes it speaks of and everything that was not measured.
+
+    Args:
+        unchecked: what was left out besides.
+    """
     return AuditResult(
         tool=Tool(name="unlearning-audit", version=version("unlearning-audit")),
-        run=clock.record(command, settings_of(chosen, trained, protection, settings)),
+        run=run,
         subjects=Subjects(
             base=describe(pair, pair.base, weights.digests["base"]),
             unlearned=describe(pair, pair.unlearned, weights.digests["unlearned"]),
             retained=describe(pair, pair.retained, weights.digests["retained"]) if pair.retained else None,
         ),
         weights=weights.weights,
-        findings=findings,
-        not_checked=list(not_checked(weights, findings)),
+        findings=list(findings),
+        not_checked=[*not_checked(weights, findings), *unchecked],
     )
 
 
@@ -227,6 +238,14 @@ def digest_of(path: Path) -> dict[str, Any]:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return {"path": str(path), "sha256": digest.hexdigest()}
+
+
+def guard_name(recorded: Any) -> str | None:
+    """The protection of ``run.settings["guard"]`` as a verdict names it: its file or folder, or its method."""
+    if not isinstance(recorded, Mapping):
+        return None
+    path = recorded.get("path")
+    return Path(str(path)).name if path is not None else f"{recorded.get('method')}, not saved"
 
 
 @dataclass

@@ -94,6 +94,23 @@ def collect(
     return Keys(rows, kept, refused)
 
 
+def collect_each(
+    model: RunningModel,
+    sets: Sequence[Sequence[Sequence[int]]],
+    *,
+    pool: Pool = "last",
+    batch_size: int = 20,
+    progress: Progress = SILENT,
+) -> list[np.ndarray]:
+    """The keys of several sets of prompts from one pass, whose batches hold prompts of similar length of any set.
+
+    One array a set ``[n, n_layers, d_mlp]`` float16, as ``Keys.rows``; a prompt longer than the context has no row.
+    """
+    keys = collect(model, [ids for some in sets for ids in some], pool=pool, batch_size=batch_size, progress=progress)
+    ends = np.cumsum([len(some) for some in sets])[:-1]
+    return np.split(keys.rows, np.searchsorted(keys.kept, ends))
+
+
 def _batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
     """Indices of prompts of similar length, at most ``batch_size`` and ``TOKENS_AT_ONCE`` together."""
     batch: list[int] = []

@@ -1,70 +1,58 @@
-"""guard_skill(): a skill's queries and others in, a guard and what it does on held-out queries out.
-
-Every skill is split once by seed: fitted on one part, thresholds and layers chosen on the second, reported on the
-third.
-"""
+"""guard_skill(): a skill's queries and others in; out come a guard and what it does on queries it was not fitted on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from audit.ablation import Subject, open_subject
-from audit.errors import AuditError
+from audit.architectures import Architecture
+from audit.comparison import Stopwatch, as_result, compare, digest_of, guard_name
+from audit.errors import AuditError, ModelError
 from audit.guards import DOCUMENT, Guard, key_space, methods, save_guard
+from audit.guards.sites import Sites
 from audit.guards.statistics import activity
 from audit.interventions import value_rows
-from audit.keys import collect
+from audit.pair import open_pair
 from audit.progress import SILENT, Progress
-from audit.running import RunningModel
+from audit.result import AuditResult, Finding, Measurement, NotChecked
 from audit.saving import refuse_occupied, save_model
 from audit.settings import Settings
-from audit.skill_effects import Part, Row, effects, held_out, neutral_sentences
-from audit.statistics import share_interval
-from concepts.background import load_background
-from concepts.files import ConceptFileError
-from concepts.prompts import normalise
-from concepts.regions import Hypercube, Kept, Region, choose_region, conformal_place, fit_hypercube
-from concepts.skill import Skill, load_skill, split
+from audit.skill_effects import effects
+from audit.skill_parts import Part, as_part, held_out, read_skills, refuse_few_to_choose
+from audit.skill_regions import fit_regions, read_keys
+from audit.skill_report import guard_effect, guard_perplexity, held_out_inside
+from audit.verdict import Evidence, judge
+from audit.weights import WeightScan, scan
+from concepts.skill import Skill, split
 
-SHARE: Final = 0.02
-MISSES: Final = 0.02
-"""Share of the skill's own queries that the region may miss."""
-FEWEST: Final = 6
-"""Queries of a skill below which no part is worth anything."""
-VOTING: Final = ((0.1, 0.5), (0.4, 0.8), (0.65, 0.95))
-"""Stretches of the depth whose layers may vote; the choosing parts decide which."""
-VOTERS: Final = 5
+UNATTACKED: Final = "the guard was measured, not attacked; audit compare BASE BASE --guard GUARD attacks it"
 
 
 @dataclass(frozen=True)
-class SkillReport:
-    """What ``audit skill`` prints."""
+class Options:
+    """How a guard is fitted.
 
-    method: str
-    title: str
-    forget: str
-    rows: tuple[Row, ...]
-    settings: Mapping[str, Any]
-    left_out: Mapping[str, int]
-    saved: tuple[str, ...] = ()
-    notes: tuple[str, ...] = field(default_factory=tuple)
+    Attributes:
+        layers: of key-space those that vote, or among which the cube's is chosen; of the neuron methods those whose
+            neurons may be chosen. Empty: by the choosing parts, and all.
+        region, misses, background: of key-space: ``"vote"`` or ``"hypercube"``; the share of the skill that a vote may
+            miss; whether a vote is told from the tool's own prompts of other kinds besides.
+        share: of the neurons of those layers, for the neuron methods.
+        absolute, post: see ``guards.neuron_adjust.fit``.
+    """
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "method": self.method,
-            "forget": self.forget,
-            "rows": [row.as_json() for row in self.rows],
-            "settings": dict(self.settings),
-            "prompts_beyond_the_context": dict(self.left_out),
-            "saved": list(self.saved),
-            "notes": list(self.notes),
-            "unit": "mean log-probability per answer token, nats; interval of the change over queries, 95 %",
-        }
+    layers: tuple[int, ...] = ()
+    region: str = "vote"
+    misses: float = 0.02
+    background: bool = True
+    share: float = 0.02
+    absolute: bool = False
+    post: bool = False
 
 
 def guard_skill(
@@ -73,229 +61,199 @@ def guard_skill(
     retain: Sequence[Path],
     method: str = "key-space",
     *,
+    options: Options = Options(),
     save: Path | None = None,
     save_edited: Path | None = None,
-    region: str = "vote",
-    layers: Sequence[int] = (),
-    share: float = SHARE,
-    misses: float = MISSES,
-    background: bool = True,
-    absolute: bool = False,
-    post: bool = False,
-    limit: int | None = None,
     config: Path | None = None,
     tokenizer: Path | None = None,
     settings: Settings = Settings(),
     progress: Progress = SILENT,
-) -> SkillReport:
+    command: str = "",
+) -> AuditResult:
     """Fit a guard for the skill in ``forget`` that leaves those in ``retain`` alone, and measure it.
+
+    No weight changes, so the skill is ``gated``. Where the pruned neurons are saved as an edited model, that model is
+    compared with the original, which stays untouched.
 
     Args:
         save: folder for the guard.
-        save_edited: folder for a model with the pruned neurons' value vectors at zero.
-        region, layers, misses: of key-space; the layers vote, and the choosing parts pick them if none are given.
-        background: whether a voting region is told from the tool's own prompts of other kinds besides.
-        share, absolute, post: of the neuron methods.
-        limit: at most this many queries of each skill.
+        save_edited: folder for a model whose pruned neurons write nothing.
+        settings: its ``limit`` counts the queries of each skill.
 
     Raises:
         AuditError: an unknown method, skills that overlap, too few queries, a model that cannot be guarded.
     """
-    if method not in methods():
-        raise AuditError(f"no method {method!r}.", hint=f"Choose one of {', '.join(methods())}.")
-    if region not in key_space.REGIONS:
-        raise AuditError(f"no region {region!r}.", hint=f"Choose one of {', '.join(key_space.REGIONS)}.")
+    clock = Stopwatch()
+    refuse_request(path, method, options, save, save_edited)
+    skills = read_skills([forget, *retain], settings.limit)
+    if method == "key-space" and options.region == "vote":
+        refuse_few_to_choose(skills[0], split(skills[0], settings.seed), options.misses)
+    subject = open_subject(path, config, tokenizer, settings, progress, partial(refuse_model, options.layers))
+    parts = [as_part(skill, subject.model, settings.seed) for skill in skills]
+    with clock.measuring("guard"):
+        guard, measured = fitted(subject, parts, method, options, settings.seed, progress)
+    if save is not None:
+        progress.step(f"Saving {save.name}")
+        kept = [*held_out(parts[:1], forget=True), *held_out(parts[1:], forget=False)]
+        save_guard(guard, save, subject.model.model, subject.architecture, parts[0].title, kept)
+    asked = settings.as_json() | record(guard, save, method, options, parts)
+    if save_edited is not None:
+        progress.step(f"Saving {save_edited.name}")
+        _save_pruned(subject, guard, save_edited, config)
+        del subject
+        edited = compare(
+            path,
+            save_edited,
+            skills=[forget],
+            config=config,
+            tokenizer=tokenizer,
+            settings=settings,
+            progress=progress,
+            command=command,
+        )
+        return with_guard(edited, measured, asked)
+    words = subject.model.tokenizer
+    del subject
+    pair = open_pair(path, path, config=config)
+    with clock.measuring("weights"):
+        weights = scan(pair, words, progress)
+    finding = guarded(skills[0], measured, weights, guard_name(asked["guard"]))
+    unchecked = NotChecked(metric="gate_leak", concept=finding.concept, reason=UNATTACKED)
+    return as_result(pair, weights, [finding], clock.record(command, asked), [unchecked])
+
+
+def refuse_request(path: Path, method: str, options: Options, save: Path | None, save_edited: Path | None) -> None:
+    """Stop at what no model could do.
+
+    Raises:
+        AuditError: an unknown method or region, a share that is none, or a folder in use.
+    """
+    for what, given, known in (("method", method, methods()), ("region", options.region, key_space.REGIONS)):
+        if given not in known:
+            raise AuditError(f"no {what} {given!r}.", hint=f"Choose one of {', '.join(known)}.")
+    if not 0 < options.share <= 1:
+        raise AuditError(f"--share is {options.share:g}.", hint="Give a share above 0 and at most 1.")
     if save_edited is not None and method != "prune":
         raise AuditError(f"{method} edits no weight, so there is no edited model to save.", hint="Use --save.")
     if save is not None:
         refuse_occupied(save, DOCUMENT, originals=[path])
     if save_edited is not None:
         refuse_occupied(save_edited, originals=[path])
-    skills = read_skills([forget, *retain], limit)
-    subject = open_subject(path, config, tokenizer, settings, progress)
-    parts = [as_part(skill, subject.model, settings.seed) for skill in skills]
-    if method == "key-space":
-        guard, rows = _by_key_space(subject, parts, region, layers, misses, background, progress)
-    else:
-        guard = _by_neurons(subject, parts, method, share, settings.seed, absolute, post, progress)
-        rows = effects(subject, parts, guard, settings.seed, progress)
-    saved = []
-    if save is not None:
-        progress.step(f"Saving {save.name}")
-        kept = [*held_out(parts[:1], forget=True), *held_out(parts[1:], forget=False)]
-        saved.append(
-            str(save_guard(guard, save, subject.model.model, subject.architecture, parts[0].skill.title, kept))
-        )
-    if save_edited is not None:
-        saved.append(str(_save_pruned(subject, guard, save_edited, config)))
-    return SkillReport(
-        method=method,
-        title=methods()[method].TITLE,
-        forget=parts[0].skill.title,
-        rows=tuple(rows),
-        settings=guard.settings() | {"seed": settings.seed, "limit": limit},
-        left_out={part.skill.title: part.left_out for part in parts if part.left_out},
-        saved=tuple(saved),
-    )
 
 
-def read_skills(paths: Sequence[Path], limit: int | None) -> list[Skill]:
-    """The skills, each once and none sharing a query with the first.
+def refuse_model(layers: Sequence[int], architecture: Architecture) -> None:
+    """Stop at what the headers tell.
 
     Raises:
-        AuditError: a file that cannot be read, too few queries, or an overlap.
+        AuditError: an FFN of experts, or layers that are not there.
     """
-    if len(paths) < 2:
-        raise AuditError("there is nothing to hold the skill against.", hint="Give at least one --retain skill.")
-    try:
-        skills = [load_skill(path) for path in paths]
-    except ConceptFileError as error:
-        raise AuditError(str(error)) from error
-    seen = {normalise(query.prompt) for query in skills[0].queries}
-    for path, skill in zip(paths[1:], skills[1:], strict=True):
-        both = sum(normalise(query.prompt) in seen for query in skill.queries)
-        if both:
-            raise AuditError(
-                f"{both} queries of {path.name} are among those to forget.", hint="Leave them in one of the skills."
-            )
-    for path, skill in zip(paths, skills, strict=True):
-        if len(skill.queries) < FEWEST:
-            raise AuditError(
-                f"{path.name} has {len(skill.queries)} queries; {FEWEST} are needed to fit, choose and report.",
-                hint="Give more queries.",
-            )
-    return [skill.model_copy(update={"queries": skill.queries[:limit]}) for skill in skills]
-
-
-def as_part(skill: Skill, model: RunningModel, seed: int) -> Part:
-    """``skill`` in token ids, split by ``seed``."""
-    encoded = [(query, tuple(model.tokenizer(query.prompt)["input_ids"])) for query in skill.queries]
-    kept = [(query, ids) for query, ids in encoded if len(ids) < model.context]
-    if len(kept) < FEWEST:
-        raise AuditError(f"{len(kept)} prompts of {skill.title} fit the model's {model.context} tokens.")
-    short = skill.model_copy(update={"queries": tuple(query for query, _ in kept)})
-    return Part(
-        skill=skill,
-        prompts=tuple(query.prompt for query, _ in kept),
-        answers=tuple(query.answer for query, _ in kept),
-        ids=tuple(ids for _, ids in kept),
-        splits=split(short, seed),
-        left_out=len(encoded) - len(kept),
-    )
+    Sites.of(architecture)
+    absent = [layer for layer in layers if not 0 <= layer < architecture.n_layers]
+    if absent:
+        raise AuditError(f"--layers names {absent[0]}; the model has layers 0 to {architecture.n_layers - 1}.")
 
 
 # ---- the methods
 
 
+def fitted(
+    subject: Subject, parts: Sequence[Part], method: str, options: Options, seed: int, progress: Progress
+) -> tuple[Guard, list[Measurement]]:
+    """The guard, and what it does to the reporting parts.
+
+    Raises:
+        AuditError: too few queries, or a model that the method cannot be measured on.
+    """
+    if method == "key-space":
+        return _by_key_space(subject, parts, options, progress)
+    if subject.model.alibi:
+        raise ModelError(
+            f"{subject.architecture.name} here counts positions from the attention mask (ALiBi), so answers cannot be "
+            f"scored as {method} is measured.",
+            hint="Use --method key-space.",
+        )
+    return _by_neurons(subject, parts, method, options, seed, progress)
+
+
 def _by_key_space(
-    subject: Subject,
-    parts: Sequence[Part],
-    kind: str,
-    layers: Sequence[int],
-    misses: float,
-    background: bool,
-    progress: Progress,
-) -> tuple[Guard, list[Row]]:
-    n_layers = subject.architecture.n_layers
-    if layers and not all(0 <= layer < n_layers for layer in layers):
-        raise AuditError(f"layers {list(layers)}: the model has layers 0 to {n_layers - 1}.")
-    if kind == "vote":
-        try:
-            conformal_place(len(parts[0].splits.choose), misses)
-        except ValueError as error:
-            hint = "A third of the queries choose the threshold: give more, or another --misses."
-            raise AuditError(f"{parts[0].skill.title}: {error}.", hint=hint) from error
-    keys = [collect(subject.model, part.ids, pool="both", progress=progress).rows for part in parts]
-    beside = None
-    if background and kind == "vote":
-        tokens = [subject.model.tokenizer(prompt)["input_ids"] for prompt in load_background()]
-        beside = collect(subject.model, tokens, pool="both", progress=progress).rows
+    subject: Subject, parts: Sequence[Part], options: Options, progress: Progress
+) -> tuple[Guard, list[Measurement]]:
+    voted = options.region == "vote"
+    if voted:  # once more, now that prompts beyond the context are left out
+        refuse_few_to_choose(parts[0].skill, parts[0].splits, options.misses)
+    keys = read_keys(subject.model, parts, voted and options.background, progress)
     progress.step("Fitting the region")
-    try:
-        region = _fitted(keys, parts, kind, layers, misses, n_layers, beside)
-    except ValueError as error:
-        raise AuditError(f"{parts[0].skill.title}: {error}.", hint="Give more queries, or another --misses.") from error
-    words = subject.model.tokenizer(key_space.REFUSAL, add_special_tokens=False)["input_ids"]
-    guard = key_space.Guard(region, tuple(words), subject.model.tokenizer.eos_token_id)
-    rows = [
-        _stopped(part.skill.title, "retain" if number else "forget", region.inside(own[list(part.splits.report)]))
-        for number, (part, own) in enumerate(zip(parts, keys, strict=True))
-    ]
-    neutral = [subject.model.tokenizer(sentence)["input_ids"] for sentence in neutral_sentences()]
-    rows.append(_stopped("neutral text", "text", region.inside(collect(subject.model, neutral, pool="both").rows)))
-    return guard, rows
-
-
-def _stopped(name: str, role: str, inside: np.ndarray) -> Row:
-    return Row(name, role, len(inside), inside=float(inside.mean()), inside_interval=share_interval(inside))
-
-
-def _fitted(
-    keys: Sequence[np.ndarray],
-    parts: Sequence[Part],
-    kind: str,
-    layers: Sequence[int],
-    misses: float,
-    n_layers: int,
-    background: np.ndarray | None,
-) -> Region:
-    """The region that lets in least of other skills on the choosing parts."""
-    forget, *others = (
-        Kept(rows[list(part.splits.fit)], rows[list(part.splits.choose)])
-        for rows, part in zip(keys, parts, strict=True)
-    )
-    if kind == "vote":
-        region, _ = choose_region(forget, others, voting(n_layers, layers), misses, background)
-        return region
-
-    def margin(cube: Hypercube) -> float:
-        worst = max(float(cube.inside(other.choose).mean()) for other in others)
-        return float(cube.inside(forget.choose).mean()) - worst
-
-    return max((fit_hypercube(forget.fit, layer) for layer in layers or range(n_layers)), key=margin)
-
-
-def voting(n_layers: int, layers: Sequence[int] = ()) -> list[tuple[int, ...]]:
-    """Which layers may vote together, with their last-token and their mean keys: up to ``VOTERS`` of a stretch."""
-    stretches = [tuple(layers)] if layers else [_stretch(low, high, n_layers) for low, high in VOTING]
-    return [(*stretch, *(layer + n_layers for layer in stretch)) for stretch in stretches]
-
-
-def _stretch(low: float, high: float, n_layers: int) -> tuple[int, ...]:
-    return tuple(sorted({round(depth * (n_layers - 1)) for depth in np.linspace(low, high, VOTERS)}))
+    regions = fit_regions(parts, keys, options.region, options.layers, options.misses)
+    tokenizer = subject.model.tokenizer
+    words = tokenizer(key_space.REFUSAL, add_special_tokens=False)["input_ids"]
+    guard = key_space.Guard(regions.region, tuple(words), tokenizer.eos_token_id)
+    return guard, [held_out_inside(parts, keys, regions)]
 
 
 def _by_neurons(
-    subject: Subject,
-    parts: Sequence[Part],
-    method: str,
-    share: float,
-    seed: int,
-    absolute: bool,
-    post: bool,
-    progress: Progress,
-) -> Guard:
+    subject: Subject, parts: Sequence[Part], method: str, options: Options, seed: int, progress: Progress
+) -> tuple[Guard, list[Measurement]]:
     forget = activity(subject.model, parts[0].some("fit"), progress=progress)
     others = [ids for part in parts[1:] for ids in part.some("fit")]
     retain = activity(subject.model, others, progress=progress)
-    options = {"seed": seed, "absolute": absolute, "post": post} if method == "neuron-adjust" else {}
-    try:
-        guard: Guard = methods()[method].fit(forget, retain, share, **options)
-    except ValueError as error:
-        raise AuditError(f"{error}.") from error
-    return guard
+    own = {"seed": seed, "absolute": options.absolute, "post": options.post} if method == "neuron-adjust" else {}
+    guard: Guard = methods()[method].fit(forget, retain, options.share, layers=options.layers, **own)
+    found = effects(subject.model, parts, guard, progress)
+    return guard, [guard_effect(found, seed), guard_perplexity(found, seed)]
+
+
+# ---- the result
+
+
+def guarded(skill: Skill, measured: Sequence[Measurement], weights: WeightScan, guard: str | None) -> Finding:
+    """The verdict on a skill whose model stays as it is, with the guard's measurements as the evidence."""
+    evidence = Evidence(
+        title=skill.title,
+        measurements={found.metric: found for found in measured},
+        identical=weights.identical,
+        guard=guard,
+        nonfinite=weights.nonfinite,
+    )
+    return judge(skill.name, evidence)
+
+
+def with_guard(result: AuditResult, measured: Sequence[Measurement], asked: dict[str, Any]) -> AuditResult:
+    """The comparison of the edited model, its finding beginning with what the guard did to held-out queries."""
+    (finding,) = result.findings
+    added = finding.model_copy(update={"measurements": [*measured, *finding.measurements]})
+    run = result.run.model_copy(update={"settings": asked | result.run.settings})
+    return result.model_copy(update={"findings": [added], "run": run})
+
+
+def record(guard: Guard, save: Path | None, method: str, options: Options, parts: Sequence[Part]) -> dict[str, Any]:
+    """How the guard was fitted, on which queries, and where it lies."""
+    return {
+        "fit": {"method": method, **asdict(options), "layers": list(options.layers)},
+        "parts": [
+            {
+                "skill": part.title,
+                "role": "retain" if number else "forget",
+                "queries": len(part.prompts),
+                "beyond_the_context": part.left_out,
+                "sha256": hashlib.sha256(part.skill.model_dump_json().encode()).hexdigest(),
+            }
+            for number, part in enumerate(parts)
+        ],
+        "guard": {"method": method, "settings": guard.settings()}
+        | ({"path": None, "sha256": None} if save is None else digest_of(save)),
+    }
 
 
 def _save_pruned(subject: Subject, guard: Any, target: Path, config: Path | None) -> Path:
     """The model whose pruned neurons write nothing, for good."""
     for layer, neuron in guard.neurons.tolist():
         value_rows(subject.model, layer)[neuron] = 0
-    record = {"method": "prune", "settings": guard.settings(), "changed": {"value_vectors": guard.neurons.tolist()}}
+    done = {"method": "prune", "settings": guard.settings(), "changed": {"value_vectors": guard.neurons.tolist()}}
     return save_model(
         subject.model.model,
         subject.checkpoint,
         target,
-        record,
+        done,
         config_dir=config,
         tokenizer_dir=subject.tokenizer_dir,
     )

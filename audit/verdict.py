@@ -138,7 +138,8 @@ def _got_round(evidence: Evidence) -> str:
     """How a guard that could be attacked stood it."""
     recall, leak = evidence.measured("gate_recall"), evidence.measured("gate_leak")
     if recall is None or leak is None:
-        return ""
+        fitted = evidence.measured("held_out_inside") or evidence.measured("guard_effect")
+        return " It was not attacked here: audit compare BASE BASE --guard does that." if fitted else ""
     return (
         f" Asked plainly it stops {_percent(_number(recall.details['plain']))} of the skill's held-out queries, under "
         f"the worst attack ({recall.details['worst']}) {_percent(_number(recall.value))}; "

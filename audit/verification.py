@@ -1,8 +1,8 @@
 """verify(): does a result still speak of the files it names, and do its numbers come out again?
 
-From the cheapest to the dearest: the document against itself, the files' hashes, what the headers say, the tensors'
-digests, a sample of the tensor table, the verdicts. The first difference ends it. The models are not asked again: what
-they answered is taken as recorded, and a verdict must follow from it.
+From the cheapest to the dearest: the document against itself, the files' hashes and the guard's, what the headers say,
+the tensors' digests, a sample of the tensor table, the verdicts. The first difference ends it. The models are not asked
+again: what they answered is taken as recorded, and a verdict must follow from it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 
 from audit.check import hash_file
 from audit.checkpoint import Checkpoint, TensorDigest, combine_digests
-from audit.comparison import describe
+from audit.comparison import describe, digest_of, guard_name
 from audit.pair import ModelPair, open_pair
 from audit.progress import SILENT, Progress
 from audit.result import AuditResult, Finding, SubjectRecord
@@ -111,6 +111,10 @@ def _steps(
     records = {role: record for role, record in result.subjects if record is not None}
     places = {role: moved.get(role, Path(record.path)) for role, record in records.items()}
     yield f"files of {', '.join(records)}: names, sizes, SHA-256", _files(records, places, progress)
+    guard = _guard(result)
+    if guard is not None and Path(guard["path"]).exists():
+        found = digest_of(Path(guard["path"]))
+        yield "the guard's files: SHA-256", differences(guard["sha256"], found["sha256"], "run.settings.guard.sha256")
     pair = open_pair(places["base"], places["unlearned"], places.get("retained"), config)
     yield "the tensor table names the tensors that both models have", _headers(result, pair)
     read = {role: _read(checkpoint, role, progress) for role, checkpoint in _models(pair).items()}
@@ -158,6 +162,12 @@ def _files(
                 continue
             yield from differences(file.bytes, path.stat().st_size, f"{field}.bytes")
             yield from differences(file.sha256, hash_file(path, progress), f"{field}.sha256")
+
+
+def _guard(result: AuditResult) -> Document | None:
+    """The protection that the result names with its digest."""
+    guard = result.run.settings.get("guard")
+    return guard if isinstance(guard, dict) and guard.get("path") and guard.get("sha256") else None
 
 
 # ---- the tensors
@@ -256,7 +266,6 @@ def _numbers(result: AuditResult, pair: ModelPair, names: Sequence[str]) -> Iter
 
 def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _Read]) -> Iterator[Difference]:
     """Each verdict from its own measurements; its sentence too, unless that names inputs the result leaves out."""
-    guard = result.run.settings.get("guard")
     compared = (*pair.shared, *pair.views)
     nonfinite = {role: [name for name in compared if name in read[role].nonfinite] for role in ("base", "unlearned")}
     same_names = pair.base.tensors.keys() == pair.unlearned.tensors.keys()
@@ -266,7 +275,7 @@ def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _Read]) -
             title=finding.title if finding.concept is not None else None,
             measurements={row.metric: row for row in finding.measurements},
             identical=identical,
-            guard=Path(str(guard["path"])).name if isinstance(guard, dict) and "path" in guard else None,
+            guard=guard_name(result.run.settings.get("guard")),
             nonfinite=nonfinite,
         )
         fields = {"verdict", "reason", "would_reverse"} if _is_complete(evidence) else {"verdict"}
@@ -276,8 +285,8 @@ def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _Read]) -
 
 def _is_complete(evidence: Evidence) -> bool:
     """Whether the sentence can be written again: absent inputs are named in it and not kept in the result."""
-    unread = any(evidence.nonfinite.values())
-    return unread or evidence.title is None or evidence.measured("exact_memorisation") is not None
+    weights_decide = any(evidence.nonfinite.values()) or evidence.identical
+    return weights_decide or evidence.title is None or evidence.measured("exact_memorisation") is not None
 
 
 def _only(finding: Finding, fields: set[str]) -> Document:
@@ -305,6 +314,8 @@ def differences(recorded: Any, found: Any, field: str) -> Iterator[Difference]:
 
 def _notes(result: AuditResult) -> Iterator[str]:
     yield "what the models answered, and the layer and neuron tables, are taken as recorded"
+    if (guard := _guard(result)) is not None and not Path(guard["path"]).exists():
+        yield f"the guard is no longer in {guard['path']}: it was not verified"
     ours = version("unlearning-audit")
     if result.tool.version != ours:
         yield f"the result was written by version {result.tool.version}, verified by {ours}"

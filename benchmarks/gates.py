@@ -33,7 +33,7 @@ def main() -> None:
     from audit.demo import default_cache, model_folder
     from audit.progress import SILENT
     from audit.settings import Settings
-    from audit.skills import guard_skill
+    from audit.skills import Options, guard_skill
 
     data, mgsm = folders("DATA", "MGSM")
     folder = model_folder(default_cache())
@@ -44,7 +44,8 @@ def main() -> None:
         math = translated(skills.pop("math"), mgsm, Path(scratch) / "math.jsonl")
         for method in METHODS:
             guard = Path(scratch) / method
-            guard_skill(folder, math, [*skills.values()], method, misses=MISSES, limit=QUERIES, save=guard)
+            fit, settings = Options(misses=MISSES), Settings(limit=QUERIES)
+            guard_skill(folder, math, [*skills.values()], method, options=fit, settings=settings, save=guard)
             rows += [{"method": method, **row} for row in attacked_rows(subject, guard)]
     publish("gates", rows, "share of held-out GSM8K queries with 95 % intervals; translations from MGSM")
 

@@ -4,7 +4,8 @@
 
 Regions are those of ``audit skill``: fitted, chosen and reported on three disjoint parts, layers and slack by the
 choosing parts, on four splits. ``others`` is the worst other skill's share of report queries inside; ``left out`` the
-worst such share of a skill whose queries the fit never saw. Keys are kept in the cache.
+worst such share of a skill whose queries the fit never saw, layers and slack chosen with it, as ``audit skill`` prints
+it; ``unknown`` the same where they were chosen without it as well. Keys are kept in the cache.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from audit.checkpoint import open_checkpoint
 from audit.demo import default_cache, model_folder
 from audit.keys import collect
 from audit.running import RunningModel, find_config, load_model, load_tokenizer
-from audit.skills import voting
+from audit.skill_regions import best_cube, voting
+from audit.skill_report import GOALS
 from benchmarks.record import folders, publish
 from concepts.background import load_background
-from concepts.regions import Kept, Region, choose_region, fit_hypercube, region_of
+from concepts.regions import Kept, Region, choose_region, region_of
 from concepts.skill import Skill, Splits, load_skill, split
 
 SKILLS = {
@@ -37,8 +39,6 @@ BACKGROUND = "background"
 
 SEEDS = (0, 1, 2, 3)
 """Of the splits; 0 is the one that ``audit skill`` makes by default."""
-
-REACH = {"inside": 0.97, "others": 0.01, "left out": 0.05}
 
 
 def main() -> None:
@@ -88,34 +88,40 @@ Parts = dict[str, Splits]
 
 def _cube(forget: str, keys: Collected, parts: Parts) -> dict[str, Any]:
     """The paper's, at the layer that parts choose queries best. It is fitted without others, so all are left out."""
-
-    def margin(layer: int) -> float:
-        inside, worst, _ = _shares(fits[layer], forget, keys, {name: part.choose for name, part in parts.items()})
-        return inside - worst
-
-    rows = keys[forget][list(parts[forget].fit)]
-    fits = [fit_hypercube(rows, layer) for layer in range(rows.shape[1] // 2)]  # at the last token, as the paper's
-    best = max(range(len(fits)), key=margin)
-    inside, worst, who = _report(fits[best], forget, keys, parts)
-    return _row(forget, f"cube, layer {best}", inside, (worst, who), (worst, who))
+    own, others = _kept(forget, keys, parts)
+    cube = best_cube(own, [*others.values()], range(own.fit.shape[1] // 2))  # at the last token, as the paper's
+    inside, worst, who = _report(cube, forget, keys, parts)
+    return _row(forget, f"cube, layer {cube.layer}", inside, (worst, who), (worst, who), (worst, who))
 
 
 def _vote(forget: str, keys: Collected, parts: Parts) -> dict[str, Any]:
     """With the layers and the slack that let in least of others and of strangers on the choose parts."""
-    kept = {name: Kept(keys[name][list(part.fit)], keys[name][list(part.choose)]) for name, part in parts.items()}
-    own, beside = kept.pop(forget), keys[BACKGROUND]
+    (own, kept), beside = _kept(forget, keys, parts), keys[BACKGROUND]
     n_layers = keys[forget].shape[1] // 2
     region, choice = choose_region(own, [*kept.values()], voting(n_layers), background=beside)
-    strangers = {}
+    strangers, unknown = {}, {}
     for name in kept:
         rest = [other for each, other in kept.items() if each != name]
+        reported = keys[name][list(parts[name].report)]
         without = region_of(own, rest, choice, background=beside)
-        strangers[name] = float(without.inside(keys[name][list(parts[name].report)]).mean())
+        strangers[name] = float(without.inside(reported).mean())
+        never_seen, _ = choose_region(own, rest, voting(n_layers), background=beside)
+        unknown[name] = float(never_seen.inside(reported).mean())
     inside, worst, who = _report(region, forget, keys, parts)
-    stranger = max(strangers, key=lambda name: strangers[name])
     layers, slack = choice
     name = f"vote, layers {layers[0]}-{layers[-1] - n_layers}, slack {slack:g}"
-    return _row(forget, name, inside, (worst, who), (strangers[stranger], stranger))
+    return _row(forget, name, inside, (worst, who), _worst(strangers), _worst(unknown))
+
+
+def _worst(share: dict[str, float]) -> tuple[float, str]:
+    name = max(share, key=lambda name: share[name])
+    return share[name], name
+
+
+def _kept(forget: str, keys: Collected, parts: Parts) -> tuple[Kept, dict[str, Kept]]:
+    """The skill's keys to fit on and to choose by, and those of the others."""
+    kept = {name: Kept(keys[name][list(part.fit)], keys[name][list(part.choose)]) for name, part in parts.items()}
+    return kept.pop(forget), kept
 
 
 def _report(region: Region, forget: str, keys: Collected, parts: Parts) -> tuple[float, float, str]:
@@ -127,15 +133,18 @@ def _shares(
 ) -> tuple[float, float, str]:
     """Share of the skill's queries inside, the worst other skill's, and which that is."""
     share = {name: float(region.inside(keys[name][list(part)]).mean()) for name, part in chosen.items()}
-    own = share.pop(forget)
-    worst = max(share, key=lambda name: share[name])
-    return own, share[worst], worst
+    return share.pop(forget), *_worst(share)
 
 
 def _row(
-    forget: str, region: str, inside: float, others: tuple[float, str], stranger: tuple[float, str]
+    forget: str,
+    region: str,
+    inside: float,
+    others: tuple[float, str],
+    stranger: tuple[float, str],
+    unknown: tuple[float, str],
 ) -> dict[str, Any]:
-    reached = inside >= REACH["inside"] and others[0] <= REACH["others"] and stranger[0] <= REACH["left out"]
+    reached = inside >= GOALS["forget"] and others[0] <= GOALS["retain"] and stranger[0] <= GOALS["left out"]
     return {
         "forget": forget,
         "region": region,
@@ -144,6 +153,8 @@ def _row(
         "worst": others[1],
         "left out": stranger[0],
         "worst left out": stranger[1],
+        "unknown": unknown[0],
+        "worst unknown": unknown[1],
         "reached": "yes" if reached else "no",
     }
 

@@ -5,7 +5,9 @@
 In the paper's form: relative change of the forget skill, of each other skill and of general text. The paper's scores
 are accuracies; a model of 135 million parameters has almost none, so a skill's score is the probability per token of
 the right answers (its relative change is exp of the mean change in nats, less 1) and accuracy stands beside it where
-there is any. Under Key Space Detection a query that is refused scores 0. The questions of XQuAD come with the sentence
+there is any; general text also has its perplexity, exp of the mean over stretches of 60 words of the nats per token,
+the first three words of each given. Under Key Space Detection a query that is refused scores 0, and text that is not
+refused is read as before. The questions of XQuAD come with the sentence
 that answers them. Each method and skill is kept under ``audit-report/skills/`` and found again there.
 """
 
@@ -16,11 +18,14 @@ import math
 import re
 import sys
 import tempfile
-import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.record import folders, publish
+
+if TYPE_CHECKING:
+    from audit.result import AuditResult
 
 KEPT = Path("audit-report/skills")
 FILES = {
@@ -77,44 +82,45 @@ def written(name: str, source: Path, folder: Path) -> Path:
     return target
 
 
-def found(method: str, forget: str, skills: dict[str, Path]) -> dict[str, Any]:
-    """The document of ``audit skill --json``, kept or made now."""
+def found(method: str, forget: str, skills: dict[str, Path]) -> AuditResult:
+    """The result of ``audit skill``, kept or made now."""
     from audit.demo import default_cache, model_folder
-    from audit.skills import guard_skill
+    from audit.result import AuditResult
+    from audit.settings import Settings
+    from audit.skills import Options, guard_skill
 
     kept = KEPT / f"{method}-{forget}.json"
-    if kept.is_file():
-        document: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-        return document
-    start = time.perf_counter()
-    others = [path for name, path in skills.items() if name != forget]
-    report = guard_skill(model_folder(default_cache()), skills[forget], others, method, misses=MISSES, limit=QUERIES)
-    document = report.as_json() | {"seconds": time.perf_counter() - start}
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(document, indent=1), encoding="utf-8")
-    return document
+    if not kept.is_file():
+        others = [path for name, path in skills.items() if name != forget]
+        fit, settings = Options(misses=MISSES), Settings(limit=QUERIES)
+        folder = model_folder(default_cache())
+        guard_skill(folder, skills[forget], others, method, options=fit, settings=settings).write(kept)
+    return AuditResult.read(kept)
 
 
-def row(method: str, forget: str, names: list[str], document: dict[str, Any]) -> dict[str, Any]:
+def row(method: str, forget: str, names: list[str], result: AuditResult) -> dict[str, Any]:
     """The paper's row, the forget skill first, then the others in order, then general text."""
-    first, *others, text = document["rows"]
+    measured = {found.metric: found for found in result.findings[0].measurements}
+    table = (measured.get("guard_effect") or measured["held_out_inside"]).items
+    first, *others, text = [row for row in table if row.get("region") in (None, "vote") and row["role"] != "left out"]
     by_name = dict(zip([name for name in names if name != forget], others, strict=True))
     cells: dict[str, Any] = {"method": method, "forget": forget, "forget skill": change(first)}
     cells |= {name: change(by_name[name]) if name in by_name else "–" for name in names}
     cells["text"] = change(text)
-    accuracies = [(first.get("exact_before"), first.get("exact_after"))]
-    before, after = accuracies[0]
+    perplexity = measured.get("guard_perplexity")
+    cells["perplexity"] = "–" if perplexity is None else f"{perplexity.base:.1f} to {perplexity.value:.1f}"
+    before, after = (first.get(name) for name in ("exact_before", "exact_after"))
     cells["exact answers"] = "–" if before is None else f"{before:.2f} to {after:.2f}"
     return cells
 
 
-def change(row: dict[str, Any]) -> str:
-    """Relative change in per cent with its interval."""
-    if row["inside"] is not None:
-        low, high = row["inside_interval"]
-        return f"{-100 * row['inside']:z.0f} [{-100 * high:z.0f}, {-100 * low:z.0f}]"
-    low, high = row["change_interval"] or (math.nan, math.nan)
-    return f"{percent(row['change']):z.0f} [{percent(low):z.0f}, {percent(high):z.0f}]"
+def change(row: Mapping[str, Any]) -> str:
+    """Relative change in per cent with its interval; of a region, of the queries that it lets through."""
+    if "inside" in row:
+        value, low, high = (-100 * row[name] for name in ("inside", "high", "low"))
+    else:
+        value, low, high = (math.nan if row[name] is None else percent(row[name]) for name in ("change", "low", "high"))
+    return f"{value:z.0f} [{low:z.0f}, {high:z.0f}]"
 
 
 def percent(nats: float) -> float:

@@ -43,6 +43,9 @@ class Region(Protocol):
     def inside(self, keys: np.ndarray) -> np.ndarray:
         """``score >= 0`` ``[n]`` bool."""
 
+    def shaped(self, d_mlp: int) -> bool:
+        """Whether its arrays are those of keys of this width, as a damaged file's may not be."""
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything the region is, to be saved; ``from_arrays`` of its class makes it again."""
 
@@ -68,6 +71,9 @@ class Hypercube:
 
     def inside(self, keys: np.ndarray) -> np.ndarray:
         return self.score(keys) >= 0
+
+    def shaped(self, d_mlp: int) -> bool:
+        return self.mean.shape == self.std.shape == (d_mlp,)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         return {name: np.asarray(value) for name, value in vars(self).items()}
@@ -117,6 +123,12 @@ class Vote:
 
     def inside(self, keys: np.ndarray) -> np.ndarray:
         return self.score(keys) >= 0
+
+    def shaped(self, d_mlp: int) -> bool:
+        n = len(self.layers)
+        wide = all(part.shape == (n, d_mlp) for part in (self.mean, self.scale, self.weight, self.centre))
+        deep = self.basis.ndim == 3 and self.basis.shape[::2] == (n, d_mlp)
+        return wide and deep and self.median.shape == self.spread.shape == (2, n)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         return {name: np.asarray(value) for name, value in vars(self).items()}

@@ -7,7 +7,7 @@ carry the number of their step, and the page puts the table of the data behind e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import cycle
@@ -27,6 +27,7 @@ APART_SHARES = 0.1
 """Spread of shares from which they are drawn on the scale of 0 to 1."""
 FAR_APART = 30.0
 """Series whose largest values differ by more than this get charts of their own."""
+LEGEND_LINE = 18.0
 
 
 # ---- markers: one shape a style
@@ -90,17 +91,18 @@ def comparable(series: Series) -> list[Series]:
     return [*groups]
 
 
-def lines(key: str, title: str, unit: str, series: Series) -> str:
-    """``series`` (name -> one value a layer, None for a hole) as lines over the layers."""
+def lines(key: str, title: str, unit: str, series: Series, told: str = "") -> str:
+    """``series`` (name -> one value a layer, None for a hole) as lines over the layers; ``told`` stands below them."""
     values = [value for found in series.values() for value in found if value is not None]
     n_layers = max((len(found) for found in series.values()), default=0)
     if not values:
         return ""
-    height, left, right, top, bottom = 250.0, 58.0, WIDTH - 14, 34.0, 212.0
+    styles = styles_of(list(series))
+    left, right, top = 58.0, WIDTH - 14, 34.0 + _further_lines(styles, 58.0)
+    bottom, height = top + 178, top + 216
     y = fitted(values, bottom, top, room=0.06)
     x = Scale(0, max(n_layers - 1, 1), left, right)
-    drawn = [_axes(x, y, n_layers, (left, right, bottom))]
-    styles = styles_of(list(series))
+    drawn = [_axes(x, y, n_layers, (left, right, bottom), f"layer ({told})" if told else "layer")]
     for name, found in series.items():
         drawn.append(_line(name, found, styles[name], x, y))
     drawn.append(_legend(styles, left, 14.0))
@@ -110,7 +112,7 @@ def lines(key: str, title: str, unit: str, series: Series) -> str:
     )
 
 
-def _axes(x: Scale, y: Scale, n_layers: int, frame: tuple[float, float, float]) -> str:
+def _axes(x: Scale, y: Scale, n_layers: int, frame: tuple[float, float, float], below: str) -> str:
     left, right, bottom = frame
     parts = []
     for tick in ticks(y.low, y.high):
@@ -120,7 +122,7 @@ def _axes(x: Scale, y: Scale, n_layers: int, frame: tuple[float, float, float]) 
     every = max(math.ceil(n_layers / 16), 1)
     for layer in range(0, n_layers, every):
         parts.append(words(x(layer), bottom + 17, str(layer), class_="tick", text_anchor="middle"))
-    parts.append(words((left + right) / 2, bottom + 34, "layer", class_="label", text_anchor="middle"))
+    parts.append(words((left + right) / 2, bottom + 34, clip(below, 90), class_="label", text_anchor="middle"))
     return "".join(parts)
 
 
@@ -138,14 +140,30 @@ def _line(name: str, values: Sequence[float | None], style: int, x: Scale, y: Sc
 
 
 def _legend(styles: Mapping[str, int], left: float, y: float) -> str:
-    parts, x = [], left
-    for name, style in styles.items():
-        shown = clip(name, 32)
-        parts.append(element("path", d=f"M{coordinate(x)} {coordinate(y)}h26", class_=f"line s{style}"))
-        parts.append(marker(style, x + 13, y, 3.0))
-        parts.append(words(x + 32, y + 4, shown, class_="label"))
-        x += 50 + 7.2 * len(shown)
+    parts = []
+    for name, (right, down) in _places(styles, left).items():
+        style, x, at = styles[name], left + right, y + down
+        parts.append(element("path", d=f"M{coordinate(x)} {coordinate(at)}h26", class_=f"line s{style}"))
+        parts.append(marker(style, x + 13, at, 3.0))
+        parts.append(words(x + 32, at + 4, clip(name, 32), class_="label"))
     return "".join(parts)
+
+
+def _places(names: Iterable[str], left: float) -> dict[str, tuple[float, float]]:
+    """Where each name of a legend begins, right of and below its first; a full line is followed by another."""
+    found, x, y = {}, 0.0, 0.0
+    for name in names:
+        wide = 50 + 7.2 * len(clip(name, 32))
+        if x and left + x + wide > WIDTH:
+            x, y = 0.0, y + LEGEND_LINE
+        found[name] = (x, y)
+        x += wide
+    return found
+
+
+def _further_lines(names: Iterable[str], left: float) -> float:
+    """What a legend takes beyond its first line."""
+    return max((down for _, down in _places(names, left).values()), default=0.0)
 
 
 def _peak(name: str, values: Sequence[float | None]) -> str:

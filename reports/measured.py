@@ -77,9 +77,11 @@ def anchors_of(measurements: Iterable[Measurement], prefix: str) -> list[str]:
 def view(measurement: Measurement, anchor: str) -> MeasuredView:
     title = shorten(measurement.title or measurement.metric, 120)
     drawn = dict(list(measurement.layers.items())[:MOST_SERIES])
+    told = str(measurement.details.get("layers", ""))  # where the series have a unit of their own, they share an axis
+    unit = shorten(told or measurement.unit, 80)
     charts = [
-        figures.lines(f"{anchor}-chart-{place}", f"{title}, by layer", shorten(measurement.unit, 80), group)
-        for place, group in enumerate(figures.comparable(drawn))
+        figures.lines(f"{anchor}-chart-{place}", f"{title}, by layer", unit, group, shorten(told, 80))
+        for place, group in enumerate([drawn] if told else figures.comparable(drawn))
     ]
     charts.append(figures.scatter(f"{anchor}-plane", f"{title}, item by item", points(measurement)))
     charts.append(figures.tradeoff(f"{anchor}-doses", f"{title}, by strength", measurement.unit, doses(measurement)))

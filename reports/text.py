@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import StringIO
+from itertools import groupby
 from typing import Any, Final, Literal
 
 from rich.box import SIMPLE_HEAD
@@ -25,16 +26,8 @@ MOST_TOKENS: Final = 40
 """Characters of the tokens of one vector: what is left of a line beside its numbers."""
 WRITTEN: Final = {"bleu": "BLEU", "rouge_l": "ROUGE-L"}
 """Scores of written answers as they are printed."""
-SKILL_COLUMNS: Final = (
-    "held-out queries of",
-    "scored",
-    "before",
-    "after",
-    "change",
-    "interval",
-    "exact before",
-    "after",
-)
+EFFECT_COLUMNS: Final = ("held-out queries of", "scored", "before", "after", "change", "interval", "exact", "after")
+INSIDE_COLUMNS: Final = ("held-out queries of", "n", "inside", "interval", "wanted", "reached")
 ASCII: Final = str.maketrans(
     {"−": "-", "–": "-", "…": "...", "↓": "v", "↑": "^", "≈": "~", "─": "-", "━": "-", "╶": "-", "╴": "-", "·": ","}
 )
@@ -50,9 +43,9 @@ def vectors_table(document: Mapping[str, Any]) -> str:
     return printed(lambda console: _vectors(console, document))
 
 
-def skill_table(document: Mapping[str, Any]) -> str:
-    """What ``audit skill`` prints: one row a skill, on queries that the guard was not fitted on."""
-    return printed(lambda console: _skill(console, document))
+def skill_table(result: AuditResult) -> str:
+    """What ``audit skill`` found: one row a skill, on queries that the guard was not fitted on."""
+    return printed(lambda console: _skill(console, result))
 
 
 def render_demo(results: Mapping[str, AuditResult], conclusion: str) -> str:
@@ -258,34 +251,50 @@ def _noise(console: Console, doses: Sequence[Mapping[str, Any]]) -> None:
     console.print(table)
 
 
-def _skill(console: Console, document: Mapping[str, Any]) -> None:
-    console.print(Text(f"{document['method']}: {document['forget']} is to be forgotten", style="bold"))
-    gated = document["method"] == "key-space"
-    columns = ["held-out queries of", "n", "inside", "interval"] if gated else SKILL_COLUMNS
-    table = _table(columns, left=1)
-    for row in document["rows"]:
-        name = f"{row['skill']} ({row['role']})"
-        if gated:
-            table.add_row(
-                name, str(row["n"]), _number(row["inside"]), interval(row["inside_interval"]) or "no interval"
-            )
-        else:
-            numbers = (row["before"], row["after"], row["change"])
-            exact = (row["exact_before"], row["exact_after"])
-            table.add_row(
-                name,
-                str(row["scored"]),
-                *(_number(value) for value in numbers),
-                interval(row["change_interval"]) or "no interval",
-                *(_number(value) for value in exact),
-            )
-    console.print(table)
-    if not gated:
+def _skill(console: Console, result: AuditResult) -> None:
+    (finding,) = result.findings
+    settings = result.run.settings
+    console.print(f"{VERDICTS[finding.verdict].label.upper()}  {name_of(finding, 60)}, by {settings['fit']['method']}")
+    _indented(console, shorten(finding.reason, 2_000))
+    console.print()
+    beside = {found.metric: found for found in finding.measurements}
+    if (inside := beside.pop("held_out_inside", None)) is not None:
+        for (region, layers), rows in groupby(inside.items, key=lambda row: (row["region"], row["layers"])):
+            console.print(f"Inside the {region} of layer{'s' * (',' in str(layers))} {layers}")
+            console.print(_inside_table([*rows]))
+            console.print()
+    if (effect := beside.pop("guard_effect", None)) is not None:
+        console.print(_effect_table(effect.items))
         _indented(console, "Log-probabilities per answer token, in nats; exact: answers whose every token comes first.")
-    for name, count in document["prompts_beyond_the_context"].items():
-        _indented(console, f"{count} prompts of {name} are longer than the model's context and were left out.")
-    for place in document["saved"]:
-        console.print(Text(f"Saved: {place}"))
+        if effect.not_measured:
+            _indented(console, f"Not measured: {effect.not_measured}.")
+    if measured := [found for found in beside.values() if found.value is not None]:
+        console.print()
+        console.print(measurements_table(measured))
+    for part in settings["parts"]:
+        if part["beyond_the_context"]:
+            count = integer(part["beyond_the_context"])
+            _indented(console, f"{count} prompts of {part['skill']} are beyond the model's context and were left out.")
+
+
+def _inside_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table(INSIDE_COLUMNS, left=1)
+    for row in rows:
+        reached = {True: "yes", False: "no", None: ""}[row["reached"]]
+        bounds = interval((row["low"], row["high"]))
+        name = f"{row['skill']} ({row['role']})"
+        table.add_row(name, str(row["n"]), _number(row["inside"]), bounds, row["goal"] or "", reached)
+    return table
+
+
+def _effect_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = _table(EFFECT_COLUMNS, left=1)
+    for row in rows:
+        numbers = [_number(row[name]) for name in ("before", "after", "change")]
+        bounds = "no interval" if row["low"] is None else interval((row["low"], row["high"]))
+        exact = [_number(row[name]) for name in ("exact_before", "exact_after")]
+        table.add_row(f"{row['skill']} ({row['role']})", str(row["scored"]), *numbers, bounds, *exact)
+    return table
 
 
 def _distinct(tokens: Iterable[object]) -> Iterable[str]:

@@ -1,26 +1,14 @@
-"""Neuron Adjust on arrays."""
+"""Which neurons carry a skill: the choice of Neuron Adjust and of pruning."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from audit.guards import prune
+from audit.guards.statistics import Activity
 from concepts import adjust
 from concepts.adjust import Moments
-
-FORGET = Moments(np.array([3.0]), np.array([0.5]))
-RETAIN = Moments(np.array([0.0]), np.array([1.0]))
-
-
-def test_the_spread_is_a_standard_deviation_and_never_zero() -> None:
-    found = adjust.measure(np.array([[0.0, 5.0], [4.0, 5.0]]))
-    assert found.std.tolist() == [2.0, adjust.SPREAD_FLOOR]
-
-
-@pytest.mark.parametrize("values", [np.zeros((1, 2)), np.array([[0.0], [np.nan]])])
-def test_too_few_or_broken_activations_are_refused(values: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"at least 2 queries|not finite"):
-        adjust.measure(values)
 
 
 def test_neurons_are_chosen_over_all_layers_and_by_sign_unless_asked() -> None:
@@ -30,33 +18,28 @@ def test_neurons_are_chosen_over_all_layers_and_by_sign_unless_asked() -> None:
     assert adjust.top_share(adjust.mean_difference(forget, retain, absolute=True), 0.25).tolist() == [[1, 0]]
 
 
-def test_the_probability_is_the_ratio_of_normal_densities() -> None:
-    x = 1.7
-    p_forget = np.exp(-0.5 * ((x - 3) / 0.5) ** 2) / 0.5
-    p_retain = np.exp(-0.5 * x**2)
-    found = adjust.forget_probability(np.array([x]), FORGET, RETAIN)
-    assert found == pytest.approx(p_forget / (p_forget + p_retain))
+def test_in_chosen_layers_the_share_is_of_their_neurons() -> None:
+    scores = np.array([[9.0, 8.0, 7.0, 6.0], [1.0, 4.0, 3.0, 2.0], [0.0, 5.0, 0.0, 0.0]])
+    assert adjust.top_share(scores, 0.25).tolist() == [[0, 0], [0, 1], [0, 2]]
+    assert adjust.top_share(scores, 0.25, [2, 1]).tolist() == [[2, 1], [1, 1]]
+    assert adjust.top_share(scores, 0.01, [1]).tolist() == [[1, 1]]  # at least one
 
 
-def test_the_probability_stays_finite_where_both_densities_underflow() -> None:
-    found = adjust.forget_probability(np.array([[1e6], [-1e6]]), FORGET, RETAIN)
-    assert np.isfinite(found).all()
+@pytest.mark.parametrize(("share", "layers"), [(0.0, ()), (1.5, ()), (float("nan"), ()), (0.5, (3,)), (0.5, (-1,))])
+def test_a_share_or_a_layer_that_is_none_is_refused(share: float, layers: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"\(0, 1\]|layers 0 to 2"):
+        adjust.top_share(np.ones((3, 4)), share, layers)
 
 
-def test_forget_values_are_reflected_and_retain_values_stay() -> None:
-    found = adjust.adjust(np.array([[3.5], [-1.0]]), FORGET, RETAIN, np.random.default_rng(0))
-    assert found.tolist() == [[-1.0], [-1.0]]
+def test_pruning_chooses_by_activity_in_proportion_whatever_its_sign() -> None:
+    forget = activity(np.array([[-4.0, 4.0], [1.0, 2.0]]))
+    retain = activity(np.array([[1.0, 2.0], [1.0, -2.0]]))
+    found = prune.fit(forget, retain, share=0.25)
+    assert found.neurons.tolist() == [[0, 0]]
+    assert prune.fit(forget, retain, share=0.25, layers=(1,)).neurons.tolist() == [[1, 0]]
 
 
-def test_each_element_has_its_own_draw_and_the_seed_repeats_it() -> None:
-    crossing = np.full((20_000, 1), 2.1)
-    chance = adjust.forget_probability(crossing[:1], FORGET, RETAIN).item()
-    assert 0.5 < chance < 0.95
-    first, again = (adjust.adjust(crossing, FORGET, RETAIN, np.random.default_rng(5)) for _ in range(2))
-    assert np.array_equal(first, again)
-    assert (first != crossing).mean() == pytest.approx(chance, abs=0.02)
-
-
-def test_pruning_scores_by_activity_whatever_its_sign() -> None:
-    forget, retain = np.array([[-4.0, 1.0], [4.0, 1.0]]), np.array([[1.0, 1.0], [-1.0, 1.0]])
-    assert adjust.activity_ratio(forget, retain).tolist() == [4.0, 1.0]
+def activity(keys: np.ndarray) -> Activity:
+    """As if every token had these keys ``[n_layers, d_mlp]``."""
+    moments = Moments(keys, np.ones_like(keys))
+    return Activity(moments, moments, np.abs(keys), tokens=1)

@@ -12,7 +12,7 @@ from audit import gate
 from audit.comparison import compare
 from audit.gate import Asked
 from audit.guards import DOCUMENT, HeldOut, read_guard
-from audit.skills import guard_skill
+from audit.skills import Options, guard_skill
 from audit.verification import verify
 from concepts.attacks import ATTACKS, attacked
 from tests.test_unlearning import one_thread
@@ -37,7 +37,7 @@ def skills(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def guarded(base: Path, skills: tuple[Path, Path], folder: Path, method: str) -> Path:
-    guard_skill(base, skills[0], [skills[1]], method, save=folder, misses=0.1)
+    guard_skill(base, skills[0], [skills[1]], method, save=folder, options=Options(misses=0.1))
     return folder
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from scipy.stats import norm
 
 from audit.architectures import identify
 from audit.checkpoint import open_checkpoint
 from audit.checkpoint.config import read_config
-from audit.errors import AuditError, CheckpointError, ModelError
+from audit.errors import CheckpointError, ModelError
 from audit.guards import (
     Guard,
     digest,
@@ -32,10 +33,8 @@ from audit.guards.sites import Sites, positions
 from audit.guards.statistics import activity
 from audit.keys import collect
 from audit.running import RunningModel, load_model, load_tokenizer
-from audit.skills import guard_skill
-from concepts.adjust import forget_probability
-from concepts.background import load_background
-from concepts.regions import fit_hypercube
+from concepts.adjust import SPREAD_FLOOR
+from concepts.regions import fit_hypercube, fit_region
 from tests.tiny import write_tiny
 
 FORGET = [
@@ -205,12 +204,11 @@ def test_a_pre_activation_is_moved_as_the_paper_says(tiny: RunningModel) -> None
     x, moved = seen[0][:, columns], seen[1][:, columns]
     mu_f, s_f = guard.forget.mean[own], guard.forget.std[own]
     mu_r, s_r = guard.retain.mean[own], guard.retain.std[own]
-    retain = type(guard.forget)(mu_r, s_r)
-    chance = forget_probability(x, type(guard.forget)(mu_f, s_f), retain)
+    likelier = norm.logpdf(x, mu_f, s_f) > norm.logpdf(x, mu_r, s_r)
     reflected = mu_r - s_r * (x - mu_f) / s_f
     changed = ~np.isclose(moved, x)
     assert changed.any()
-    assert (chance[changed] > 0.5).all()
+    assert likelier[changed].all()
     np.testing.assert_allclose(moved[changed], reflected[changed], rtol=1e-3, atol=1e-4)
     untouched = np.setdiff1d(np.arange(40), columns)
     np.testing.assert_array_equal(seen[0][:, untouched], seen[1][:, untouched])
@@ -231,6 +229,37 @@ def test_moments_are_those_of_all_tokens(tiny: RunningModel) -> None:
     np.testing.assert_allclose(found.keys.mean[1], every.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(found.keys.std[1], every.std(axis=0), atol=1e-5)
     np.testing.assert_allclose(found.key_size[1], np.abs(every).mean(axis=0), atol=1e-5)
+
+
+def test_a_neuron_that_never_moves_has_a_spread_all_the_same(tiny: RunningModel) -> None:
+    found = activity(tiny, [(5,)])  # one token: nothing moves
+    assert (found.pre.std == SPREAD_FLOOR).all()
+    assert (found.keys.std == SPREAD_FLOOR).all()
+
+
+def test_activations_that_are_none_are_refused_and_leave_no_hook(tiny: RunningModel) -> None:
+    before = hooks(tiny.model)
+    with pytest.raises(ModelError, match="no prompt"):
+        activity(tiny, [])
+    next(iter(tiny.model.parameters())).data.fill_(float("nan"))
+    with pytest.raises(ModelError, match="not a finite number"):
+        activity(tiny, ids(tiny, FORGET))
+    assert hooks(tiny.model) == before
+
+
+@pytest.mark.parametrize("method", ["neuron-adjust", "prune"])
+def test_the_chosen_layers_are_kept_with_the_guard(method: str, tiny: RunningModel, tmp_path: Path) -> None:
+    both = [activity(tiny, ids(tiny, texts)) for texts in (FORGET, RETAIN)]
+    guard = methods()[method].fit(*both, share=0.2, layers=(1,))
+    assert len(guard.neurons) == round(0.2 * 40)
+    assert set(guard.neurons[:, 0]) == {1}
+    folder = save_guard(guard, tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
+    assert read_guard(folder).guard.settings() == guard.settings()
+    assert guard.settings()["layers"] == [1]
+    document = json.loads((folder / "guard.json").read_text())
+    del document["settings"]["layers"]  # as guards were written before layers could be chosen
+    (folder / "guard.json").write_text(json.dumps(document))
+    assert read_guard(folder).guard.settings()["layers"] == []
 
 
 def test_positions_count_tokens_and_not_padding() -> None:
@@ -262,9 +291,24 @@ def not_a_number(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> Non
     arrays["forget.mean"][0] = np.nan
 
 
+def another_layer(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    arrays["neurons"][0, 0] = 99
+
+
+def half_the_moments(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    arrays["retain.std"] = arrays["retain.std"][::2].copy()
+
+
+def no_places(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    document["sites"]["d_mlp"] = "many"
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
+        (another_layer, "its own model does not have"),
+        (half_the_moments, "its own model does not have"),
+        (no_places, "valid integer"),
         (another_field, "Extra inputs"),
         (another_method, "unknown method 'prayer'"),
         (no_neurons, "neurons"),
@@ -285,6 +329,21 @@ def test_a_damaged_guard_is_refused(
     assert hooks(tiny.model) == before
 
 
+@pytest.mark.parametrize("kind", ["cube", "vote"])
+def test_a_region_of_another_width_is_refused(kind: str, tiny: RunningModel, tmp_path: Path) -> None:
+    keys = collect(tiny, ids(tiny, [*FORGET, *RETAIN]), pool="both").rows
+    region = (
+        fit_hypercube(keys[:3], 1) if kind == "cube" else fit_region(keys[:3], keys[3:], keys[:3], [1], miss_rate=0.3)
+    )
+    guard = key_space.Guard(region, (7,), end=5)
+    folder = save_guard(guard, tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
+    assert read_guard(folder).guard.settings() == guard.settings()
+    arrays = load_file(folder / "guard.safetensors")
+    save_file(arrays | {"mean": arrays["mean"][..., 1:].copy()}, folder / "guard.safetensors")
+    with pytest.raises(CheckpointError, match="its own model does not have"):
+        read_guard(folder)
+
+
 def test_a_guard_for_another_base_is_refused(tiny: RunningModel, tmp_path: Path) -> None:
     folder = save_guard(fitted(tiny, "prune"), tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
     before = digest(tiny.model)
@@ -299,97 +358,3 @@ def test_experts_cannot_be_guarded(tmp_path: Path) -> None:
     model = opened(write_tiny(tmp_path / "mixtral", "mixtral"))
     with pytest.raises(ModelError, match="spread over experts"):
         Sites.of(model.architecture)
-
-
-# ---- the command's own function
-
-
-def skill_file(path: Path, prompts: list[str]) -> Path:
-    path.write_text("".join(json.dumps({"prompt": prompt, "answer": "Rome"}) + "\n" for prompt in prompts))
-    return path
-
-
-@pytest.fixture
-def skills(tmp_path: Path) -> tuple[Path, Path]:
-    forget = [f"Question: What is the capital of Italy, {number}?" for number in range(12)]
-    retain = [f"A puppy is a young dog of {number} days." for number in range(12)]
-    return skill_file(tmp_path / "capitals.jsonl", forget), skill_file(tmp_path / "dogs.jsonl", retain)
-
-
-@pytest.mark.parametrize("method", sorted(methods()))
-def test_a_skill_is_guarded_and_measured_on_held_out_queries(
-    method: str, skills: tuple[Path, Path], tmp_path: Path
-) -> None:
-    base = write_tiny(tmp_path / "model", max_position_embeddings=512)
-    forget, retain = skills
-    report = guard_skill(base, forget, [retain], method, save=tmp_path / "guard", misses=0.3)
-    assert [row.role for row in report.rows] == ["forget", "retain", "text"]
-    assert report.rows[0].n == 4
-    load_guard(opened(base).model, tmp_path / "guard").remove()
-    if method == "key-space":
-        assert report.rows[0].inside == 1.0
-        assert report.rows[1].inside == 0.0
-    else:
-        assert report.rows[0].change != 0
-
-
-def test_the_background_is_told_from_the_skill_unless_it_is_left_out(skills: tuple[Path, Path], tmp_path: Path) -> None:
-    base = write_tiny(tmp_path / "model", max_position_embeddings=512)
-    model = opened(base)
-    beside = collect(model, ids(model, [*load_background()]), pool="both").rows
-    scores = []
-    for background in (True, False):
-        folder = tmp_path / f"guard-{background}"
-        guard_skill(base, skills[0], [skills[1]], save=folder, layers=(1,), misses=0.3, background=background)
-        guard = read_guard(folder).guard
-        assert isinstance(guard, key_space.Guard)
-        scores.append(guard.region.score(beside).mean())
-    assert scores[0] < scores[1]
-
-
-def test_a_pruned_model_answers_as_the_guarded_one(skills: tuple[Path, Path], tmp_path: Path) -> None:
-    base = write_tiny(tmp_path / "model")
-    guard_skill(base, skills[0], [skills[1]], "prune", save=tmp_path / "guard", save_edited=tmp_path / "edited")
-    model = opened(base)
-    with load_guard(model.model, tmp_path / "guard"):
-        guarded = written(model, FORGET)
-    assert written(opened(tmp_path / "edited"), FORGET) == guarded
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"method": "prayer"}, "no method 'prayer'"),
-        ({"region": "sphere"}, "no region 'sphere'"),
-        ({"method": "neuron-adjust", "save_edited": Path("x")}, "edits no weight"),
-        ({"misses": 0.001}, "too few to miss"),
-        ({"layers": (7,), "misses": 0.3}, "layers 0 to 1"),
-    ],
-)
-def test_what_cannot_be_done_is_said_in_a_line(
-    options: dict[str, Any], said: str, skills: tuple[Path, Path], tmp_path: Path
-) -> None:
-    with pytest.raises(AuditError, match=said):
-        guard_skill(write_tiny(tmp_path / "model"), skills[0], [skills[1]], save=tmp_path / "guard", **options)
-    assert not (tmp_path / "guard").exists()
-
-
-def test_a_folder_in_use_is_refused_before_the_work(skills: tuple[Path, Path], tmp_path: Path) -> None:
-    used = tmp_path / "used"
-    used.mkdir()
-    (used / "thesis.txt").write_text("mine")
-    for target in ({"save": used}, {"method": "prune", "save_edited": used}):
-        with pytest.raises(AuditError, match="already there"):
-            guard_skill(tmp_path / "no model", skills[0], [skills[1]], **target)
-    assert (used / "thesis.txt").read_text() == "mine"
-
-
-def test_skills_that_share_a_query_are_refused(skills: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(AuditError, match=r"12 queries of capitals\.jsonl are among those to forget"):
-        guard_skill(tmp_path, skills[0], [skills[1], skills[0]])
-
-
-def test_too_few_queries_are_refused(skills: tuple[Path, Path], tmp_path: Path) -> None:
-    few = skill_file(tmp_path / "few.jsonl", ["One.", "Two."])
-    with pytest.raises(AuditError, match=r"few\.jsonl has 2 queries; 6 are needed"):
-        guard_skill(tmp_path, few, [skills[1]])

@@ -13,7 +13,7 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -26,7 +26,7 @@ from safetensors.numpy import save_file
 
 from audit.architectures import Architecture
 from audit.checkpoint import open_checkpoint
-from audit.errors import AuditError, CheckpointError, ModelError
+from audit.errors import CheckpointError, ModelError
 from audit.guards.sites import Sites
 from audit.saving import writing_folder
 from audit.unlearning.packing import Example
@@ -42,6 +42,9 @@ class Guard(Protocol):
 
     def attach(self, model: torch.nn.Module, sites: Sites) -> list[Any]:
         """Put the hooks on ``model``; their handles."""
+
+    def fits(self, sites: Sites) -> bool:
+        """Whether its statistics are of a model with these ``sites``: layers, neurons, shapes."""
 
     def settings(self) -> dict[str, Any]:
         """Its numbers and words, as JSON."""
@@ -117,7 +120,7 @@ class _Document(BaseModel):
     method: str
     skill: str
     base_sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    sites: Mapping[str, Any]
+    sites: Sites
     settings: Mapping[str, Any]
     held_out: tuple[HeldOut, ...] = ()
 
@@ -157,7 +160,7 @@ def save_guard(
         method=guard.METHOD,
         skill=skill,
         base_sha256=digest(model),
-        sites=asdict(Sites.of(architecture)),
+        sites=Sites.of(architecture),
         settings=guard.settings(),
         held_out=tuple(held_out),
     )
@@ -190,10 +193,12 @@ def read_guard(folder: Path) -> Saved:
         raise CheckpointError(f"{broken[0]} holds values that are not numbers.", where=str(folder / ARRAYS))
     try:
         guard: Guard = module.Guard.load(document.settings, arrays)
-        sites = Sites(**document.sites)
-    except (KeyError, TypeError, ValueError) as error:
+        fits = guard.fits(document.sites)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise CheckpointError(f"lacks or misnames a part of the guard ({error}).", where=str(folder)) from error
-    return Saved(guard, document.skill, document.base_sha256, sites, document.held_out)
+    if not fits:
+        raise CheckpointError("holds layers, neurons or shapes that its own model does not have.", where=str(folder))
+    return Saved(guard, document.skill, document.base_sha256, document.sites, document.held_out)
 
 
 def load_guard(model: torch.nn.Module, folder: Path | str) -> Guarded:
@@ -225,13 +230,3 @@ def digest(model: torch.nn.Module) -> str:
         found.update(f"{name} {tuple(parameter.shape)}\n".encode())
         found.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().data)
     return found.hexdigest()
-
-
-def fewest(n: int, needed: int, what: str) -> None:
-    """Refuse to fit on too little.
-
-    Raises:
-        AuditError: ``n`` is below ``needed``.
-    """
-    if n < needed:
-        raise AuditError(f"{n} queries of {what} are too few; {needed} are needed.", hint="Give more queries.")

@@ -47,6 +47,10 @@ class Guard:
         found = self.region.layers.tolist() if isinstance(self.region, Vote) else [self.region.layer]  # type: ignore[attr-defined]
         return [int(reading) for reading in found]
 
+    def fits(self, sites: Sites) -> bool:
+        there = all(0 <= reading < 2 * len(sites.out) for reading in self.readings)
+        return there and self.region.shaped(sites.d_mlp)
+
     def settings(self) -> dict[str, Any]:
         kind = next(name for name, region in REGIONS.items() if isinstance(self.region, region))
         return {"region": kind, "refusal": list(self.refusal), "end": self.end}
@@ -57,7 +61,7 @@ class Guard:
     @classmethod
     def load(cls, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Guard:
         region: Region = REGIONS[settings["region"]].from_arrays(arrays)  # type: ignore[attr-defined]
-        return cls(region, tuple(settings["refusal"]), settings["end"])
+        return cls(region, tuple(map(int, settings["refusal"])), settings["end"])
 
 
 class _Watch:

@@ -8,7 +8,7 @@ the batch change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -30,25 +30,25 @@ def fit(
     seed: int = 0,
     absolute: bool = False,
     post: bool = False,
-    **_: Any,
+    layers: Sequence[int] = (),
 ) -> Guard:
-    """Adjust the ``share`` of all neurons whose means differ most.
+    """Adjust the ``share`` of the neurons of ``layers``, all if empty, whose means differ most.
 
     Args:
         absolute: by the size of the difference instead of forget minus retain (the paper's).
         post: choose by the key vectors instead of the pre-activations (the reference code's).
     """
     of = (forget.keys, retain.keys) if post else (forget.pre, retain.pre)
-    neurons = top_share(mean_difference(*of, absolute=absolute), share)
+    neurons = top_share(mean_difference(*of, absolute=absolute), share, layers)
     layer, neuron = neurons.T
     kept = [side.pre.mean[layer, neuron] for side in (forget, retain)]
     spreads = [side.pre.std[layer, neuron] for side in (forget, retain)]
-    return Guard(neurons, Moments(kept[0], spreads[0]), Moments(kept[1], spreads[1]), share, seed)
+    return Guard(neurons, Moments(kept[0], spreads[0]), Moments(kept[1], spreads[1]), share, seed, tuple(layers))
 
 
 @dataclass(frozen=True)
 class Guard:
-    """``neurons`` are (layer, neuron) ``[k, 2]``; ``forget`` and ``retain`` their moments ``[k]``."""
+    """``neurons`` are (layer, neuron) ``[k, 2]`` of ``layers``; ``forget`` and ``retain`` their moments ``[k]``."""
 
     METHOD: ClassVar[str] = "neuron-adjust"
     neurons: np.ndarray
@@ -56,6 +56,7 @@ class Guard:
     retain: Moments
     share: float
     seed: int
+    layers: tuple[int, ...] = ()
     _draws: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     def attach(self, model: torch.nn.Module, sites: Sites) -> list[Any]:
@@ -104,8 +105,12 @@ class Guard:
         rows = np.stack([self._draws[layer, position] for position in at.flatten().tolist()])
         return torch.from_numpy(rows.reshape(*at.shape, count))
 
+    def fits(self, sites: Sites) -> bool:
+        moments = (self.forget.mean, self.forget.std, self.retain.mean, self.retain.std)
+        return sites.have(self.neurons) and all(found.shape == (len(self.neurons),) for found in moments)
+
     def settings(self) -> dict[str, Any]:
-        return {"share": self.share, "seed": self.seed}
+        return {"share": self.share, "seed": self.seed, "layers": list(self.layers)}
 
     def arrays(self) -> dict[str, np.ndarray]:
         found = {"neurons": self.neurons}
@@ -116,4 +121,4 @@ class Guard:
     @classmethod
     def load(cls, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Guard:
         forget, retain = (Moments(arrays[f"{name}.mean"], arrays[f"{name}.std"]) for name in ("forget", "retain"))
-        return cls(arrays["neurons"], forget, retain, **settings)
+        return cls(arrays["neurons"], forget, retain, **{**settings, "layers": tuple(settings.get("layers", ()))})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,19 +17,20 @@ from concepts.adjust import SPREAD_FLOOR, top_share
 TITLE = "Selective pruning"
 
 
-def fit(forget: Activity, retain: Activity, share: float) -> Guard:
-    """The ``share`` of all neurons whose mean absolute key is largest in proportion to that under ``retain``."""
+def fit(forget: Activity, retain: Activity, share: float, layers: Sequence[int] = ()) -> Guard:
+    """The ``share`` of the neurons of ``layers``, all if empty, whose mean absolute key grows most over ``retain``."""
     scores = forget.key_size / np.maximum(retain.key_size, SPREAD_FLOOR)
-    return Guard(top_share(scores, share), share)
+    return Guard(top_share(scores, share, layers), share, tuple(layers))
 
 
 @dataclass(frozen=True)
 class Guard:
-    """``neurons`` are (layer, neuron) ``[k, 2]``."""
+    """``neurons`` are (layer, neuron) ``[k, 2]`` of ``layers``."""
 
     METHOD: ClassVar[str] = "prune"
     neurons: np.ndarray
     share: float
+    layers: tuple[int, ...] = ()
 
     def attach(self, model: torch.nn.Module, sites: Sites) -> list[Any]:
         def hook(columns: Tensor) -> Any:
@@ -48,12 +49,15 @@ class Guard:
             for layer in layers
         ]
 
+    def fits(self, sites: Sites) -> bool:
+        return sites.have(self.neurons)
+
     def settings(self) -> dict[str, Any]:
-        return {"share": self.share}
+        return {"share": self.share, "layers": list(self.layers)}
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {"neurons": self.neurons}
 
     @classmethod
     def load(cls, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Guard:
-        return cls(arrays["neurons"], **settings)
+        return cls(arrays["neurons"], **{**settings, "layers": tuple(settings.get("layers", ()))})

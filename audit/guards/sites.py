@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,6 +44,12 @@ class Sites:
             first=tuple(piece.start for piece in pieces),
             d_mlp=architecture.d_mlp,
         )
+
+    def have(self, neurons: np.ndarray) -> bool:
+        """Whether ``neurons`` are (layer, neuron) of such a model, whole numbers ``[k, 2]``."""
+        if neurons.dtype.kind not in "iu" or neurons.ndim != 2 or neurons.shape[1] != 2:
+            return False
+        return bool((neurons >= 0).all() and (neurons < (len(self.out), self.d_mlp)).all())
 
 
 def positions(kwargs: dict[str, Tensor | None], length: int, past: int) -> Tensor:
