@@ -212,4 +212,4 @@ def test_answers_under_a_guard_are_shown_and_a_skill_without_any_has_no_numbers(
     assert max(map(len, shown.splitlines())) <= text.WIDTH
     (without,) = (line for line in shown.splitlines() if line.startswith("code (retain)"))
     assert without.split()[2:] == ["0", "–", "–", "–", "no", "interval", "–", "–"]
-    assert "Perplexity on neutral text with the guard on" in shown
+    assert "Perplexity with the guard on" in shown
