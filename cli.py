@@ -35,7 +35,7 @@ app = typer.Typer(
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, errors too.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 DebugFlag = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-SeedOption = Annotated[int, typer.Option(help="Seed of every draw (bootstrap, permutations, training).")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of every draw (bootstrap, permutations, training).")]
 ConfigOption = Annotated[Path | None, typer.Option(help="Folder with config.json, if not beside the weights.")]
 TokenizerOption = Annotated[Path | None, typer.Option(help="Folder with the tokenizer, if not beside the weights.")]
 KnownVectorsFlag = Annotated[
@@ -85,6 +85,7 @@ def compare(
         failing = parse_verdicts(fail_on)
         from audit.comparison import compare
         from audit.plan import plan_comparison
+        from audit.result import refuse_output
         from audit.settings import Settings
 
         settings = Settings(
@@ -110,6 +111,7 @@ def compare(
             planned = plan_comparison(base, unlearned, **arguments)
             typer.echo(json.dumps(planned.as_json(), indent=1) if as_json else planned.as_text())
             return
+        refuse_output(output)
         with show_progress(quiet) as progress:
             result = compare(base, unlearned, **arguments, progress=progress, command=command_line())
         save(result, output)
@@ -204,8 +206,10 @@ def ablate(
     """Edit the vectors that carry a concept, measure what it did, and audit the edited model."""
     with report_errors(as_json, debug):
         from audit.ablation import ablate, parse_vectors
+        from audit.result import refuse_output
         from audit.settings import Settings
 
+        refuse_output(output)
         chosen = parse_vectors(vectors) if vectors else []
         with show_progress(quiet) as progress:
             result = ablate(
@@ -275,10 +279,12 @@ def skill(
     """Fit a guard that keeps a skill from showing, and measure it on queries it was not fitted on."""
     with report_errors(as_json, debug):
         chosen = parse_layers(layers)
+        from audit.result import refuse_output
         from audit.settings import Settings
         from audit.skills import Options, guard_skill
         from reports.text import skill_table
 
+        refuse_output(output)
         with show_progress(quiet) as progress:
             result = guard_skill(
                 model,

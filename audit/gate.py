@@ -107,7 +107,7 @@ def examine(
     progress.step("Loading the model behind the guard")
     model = load(unlearned)
     if digest(model.model) != saved.base_sha256:
-        reason = "the guard was made for other weights, so it says nothing about these"
+        reason = "the guard was made for other weights (or run in another --dtype), so it says nothing about these"
         return [Measurement(metric=name, title=title, not_measured=reason) for name, title in TITLES.items()]
     found: dict[str, tuple[Asked, Asked]] = {}
     for done, name in enumerate(ATTACKS):

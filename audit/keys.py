@@ -87,10 +87,13 @@ def collect(
     done = 0
     for batch in _batches([len(prompts[index]) for index in kept], batch_size):
         rows[batch] = _read(model, [prompts[kept[number]] for number in batch], pool)
+        if not np.isfinite(rows[batch]).all():
+            raise ModelError(
+                f"a key vector of the model in {model.model.dtype} is not a finite number in float16.",
+                hint="Run the model with --dtype float32; values above 65,504 have no place in a float16 key.",
+            )
         done += len(batch)
         progress.step("Reading key vectors", done, len(kept))
-    if not np.isfinite(rows).all():
-        raise ModelError("a key vector is not a finite number.", hint="Run the model with --dtype float32.")
     return Keys(rows, kept, refused)
 
 

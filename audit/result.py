@@ -299,6 +299,26 @@ class AuditResult(Record):
         return f'<iframe title="Unlearning audit" srcdoc="{page}" style="width:100%;height:48rem;border:0"></iframe>'
 
 
+def refuse_output(folder: Path) -> None:
+    """Stop before slow work whose result could not be written to ``folder``, or would take the place of another's.
+
+    Raises:
+        ResultError: it is a file, or its ``result.json`` is none of this tool's.
+    """
+    hint = "Name another folder with --output."
+    if folder.exists() and not folder.is_dir():
+        raise ResultError("is a file; the result and the report want a folder.", where=str(folder), hint=hint)
+    earlier = folder / "result.json"
+    try:
+        document = json.loads(earlier.read_text(encoding="utf-8")) if earlier.exists() else {"format": FORMAT}
+    except (OSError, ValueError):
+        document = None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ResultError(
+            "already there and not written by this tool; it is left alone.", where=str(earlier), hint=hint
+        )
+
+
 def _finite(value: Any) -> Any:
     """``value`` with every float that is not finite replaced by None, at any depth."""
     if isinstance(value, float):

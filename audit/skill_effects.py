@@ -52,28 +52,67 @@ class Effect:
         return found
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The held-out queries of a skill, or the stretches of neutral text, with what is scored of them.
+
+    Attributes:
+        n: how many there are, with an answer or without.
+        tokens: of the answers.
+    """
+
+    name: str
+    n: int
+    examples: tuple[Example, ...]
+    tokens: int
+
+
+Scores = tuple[np.ndarray, np.ndarray]
+"""Mean log-probability per token of each answer, and whether its every token was the most probable one."""
+
+
 def effects(model: RunningModel, parts: Sequence[Part], guard: Guard, progress: Progress = SILENT) -> list[Effect]:
     """Held-out answers before and after, skill by skill, the one to forget first, then neutral text."""
-    asked = [
-        (part.title, "retain" if number else "forget", _examples(part, model)) for number, part in enumerate(parts)
-    ]
-    asked.append((NEUTRAL, "text", _neutral(model)))
-    counts = [*(len(part.splits.report) for part in parts), len(asked[-1][-1])]
-    before = _answers(model, [examples for *_, examples in asked], "Answers before", progress)
+    asked = questions(model, parts)
+    before = answers(model, asked, "Answers before", progress)
     with on_model(model.model, guard, model.architecture):
-        after = _answers(model, [examples for *_, examples in asked], "Answers with the guard on", progress)
+        after = answers(model, asked, "Answers with the guard on", progress)
+    return compared(asked, before, after)
+
+
+def questions(model: RunningModel, parts: Sequence[Part]) -> list[Asked]:
+    """What is asked: every skill's reporting part, then neutral text."""
+    sets = [(part.title, len(part.splits.report), _examples(part, model)) for part in parts]
+    text = _neutral(model)
+    return [
+        Asked(name, n, tuple(examples), sum(_length(model, example) for example in examples))
+        for name, n, examples in [*sets, (NEUTRAL, len(text), text)]
+    ]
+
+
+def answers(model: RunningModel, asked: Sequence[Asked], step: str, progress: Progress = SILENT) -> list[Scores]:
+    """What the model as it is makes of the answers."""
+    found = []
+    for done, each in enumerate(asked):
+        progress.step(step, done, len(asked))
+        found.append(scored(model, each.examples))
+    return found
+
+
+def compared(asked: Sequence[Asked], before: Sequence[Scores], after: Sequence[Scores]) -> list[Effect]:
+    """Both together; the first is the skill to forget."""
     return [
         Effect(
-            name=name,
-            role=role,
-            n=n,
+            name=each.name,
+            role="forget" if not number else "text" if each.name == NEUTRAL else "retain",
+            n=each.n,
             before=first[0],
             after=second[0],
             exact_before=first[1],
             exact_after=second[1],
-            tokens=sum(len(model.tokenizer(each.answer, add_special_tokens=False)["input_ids"]) for each in examples),
+            tokens=each.tokens,
         )
-        for (name, role, examples), n, first, second in zip(asked, counts, before, after, strict=True)
+        for number, (each, first, second) in enumerate(zip(asked, before, after, strict=True))
     ]
 
 
@@ -82,15 +121,8 @@ def neutral_sentences() -> list[str]:
     return SENTENCE_END.split(" ".join(neutral_text().split()))
 
 
-def _answers(
-    model: RunningModel, sets: Sequence[Sequence[Example]], step: str, progress: Progress
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Log-probabilities and exactness of each set's answers."""
-    found = []
-    for done, examples in enumerate(sets):
-        progress.step(step, done, len(sets))
-        found.append(scored(model, examples))
-    return found
+def _length(model: RunningModel, example: Example) -> int:
+    return len(model.tokenizer(example.answer, add_special_tokens=False)["input_ids"])
 
 
 def _neutral(model: RunningModel) -> list[Example]:

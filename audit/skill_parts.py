@@ -90,7 +90,7 @@ def read_skills(paths: Sequence[Path], limit: int | None = None) -> list[Skill]:
             )
     kept = [skill.model_copy(update={"queries": skill.queries[:limit]}) for skill in skills]
     for skill in kept:
-        refuse_few(skill, "has")
+        refuse_few(skill)
     return kept
 
 
@@ -99,13 +99,21 @@ def _bare(query: Query) -> str:
     return normalise(query.prompt) or query.prompt
 
 
-def refuse_few(skill: Skill, found: str) -> None:
-    """Raises AuditError where ``skill`` has too few different queries; ``found`` is the verb of the sentence."""
+def refuse_few(skill: Skill, context: int | None = None) -> None:
+    """Stop where a skill has too few different queries.
+
+    Args:
+        context: tokens that the model reads, where the queries are those that fit.
+
+    Raises:
+        AuditError: fewer than ``FEWEST``.
+    """
     different = len({_bare(query) for query in skill.queries})
     if different < FEWEST:
+        within = "" if context is None else f" shorter than the model's {context} tokens"
         raise AuditError(
-            f"{skill.title} {found} {different} different queries; {FEWEST} are needed to fit, choose and report.",
-            hint="Give more queries.",
+            f"{skill.title} has {different} different queries{within}; {FEWEST} are needed to fit, choose and report.",
+            hint="Give more queries." if context is None else "Give shorter queries.",
         )
 
 
@@ -141,7 +149,7 @@ def as_part(skill: Skill, model: RunningModel, seed: int) -> Part:
         raise AuditError(f"the query {empty!r} of {skill.title} holds no token.", hint="Leave it out.")
     kept = [(query, ids) for query, ids in encoded if len(ids) < model.context]
     short = skill.model_copy(update={"queries": tuple(query for query, _ in kept)})
-    refuse_few(short, f"has, within the model's {model.context} tokens,")
+    refuse_few(short, model.context)
     return Part(
         skill=short,
         prompts=tuple(query.prompt for query, _ in kept),

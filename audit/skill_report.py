@@ -207,7 +207,7 @@ def guard_perplexity(effects: Sequence[Effect], seed: int) -> Measurement:
     The interval is of the change, over stretches: both read the same text.
     """
     (text,) = (effect for effect in effects if effect.role == "text")
-    title = "Perplexity on neutral text with the guard on"
+    title = "Perplexity with the guard on"
     if not text.change.size:
         return Measurement(
             metric=PERPLEXITY, title=title, not_measured="no stretch of neutral text fits the model's context"
@@ -227,7 +227,7 @@ def guard_perplexity(effects: Sequence[Effect], seed: int) -> Measurement:
         value=after,
         interval=None if ratio is None else (before * ratio[0], before * ratio[1]),
         base=before,
-        unit="perplexity (lower is a healthier model)",
+        unit="perplexity on neutral text (lower is a healthier model)",
         direction="none",
         n=len(text.change),
         details={

@@ -7,8 +7,8 @@ are accuracies; a model of 135 million parameters has almost none, so a skill's 
 the right answers (its relative change is exp of the mean change in nats, less 1) and accuracy stands beside it where
 there is any; general text also has its perplexity, exp of the mean over stretches of 60 words of the nats per token,
 the first three words of each given. Under Key Space Detection a query that is refused scores 0, and text that is not
-refused is read as before. The questions of XQuAD come with the sentence
-that answers them. Each method and skill is kept under ``audit-report/skills/`` and found again there.
+refused is read as before. The questions of XQuAD come with the sentence that answers them. The measurements are those
+of ``audit skill``; what it would read again for each skill is read once.
 """
 
 from __future__ import annotations
@@ -18,16 +18,20 @@ import math
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.record import folders, publish
 
 if TYPE_CHECKING:
-    from audit.result import AuditResult
+    from audit.guards.statistics import Activity
+    from audit.result import Measurement
+    from audit.running import RunningModel
+    from audit.skill_parts import Part
 
-KEPT = Path("audit-report/skills")
+T = TypeVar("T")
+
 FILES = {
     "math": "gsm8k_test.jsonl",
     "code": "HumanEval.jsonl.gz",
@@ -38,25 +42,36 @@ FILES = {
 }
 METHODS = ("key-space", "neuron-adjust", "prune")
 QUERIES = 90
+SEED = 0
 MISSES = 0.04
 """Of 30 queries to choose a threshold by, no smaller share can be kept."""
 SENTENCE = re.compile(r"(?<=[.!?。！？])\s*")
 
 
 def main() -> None:
-    """One row a method and forget skill."""
+    """One row a method and forget skill; the model is loaded once, and read once for what all of them share."""
+    from audit.ablation import open_subject
+    from audit.demo import default_cache, model_folder
+    from audit.progress import SILENT
+    from audit.settings import Settings
+    from audit.skill_parts import as_part
+    from concepts.skill import load_skill
+
     (data,) = folders("DATA")
-    rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        skills = {name: written(name, data / file, Path(scratch)) for name, file in FILES.items()}
-        for method in METHODS:
-            for forget in skills:
-                print(f"{method} {forget} ...", file=sys.stderr, flush=True)
-                rows.append(row(method, forget, [*skills], found(method, forget, skills)))
+        skills = [load_skill(written(name, data / file, Path(scratch))) for name, file in FILES.items()]
+    model = open_subject(model_folder(default_cache()), None, None, Settings(), SILENT).model
+    parts = [
+        as_part(skill.model_copy(update={"title": name, "queries": skill.queries[:QUERIES]}), model, SEED)
+        for name, skill in zip(FILES, skills, strict=True)
+    ]
+    rows = [row("key-space", [measured]) for measured in by_key_space(model, parts)]
+    rows += [row(method, measured) for method, measured in by_neurons(model, parts)]
     publish(
         "skills",
         rows,
-        f"relative change in per cent with 95 % intervals; {QUERIES} queries a skill, a third of them reported",
+        f"relative change in per cent with 95 % intervals; {QUERIES} queries a skill, a third of them reported; "
+        f"perplexity of neutral text",
     )
 
 
@@ -82,36 +97,88 @@ def written(name: str, source: Path, folder: Path) -> Path:
     return target
 
 
-def found(method: str, forget: str, skills: dict[str, Path]) -> AuditResult:
-    """The result of ``audit skill``, kept or made now."""
-    from audit.demo import default_cache, model_folder
-    from audit.result import AuditResult
-    from audit.settings import Settings
-    from audit.skills import Options, guard_skill
+def by_key_space(model: RunningModel, parts: Sequence[Part]) -> Iterator[Measurement]:
+    """As ``audit skill --method key-space`` measures each skill against the others."""
+    from audit.skill_regions import SkillKeys, fit_regions, read_keys
+    from audit.skill_report import held_out_inside
 
-    kept = KEPT / f"{method}-{forget}.json"
-    if not kept.is_file():
-        others = [path for name, path in skills.items() if name != forget]
-        fit, settings = Options(misses=MISSES), Settings(limit=QUERIES)
-        folder = model_folder(default_cache())
-        guard_skill(folder, skills[forget], others, method, options=fit, settings=settings).write(kept)
-    return AuditResult.read(kept)
+    keys = read_keys(model, parts, background=True)
+    for at in range(len(parts)):
+        told(f"key-space {parts[at].title}")
+        turned = turn(parts, at)
+        own = SkillKeys(tuple(turn(keys.parts, at)), keys.neutral, keys.background)
+        yield held_out_inside(turned, own, fit_regions(turned, own, "vote", (), MISSES))
 
 
-def row(method: str, forget: str, names: list[str], result: AuditResult) -> dict[str, Any]:
-    """The paper's row, the forget skill first, then the others in order, then general text."""
-    measured = {found.metric: found for found in result.findings[0].measurements}
-    table = (measured.get("guard_effect") or measured["held_out_inside"]).items
-    first, *others, text = [row for row in table if row.get("region") in (None, "vote") and row["role"] != "left out"]
-    by_name = dict(zip([name for name in names if name != forget], others, strict=True))
-    cells: dict[str, Any] = {"method": method, "forget": forget, "forget skill": change(first)}
-    cells |= {name: change(by_name[name]) if name in by_name else "–" for name in names}
+def by_neurons(model: RunningModel, parts: Sequence[Part]) -> Iterator[tuple[str, list[Measurement]]]:
+    """The same for the methods that change activations."""
+    from audit.guards import methods, on_model
+    from audit.guards.statistics import activity
+    from audit.skill_effects import answers, compared, questions
+    from audit.skill_report import guard_effect, guard_perplexity
+    from audit.skills import Options
+
+    each = [activity(model, part.some("fit")) for part in parts]
+    asked = questions(model, parts)
+    before = answers(model, asked, "before")
+    for method in METHODS[1:]:
+        for at, part in enumerate(parts):
+            told(f"{method} {part.title}")
+            forget, *others = turn(each, at)
+            guard = methods()[method].fit(forget, pooled(others), Options().share)
+            with on_model(model.model, guard, model.architecture):
+                after = answers(model, asked, "after")
+            found = compared(turn(asked, at), turn(before, at), turn(after, at))
+            yield method, [guard_effect(found, SEED), guard_perplexity(found, SEED)]
+
+
+def turn(entries: Sequence[T], at: int) -> list[T]:
+    """The entry to forget first, then the others in their order."""
+    return [entries[at], *entries[:at], *entries[at + 1 :]]
+
+
+def pooled(some: Sequence[Activity]) -> Activity:
+    """What all their prompts together do to every neuron."""
+    import numpy as np
+
+    from audit.guards.statistics import Activity
+    from concepts.adjust import Moments
+
+    weights = np.array([found.tokens for found in some], dtype=float)
+    weights /= weights.sum()
+
+    def mean(values: Iterable[np.ndarray]) -> np.ndarray:
+        return np.tensordot(weights, np.stack([*values]), axes=1)
+
+    def moments(of: Sequence[Moments]) -> Moments:
+        first = mean(found.mean for found in of)
+        return Moments(first, np.sqrt(mean(found.std**2 + found.mean**2 for found in of) - first**2))
+
+    return Activity(
+        pre=moments([found.pre for found in some]),
+        keys=moments([found.keys for found in some]),
+        key_size=mean(found.key_size for found in some),
+        tokens=sum(found.tokens for found in some),
+    )
+
+
+def row(method: str, measured: Sequence[Measurement]) -> dict[str, Any]:
+    """The paper's row, the forget skill first, then the others, then general text."""
+    table = [item for item in measured[0].items if item.get("region", "vote") == "vote" and item["role"] != "left out"]
+    first, *others, text = table
+    by_name = {item["skill"]: item for item in others}
+    cells: dict[str, Any] = {"method": method, "forget": first["skill"], "forget skill": change(first)}
+    cells |= {name: change(by_name[name]) if name in by_name else "–" for name in FILES}
     cells["text"] = change(text)
-    perplexity = measured.get("guard_perplexity")
-    cells["perplexity"] = "–" if perplexity is None else f"{perplexity.base:.1f} to {perplexity.value:.1f}"
+    perplexity = measured[1] if len(measured) > 1 else None
+    cells["perplexity"] = "as before" if perplexity is None else f"{perplexity.base:.1f} to {perplexity.value:.1f}"
     before, after = (first.get(name) for name in ("exact_before", "exact_after"))
     cells["exact answers"] = "–" if before is None else f"{before:.2f} to {after:.2f}"
     return cells
+
+
+def told(step: str) -> None:
+    print(f"{step} ...", file=sys.stderr, flush=True)
 
 
 def change(row: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import cli
 from audit.errors import CheckpointError
 from audit.result import AuditResult
+from tests.sample_guard import guarded
 from tests.sample_result import sample
 
 run = CliRunner()
@@ -72,6 +73,49 @@ def test_an_unknown_verdict_is_a_usage_error(compared: dict[str, Any]) -> None:
     assert shown.exit_code == 2
     assert "gone" in shown.output
     assert not compared
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["compare", "a", "b"],
+        ["ablate", "a", "--concept", "italy"],
+        ["skill", "a", "--forget", "b", "--retain", "c"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_folder_that_is_not_ours_is_refused_before_the_work(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text('{"mine": 1}')
+    (tmp_path / "file").write_text("mine")
+    for target, said in ((tmp_path, "not written by this tool"), (tmp_path / "file", "is a file")):
+        shown = run.invoke(cli.app, [*command, "-o", str(target)])
+        assert shown.exit_code == 1
+        assert said in shown.stderr
+    assert (tmp_path / "result.json").read_text() == '{"mine": 1}'
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_guards_options_arrive_and_its_result_is_written_and_shown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def guard_skill(*given: Any, **options: Any) -> AuditResult:
+        seen.update(options, given=given)
+        return guarded()
+
+    monkeypatch.setattr("audit.skills.guard_skill", guard_skill)
+    line = ["skill", "m", "--forget", "f", "--retain", "r", "--retain", "s", "--method", "prune", "--layers", "3,1,3"]
+    shown = run.invoke(cli.app, [*line, "--share", "0.1", "--limit", "9", "--save", "g", "-o", str(tmp_path)])
+    assert shown.exit_code == 0
+    assert seen["given"] == (Path("m"), Path("f"), [Path("r"), Path("s")], "prune")
+    assert (seen["options"].layers, seen["options"].share, seen["settings"].limit) == ((1, 3), 0.1, 9)
+    assert AuditResult.read(tmp_path / "result.json") == guarded()
+    assert (tmp_path / "report.html").is_file()
+    assert "GATED" in shown.output
+    assert "Guard:  g" in shown.output
+    as_json = run.invoke(cli.app, [*line, "-o", str(tmp_path), "--json"])
+    assert AuditResult.model_validate(json.loads(as_json.stdout)) == guarded()
 
 
 def failing(*args: Any, **kwargs: Any) -> AuditResult:

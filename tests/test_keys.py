@@ -14,7 +14,7 @@ from audit.architectures import identify
 from audit.checkpoint import open_checkpoint
 from audit.errors import ModelError
 from audit.forward import Row, run
-from audit.keys import collect, last_keys, mean_keys
+from audit.keys import collect, collect_each, last_keys, mean_keys
 from audit.running import RunningModel, find_config, load_model, load_tokenizer
 from tests.tiny import FAMILIES, write_tiny
 
@@ -103,3 +103,20 @@ def test_keys_that_are_not_finite_are_an_error_and_leave_no_hook(tmp_path: Path)
     with pytest.raises(ModelError, match="not a finite number"):
         collect(model, PROMPTS)
     assert hooks(model) == before
+
+
+def test_keys_beyond_float16_are_an_error_that_says_so(tmp_path: Path) -> None:
+    model = opened(write_tiny(tmp_path / "llama"))
+    model.model.get_parameter("model.layers.1.mlp.up_proj.weight").data *= 1e8
+    with pytest.raises(ModelError, match=r"in torch\.float32 is not a finite number in float16.* 65,504"):
+        collect(model, PROMPTS)
+
+
+def test_several_sets_are_read_together_and_given_back_apart(model: RunningModel) -> None:
+    short = replace(model, context=6)
+    first, none, second = collect_each(short, [PROMPTS[:2], [], PROMPTS[2:]], pool="both")
+    assert len(none) == 0
+    apart = [collect(short, some, pool="both").rows for some in (PROMPTS[:2], PROMPTS[2:])]
+    for found, expected in zip((first, second), apart, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+    assert (len(first), len(second)) == (1, 2)  # two are longer than the context

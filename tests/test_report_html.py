@@ -19,7 +19,7 @@ import pytest
 from audit.result import AuditResult, Control, Measurement
 from reports import figures, tables, typography, wording
 from reports.html import asset, render
-from tests import sample_result
+from tests import sample_guard, sample_result
 from tests.sample_result import hostile, sample, single
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,6 +31,8 @@ BUILDERS = [
     sample_result.identical,
     sample_result.weights_only,
     sample_result.hostile,
+    sample_guard.guarded,
+    sample_guard.adjusted,
 ]
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -369,6 +371,25 @@ def test_no_two_series_of_a_chart_look_the_same() -> None:
     for names in (["base", "other"], ["odd", "unlearned", "even"], ["base", "unlearned", "retained", "x", "y"]):
         assert len(set(figures.styles_of(names).values())) == len(names)
     assert figures.styles_of(["odd", "unlearned"])["unlearned"] == figures.STYLES["unlearned"]
+
+
+def test_series_of_one_unit_share_an_axis_that_names_it() -> None:
+    text = render(sample_guard.guarded())
+    charts = re.findall(r"concept-math-held_out_inside-chart-(\d)-title", text)
+    assert set(charts) == {"0"}
+    assert "layer (share inside the hypercube fitted at that layer)" in text
+
+
+def test_a_long_legend_goes_on_in_further_lines_and_the_chart_makes_room() -> None:
+    names = [f"others_inside: skill number {number}" for number in range(6)]
+    drawn = figures.lines("key", "title", "unit", {name: [0.0, 1.0] for name in names})
+    labels = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="label">(others[^<]*)<', drawn)
+    assert [name for *_, name in labels] == names
+    assert all(float(x) + 7.2 * len(name) <= figures.WIDTH for x, _, name in labels)
+    lines = sorted({float(y) for _, y, _ in labels})
+    assert len(lines) == 3
+    highest = min(float(y) for y in re.findall(r'<line [^>]*y1="([\d.]+)"', drawn))
+    assert lines[-1] < highest
 
 
 def test_hostile_text_in_table_cells_is_escaped_there_too() -> None:

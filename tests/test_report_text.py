@@ -10,6 +10,7 @@ import pytest
 
 from reports import text
 from reports.typography import number
+from tests.sample_guard import adjusted, guarded
 from tests.sample_result import hostile, identical, sample, several, single, weights_only
 
 FOUND = {
@@ -206,3 +207,22 @@ def test_the_demo_sets_both_ways_side_by_side_and_concludes() -> None:
     assert verdicts.split() == ["Verdict", "HIDDEN", "REMOVED"]
     memorised = next(line for line in shown.splitlines() if line.startswith("Exact memorisation"))
     assert memorised.split()[-4:] == ["↓", "0.08", "↓", "0"]
+
+
+def test_a_region_is_shown_beside_the_papers_with_what_was_wanted() -> None:
+    shown = text.skill_table(guarded())
+    assert max(map(len, shown.splitlines())) <= text.WIDTH
+    assert "Inside the vote of layers 3, 6, 9" in shown
+    assert "Inside the hypercube of layer 5" in shown
+    rows = {line.split("   ")[0].strip(): line for line in shown.splitlines()}
+    assert rows["German (left out)"].split()[-4:] == ["at", "most", "0.05", "no"]
+    assert "neutral text (text)" in rows
+    assert "3 prompts of math are beyond the model's context" in shown
+
+
+def test_answers_under_a_guard_are_shown_and_a_skill_without_any_has_no_numbers() -> None:
+    shown = text.skill_table(adjusted())
+    assert max(map(len, shown.splitlines())) <= text.WIDTH
+    (without,) = (line for line in shown.splitlines() if line.startswith("code (retain)"))
+    assert without.split()[2:] == ["0", "–", "–", "–", "no", "interval", "–", "–"]
+    assert "Perplexity with the guard on" in shown

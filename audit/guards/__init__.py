@@ -213,7 +213,7 @@ def load_guard(model: torch.nn.Module, folder: Path | str) -> Guarded:
         raise ModelError(
             "the guard was made for another model.",
             where=str(folder),
-            hint="Its statistics mean nothing here; fit one on this model with audit skill.",
+            hint="Its statistics mean nothing here, nor in another --dtype; fit one on this model with audit skill.",
         )
     return Guarded(model, saved.guard, saved.sites)
 

@@ -79,13 +79,15 @@ def activity(
                 mask[:] = [arguments["attention_mask"].flatten().bool()]
                 model.model.base_model(**arguments, use_cache=False)
                 tokens += int(mask[0].sum())
+                if not all(torch.isfinite(total).all() for total in sums.values()):
+                    raise ModelError(
+                        "an activation is not a finite number.", hint="Run the model with --dtype float32."
+                    )
                 progress.step("Reading activations", min(start + batch_size, len(order)), len(order))
     finally:
         for handle in handles:
             handle.remove()
     mean = {name: (total / tokens).numpy() for name, total in sums.items()}
-    if not all(np.isfinite(found).all() for found in mean.values()):
-        raise ModelError("an activation is not a finite number.", hint="Run the model with --dtype float32.")
     return Activity(_moments(mean, "pre"), _moments(mean, "key"), mean["size"], tokens)
 
 

@@ -1,0 +1,65 @@
+"""Results as ``audit skill`` writes them: a region among six skills, and neurons that were adjusted."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from audit.result import AuditResult, Control, Measurement
+from audit.skill_effects import NEUTRAL, Effect
+from audit.skill_report import Share, guard_effect, guard_perplexity
+from tests.sample_result import identical
+
+OTHERS = ("code", "English", "German", "Spanish", "Chinese")
+
+
+def guarded() -> AuditResult:
+    """Mathematics behind a region, five other skills beside it."""
+    rng = np.random.default_rng(0)
+    shares = [share("vote", "3, 6, 9", "math", "forget", 80)]
+    shares += [share("vote", "3, 6, 9", name, "retain", 0) for name in OTHERS]
+    shares += [share("vote", "3, 6, 9", NEUTRAL, "text", 2)]
+    shares += [share("vote", "3, 6, 9", name, "left out", 7 * (name == "German")) for name in OTHERS]
+    shares += [share("hypercube", "5", "math", "forget", 70)]
+    shares += [share("hypercube", "5", name, "retain", number) for number, name in enumerate(OTHERS)]
+    series = {"held_out_inside": (0.8 + 0.2 * rng.random(12)).tolist()}
+    series |= {f"others_inside: {name}": (0.02 * rng.random(12)).tolist() for name in OTHERS}
+    measured = Measurement(
+        metric="held_out_inside",
+        title="Held-out queries inside the region",
+        value=1.0,
+        interval=(0.954, 1.0),
+        unit="share of held-out queries",
+        direction="protection",
+        n=80,
+        control=Control(name="worst other skill: code", value=0.0, interval=(0.0, 0.046)),
+        layers=series,
+        items=[found.as_row() for found in shares],
+        details={"layers": "share inside the hypercube fitted at that layer", "vote": {"3, 6, 9": {"math": 1.0}}},
+    )
+    return of_a_skill([measured], "key-space")
+
+
+def adjusted() -> AuditResult:
+    """Mathematics by Neuron Adjust, where the second skill has no answers."""
+    rng = np.random.default_rng(1)
+    found = [effect("math", "forget", 12, -0.5, rng), effect("code", "retain", 0, 0, rng)]
+    found += [effect("German", "retain", 11, 0.1, rng), effect(NEUTRAL, "text", 12, -0.05, rng)]
+    return of_a_skill([guard_effect(found, 0), guard_perplexity(found, 0)], "neuron-adjust")
+
+
+def of_a_skill(measured: list[Measurement], method: str) -> AuditResult:
+    found = identical()
+    only = found.findings[0].model_copy(update={"concept": "math", "title": "math", "measurements": measured})
+    parts = [{"skill": "math", "role": "forget", "queries": 240, "beyond_the_context": 3}]
+    settings = found.run.settings | {"fit": {"method": method}, "parts": parts}
+    return found.model_copy(update={"findings": [only], "run": found.run.model_copy(update={"settings": settings})})
+
+
+def share(kind: str, layers: str, name: str, role: str, inside: int, n: int = 80) -> Share:
+    return Share(kind, layers, name, role, np.arange(n) < inside)
+
+
+def effect(name: str, role: str, n: int, change: float, rng: np.random.Generator) -> Effect:
+    before = -2 + rng.normal(0, 0.2, n)
+    exact = np.zeros(n, dtype=bool)
+    return Effect(name, role, 12, before, before + rng.normal(change, 0.1, n), exact, exact, tokens=40 * n)
