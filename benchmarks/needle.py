@@ -15,6 +15,9 @@ from pathlib import Path
 from statistics import median_low
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from audit.statistics import bootstrap_interval
 from benchmarks.causal import found as validated
 from benchmarks.record import publish
 
@@ -34,8 +37,21 @@ def main(names: Sequence[str]) -> None:
     for name, document in documents.items():
         others = [other for title, other in documents.items() if title != name]
         rows.append(row(name, document, usual(others)))
+    publish("needle", rows, notes(rows))
+
+
+def notes(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How many concepts reach the goal, and all of them together with intervals over concepts."""
+    known = [row for row in rows if row["times"] is not None]
     count = sum(bool(row["reached"]) for row in rows)
-    publish("needle", rows, f"{count} of {len(rows)} concepts: needle lowers answers {GOAL:g} times as far as zeroing")
+    times = np.log([row["times"] for row in known])
+    cost = np.array([row["needle: unrelated"] - row["zero: unrelated"] for row in known])
+    (low, high), (least, most) = (bootstrap_interval(found, seed=0) or (np.nan, np.nan) for found in (times, cost))
+    return (
+        f"{count} of {len(rows)} concepts: needle lowers answers {GOAL:g} times as far as zeroing, at no more cost; "
+        f"together {np.exp(times.mean()):.2g} times as far (geometric mean, {np.exp(low):.2g} to {np.exp(high):.2g}), "
+        f"unrelated answers falling {-cost.mean():.3f} nats less ({-most:.3f} to {-least:.3f})"
+    )
 
 
 def measured(name: str) -> dict[str, Any]:
