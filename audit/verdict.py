@@ -239,12 +239,12 @@ def _reworded(evidence: Evidence) -> Ruling | None:
     above = max(_number(ignorant), asked or 0.0)
     if _number(test.value) < STILL_SAYS.value * test.base or test.interval[0] <= above:
         return None
-    who = "a model that never knew could reach by guessing" if test.retained is None else "in the retained model"
+    floor = "guessing alone gives at most" if test.retained is None else "the retained model gives"
     return Ruling(
         "hidden",
         f"{_silence(evidence)} Yet asked in other words it does: under {test.details['wordings']} other wordings of "
         f"{test.n} questions it is {_number(test.value):.2f} against {test.base:.2f} in the base{_interval(test)}; "
-        f"{_number(ignorant):.2f} {who}. The knowledge is in the weights.",
+        f"{floor} {_number(ignorant):.2f}. The knowledge is in the weights.",
         f"Less than {STILL_SAYS.value:.0%} of the base's answers kept in other words, or no more than a model gives "
         "that never knew.",
     )
