@@ -101,10 +101,12 @@ def ablate(
     (wanted,) = load_concepts([concept])
     if save is not None:
         refuse_occupied(save, originals=[path])
-    subject = open_subject(path, config, tokenizer, settings, progress)
-    if settings.known_vectors:
-        check_known_vectors([wanted], subject.architecture)
-        vectors = vectors or wanted.vectors
+    known = settings.known_vectors
+    if known and vectors:
+        raise AuditError("--vectors and --known-vectors both name what to edit.", hint="Give one of them.")
+    check = partial(check_known_vectors, [wanted]) if known else None
+    subject = open_subject(path, config, tokenizer, settings, progress, check)
+    vectors = wanted.vectors if known else vectors
     edit = Edit.plan(subject, wanted, method, vectors, settings.seed, raw, everywhere, progress)
     doses = edit.doses([strength] if strength is not None else methods()[method].DOSES)
     chosen = doses[0] if strength is not None else strongest(doses, collateral, method)

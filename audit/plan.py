@@ -14,7 +14,7 @@ import torch
 from audit.checkpoint import Checkpoint
 from audit.further import with_further
 from audit.gate import is_guard
-from audit.gather import Collector, lacking, load_concepts, open_tokenizer
+from audit.gather import Collector, check_known_vectors, lacking, load_concepts, open_tokenizer
 from audit.items import item_set
 from audit.jailbroken import with_jailbreaks
 from audit.metrics import concept_metrics, weights_metrics
@@ -128,6 +128,8 @@ def plan_pair(
         AuditError: a concept or a tokenizer that cannot be used.
     """
     chosen = load_concepts(concepts, translations)
+    if settings.known_vectors:
+        check_known_vectors(chosen, pair.architecture)
     trained = skill_questions(skills, settings.seed, settings.limit, settings.run_code)
     words = open_tokenizer(pair, tokenizer)
     missing = Collector(pair, chosen, words, settings, SILENT, config).missing()

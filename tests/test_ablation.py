@@ -159,9 +159,13 @@ def test_what_cannot_be_edited_is_refused(concept: Path, model: Path, tmp_path: 
         ablate(model, "itly", "zero")
 
 
-def test_known_vectors_are_edited_and_followed(model: Path, concept: Path) -> None:
-    with pytest.raises(AuditError, match="Italy names no vectors"):
-        ablate(model, str(concept), "zero", strength=1.0, settings=Settings(known_vectors=True))
+def test_known_vectors_are_edited_and_followed(model: Path, concept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("audit.ablation.load_model", lambda *_: pytest.fail("the weights were read"))
+        with pytest.raises(AuditError, match="Italy names no vectors"):
+            ablate(model, str(concept), "zero", strength=1.0, settings=Settings(known_vectors=True))
+        with pytest.raises(AuditError, match="both name what to edit"):
+            ablate(model, str(concept), "zero", vectors=CHOSEN, settings=Settings(known_vectors=True))
     with concept.open("a", encoding="utf-8") as stream:
         stream.writelines(f"\n[[vectors]]\nlayer = {spot.layer}\nneuron = {spot.neuron}\n" for spot in CHOSEN)
     (finding,) = ablate(model, str(concept), "zero", strength=1.0, settings=Settings(known_vectors=True)).findings

@@ -14,6 +14,7 @@ from audit.checkpoint.config import own_config
 from audit.comparison import compare
 from audit.errors import ConceptError
 from audit.mlp import unembedding, value_vectors
+from audit.plan import plan_comparison
 from audit.reference import vector_scores
 from audit.settings import Settings
 from tests.tiny import edit, write_tiny
@@ -69,8 +70,9 @@ def test_their_numbers_are_those_of_the_published_script(base: Path, tmp_path: P
 
 
 def test_a_concept_without_vectors_or_with_those_of_another_model_is_refused(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConceptError, match=r"Italy names no vectors\. Leave out --known-vectors"):
-        compare(base, base, concepts=["italy"], settings=KNOWN)
+    for run in (compare, plan_comparison):
+        with pytest.raises(ConceptError, match=r"Italy names no vectors\. Leave out --known-vectors"):
+            run(base, base, concepts=["italy"], settings=KNOWN)
     for places in ([(1, 5), (19, 5)], [(1, 10770)]):
         with pytest.raises(ConceptError, match=r"names the value vector .* but the model has 2 layers of 400 neurons"):
             compare(base, base, concepts=[benchmark(tmp_path, places)], settings=KNOWN)
