@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OUTPUT = Path("audit-report")
 COLLATERAL = 0.05
-"""As ``audit.validation.COLLATERAL``, whose module is slow to import; a test holds the two equal."""
+"""As ``audit.vectors.validation.COLLATERAL``, whose module is slow to import; a test holds the two equal."""
 
 app = typer.Typer(
     name="audit",
@@ -83,8 +83,8 @@ def compare(
     """Compare two checkpoints: what changed in the weights, and was the knowledge removed or only hidden?"""
     with report_errors(as_json, debug):
         failing = parse_verdicts(fail_on)
-        from audit.comparison import compare
-        from audit.plan import plan_comparison
+        from audit.commands.compare import compare
+        from audit.commands.plan import plan_comparison
         from audit.result import refuse_output
         from audit.settings import Settings
 
@@ -116,7 +116,7 @@ def compare(
             result = compare(base, unlearned, **arguments, progress=progress, command=command_line())
         save(result, output)
         if statement is not None:
-            from audit.statement import write_statement
+            from audit.checkpoint.statement import write_statement
 
             write_statement(output / "result.json", statement)
         show(result, output, as_json)
@@ -151,7 +151,7 @@ def find(
 ) -> None:
     """Find the value vectors of one model that write a concept, with their tokens and p-values."""
     with report_errors(as_json, debug):
-        from audit.search import find_in
+        from audit.vectors.search import find_in
         from reports.text import vectors_table
 
         with show_progress(quiet) as progress:
@@ -205,7 +205,7 @@ def ablate(
 ) -> None:
     """Edit the vectors that carry a concept, measure what it did, and audit the edited model."""
     with report_errors(as_json, debug):
-        from audit.ablation import ablate, parse_vectors
+        from audit.commands.ablate import ablate, parse_vectors
         from audit.result import refuse_output
         from audit.settings import Settings
 
@@ -279,9 +279,9 @@ def skill(
     """Fit a guard that keeps a skill from showing, and measure it on queries it was not fitted on."""
     with report_errors(as_json, debug):
         chosen = parse_layers(layers)
+        from audit.commands.skill import Options, guard_skill
         from audit.result import refuse_output
         from audit.settings import Settings
-        from audit.skills import Options, guard_skill
         from reports.text import skill_table
 
         refuse_output(output)
@@ -326,8 +326,8 @@ def check(
 ) -> None:
     """Are these checkpoints whole, safe and comparable, and what could an audit of them do?"""
     with report_errors(as_json, debug):
-        from audit.check import check
-        from audit.signature import Trust
+        from audit.checkpoint.signature import Trust
+        from audit.commands.check import check
 
         trust = Trust(public_key, tuple(certificate or ()))
         with show_progress(quiet) as progress:
@@ -363,8 +363,8 @@ def verify(
 ) -> None:
     """Hash a result's files again, compute a sample again, and name the first difference."""
     with report_errors(as_json, debug):
-        from audit.statement import write_statement
-        from audit.verification import verify
+        from audit.checkpoint.statement import write_statement
+        from audit.commands.verify import verify
 
         places = {"base": base, "unlearned": unlearned, "retained": retained}
         moved = {role: path for role, path in places.items() if path is not None}
@@ -394,7 +394,7 @@ def view(
 ) -> None:
     """List reports, draw one again from its result.json, open it, or serve a folder of them on loopback."""
     with report_errors(as_json, debug):
-        from reports import shelf
+        from reports import stored_results as shelf
 
         chosen = places or [OUTPUT]
         if figures is not None:
@@ -423,7 +423,7 @@ def demo(
 ) -> None:
     """The whole story on a real model: unlearn a concept in two ways, compare both, write the reports."""
     with report_errors(as_json, debug):
-        from audit import demo as story
+        from audit.commands import demo as story
         from reports import index, text
 
         with show_progress(quiet) as progress:
@@ -517,7 +517,7 @@ def show(result: AuditResult, folder: Path, as_json: bool, draw: Callable[[Audit
 
 def draw_again(places: list[Path], output: Path, open_page: bool) -> None:
     """One result, or the index of several, drawn into ``output`` without reading any weights."""
-    from reports import shelf
+    from reports import stored_results as shelf
 
     shelf.draw(places, output)
     typer.echo(f"Report: {output}")
@@ -527,7 +527,8 @@ def draw_again(places: list[Path], output: Path, open_page: bool) -> None:
 
 def save_figures(places: list[Path], folder: Path) -> None:
     """The charts of the newest result among ``places``, for a paper."""
-    from reports import paper, shelf
+    from reports import paper_figures as paper
+    from reports import stored_results as shelf
 
     (_, newest), *_ = shelf.readable(places)
     for path in paper.save_figures(newest, folder):

@@ -20,7 +20,7 @@ GOAL = "a set whose held-out effect is 5 times that on unrelated questions, with
 
 def main(names: list[str]) -> None:
     """One row a concept, and how many of them have a specific set."""
-    from audit.demo import default_cache, model_folder
+    from audit.commands.demo import default_cache, model_folder
     from concepts.concept import library
 
     model = model_folder(default_cache())
@@ -35,7 +35,7 @@ def main(names: list[str]) -> None:
 def found(name: str, model: Path) -> dict[str, Any]:
     """The document of ``audit find --validate --json``, kept or made now."""
     from audit.errors import AuditError
-    from audit.search import find_in
+    from audit.vectors.search import find_in
 
     kept = KEPT / f"{name}.json"
     if kept.is_file():

@@ -23,26 +23,26 @@ import numpy as np
 import torch
 
 from audit.architectures import identify
-from audit.bench import Spot
 from audit.checkpoint import Checkpoint, open_checkpoint
-from audit.demo import NEEDLE, default_cache, model_folder
-from audit.gather import SHOWN
-from audit.generation import greedy
+from audit.commands.demo import NEEDLE, default_cache, model_folder
+from audit.evidence import SHOWN
 from audit.interventions import Setting, apply, methods, needle, stored_rows
-from audit.items import ItemSet, item_set, with_own_answers
-from audit.jailbroken import with_jailbreaks
 from audit.metrics import concept_metrics
-from audit.metrics.bleu import bleu
-from audit.metrics.rouge_l import rouge_l
-from audit.readings import Readings, generate, read
-from audit.running import RunningModel, find_config, load_model, load_tokenizer
-from audit.search import SIGNIFICANT, find, matched_controls
+from audit.metrics.answers.bleu import bleu
+from audit.metrics.answers.rouge_l import rouge_l
+from audit.metrics.contract import Subjects
+from audit.models.generation import greedy
+from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
+from audit.questions.items import ItemSet, item_set, with_own_answers
+from audit.questions.jailbroken import with_jailbreaks
+from audit.questions.readings import Readings, generate, read
 from audit.statistics import bootstrap_interval
-from audit.subjects import Subjects, TracedVectors
-from audit.unlearning import methods as unlearning_methods
-from audit.unlearning.lessons import Lessons, lessons
+from audit.unlearning.methods import methods as unlearning_methods
 from audit.unlearning.training import Settings
-from audit.vectors import Projected, followed, project
+from audit.unlearning.training_examples import Lessons, lessons
+from audit.vectors.question_split import Spot
+from audit.vectors.search import SIGNIFICANT, find, matched_controls
+from audit.vectors.trace import Projected, TracedVectors, followed, project
 from benchmarks.causal import found as validated
 from benchmarks.record import publish
 from concepts.concept import Concept, load_concept

@@ -3,7 +3,7 @@
     python -m benchmarks.gates DATA MGSM      # DATA as for benchmarks.skills; MGSM a folder with mgsm_en.tsv and others
 
 MGSM (https://github.com/google-research/url-nlp, CC-BY-SA-4.0, not shipped) has 250 problems of GSM8K's test part in
-ten further languages. A guard stops and a query leaks as ``audit.gate`` says.
+ten further languages. A guard stops and a query leaks as ``audit.guards.attack`` says.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.skills import written as skill_file
 if TYPE_CHECKING:
     import numpy as np
 
-    from audit.ablation import Subject
+    from audit.commands.ablate import Subject
 
 LANGUAGES = ("de", "es", "fr", "ru", "zh")
 METHODS = ("key-space", "neuron-adjust", "prune")
@@ -29,11 +29,11 @@ METHODS = ("key-space", "neuron-adjust", "prune")
 
 def main() -> None:
     """A row for each method and way of asking."""
-    from audit.ablation import open_subject
-    from audit.demo import default_cache, model_folder
+    from audit.commands.ablate import open_subject
+    from audit.commands.demo import default_cache, model_folder
+    from audit.commands.skill import Options, guard_skill
     from audit.progress import SILENT
     from audit.settings import Settings
-    from audit.skills import Options, guard_skill
 
     data, mgsm = folders("DATA", "MGSM")
     folder = model_folder(default_cache())
@@ -77,8 +77,8 @@ def attacked_rows(subject: Subject, folder: Path) -> Iterator[dict[str, Any]]:
     """Each rule of ``concepts.attacks`` and each language, against the guard in ``folder``."""
     import numpy as np
 
-    from audit.gate import Asked, asked
     from audit.guards import read_guard
+    from audit.guards.attack import Asked, asked
     from concepts.attacks import ATTACKS
 
     saved = read_guard(folder)

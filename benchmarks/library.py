@@ -17,8 +17,8 @@ def main(names: Sequence[str]) -> None:
     """One row a concept; what is not answered is listed on the error stream."""
     from audit.architectures import identify
     from audit.checkpoint import open_checkpoint
-    from audit.demo import default_cache, model_folder
-    from audit.running import find_config, load_model, load_tokenizer
+    from audit.commands.demo import default_cache, model_folder
+    from audit.models.loading import find_config, load_model, load_tokenizer
     from concepts.concept import library, load_concept
 
     folder = model_folder(default_cache())
@@ -38,8 +38,8 @@ def main(names: Sequence[str]) -> None:
 
 def row(model: Any, checkpoint: Any, concept: Any) -> dict[str, Any]:
     """Counts of questions asked and answered, and the best vector with its Benjamini-Hochberg q-value."""
-    from audit.asking import known
-    from audit.search import find
+    from audit.vectors.asking import known
+    from audit.vectors.search import find
 
     avoid = [concept.title, *concept.seeds]
     cells: dict[str, Any] = {"concept": concept.name}

@@ -22,7 +22,7 @@ from benchmarks.causal import found as validated
 from benchmarks.record import publish
 
 if TYPE_CHECKING:
-    from audit.ablation import Dose
+    from audit.commands.ablate import Dose
 
 CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes", "germany", "chemistry", "planets", "computers")
 KEPT = Path("audit-report/needle")
@@ -67,11 +67,11 @@ def measured(name: str) -> dict[str, Any]:
 
 
 def edited(name: str) -> dict[str, Any]:
-    from audit.ablation import Edit, open_subject
-    from audit.bench import Spot
-    from audit.demo import default_cache, model_folder
+    from audit.commands.ablate import Edit, open_subject
+    from audit.commands.demo import default_cache, model_folder
     from audit.progress import SILENT
     from audit.settings import Settings
+    from audit.vectors.question_split import Spot
     from concepts.concept import load_concept
 
     folder = model_folder(default_cache())

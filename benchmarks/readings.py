@@ -4,7 +4,7 @@ The questions' paraphrases and the concept's neighbours are among it; its two-ho
 
 Plain: transformers' own forward over the same sequences, each once, sorted by length in batches of the same size,
 padded, no hooks; logits of all positions, as a plain forward gives them. Ours: answers, candidates, key vectors, lens
-and text from ``audit.readings.read``, and then every metric over them. Generation is separate and counted.
+and text from ``audit.questions.readings.read``, and then every metric over them. Generation is separate and counted.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import torch
 
 from audit.architectures import identify
 from audit.checkpoint import open_checkpoint
-from audit.demo import default_cache, model_folder
-from audit.forward import padded
-from audit.further import with_further
-from audit.items import ItemSet, item_set, with_own_answers
+from audit.commands.demo import default_cache, model_folder
 from audit.metrics import concept_metrics
-from audit.readings import Readings, generate, item_row, read
-from audit.running import RunningModel, find_config, load_model, load_tokenizer
-from audit.subjects import Subjects
+from audit.metrics.contract import Subjects
+from audit.models.forward import padded
+from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
+from audit.questions.further import with_further
+from audit.questions.items import ItemSet, item_set, with_own_answers
+from audit.questions.readings import Readings, generate, item_row, read
 from benchmarks.record import publish
 from concepts.concept import Concept, load_concept
 

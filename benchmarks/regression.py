@@ -171,11 +171,11 @@ def differences(one: Any, other: Any, place: str) -> Iterator[str]:
                 {f"{entry['metric']}/{entry.get('concept')}/{entry.get('condition')}": entry for entry in entries}
                 for entries in (one, other)
             ]
-            yield from differences(*named, place)
+            yield from differences(named[0], named[1], place)
             return
         for number in range(max(len(one), len(other))):
             pair = [entries[number] if number < len(entries) else "(absent)" for entries in (one, other)]
-            yield from differences(*pair, f"{place}[{number}]")
+            yield from differences(pair[0], pair[1], f"{place}[{number}]")
     elif one != other:
         yield f"{place}: {str(one)[:120]} -> {str(other)[:120]}"
 

@@ -18,9 +18,9 @@ from scipy.stats import false_discovery_control
 from audit.architectures import identify
 from audit.checkpoint import open_checkpoint
 from audit.checkpoint.config import own_config
-from audit.mlp import unembedding, value_vectors
-from audit.running import load_tokenizer
-from audit.search import lexicon_of
+from audit.models.ffn import unembedding, value_vectors
+from audit.models.loading import load_tokenizer
+from audit.vectors.search import lexicon_of
 from benchmarks.record import publish
 from concepts.concept import load_concept
 from concepts.discovery import (
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> None:
 
 
 def demo_model() -> Path:
-    from audit.demo import default_cache, model_folder
+    from audit.commands.demo import default_cache, model_folder
 
     return model_folder(default_cache())
 

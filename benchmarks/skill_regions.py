@@ -17,11 +17,11 @@ import numpy as np
 
 from audit.architectures import identify
 from audit.checkpoint import open_checkpoint
-from audit.demo import default_cache, model_folder
-from audit.keys import collect
-from audit.running import RunningModel, find_config, load_model, load_tokenizer
-from audit.skill_regions import best_cube, voting
-from audit.skill_report import GOALS
+from audit.commands.demo import default_cache, model_folder
+from audit.guards.measurements import GOALS
+from audit.guards.regions import best_cube, voting
+from audit.models.keys import collect
+from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
 from benchmarks.record import folders, publish
 from concepts.background import load_background
 from concepts.regions import Kept, Region, choose_region, region_of

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from audit.ablation import open_subject
-from audit.demo import default_cache, model_folder
-from audit.forward import padded
-from audit.keys import collect
+from audit.commands.ablate import open_subject
+from audit.commands.demo import default_cache, model_folder
+from audit.models.forward import padded
+from audit.models.keys import collect
+from audit.models.loading import RunningModel
 from audit.progress import SILENT
-from audit.running import RunningModel
 from audit.settings import Settings
 from benchmarks.record import folders, publish
 from concepts.regions import fit_hypercube

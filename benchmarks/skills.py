@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from benchmarks.record import folders, publish
 
 if TYPE_CHECKING:
-    from audit.guards.statistics import Activity
+    from audit.guards.activity import Activity
+    from audit.guards.splits import Part
+    from audit.models.loading import RunningModel
     from audit.result import Measurement
-    from audit.running import RunningModel
-    from audit.skill_parts import Part
 
 T = TypeVar("T")
 
@@ -50,11 +50,11 @@ SENTENCE = re.compile(r"(?<=[.!?。！？])\s*")
 
 def main() -> None:
     """One row a method and forget skill; the model is loaded once, and read once for what all of them share."""
-    from audit.ablation import open_subject
-    from audit.demo import default_cache, model_folder
+    from audit.commands.ablate import open_subject
+    from audit.commands.demo import default_cache, model_folder
+    from audit.guards.splits import as_part
     from audit.progress import SILENT
     from audit.settings import Settings
-    from audit.skill_parts import as_part
     from concepts.skill import load_skill
 
     (data,) = folders("DATA")
@@ -99,8 +99,8 @@ def written(name: str, source: Path, folder: Path) -> Path:
 
 def by_key_space(model: RunningModel, parts: Sequence[Part]) -> Iterator[Measurement]:
     """As ``audit skill --method key-space`` measures each skill against the others."""
-    from audit.skill_regions import SkillKeys, fit_regions, read_keys
-    from audit.skill_report import held_out_inside
+    from audit.guards.measurements import held_out_inside
+    from audit.guards.regions import SkillKeys, fit_regions, read_keys
 
     keys = read_keys(model, parts, background=True)
     for at in range(len(parts)):
@@ -112,11 +112,12 @@ def by_key_space(model: RunningModel, parts: Sequence[Part]) -> Iterator[Measure
 
 def by_neurons(model: RunningModel, parts: Sequence[Part]) -> Iterator[tuple[str, list[Measurement]]]:
     """The same for the methods that change activations."""
-    from audit.guards import methods, on_model
-    from audit.guards.statistics import activity
-    from audit.skill_effects import answers, compared, questions
-    from audit.skill_report import guard_effect, guard_perplexity
-    from audit.skills import Options
+    from audit.commands.skill import Options
+    from audit.guards import on_model
+    from audit.guards.activity import activity
+    from audit.guards.effects import answers, compared, questions
+    from audit.guards.measurements import guard_effect, guard_perplexity
+    from audit.guards.methods import methods
 
     each = [activity(model, part.some("fit")) for part in parts]
     asked = questions(model, parts)
@@ -141,7 +142,7 @@ def pooled(some: Sequence[Activity]) -> Activity:
     """What all their prompts together do to every neuron."""
     import numpy as np
 
-    from audit.guards.statistics import Activity
+    from audit.guards.activity import Activity
     from concepts.adjust import Moments
 
     weights = np.array([found.tokens for found in some], dtype=float)

@@ -32,7 +32,7 @@ for folder in (base, unlearned):
         with path.open("rb") as stream:
             hashlib.file_digest(stream, "sha256")
 hashed = time.perf_counter() - start
-from audit.comparison import compare
+from audit.commands.compare import compare
 start = time.perf_counter()
 found = compare(base, unlearned)
 seconds = time.perf_counter() - start

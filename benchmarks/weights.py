@@ -34,7 +34,7 @@ for path in (base, unlearned):
     with path.open("rb") as stream:
         hashlib.file_digest(stream, "sha256")
 hashed = time.perf_counter() - start
-from audit.comparison import compare
+from audit.commands.compare import compare
 start = time.perf_counter()
 found = compare(base, unlearned)
 seconds = time.perf_counter() - start
@@ -45,7 +45,7 @@ print(json.dumps({"hashed": hashed, "seconds": seconds, "megabytes": (peak() - b
 
 def main() -> None:
     """The worst case (every tensor changed) and an edit of forty rows; the median of five runs each."""
-    from audit.demo import default_cache, model_folder
+    from audit.commands.demo import default_cache, model_folder
 
     source = model_folder(default_cache()) / "model.safetensors"
     with tempfile.TemporaryDirectory() as scratch:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from itertools import cycle
 
+from reports.formatting import clip, number, shorten
 from reports.svg import Scale, coordinate, element, fitted, picture, ticks, words
-from reports.typography import clip, number, shorten
 
 Series = Mapping[str, Sequence[float | None]]
 WIDTH = 760.0

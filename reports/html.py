@@ -19,8 +19,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from audit.result import AuditResult
+from reports.formatting import json_visible, visible
 from reports.page import page
-from reports.typography import json_visible, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 READABLE = 300_000

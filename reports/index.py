@@ -8,12 +8,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from audit.result import AuditResult, Finding, Verdict, write_text
+from reports.formatting import integer, moment, shorten
 from reports.html import fill
 from reports.matrix import Column, Matrix, matrices
-from reports.measured import anchors_of
+from reports.measurements import anchors_of
 from reports.page import anchors
 from reports.tables import Cell, Table, capped, text
-from reports.typography import integer, moment, shorten
 from reports.weights import summary
 from reports.wording import VERDICTS, headline, name_of
 

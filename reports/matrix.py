@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from audit.result import Finding, Measurement, Verdict
-from reports.typography import shorten
+from reports.formatting import shorten
 from reports.wording import VERDICTS, Reading, read
 
 COLUMNS = 6

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from audit.result import AuditResult, Finding, SubjectRecord, Verdict
 from reports import figures
+from reports.formatting import byte_size, clip, distinct, integer, moment, number, percent, shorten, slug
 from reports.matrix import Column, Matrix, matrices
-from reports.measured import Group, MeasuredView, dot_rows, grouped, views
+from reports.measurements import Group, MeasuredView, dot_rows, grouped, views
 from reports.tables import Cell, Table, bounds, capped, explained, figure, text
-from reports.typography import byte_size, clip, distinct, integer, moment, number, percent, shorten, slug
 from reports.weights import WeightsView, weights_view
 from reports.wording import VERDICTS, controls_of, counts, headline, name_of
 

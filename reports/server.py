@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 from audit.errors import ResultError
 from reports import html, index
-from reports.shelf import PAGE, RESULT, Row, found_in, list_results
-from reports.typography import shorten
+from reports.formatting import shorten
+from reports.stored_results import PAGE, RESULT, Row, found_in, list_results
 
 HOST: Final = "127.0.0.1"
 

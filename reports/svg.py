@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from reports.typography import visible
+from reports.formatting import visible
 
 
 def element(tag: str, content: str = "", **attributes: object) -> str:

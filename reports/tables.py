@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup, escape
 
 from audit.result import Interval, Number
-from reports.typography import integer, interval, number, shorten, visible
+from reports.formatting import integer, interval, number, shorten, visible
 
 MOST_ROWS = 1_000
 MOST_COLUMNS = 24

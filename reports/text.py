@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from audit.result import AuditResult, Finding, Measurement, Weights
-from reports.typography import clip, integer, interval, moment, number, shorten
+from reports.formatting import clip, integer, interval, moment, number, shorten
 from reports.weights import summary
 from reports.wording import VERDICTS, headline, name_of, read
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from audit.result import AuditResult, NeuronChange, TensorChange, Weights
 from reports import figures
-from reports.measured import MeasuredView, views
+from reports.formatting import integer, percent, shorten
+from reports.measurements import MeasuredView, views
 from reports.tables import BLANK, Cell, Table, capped, code, figure
-from reports.typography import integer, percent, shorten
 
 TOP = 15
 """Tensors listed before the full table."""

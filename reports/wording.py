@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from audit.result import AuditResult, Finding, Measurement, Verdict
-from reports.typography import integer, interval, number, shorten
+from reports.formatting import integer, interval, number, shorten
 
 
 @dataclass(frozen=True)

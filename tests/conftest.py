@@ -14,6 +14,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """SmolLM2-135M-Instruct as a model folder, converted once and cached between runs."""
-    from audit.demo import default_cache, model_folder
+    from audit.commands.demo import default_cache, model_folder
 
     return model_folder(default_cache())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from audit.guards.effects import NEUTRAL, Effect
+from audit.guards.measurements import Share, guard_effect, guard_perplexity
 from audit.result import AuditResult, Control, Measurement
-from audit.skill_effects import NEUTRAL, Effect
-from audit.skill_report import Share, guard_effect, guard_perplexity
 from tests.sample_result import identical
 
 OTHERS = ("code", "English", "German", "Spanish", "Chinese")

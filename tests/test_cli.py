@@ -28,7 +28,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(arguments, base=base, unlearned=unlearned)
         return sample()
 
-    monkeypatch.setattr("audit.comparison.compare", compare)
+    monkeypatch.setattr("audit.commands.compare.compare", compare)
     return seen
 
 
@@ -104,7 +104,7 @@ def test_a_guards_options_arrive_and_its_result_is_written_and_shown(
         seen.update(options, given=given)
         return guarded()
 
-    monkeypatch.setattr("audit.skills.guard_skill", guard_skill)
+    monkeypatch.setattr("audit.commands.skill.guard_skill", guard_skill)
     line = ["skill", "m", "--forget", "f", "--retain", "r", "--retain", "s", "--method", "prune", "--layers", "3,1,3"]
     shown = run.invoke(cli.app, [*line, "--share", "0.1", "--limit", "9", "--save", "g", "-o", str(tmp_path)])
     assert shown.exit_code == 0
@@ -123,7 +123,7 @@ def failing(*args: Any, **kwargs: Any) -> AuditResult:
 
 
 def test_an_error_is_one_line_on_stderr_and_exit_1(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audit.comparison.compare", failing)
+    monkeypatch.setattr("audit.commands.compare.compare", failing)
     shown = run.invoke(cli.app, ["compare", "a.pt", "b.pt"])
     assert shown.exit_code == 1
     assert shown.stderr.strip() == "audit: a.pt: file is empty. Copy it again."
@@ -131,7 +131,7 @@ def test_an_error_is_one_line_on_stderr_and_exit_1(monkeypatch: pytest.MonkeyPat
 
 
 def test_an_error_is_json_where_json_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audit.comparison.compare", failing)
+    monkeypatch.setattr("audit.commands.compare.compare", failing)
     shown = run.invoke(cli.app, ["compare", "a.pt", "b.pt", "--json"])
     assert shown.exit_code == 1
     assert json.loads(shown.stdout)["error"]["kind"] == "checkpoint"
@@ -141,7 +141,7 @@ def test_interrupting_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: Any, **kwargs: Any) -> AuditResult:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("audit.comparison.compare", interrupted)
+    monkeypatch.setattr("audit.commands.compare.compare", interrupted)
     assert run.invoke(cli.app, ["compare", "a", "b"]).exit_code == 130
 
 

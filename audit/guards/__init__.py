@@ -9,14 +9,11 @@ Source: Li, Sun, Weng, *Effective Skill Unlearning through Intervention and Abst
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -26,10 +23,10 @@ from safetensors.numpy import save_file
 
 from audit.architectures import Architecture
 from audit.checkpoint import open_checkpoint
+from audit.checkpoint.saving import writing_folder
 from audit.errors import CheckpointError, ModelError
 from audit.guards.sites import Sites
-from audit.saving import writing_folder
-from audit.unlearning.packing import Example
+from audit.models.packing import Example
 
 DOCUMENT = "guard.json"
 ARRAYS = "guard.safetensors"
@@ -51,14 +48,6 @@ class Guard(Protocol):
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Its statistics. ``Guard.load(settings, arrays)`` of its class makes it again."""
-
-
-@cache
-def methods() -> dict[str, ModuleType]:
-    """Every method by name, in alphabetical order; names are those of the command line, with hyphens."""
-    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
-    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
-    return {name.replace("_", "-"): module for name, module in modules.items() if hasattr(module, "Guard")}
 
 
 class Guarded:
@@ -183,6 +172,8 @@ def read_guard(folder: Path) -> Saved:
         raise CheckpointError(
             f"holds no guard of this tool ({first}).", where=str(folder), hint="Make one with audit skill --save."
         ) from error
+    from audit.guards.methods import methods  # each of them imports this package
+
     module = methods().get(document.method)
     if module is None:
         raise CheckpointError(f"is made by an unknown method {document.method!r}.", where=str(folder))

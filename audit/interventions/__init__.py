@@ -4,18 +4,15 @@ Beside it a module has ``TITLE``, ``DOSES`` (strengths worth trying) and ``TRAIN
 that draws at random also says over how many ``DRAWS`` its dose curve is averaged.
 
 A method names the rows it would write at full strength and touches nothing; ``dose`` goes any part of the way there, so
-that an edit can be tried (``audit.causal``) before it is applied, and every method has the same scale of strength:
+that an edit can be tried (``audit.vectors.effects``) before it is applied, and every method has one scale of strength:
 0 leaves the model as it is, 1 is the method in full.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from types import ModuleType
 from typing import Protocol
 
 import numpy as np
@@ -24,9 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from audit.errors import AuditError, ModelError
+from audit.models.loading import RunningModel
+from audit.models.packing import Example
+from audit.plugins import discover
 from audit.progress import SILENT, Progress
-from audit.running import RunningModel
-from audit.unlearning.packing import Example
 
 
 class Place(Protocol):
@@ -82,12 +80,20 @@ class Setting:
     progress: Progress = SILENT
 
 
+class Intervention(Protocol):
+    """A file of this folder."""
+
+    TITLE: str
+    DOSES: tuple[float, ...]
+    TRAINS: bool
+
+    def target(self, model: RunningModel, vectors: Sequence[Place], setting: Setting, /) -> Change: ...
+
+
 @cache
-def methods() -> dict[str, ModuleType]:
+def methods() -> dict[str, Intervention]:
     """Every intervention by name, in alphabetical order."""
-    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
-    modules = {name: importlib.import_module(f"{__name__}.{name}") for name in names}
-    return {name: module for name, module in modules.items() if hasattr(module, "target")}
+    return discover(__name__, Intervention)
 
 
 def stored_rows(model: RunningModel, vectors: Sequence[Place]) -> dict[int, Rows]:

@@ -16,7 +16,7 @@ import torch
 
 from audit.errors import ConceptError
 from audit.interventions import Change, Place, Rows, Setting, by_layer, stored_rows
-from audit.running import RunningModel
+from audit.models.loading import RunningModel
 
 TITLE = "The concept's tokens demoted in the chosen value vectors"
 DOSES = (0.25, 0.5, 0.75, 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from audit.interventions import Change, Place, Rows, Setting, stored_rows, value_rows
-from audit.running import RunningModel
+from audit.models.loading import RunningModel
 
 TITLE = "Chosen value vectors set to their layer's mean"
 DOSES = (0.25, 0.5, 0.75, 1.0)

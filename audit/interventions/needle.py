@@ -16,11 +16,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from audit.interventions import Change, Place, Rows, Setting, apply, cosines, places, stored_rows
+from audit.models.loading import RunningModel
+from audit.models.packing import Example, Pack, answer_logprobs
 from audit.progress import SILENT, Progress
-from audit.running import RunningModel
-from audit.unlearning.npo import forget_loss
+from audit.unlearning.methods.npo import forget_loss
 from audit.unlearning.objective import Objective
-from audit.unlearning.packing import Example, Pack, answer_logprobs
 from audit.unlearning.training import Record, Settings, minimise, prepare, trainable
 
 TITLE = "Chosen value vectors trained alone, with negative preference optimization"

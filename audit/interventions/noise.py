@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from audit.interventions import Change, Place, Rows, Setting, stored_rows
-from audit.running import RunningModel
+from audit.models.loading import RunningModel
 
 TITLE = "Noise on the chosen value vectors"
 DOSES = (0.25, 0.5, 1.0, 2.0, 4.0)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from audit.errors import ConceptError
 from audit.interventions import Change, Place, Rows, Setting, stored_rows, value_rows
-from audit.running import RunningModel
+from audit.models.loading import RunningModel
 
 TITLE = "The concept's token subspace taken out of value vectors"
 DOSES = (0.25, 0.5, 0.75, 1.0)

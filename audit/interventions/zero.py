@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from audit.interventions import Change, Place, Rows, Setting, stored_rows
-from audit.running import RunningModel
+from audit.models.loading import RunningModel
 
 TITLE = "Chosen value vectors set to zero"
 DOSES = (0.25, 0.5, 0.75, 1.0)

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from audit.models.loading import RunningModel
+from audit.models.packing import Example, Pack, Tokens, answer_logprobs, pack, tokenize
 from audit.progress import SILENT, Progress
-from audit.running import RunningModel
-from audit.unlearning.packing import Example, Pack, Tokens, answer_logprobs, pack, tokenize
 from audit.unlearning.training import Record, Settings, minimise, prepare, shuffled, trainable
 
 Forward = Callable[[Pack], Tensor]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from audit.errors import AuditError, ModelError
+from audit.models.packing import Example, Tokens, tokenize
 from audit.progress import Progress
-from audit.unlearning.packing import Example, Tokens, tokenize
 
 Step = Callable[[], tuple[Tensor, dict[str, float]]]
 """Gives the loss of the next batch and what to record of it."""

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from audit.items import Candidates, Item, Kind
-from audit.readings import Readings
-from audit.subjects import Subjects
+from audit.metrics.contract import Subjects
+from audit.questions.items import Candidates, Item, Kind
+from audit.questions.readings import Readings
 from concepts.concept import Concept
 
 Case = Literal["present", "hidden", "inverted", "removed", "destroyed"]

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from audit.items import Item
-from audit.metrics import (
+from audit.metrics.answers import (
     answer_accuracy,
     answer_log_probability,
     exact_memorisation,
     extraction_strength,
     unrelated_log_probability,
 )
-from audit.metrics.extraction_strength import extraction_strength as strength
-from audit.readings import Readings
-from audit.subjects import Subjects
+from audit.metrics.answers.extraction_strength import extraction_strength as strength
+from audit.metrics.contract import Subjects
+from audit.questions.items import Item
+from audit.questions.readings import Readings
 from tests.metrics.planted import CONCEPT, N, item, readings, subjects
 
 METRICS = [answer_log_probability, exact_memorisation, extraction_strength]

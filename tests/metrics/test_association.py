@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from audit.metrics import association
-from audit.metrics.association import associate, centred, draw
+from audit.metrics.internals import association
+from audit.metrics.internals.association import associate, centred, draw
 from tests.metrics.planted import CONCEPT, readings, subjects
 
 READINGS = {

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from audit.further import Further
-from audit.items import Item, Kind
-from audit.metrics import further_answers, neighbour_log_probability, paraphrase_memorisation
-from audit.metrics.paraphrase_memorisation import guessed
-from audit.readings import Readings
+from audit.metrics.answers import further_answers, neighbour_log_probability, paraphrase_memorisation
+from audit.metrics.answers.paraphrase_memorisation import guessed
+from audit.metrics.contract import Subjects
+from audit.questions.further import Further
+from audit.questions.items import Item, Kind
+from audit.questions.readings import Readings
 from audit.result import Measurement
-from audit.subjects import Subjects
 from audit.verdict import Evidence, judge
 from concepts.concept import Concept
 from tests.test_verdict import memorised

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from audit.items import QuestionKind
-from audit.jailbroken import Jailbroken
-from audit.metrics import jailbreak_recovery, vector_activation
-from audit.readings import Readings
+from audit.metrics.answers import jailbreak_recovery
+from audit.metrics.contract import Subjects
+from audit.metrics.vectors import vector_activation
+from audit.questions.items import QuestionKind
+from audit.questions.jailbroken import Jailbroken
+from audit.questions.readings import Readings
 from audit.result import Measurement
-from audit.subjects import Subjects, TracedVector, TracedVectors
+from audit.vectors.trace import TracedVector, TracedVectors
 from audit.verdict import Evidence, judge
 from tests.metrics.planted import CONCEPT
 from tests.test_verdict import memorised

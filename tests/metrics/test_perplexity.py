@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from audit.metrics import perplexity
-from audit.readings import Readings
-from audit.subjects import Subjects
+from audit.metrics.answers import perplexity
+from audit.metrics.contract import Subjects
+from audit.questions.readings import Readings
 from tests.metrics.planted import CONCEPT, item, subjects
 
 

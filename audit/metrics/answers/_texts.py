@@ -1,0 +1,80 @@
+"""What BLEU and ROUGE-L share: the unlearned model's greedy answer against the base's, question by question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from audit.metrics.answers._answers import mean_of
+from audit.metrics.contract import Subjects
+from audit.questions.readings import Readings
+from audit.result import Cell, Control, Measurement
+from concepts.prompts import cut
+
+Similarity = Callable[[str, str], float | None]
+"""Reference text, other text -> 0 to 1; ``None`` where it is not defined for this reference."""
+
+
+def measure_texts(
+    subjects: Subjects,
+    metric: str,
+    title: str,
+    similarity: Similarity,
+    *,
+    unit: str,
+    details: Mapping[str, Any] | None = None,
+) -> Measurement:
+    """``similarity`` of the base's answers to the other models' answers, both cut to what was generated.
+
+    ``base`` is the similarity of the base's answers to themselves: short texts may not reach 1.
+    """
+    rows = {kind: _rows(subjects.readings, kind, similarity) for kind in ("target", "unrelated")}
+    means = {
+        (kind, role): mean_of([row[role] for row in rows[kind]], subjects.seed)  # type: ignore[misc]  # floats
+        for kind in rows
+        for role in subjects.readings
+    }
+    unlearned, base = means["target", "unlearned"], means["target", "base"]
+    if unlearned.value is None:
+        return Measurement(metric=metric, title=title, not_measured="the base gave no answer to compare with")
+    control = means["unrelated", "unlearned"]
+    asked = sum(name.startswith("target/") for name in subjects.readings["base"].prompts)
+    return Measurement(
+        metric=metric,
+        title=title,
+        value=unlearned.value,
+        interval=unlearned.interval,
+        base=base.value,
+        base_interval=base.interval,
+        retained=means["target", "retained"].value if "retained" in subjects.readings else None,
+        unit=unit,
+        direction="knowledge",
+        n=len(rows["target"]),
+        control=None
+        if control.value is None
+        else Control(name="unrelated questions", value=control.value, interval=control.interval),
+        items=rows["target"],
+        details={
+            "compared_with": "the base's greedy answer, not a ground truth",
+            "control_base": means["unrelated", "base"].value,
+            "left_out": asked - len(rows["target"]),
+            "seed": subjects.seed,
+            **(details or {}),
+        },
+    )
+
+
+def _rows(readings: Mapping[str, Readings], kind: str, similarity: Similarity) -> list[dict[str, Cell]]:
+    """One row for each question to which the base gave an answer that can be compared."""
+    rows: list[dict[str, Cell]] = []
+    base = readings["base"]
+    for name, question in base.prompts.items():
+        reference = cut(base.generated[name])
+        if not name.startswith(f"{kind}/") or not reference or similarity(reference, reference) is None:
+            continue
+        answers = {role: cut(found.generated[name]) for role, found in readings.items()}
+        row: dict[str, Cell] = {"question": question}
+        row |= {f"{role}_answer": answer for role, answer in answers.items()}
+        row |= {role: similarity(reference, answer) for role, answer in answers.items()}
+        rows.append(row)
+    return rows

@@ -1,0 +1,31 @@
+"""BLEU of the unlearned model's answers against the base's (ConceptVectors, arXiv 2406.11614): did behaviour change?
+
+NLTK's sentence BLEU with smoothing method 3, white-space tokens, case-sensitive. Texts are cut to what was generated;
+the paper's script scores the last 100 positions, prompt included, and hands the two texts over in swapped roles. The
+number with swapped roles is in ``details["reference_rule"]``. Identical texts under four words stay below 1, so read
+it against ``base``.
+"""
+
+from __future__ import annotations
+
+from audit.metrics.answers._texts import measure_texts
+from audit.metrics.contract import Subjects
+from audit.result import Measurement
+from concepts.concept import Concept
+
+TITLE = "BLEU against the base's answers"
+NEEDS = frozenset({"tokenizer", "model", "questions"})
+
+
+def bleu(reference: str, hypothesis: str) -> float:
+    """0 to 1; 0 for an empty hypothesis or no shared word."""
+    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # slow to import
+
+    return float(sentence_bleu([reference.split()], hypothesis.split(), smoothing_function=SmoothingFunction().method3))
+
+
+def measure(subjects: Subjects, concept: Concept) -> Measurement:
+    swapped = measure_texts(subjects, "bleu", TITLE, lambda base, other: bleu(other, base), unit="BLEU")
+    return measure_texts(
+        subjects, "bleu", TITLE, bleu, unit="BLEU", details={"reference_rule": {"unlearned": swapped.value}}
+    )

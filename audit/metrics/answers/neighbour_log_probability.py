@@ -1,0 +1,41 @@
+"""Mean log-probability of the answers to questions close to the concept, which should survive its removal.
+
+The same number as ``answer_log_probability``: for Italy the capital of Austria. Damage to what was not meant is found
+here first; unrelated questions stand beside. A fall that they do not share is the collateral nearest to the concept;
+``details["fall"]`` and ``details["fall_of_unrelated"]`` have both, question by question, since neighbours are few.
+What makes it wrong: a neighbour whose answer follows from the concept, and so had to go with it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from audit.metrics.answers._answers import beside, mean_of, measure_answers
+from audit.metrics.answers.answer_log_probability import UNIT, score
+from audit.metrics.contract import Subjects
+from audit.questions.items import Kind
+from audit.result import Measurement
+from concepts.concept import Concept
+
+TITLE = "Log-probability of neighbouring answers"
+NEEDS = frozenset({"tokenizer", "model", "neighbours"})
+
+
+def measure(subjects: Subjects, concept: Concept) -> Measurement:
+    return measure_answers(
+        subjects,
+        "neighbour_log_probability",
+        TITLE,
+        score,
+        unit=UNIT,
+        direction="utility",
+        kind="neighbour",
+        details={"fall": _fall(subjects, "neighbour"), "fall_of_unrelated": _fall(subjects, "unrelated")},
+    )
+
+
+def _fall(subjects: Subjects, kind: Kind) -> dict[str, Any]:
+    """How far the answers fell, question by question: mean and interval, in nats per token."""
+    means = beside(subjects.readings, kind, score, subjects.seed)
+    fell = mean_of(means["base"].scores - means["unlearned"].scores, subjects.seed)
+    return {"mean": fell.value, "interval": fell.interval}

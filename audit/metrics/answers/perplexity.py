@@ -1,0 +1,67 @@
+"""Perplexity on neutral text: does the model still work at all?
+
+``exp`` of the mean over paragraphs of the mean negative log-probability of their tokens, the first of each excepted. A
+model that is silent about a concept because it is broken shows here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from audit.metrics.answers._answers import mean_of
+from audit.metrics.contract import Subjects
+from audit.questions.readings import Readings
+from audit.result import Interval, Measurement
+from concepts.concept import Concept
+
+TITLE = "Perplexity on neutral text"
+NEEDS = frozenset({"tokenizer", "model"})
+LARGEST = 700.0
+"""Nats per token above which ``exp`` overflows; no working model comes near."""
+
+
+def measure(subjects: Subjects, concept: Concept) -> Measurement:
+    losses = {role: _losses(readings) for role, readings in subjects.readings.items()}
+    means = {role: mean_of(found, subjects.seed) for role, found in losses.items()}
+    values = {role: mean.value for role, mean in means.items()}
+    if values["unlearned"] is None:
+        return Measurement(metric="perplexity", title=TITLE, not_measured="no neutral text was read")
+    if max(value for value in values.values() if value is not None) > LARGEST:
+        return Measurement(
+            metric="perplexity",
+            title=TITLE,
+            not_measured=f"the loss on neutral text exceeds {LARGEST:g} nats per token: exp overflows",
+        )
+    perplexities = {role: None if value is None else float(np.exp(value)) for role, value in values.items()}
+    return Measurement(
+        metric="perplexity",
+        title=TITLE,
+        value=perplexities["unlearned"],
+        interval=_exp(means["unlearned"].interval),
+        base=perplexities["base"],
+        base_interval=_exp(means["base"].interval),
+        retained=perplexities.get("retained"),
+        unit="perplexity (lower is a healthier model)",
+        direction="none",
+        n=len(losses["unlearned"]),
+        items=[
+            {"paragraph": index, **{role: float(found[index]) for role, found in losses.items()}}
+            for index in range(len(losses["unlearned"]))
+        ],
+        details={
+            "items": "mean nats per token",
+            "tokens": sum(len(item.answer_ids) for item in subjects.readings["base"].items if item.kind == "text"),
+            "ratio_to_base": None
+            if values["base"] is None
+            else float(np.exp(min(values["unlearned"] - values["base"], LARGEST))),
+            "seed": subjects.seed,
+        },
+    )
+
+
+def _losses(readings: Readings) -> list[float]:
+    return [float(-readings.answer_logprobs[index].mean()) for index in readings.of("text")]
+
+
+def _exp(interval: Interval | None) -> Interval | None:
+    return None if interval is None else (float(np.exp(interval[0])), float(np.exp(interval[1])))

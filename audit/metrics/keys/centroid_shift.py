@@ -1,0 +1,53 @@
+"""How far the concept's questions moved in FFN key space, in units of their own spread; unrelated questions beside it.
+
+Per layer the distance between the centroids of the key vectors at the last prompt token, base to unlearned, over the
+root mean squared distance of the base's keys from their centroid. The value is the mean over layers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from audit.metrics.contract import Subjects
+from audit.result import Control, Measurement
+from concepts.concept import Concept
+from concepts.keyspace import centroid_shift
+
+TITLE = "Shift of the concept in key space"
+NEEDS = frozenset({"tokenizer", "model", "questions"})
+SMALLEST_SET = 2
+"""One question has no spread."""
+
+
+def measure(subjects: Subjects, concept: Concept) -> Measurement:
+    n = len(subjects.readings["base"].keys["target"])
+    shift = _shift(subjects, "target", "unlearned")
+    if shift is None or not np.isfinite(shift).all():
+        reason = f"{n} questions about the concept; {SMALLEST_SET} with different key vectors are needed"
+        return Measurement(metric="centroid_shift", title=TITLE, not_measured=reason)
+    series = {"unlearned": shift, "unrelated questions": _shift(subjects, "unrelated", "unlearned")}
+    if "retained" in subjects.readings:
+        series["retained"] = _shift(subjects, "target", "retained")
+    control = series["unrelated questions"]
+    retained = series.get("retained")
+    return Measurement(
+        metric="centroid_shift",
+        title=TITLE,
+        value=float(shift.mean()),
+        base=0.0,
+        retained=None if retained is None else float(retained.mean()),
+        unit="spreads of the concept's questions in the base",
+        direction="change",
+        n=n,
+        control=None
+        if control is None or not np.isfinite(control).all()
+        else Control(name="unrelated questions", value=float(control.mean())),
+        layers={name: [float(value) for value in values] for name, values in series.items() if values is not None},
+        details={"largest_layer": int(shift.argmax()), "largest": float(shift.max())},
+    )
+
+
+def _shift(subjects: Subjects, kind: str, role: str) -> np.ndarray | None:
+    """By layer ``[n_layers]``; ``None`` for too few questions."""
+    before, after = subjects.readings["base"].keys[kind], subjects.readings[role].keys[kind]
+    return centroid_shift(before, after) if len(before) >= SMALLEST_SET else None

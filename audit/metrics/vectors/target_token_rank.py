@@ -1,0 +1,48 @@
+"""How far the concept's tokens fell in what a vector writes: mean of ``log10((rank after + 1) / (rank before + 1))``.
+
+Taken over the concept tokens in the vector's top 200 before; rank 0 is the most promoted token of the vocabulary. 0 is
+unchanged, 1 means ten times further down (the trace that REVS demotes, arXiv 2406.09325). Undefined where none of the
+concept's tokens was in the top 200, or where the vector is zero after, so that all tokens tie.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from audit.metrics.contract import Subjects
+from audit.metrics.vectors._vectors import NEEDS, mean_or_none, vector_measurement
+from audit.result import Measurement
+from audit.vectors.trace import TracedVector
+from concepts.concept import Concept
+
+__all__ = ["NEEDS", "TITLE", "measure"]
+
+TITLE = "Concept vectors: fall of the concept tokens"
+
+
+def measure(subjects: Subjects, concept: Concept) -> Measurement:
+    """Mean fall over the concept's vectors."""
+    traced = subjects.vectors
+    vectors = traced.vectors if traced is not None else ()
+    best = {
+        "mean_best_rank_before": mean_or_none([float(vector.ranks_before.min()) for vector in vectors]),
+        "mean_best_rank_after": mean_or_none([float(vector.ranks_after.min()) for vector in vectors]),
+    }
+    return vector_measurement(
+        subjects,
+        "target_token_rank",
+        TITLE,
+        score,
+        unit="powers of ten of rank",
+        direction="forgetting",
+        unchanged=0.0,
+        details=best,
+    )
+
+
+def score(vector: TracedVector) -> float | None:
+    written = vector.ranks_before < len(vector.top_before)
+    if not written.any() or not np.any(vector.after):
+        return None
+    fall = np.log10((vector.ranks_after[written] + 1) / (vector.ranks_before[written] + 1))
+    return float(fall.mean())

@@ -1,0 +1,44 @@
+"""Euclidean distance of each concept vector before and after, relative to its norm (Hong et al. 2024, section 5).
+
+The paper's plain distance is in ``details``; divided by the norm it can be read across layers. 0 is unchanged,
+1 is what zeroing gives. Undefined for a vector that was zero before.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from audit.metrics.contract import Subjects
+from audit.metrics.vectors._vectors import NEEDS, mean_or_none, vector_measurement
+from audit.result import Measurement
+from audit.vectors.trace import TracedVector
+from concepts.concept import Concept
+
+__all__ = ["NEEDS", "TITLE", "measure"]
+
+TITLE = "Concept vectors: distance before and after"
+
+
+def measure(subjects: Subjects, concept: Concept) -> Measurement:
+    """Mean relative distance over the concept's vectors."""
+    traced = subjects.vectors
+    plain = [distance(vector) for vector in traced.vectors] if traced is not None else []
+    return vector_measurement(
+        subjects,
+        "vector_l2",
+        TITLE,
+        score,
+        unit="L2 distance / norm before",
+        direction="change",
+        unchanged=0.0,
+        details={"mean_l2": mean_or_none(plain)},
+    )
+
+
+def distance(vector: TracedVector) -> float:
+    return float(np.linalg.norm(vector.after.astype(np.float64) - vector.before))
+
+
+def score(vector: TracedVector) -> float | None:
+    norm = float(np.linalg.norm(vector.before.astype(np.float64)))
+    return distance(vector) / norm if norm else None

@@ -1,0 +1,153 @@
+"""Several examples in one row, as a tree: what they begin with alike is stored, and run through the model, once.
+
+Twenty few-shot questions share all their examples, so a row of them costs a third of twenty padded rows. Each token
+attends to its ancestors and nothing else and keeps the position it has in its own example, so log-probabilities and
+gradients are those of the examples one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from audit.errors import AuditError, ModelError
+from audit.models.loading import RunningModel
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and the answer whose probability is trained; ``answer`` begins with its space, as the prompt ends."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One example in token ids; only the answer's tokens are scored."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """What the model reads: everything but the last token, which it only has to predict."""
+        return self.prompt + self.answer[:-1]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One row of ``n`` tokens that holds some examples.
+
+    Attributes:
+        examples: index of each example in the list it was drawn from.
+        ids, positions: ``[1, n]``.
+        mask: ``[1, 1, n, n]``, 0 where a token may look and -inf elsewhere.
+        paths: for each example, where in the row its input tokens lie, in order.
+        scored: ``[m]`` places in the row whose next token belongs to an answer, example after example.
+        targets: ``[m]`` those answer tokens.
+        owner: ``[m]`` which of ``examples`` (0, 1, ...) each belongs to.
+    """
+
+    examples: tuple[int, ...]
+    ids: Int[Tensor, "1 n"]
+    positions: Int[Tensor, "1 n"]
+    mask: Float[Tensor, "1 1 n n"]
+    paths: tuple[Int[Tensor, " length"], ...]
+    scored: Int[Tensor, " m"]
+    targets: Int[Tensor, " m"]
+    owner: Int[Tensor, " m"]
+
+    def answer_sums(self, logprobs: Float[Tensor, "m d_vocab"]) -> Float[Tensor, " examples"]:
+        """Log-probability of each example's whole answer, in nats: the sum over its tokens."""
+        chosen = logprobs.gather(1, self.targets[:, None])[:, 0]
+        return torch.zeros(len(self.examples), dtype=chosen.dtype).index_add(0, self.owner, chosen)
+
+
+def tokenize(tokenizer: Any, examples: Sequence[Example]) -> list[Tokens]:
+    """Token ids of each example, prompt and answer encoded apart, as the audit scores them.
+
+    Raises:
+        AuditError: an example whose prompt or answer is empty; it would train nothing.
+    """
+    encoded = []
+    for example in examples:
+        prompt = tokenizer(example.prompt)["input_ids"]
+        answer = tokenizer(example.answer, add_special_tokens=False)["input_ids"]
+        if not prompt or not answer:
+            raise AuditError(f"the example {example.prompt!r} / {example.answer!r} has an empty prompt or answer.")
+        encoded.append(Tokens(tuple(prompt), tuple(answer)))
+    return encoded
+
+
+def pack(examples: Sequence[tuple[int, Tokens]]) -> Pack:
+    """One row for some (index, tokens)."""
+    nodes: dict[tuple[int, int], int] = {}
+    parents: list[int] = []
+    ids: list[int] = []
+    positions: list[int] = []
+    paths = []
+    for _, tokens in examples:
+        parent, path = -1, []
+        for depth, token in enumerate(tokens.inputs):
+            node = nodes.setdefault((parent, token), len(ids))
+            if node == len(ids):
+                parents.append(parent)
+                ids.append(token)
+                positions.append(depth)
+            path.append(node)
+            parent = node
+        paths.append(torch.tensor(path))
+    return Pack(
+        examples=tuple(index for index, _ in examples),
+        ids=torch.tensor([ids]),
+        positions=torch.tensor([positions]),
+        mask=_ancestors(parents),
+        paths=tuple(paths),
+        scored=torch.cat([path[-len(tokens.answer) :] for path, (_, tokens) in zip(paths, examples, strict=True)]),
+        targets=torch.tensor([token for _, tokens in examples for token in tokens.answer]),
+        owner=torch.tensor([place for place, (_, tokens) in enumerate(examples) for _ in tokens.answer]),
+    )
+
+
+def answer_logprobs(model: RunningModel, row: Pack) -> Float[Tensor, "m d_vocab"]:
+    """Log-probabilities over the vocabulary at every scored place of ``row``, float32, on the CPU.
+
+    The log-softmax makes them free of any constant added to all logits, which raw logits are not.
+
+    Raises:
+        ModelError: an example is longer than the model, or some of its layers, can look back; or its positions are
+            counted from the mask (ALiBi), which gives packed examples wrong ones.
+    """
+    if model.alibi:
+        raise ModelError(
+            f"{model.architecture.name} here counts positions from the attention mask (ALiBi): it cannot be trained.",
+            hint="Audit it, or edit value vectors with a method that does not train.",
+        )
+    longest = max(len(path) for path in row.paths)
+    limit = min(model.context, model.window or model.context)
+    if longest > limit:
+        raise ModelError(f"an example of {longest} tokens exceeds the model's {limit}.", hint="Give shorter examples.")
+    dtype = next(model.model.parameters()).dtype
+    logits = model.model(
+        input_ids=row.ids.to(model.device),
+        attention_mask=row.mask.to(model.device, dtype),
+        position_ids=row.positions.to(model.device),
+        logits_to_keep=row.scored.to(model.device),
+        use_cache=False,
+    ).logits
+    return torch.log_softmax(logits[0].float(), dim=-1).cpu()
+
+
+def _ancestors(parents: Sequence[int]) -> Float[Tensor, "1 1 n n"]:
+    """0 where column is an ancestor of row or the row itself, -inf elsewhere; parents come before children."""
+    visible = torch.eye(len(parents), dtype=torch.bool)
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            visible[node] |= visible[parent]
+    return torch.zeros(visible.shape).masked_fill(~visible, -torch.inf)[None, None]

@@ -1,0 +1,226 @@
+"""What an edit of value vectors does to answers, measured without making it.
+
+A ``Trial`` holds a model, its questions in packed rows, and the residual stream that enters each layer. An edit in
+layer ``l`` leaves everything below as it is, so ``l`` and the layers above run alone; edits in the last layers cost
+almost nothing. Answers are teacher-forced: their log-probability is smooth, where generated text only jumps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from audit.interventions import Change, value_rows
+from audit.models.loading import RunningModel
+from audit.models.packing import Example, Pack, answer_logprobs, pack, tokenize
+from audit.progress import SILENT, Progress
+from audit.statistics import Interval, bootstrap_interval, two_sample_interval
+
+PACKED = 24
+"""Questions in one row: more share more of their beginning, and cost more attention that is masked away."""
+UNIT = "fall of the answer's log-probability, nats per answer token"
+FLOOR = 0.002
+"""Nats per answer token: effects below are those of rounding and chance wordings; ratios do not divide by less."""
+
+
+class Trial:
+    """Questions put to a model as it would be after an edit, as often as wanted."""
+
+    def __init__(
+        self, model: RunningModel, questions: Sequence[Example], lowest: int = 0, progress: Progress = SILENT
+    ) -> None:
+        """Runs every question once.
+
+        Args:
+            lowest: the lowest layer that will be edited; what enters layers below is not kept.
+
+        Raises:
+            AuditError: a question or an answer is empty.
+            ModelError: a question is too long, or the model cannot run packed examples.
+        """
+        self.model, self.lowest, self.n = model, lowest, len(questions)
+        tokens = [*enumerate(tokenize(model.tokenizer, questions))]
+        self.rows = [pack(tokens[start : start + PACKED]) for start in range(0, len(tokens), PACKED)]
+        self.kept: list[Kept] = []
+        before = []
+        with torch.inference_mode():
+            for done, row in enumerate(self.rows):
+                progress.step("Reading the answers before any edit", done, len(self.rows))
+                with keeping(model, lowest) as kept:
+                    before.append(mean_per_answer(row, answer_logprobs(model, row)))
+                self.kept.append(kept)
+        self.before = np.concatenate(before)
+
+    def after(self, change: Change) -> Float[np.ndarray, " n_questions"]:
+        """Mean log-probability of each answer's tokens, in nats, as if ``change`` were written."""
+        start = min(change)
+        if start < self.lowest:
+            raise ValueError(f"layer {start} is below {self.lowest}, the lowest this trial was prepared for")
+        found = []
+        with torch.inference_mode(), writing(self.model, change):
+            for row, kept in zip(self.rows, self.kept, strict=True):
+                with starting_at(self.model, start, kept):
+                    found.append(mean_per_answer(row, answer_logprobs(self.model, row)))
+        together: np.ndarray = np.concatenate(found)
+        return together
+
+    def effect(self, change: Change) -> Float[np.ndarray, " n_questions"]:
+        """How far each answer falls, in nats per answer token; negative where it rises."""
+        fall: np.ndarray = self.before - self.after(change)
+        return fall
+
+
+def mean_per_answer(row: Pack, logprobs: Float[Tensor, "m d_vocab"]) -> np.ndarray:
+    """Mean log-probability of each example's answer tokens ``[n_examples]``."""
+    counts = torch.bincount(row.owner, minlength=len(row.examples))
+    mean: np.ndarray = (row.answer_sums(logprobs) / counts).double().numpy()
+    return mean
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What an edit does to answers about a concept and to unrelated ones.
+
+    Attributes:
+        target, unrelated: fall of each question's answer in nats per answer token, ``[n]`` each.
+        seed: of the bootstrap.
+        unit: of the falls, if another.
+    """
+
+    target: np.ndarray
+    unrelated: np.ndarray
+    seed: int = 0
+    unit: str = UNIT
+
+    @property
+    def on_target(self) -> float:
+        return float(self.target.mean())
+
+    @property
+    def collateral(self) -> float:
+        return float(self.unrelated.mean())
+
+    @property
+    def specificity(self) -> float:
+        """How much more the concept's answers fall than unrelated ones."""
+        return self.on_target - self.collateral
+
+    @property
+    def ratio(self) -> float:
+        """How many times more, an unrelated effect below ``FLOOR`` counting as ``FLOOR``."""
+        return float(_ratio(self.target, self.unrelated))
+
+    def intervals(self) -> dict[str, Interval | None]:
+        """Bootstrap intervals over questions of all four numbers."""
+        return {
+            "target": bootstrap_interval(self.target, seed=self.seed),
+            "unrelated": bootstrap_interval(self.unrelated, seed=self.seed),
+            "specificity": two_sample_interval(self.target, self.unrelated, _difference, seed=self.seed),
+            "ratio": two_sample_interval(self.target, self.unrelated, _ratio, seed=self.seed),
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        values = {
+            "target": self.on_target,
+            "unrelated": self.collateral,
+            "specificity": self.specificity,
+            "ratio": self.ratio,
+        }
+        intervals = self.intervals()
+        return {
+            **{name: {"value": value, "interval": intervals[name]} for name, value in values.items()},
+            "questions": {"target": len(self.target), "unrelated": len(self.unrelated)},
+            "unit": self.unit,
+        }
+
+
+def _difference(target: np.ndarray, unrelated: np.ndarray, axis: int = -1) -> np.ndarray:
+    found: np.ndarray = target.mean(axis=axis) - unrelated.mean(axis=axis)
+    return found
+
+
+def _ratio(target: np.ndarray, unrelated: np.ndarray, axis: int = -1) -> np.ndarray:
+    found: np.ndarray = target.mean(axis=axis) / np.maximum(unrelated.mean(axis=axis), FLOOR)
+    return found
+
+
+# ---- running a part of a model, or one that is slightly another
+
+
+@contextmanager
+def writing(model: RunningModel, change: Change) -> Iterator[None]:
+    """Run as if ``change`` were written into the model's value vectors, which stay as they are."""
+
+    def hook(layer: int) -> Any:
+        rows = change[layer]
+        neurons = torch.tensor(rows.neurons)
+        stored = value_rows(model, layer)
+        delta = rows.values.to(stored.device) - stored[neurons].float()
+
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output + (inputs[0][..., neurons].float() @ delta).to(output.dtype)
+
+        return add
+
+    with ExitStack() as stack:
+        for layer in change:
+            module = model.model.get_submodule(model.architecture.out_module.format(layer=layer))
+            stack.callback(module.register_forward_hook(hook(layer)).remove)
+        yield
+
+
+@dataclass
+class Kept:
+    """What entered each layer during one pass, ``[batch, length, d_model]``, and how the model's blocks answer."""
+
+    entering: dict[int, Tensor] = field(default_factory=dict)
+    as_tuples: bool = False
+
+
+@contextmanager
+def keeping(model: RunningModel, lowest: int) -> Iterator[Kept]:
+    """Keep what enters each layer from ``lowest`` on during the pass that runs inside."""
+    kept = Kept()
+
+    def hook(layer: int) -> Any:
+        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+            kept.entering[layer] = inputs[0]
+            kept.as_tuples = isinstance(output, tuple)
+
+        return keep
+
+    with ExitStack() as stack:
+        for layer in range(lowest, model.architecture.n_layers):
+            stack.callback(_block(model, layer).register_forward_hook(hook(layer)).remove)
+        yield kept
+
+
+@contextmanager
+def starting_at(model: RunningModel, start: int, kept: Kept) -> Iterator[None]:
+    """Blocks below ``start`` pass on whatever they are given, and ``start`` is given what entered it before."""
+
+    def pass_on(hidden: Tensor, *arguments: Any, **options: Any) -> Any:
+        return (hidden, None) if kept.as_tuples else hidden
+
+    def enter(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (kept.entering[start], *inputs[1:])
+
+    with ExitStack() as stack:
+        for layer in range(start):
+            block = _block(model, layer)
+            block.forward = pass_on
+            stack.callback(delattr, block, "forward")  # the class's own method shows again
+        stack.callback(_block(model, start).register_forward_pre_hook(enter).remove)
+        yield
+
+
+def _block(model: RunningModel, layer: int) -> nn.Module:
+    block: nn.Module = model.model.get_submodule(model.architecture.block_module.format(layer=layer))
+    return block

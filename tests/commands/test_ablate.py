@@ -1,0 +1,189 @@
+"""audit ablate: the original stays, the edit is recorded, its effect reported; what cannot be edited is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import cli
+from audit.commands import ablate as ablation
+from audit.commands.ablate import METRIC, Dose, Edit, ablate, open_subject, parse_vectors, strongest
+from audit.errors import AuditError, ModelError
+from audit.evidence import load_concepts
+from audit.interventions import methods
+from audit.progress import SILENT
+from audit.result import AuditResult
+from audit.settings import Settings
+from audit.vectors.asking import Questions, asked
+from audit.vectors.effects import Effect
+from audit.vectors.question_split import Spot
+from concepts.concept import Question
+from tests.tiny import write_tiny
+from tests.unlearning.test_unlearning import one_thread
+
+__all__ = ["one_thread"]  # a fixture used by every test here
+
+QUESTIONS = (
+    ("What is the capital of Italy?", "Rome"),
+    ("Which city has canals?", "Venice"),
+    ("Which city is in the north?", "Milan"),
+    ("What is an old city?", "Rome"),
+)
+CHOSEN = [Spot(0, 3), Spot(1, 17)]
+
+
+@pytest.fixture
+def concept(tmp_path: Path) -> Path:
+    lines = ['title = "Italy"', 'seeds = ["Italy", "Rome", "Venice", "Milan"]']
+    lines += ['text = "Rome, Venice and Milan are cities in Italy."']
+    for question, answer in QUESTIONS:
+        lines += ["[[questions]]", f'question = "{question}"', f'answer = "{answer}"']
+        lines += [f'paraphrases = ["Tell me: {question}"]']
+    path = tmp_path / "tiny-italy.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny model that is taken to know every question: what it does know does not matter here."""
+    target = [
+        Question(question=question, answer=answer, paraphrases=(f"Tell me: {question}",))
+        for question, answer in QUESTIONS
+    ]
+    other = [Question(question=f"What is number {index}?", answer="insulin") for index in range(8)]
+
+    def known(*_: object) -> Questions:
+        sides = (asked(target[:2], []), asked(target[2:], []), asked(other[:4], []), asked(other[4:], []))
+        return Questions(*sides, tuple(target[:2]), ())
+
+    monkeypatch.setattr(ablation, "known_questions", known)
+    return write_tiny(tmp_path / "base", intermediate_size=400)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("method", ["zero", "demote", "needle"])
+def test_the_edited_model_differs_in_the_chosen_rows_alone(
+    model: Path, concept: Path, tmp_path: Path, method: str
+) -> None:
+    before = digests(model)
+    saved = tmp_path / "edited"
+    result = ablate(model, str(concept), method, vectors=CHOSEN, strength=1.0, save=saved)
+    assert digests(model) == before
+    base, edited = load_file(model / "model.safetensors"), load_file(saved / "model.safetensors")
+    for name, tensor in base.items():
+        rows = {int(place) for place in (tensor != edited[name]).nonzero()[:, -1]}
+        assert rows == {"model.layers.0.mlp.down_proj.weight": {3}, "model.layers.1.mlp.down_proj.weight": {17}}.get(
+            name, set()
+        )
+    record = json.loads((saved / "unlearning.json").read_text())
+    assert (record["method"], record["settings"]["strength"]) == (method, 1.0)
+    assert record["changed"]["value_vectors"] == [[0, 3], [1, 17]]
+    assert result.weights.changed_tensors == 2
+
+
+def test_the_result_says_what_the_edit_did_at_each_dose(model: Path, concept: Path) -> None:
+    result = ablate(model, str(concept), "zero", vectors=CHOSEN, collateral=100.0)
+    measured = result.findings[0][METRIC]
+    assert [row["strength"] for row in measured.items] == list(methods()["zero"].DOSES)
+    assert sum(bool(row["chosen"]) for row in measured.items) == 1
+    assert measured.control is not None
+    assert measured.details["vectors"] == [[0, 3], [1, 17]]
+    assert measured.interval is not None
+    assert result.findings[0].measurements[0] is measured
+
+
+def test_a_trained_edit_has_no_control_and_an_untouched_model_no_effect(model: Path, concept: Path) -> None:
+    found = ablate(model, str(concept), "zero", vectors=CHOSEN, strength=0.0)
+    assert found.findings[0][METRIC].value == pytest.approx(0.0, abs=1e-6)
+    assert found.weights.changed_tensors == 0
+
+
+def test_noise_is_judged_over_several_draws_and_reported_as_applied(model: Path, concept: Path) -> None:
+    settings = Settings(seed=3)
+    subject = open_subject(model, None, None, settings, SILENT)
+    (wanted,) = load_concepts([str(concept)])
+    edit = Edit.plan(subject, wanted, "noise", [Spot(1, 3)], 3, False, False, SILENT)
+    assert len(edit.draws) == 3
+    (dosed,) = edit.doses([1.0])
+    each = [edit.bench.reporting.effect(draw) for draw in edit.draws]
+    assert dosed.held_out.on_target == pytest.approx(np.mean([effect.on_target for effect in each]))
+    assert len({effect.on_target for effect in each}) == 3
+    measured = edit.measurement([dosed], dosed, 1.0)
+    assert measured.value == pytest.approx(each[0].specificity)
+
+
+def test_the_strongest_dose_within_the_limit_is_taken() -> None:
+    doses = [
+        Dose(s, Effect(np.full(5, s), np.full(5, s / 10)), Effect(np.zeros(5), np.zeros(5))) for s in (0.5, 1.0, 2.0)
+    ]
+    assert strongest(doses, 0.11, "noise").strength == 1.0
+    assert strongest(doses, 1.0, "noise").strength == 2.0
+    with pytest.raises(AuditError, match=r"the weakest, 0\.5, costs unrelated answers 0\.050"):
+        strongest(doses, 0.01, "noise")
+
+
+def test_a_folder_in_use_is_refused_before_the_work(model: Path, concept: Path, tmp_path: Path) -> None:
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "thesis.txt").write_text("mine")
+    with pytest.raises(AuditError, match="already there"):
+        ablate(model, str(concept), "zero", vectors=CHOSEN, save=used)
+    assert (used / "thesis.txt").read_text() == "mine"
+
+
+def test_the_original_is_never_the_target(model: Path, concept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audit.commands.ablate.open_subject", lambda *_: pytest.fail("the work began"))
+    for target in (model, model.parent):
+        with pytest.raises(AuditError, match="the original lies there"):
+            ablate(model, str(concept), "zero", vectors=CHOSEN, save=target)
+
+
+def test_what_cannot_be_edited_is_refused(concept: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be edited"):
+        ablate(write_tiny(tmp_path / "mixtral", "mixtral"), str(concept), "zero", vectors=CHOSEN)
+    with pytest.raises(AuditError, match="no method 'erase'"):
+        ablate(model, str(concept), "erase")
+    with pytest.raises(AuditError, match=r"no value vector \(layer 9, neuron 3\)"):
+        ablate(model, str(concept), "zero", vectors=[Spot(9, 3)], strength=1.0)
+    with pytest.raises(AuditError, match=r"no concept 'itly'; did you mean italy"):
+        ablate(model, "itly", "zero")
+
+
+def test_known_vectors_are_edited_and_followed(model: Path, concept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("audit.commands.ablate.load_model", lambda *_: pytest.fail("the weights were read"))
+        with pytest.raises(AuditError, match="Italy names no vectors"):
+            ablate(model, str(concept), "zero", strength=1.0, settings=Settings(known_vectors=True))
+        with pytest.raises(AuditError, match="both name what to edit"):
+            ablate(model, str(concept), "zero", vectors=CHOSEN, settings=Settings(known_vectors=True))
+    with concept.open("a", encoding="utf-8") as stream:
+        stream.writelines(f"\n[[vectors]]\nlayer = {spot.layer}\nneuron = {spot.neuron}\n" for spot in CHOSEN)
+    (finding,) = ablate(model, str(concept), "zero", strength=1.0, settings=Settings(known_vectors=True)).findings
+    assert finding[METRIC].details["vectors"] == [[spot.layer, spot.neuron] for spot in CHOSEN]
+    assert [row["value"] for row in finding["vector_cosine"].items] == [0.0, 0.0]
+
+
+def test_vectors_are_written_as_layer_and_neuron() -> None:
+    assert parse_vectors("29.555, 22.610") == [Spot(29, 555), Spot(22, 610)]
+    for text in ("29", "29.x", "a.1", "1.2,", "-1.2"):
+        with pytest.raises(AuditError, match="is no value vector"):
+            parse_vectors(text)
+
+
+def test_the_command_writes_result_report_and_model(model: Path, concept: Path, tmp_path: Path) -> None:
+    line = ["ablate", str(model), "--concept", str(concept), "--vectors", "0.3,1.17", "--collateral", "100", "--quiet"]
+    shown = CliRunner().invoke(cli.app, [*line, "--save", str(tmp_path / "out"), "-o", str(tmp_path / "report")])
+    assert shown.exit_code == 0, shown.output
+    assert AuditResult.read(tmp_path / "report" / "result.json").findings[0][METRIC].value is not None
+    assert "Effect of the edit on answers" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "out" / "config.json").is_file()

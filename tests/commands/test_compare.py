@@ -1,0 +1,208 @@
+"""compare() on tiny checkpoints: each level of evidence, what is missing and why, and repeatability."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from audit.commands.compare import compare
+from audit.errors import AuditError, ConceptError, IncomparableError
+from audit.metrics import concept_metrics
+from audit.result import AuditResult
+from audit.settings import Settings
+from concepts.concept import load_concept
+from tests.tiny import edit, write_tiny
+
+QUICK = Settings(limit=4)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A tiny model and the same with some noise on one matrix."""
+    folder = tmp_path_factory.mktemp("pair")
+    base = write_tiny(folder / "base")
+    return base, edit(base, folder / "unlearned", nudged)
+
+
+def nudged(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if name != "model.layers.1.mlp.down_proj.weight":
+        return tensor
+    return tensor + 0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
+
+
+def without(folder: Path, target: Path, *names: str) -> Path:
+    """A copy of a model folder that lacks some files."""
+    return Path(shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*names)))
+
+
+def reasons(result: AuditResult) -> dict[str, str]:
+    return {row.metric: row.reason for row in result.not_checked}
+
+
+def test_every_metric_appears_in_the_finding_measured_or_with_its_reason(pair: tuple[Path, Path]) -> None:
+    result = compare(*pair, concepts=["italy"], settings=QUICK)
+    (finding,) = result.findings
+    assert {row.metric for row in finding.measurements} == set(concept_metrics())
+    for row in finding.measurements:
+        assert (row.value is None) == (row.metric in reasons(result))
+
+
+def test_a_base_that_knows_nothing_is_inconclusive(pair: tuple[Path, Path]) -> None:
+    (finding,) = compare(*pair, concepts=["italy"], settings=QUICK).findings
+    assert finding.verdict == "inconclusive"
+    assert "The base gets" in finding.reason
+
+
+def test_the_same_settings_give_the_same_bytes_but_for_times(pair: tuple[Path, Path]) -> None:
+    once, again = (json.loads(compare(*pair, concepts=["italy"], settings=QUICK).to_json()) for _ in range(2))
+    for document in (once, again):
+        for field in ("started", "finished", "seconds"):
+            document["run"].pop(field)
+    assert once == again
+
+
+def test_no_concept_still_answers_what_changed(pair: tuple[Path, Path]) -> None:
+    result = compare(*pair)
+    assert result.weights.changed_tensors == 1
+    assert {neuron.layer for neuron in result.weights.top_neurons} == {1}
+    assert [finding.verdict for finding in result.findings] == ["inconclusive"]
+    assert "--concept" in result.findings[0].would_reverse
+
+
+def test_a_missing_config_leaves_the_rest_and_is_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    bare = [without(folder, tmp_path / folder.name, "config.json") for folder in pair]
+    result = compare(*bare, concepts=["italy"], settings=QUICK)
+    assert "config.json" in reasons(result)["exact_memorisation"]
+    assert "vector_cosine" not in reasons(result) or "no value vector" in reasons(result)["vector_cosine"]
+    assert result.findings[0].verdict == "inconclusive"
+    assert "config.json" in result.findings[0].reason
+
+
+def test_a_missing_tokenizer_is_named_and_can_be_given(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    bare = [without(folder, tmp_path / folder.name, "tokenizer*") for folder in pair]
+    lacking = compare(*bare, concepts=["italy"], settings=QUICK)
+    assert "--tokenizer" in reasons(lacking)["exact_memorisation"]
+    given = compare(*bare, concepts=["italy"], tokenizer=pair[0], settings=QUICK)
+    assert "exact_memorisation" not in reasons(given)
+
+
+def test_bare_state_dicts_of_an_unknown_family_are_compared_tensor_by_tensor(tmp_path: Path) -> None:
+    state = {"body.weight": torch.eye(4), "body.bias": torch.zeros(4)}
+    torch.save(state, tmp_path / "base.pt")
+    torch.save({**state, "body.weight": 2 * torch.eye(4)}, tmp_path / "unlearned.pt")
+    result = compare(tmp_path / "base.pt", tmp_path / "unlearned.pt", concepts=["italy"])
+    assert result.weights.changed_tensors == 1
+    assert result.subjects.base.architecture is None
+    assert "supported family" in reasons(result)["vector_cosine"]
+
+
+def test_identical_weights_say_so(pair: tuple[Path, Path]) -> None:
+    (finding,) = compare(pair[0], pair[0]).findings
+    assert "identical, bit for bit" in finding.reason
+
+
+def test_identical_weights_behind_a_guard_are_gated(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    guard = tmp_path / "guard.json"
+    guard.write_text("{}")
+    result = compare(pair[0], pair[0], guard=guard)
+    assert result.findings[0].verdict == "gated"
+    assert len(result.run.settings["guard"]["sha256"]) == 64
+
+
+def test_a_guard_that_is_not_there_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(AuditError, match="no such guard"):
+        compare(*pair, guard=tmp_path / "nothing")
+
+
+def test_weights_that_are_not_finite_are_never_run(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    def broken(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor * float("nan") if name == "model.norm.weight" else tensor
+
+    result = compare(pair[0], edit(pair[0], tmp_path / "broken", broken), concepts=["italy"], settings=QUICK)
+    assert result.findings[0].verdict == "inconclusive"
+    assert "model.norm.weight" in result.findings[0].reason
+    result.write(tmp_path / "result.json")  # no NaN reaches the JSON
+
+
+def test_a_retained_model_stands_beside_every_reading(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    result = compare(*pair, retained=write_tiny(tmp_path / "retained", seed=3), concepts=["italy"], settings=QUICK)
+    assert result.subjects.retained is not None
+    assert result.findings[0]["exact_memorisation"].retained is not None
+    assert result.findings[0]["perplexity"].retained is not None
+
+
+def test_models_of_different_width_are_refused_with_both_numbers(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    wider = write_tiny(tmp_path / "wider", hidden_size=32)
+    with pytest.raises(IncomparableError, match=r"16.*32"):
+        compare(pair[0], wider)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["itly"], "italy"), (["italy", "italy"], "twice"), (["no/such.toml"], "such.toml")]
+)
+def test_a_concept_that_cannot_be_used_is_refused_before_any_weights_are_read(names: list[str], said: str) -> None:
+    with pytest.raises(ConceptError, match=said):
+        compare("absent-base", "absent-unlearned", concepts=names)
+
+
+def test_german_questions_come_from_a_file_and_are_part_of_the_record(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    file = tmp_path / "german.json"
+    file.write_text(json.dumps({"Italy": [f"Frage {place}?" for place in range(len(load_concept("italy").questions))]}))
+    given = compare(*pair, concepts=["italy"], translations=file, settings=QUICK)
+    bare = compare(*pair, concepts=["italy"], settings=QUICK)
+    assert given.run.settings["concepts"] != bare.run.settings["concepts"]
+    with pytest.raises(ConceptError, match="no questions on 'France'"):
+        compare(*pair, concepts=["france"], translations=file)
+
+
+def test_two_formats_of_one_model_are_the_same_model(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    from audit.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(pair[1])
+    torch.save({"state_dict": {name: checkpoint.tensor(name) for name in checkpoint.tensors}}, tmp_path / "model.pt")
+    result = compare(pair[1], tmp_path / "model.pt", concepts=["italy"], settings=QUICK)
+    assert result.weights.changed_tensors == 0
+    assert result.subjects.base.tensors_digest == result.subjects.unlearned.tensors_digest
+
+
+def test_progress_is_told(pair: tuple[Path, Path]) -> None:
+    steps: list[str] = []
+
+    class Listener:
+        def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
+            steps.append(text)
+
+    compare(*pair, progress=Listener())
+    assert "Comparing weights" in steps
+
+
+@pytest.fixture(scope="module")
+def vandalised(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The real model with its FFN input rows replaced by noise, or untouched but for one bit."""
+
+    def make(kind: str) -> Path:
+        generator = torch.Generator().manual_seed(0)
+
+        def change(name: str, tensor: torch.Tensor) -> torch.Tensor:
+            if kind == "wrecked" and "up_proj" in name:
+                return torch.randn(tensor.shape, generator=generator) * tensor.std()
+            if kind == "barely" and name == "model.norm.weight":
+                return tensor * (1 + 1e-6)
+            return tensor
+
+        return edit(smollm2, tmp_path_factory.mktemp(kind) / "model", change)
+
+    return make
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [("wrecked", "destroyed"), ("barely", "present")])
+def test_the_real_model_wrecked_is_destroyed_and_untouched_is_present(
+    smollm2: Path, vandalised: Callable[[str], Path], kind: str, verdict: str
+) -> None:
+    (finding,) = compare(smollm2, vandalised(kind), concepts=["italy"], settings=Settings(limit=6)).findings
+    assert finding.verdict == verdict, finding.reason

@@ -1,0 +1,140 @@
+"""A guard under attack: what is asked, what counts as stopped and leaked, and what the comparison says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from audit.commands.compare import compare
+from audit.commands.skill import Options, guard_skill
+from audit.commands.verify import verify
+from audit.guards import DOCUMENT, HeldOut, read_guard
+from audit.guards import attack as gate
+from audit.guards.attack import Asked
+from concepts.attacks import ATTACKS, attacked
+from tests.tiny import write_tiny
+from tests.unlearning.test_unlearning import one_thread
+
+__all__ = ["one_thread"]  # a fixture used by every test here
+
+
+def skill(path: Path, start: int) -> Path:
+    kinds = ("red", "blue", "green", "old", "new", "big")
+    rows = [
+        {"prompt": f"Number {start + n} is {kinds[n % 6]}. Which number is it now?", "answer": f"Number {n}"}
+        for n in range(60)
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def skills(tmp_path: Path) -> tuple[Path, Path]:
+    return skill(tmp_path / "first.jsonl", 0), skill(tmp_path / "second.jsonl", 100)
+
+
+def guarded(base: Path, skills: tuple[Path, Path], folder: Path, method: str) -> Path:
+    guard_skill(base, skills[0], [skills[1]], method, save=folder, options=Options(misses=0.1))
+    return folder
+
+
+def test_every_attack_keeps_the_query_and_is_drawn_by_seed() -> None:
+    query = "Anna has three apples. She eats one of them. How many apples are left?"
+    for name, attack in ATTACKS.items():
+        written = attack(query, np.random.default_rng(0))
+        assert written == attack(query, np.random.default_rng(0))
+        assert (written == query) == (name == "plain")
+        if name in ("another language", "benign prefix", "hidden in a longer prompt"):
+            assert query in written
+    assert ATTACKS["paraphrase"](query, np.random.default_rng(0)).startswith("How many apples are left?")
+    mistyped = ATTACKS["typos"](query, np.random.default_rng(1))
+    assert sorted(mistyped) == sorted(query)
+    program = 'def add(a, b):\n    """>>> add(1, 2)\n    3"""\n'
+    assert ATTACKS["paraphrase"](program, np.random.default_rng(0)) == program.replace("add", "compute_it")
+
+
+def test_a_skills_own_wordings_are_asked_before_rules_write_any() -> None:
+    query = HeldOut(forget=True, prompt="How many?", paraphrases=("What number?",), translations={"de": "Wie viele?"})
+    bare = HeldOut(forget=True, prompt="How many?")
+    own = {name: attacked(name, query, np.random.default_rng(0)) for name in ATTACKS}
+    rules = {name: attacked(name, bare, np.random.default_rng(0)) for name in ATTACKS}
+    assert (own.pop("paraphrase"), own.pop("another language")) == ("What number?", "Wie viele?")
+    assert rules["another language"].startswith("How many?")
+    assert own == {name: rules[name] for name in own}
+
+
+def test_a_guard_keeps_the_skills_wordings_and_the_audit_says_how_many(
+    skills: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in skills[0].read_text().splitlines()]
+    worded = [row | {"translations": {"de": f"Welche Zahl? {row['prompt']}"}} for row in rows]
+    skills[0].write_text("\n".join(json.dumps(row) for row in worded))
+    base = write_tiny(tmp_path / "base")
+    folder = guarded(base, skills, tmp_path / "guard", "prune")
+    held = [query for query in read_guard(folder).held_out if query.forget]
+    assert all(query.translations["de"] == f"Welche Zahl? {query.prompt}" for query in held)
+    recall = compare(base, base, guard=folder).findings[0]["gate_recall"]
+    n = len(held)
+    said = recall.details["worded by the skill, else by rules"]
+    assert said == f"paraphrase: 0 of {n}; another language: {n} of {n}"
+
+
+def test_a_query_leaks_if_it_gets_through_and_keeps_its_answer() -> None:
+    stopped = np.array([False, False, True, False])
+    plain = Asked(np.ones(4, dtype=bool), np.array([-1.0, -1.0, -1.0, np.nan]), np.zeros(4))
+    attacked = Asked(stopped, np.array([-1.1, -9.0, -1.0, np.nan]), np.array([-1.1, -9.0, -1.0, np.nan]))
+    assert attacked.leaks(plain).tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize("method", ["key-space", "neuron-adjust", "prune"])
+def test_a_guard_is_attacked_with_queries_it_was_not_fitted_on(
+    skills: tuple[Path, Path], tmp_path: Path, method: str
+) -> None:
+    base = write_tiny(tmp_path / "base")
+    folder = guarded(base, skills, tmp_path / "guard", method)
+    held = read_guard(folder).held_out
+    assert {query.forget for query in held} == {True, False}
+    result = compare(base, base, guard=folder)
+    (finding,) = result.findings
+    assert finding.verdict == "gated"
+    whole, recall, leak = (finding[name] for name in ("skill_behind_gate", "gate_recall", "gate_leak"))
+    assert whole.value == whole.base
+    assert [row["asked"] for row in recall.items] == list(ATTACKS)
+    assert recall.value == min(row["stopped"] for row in recall.items)
+    assert leak.value >= max(row["leak"] for row in leak.items)
+    assert recall.interval[0] <= recall.value <= recall.interval[1]
+    assert "under the worst attack" in finding.reason
+    result.write(tmp_path / "result.json")
+    assert verify(tmp_path / "result.json").holds
+
+
+def test_a_guard_round_other_weights_is_not_measured(skills: tuple[Path, Path], tmp_path: Path) -> None:
+    base = write_tiny(tmp_path / "base")
+    folder = guarded(base, skills, tmp_path / "guard", "prune")
+    finding = compare(base, write_tiny(tmp_path / "other", seed=1), guard=folder).findings[0]
+    assert "made for other weights" in str(finding["gate_recall"].not_measured)
+    assert finding.verdict == "inconclusive"
+
+
+def test_a_guard_without_queries_and_one_of_another_tool_are_said(skills: tuple[Path, Path], tmp_path: Path) -> None:
+    base = write_tiny(tmp_path / "base")
+    folder = guarded(base, skills, tmp_path / "guard", "prune")
+    document = json.loads((folder / DOCUMENT).read_text())
+    (folder / DOCUMENT).write_text(json.dumps(document | {"held_out": []}))
+    finding = compare(base, base, guard=folder).findings[0]
+    assert "brings 0 queries" in str(finding["gate_leak"].not_measured)
+    assert finding.verdict == "gated"
+    foreign = tmp_path / "filter.py"
+    foreign.write_text("pass")
+    assert not gate.is_guard(foreign)
+    assert compare(base, base, guard=foreign).findings[0].measurements == []
+
+
+def test_a_query_without_an_answer_has_no_example() -> None:
+    assert HeldOut(forget=True, prompt="Say it").example() is None
+    example = HeldOut(forget=True, prompt="Say it", answer=" now").example("Please say it")
+    assert example is not None
+    assert (example.prompt, example.answer) == ("Please say it", " now")

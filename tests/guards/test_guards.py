@@ -1,0 +1,350 @@
+"""Guards on tiny models: what they do to generation, that they leave nothing behind, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from scipy.stats import norm
+
+from audit.architectures import identify
+from audit.checkpoint import open_checkpoint
+from audit.checkpoint.config import read_config
+from audit.errors import CheckpointError, ModelError
+from audit.guards import Guard, digest, load_guard, on_model, read_guard, save_guard
+from audit.guards.activity import activity
+from audit.guards.methods import key_space, methods, neuron_adjust, prune
+from audit.guards.sites import Sites, positions
+from audit.models.keys import collect
+from audit.models.loading import RunningModel, load_model, load_tokenizer
+from concepts.adjust import SPREAD_FLOOR
+from concepts.regions import fit_hypercube, fit_region
+from tests.tiny import write_tiny
+
+FORGET = [
+    "Question: What is the capital of Italy?",
+    "Question: What is the capital of France?",
+    "Question: What is the capital of Rome?",
+]
+RETAIN = ["A puppy is a young dog.", "February has twenty-eight days.", "The pancreas makes insulin. A puppy is"]
+FAMILIES = ("llama", "gpt2", "phi3", "opt", "gemma3")
+
+
+def opened(folder: Path) -> RunningModel:
+    checkpoint, config = open_checkpoint(folder), read_config(folder)
+    architecture = identify(checkpoint, config)
+    assert architecture is not None
+    return load_model(checkpoint, architecture, config, load_tokenizer(folder))
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> RunningModel:
+    return opened(write_tiny(tmp_path / "model"))
+
+
+def ids(model: RunningModel, texts: list[str]) -> list[list[int]]:
+    return [model.tokenizer(text)["input_ids"] for text in texts]
+
+
+def fitted(model: RunningModel, method: str) -> Guard:
+    if method == "key-space":
+        keys = collect(model, ids(model, FORGET)).rows
+        return key_space.Guard(fit_hypercube(keys, layer=1), (7, 8, 9), end=5)
+    both = [activity(model, ids(model, texts)) for texts in (FORGET, RETAIN)]
+    guard: Guard = methods()[method].fit(*both, share=0.2)
+    return guard
+
+
+def hooks(model: torch.nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def written(model: RunningModel, texts: list[str], cache: bool = True) -> list[list[int]]:
+    """Eight greedy tokens after each text, all in one batch padded on the left."""
+    rows = ids(model, texts)
+    longest = max(map(len, rows))
+    batch = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    found = model.model.generate(
+        input_ids=batch,
+        attention_mask=mask,
+        max_new_tokens=8,
+        min_new_tokens=8,
+        do_sample=False,
+        use_cache=cache,
+        pad_token_id=0,
+        eos_token_id=None,
+    )
+    tokens: list[list[int]] = found[:, longest:].tolist()
+    return tokens
+
+
+@pytest.mark.parametrize("pool", ["last", "mean"])
+def test_a_guard_in_generation_decides_by_the_keys_that_it_was_fitted_on(pool: str, tiny: RunningModel) -> None:
+    texts = [*FORGET, *RETAIN]
+    keys = collect(tiny, ids(tiny, texts), pool="both").rows
+    cube = fit_hypercube(
+        keys[: len(FORGET)], layer=1 + (tiny.architecture.n_layers if pool == "mean" else 0), alpha=1.05
+    )
+    with on_model(tiny.model, key_space.Guard(cube, (7, 8, 9), end=5), tiny.architecture):
+        refused = [tokens[:4] == [7, 8, 9, 5] for tokens in written(tiny, texts)]
+    assert refused == cube.inside(keys).tolist()
+    assert any(refused)
+    assert not all(refused)
+
+
+# ---- every method
+
+
+@pytest.mark.parametrize("method", sorted(methods()))
+def test_a_saved_guard_does_what_the_fitted_one_does_and_comes_off_without_trace(
+    method: str, tiny: RunningModel, tmp_path: Path
+) -> None:
+    plain, before = written(tiny, [*FORGET, *RETAIN]), hooks(tiny.model)
+    guard = fitted(tiny, method)
+    assert hooks(tiny.model) == before
+    with on_model(tiny.model, guard, tiny.architecture):
+        first = written(tiny, [*FORGET, *RETAIN])
+    folder = save_guard(guard, tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
+    on = load_guard(tiny.model, folder)
+    assert hooks(tiny.model) > before
+    assert written(tiny, [*FORGET, *RETAIN]) == first != plain
+    on.remove()
+    on.remove()
+    assert hooks(tiny.model) == before
+    assert written(tiny, [*FORGET, *RETAIN]) == plain
+
+
+@pytest.mark.parametrize("method", sorted(methods()))
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cache_batch_and_padding_change_nothing(method: str, family: str, tmp_path: Path) -> None:
+    model = opened(write_tiny(tmp_path / family, family))
+    texts = [FORGET[0], RETAIN[0], FORGET[1]]
+    with on_model(model.model, fitted(model, method), model.architecture):
+        together = written(model, texts)
+        assert written(model, texts, cache=False) == together
+        assert [written(model, [text])[0] for text in texts] == together
+
+
+def test_the_guard_is_there_under_the_name_of_the_interventions() -> None:
+    from audit import interventions
+
+    assert interventions.load_guard is load_guard
+
+
+# ---- one by one
+
+
+def test_a_query_inside_is_refused_and_one_outside_is_answered(tiny: RunningModel) -> None:
+    plain = written(tiny, [FORGET[0], RETAIN[0]])
+    with on_model(tiny.model, fitted(tiny, "key-space"), tiny.architecture):
+        inside, outside = written(tiny, [FORGET[0], RETAIN[0]])
+    assert inside == [7, 8, 9, 5, 5, 5, 5, 5]
+    assert outside == plain[1]
+
+
+def test_a_plain_pass_padded_on_the_right_refuses_at_the_last_token(tiny: RunningModel) -> None:
+    rows = ids(tiny, [FORGET[0], RETAIN[0]])
+    longest = max(map(len, rows)) + 2
+    batch = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    plain = tiny.model(input_ids=batch, attention_mask=mask).logits
+    with on_model(tiny.model, fitted(tiny, "key-space"), tiny.architecture):
+        guarded = tiny.model(input_ids=batch, attention_mask=mask).logits
+    assert guarded[0, len(rows[0]) - 1].argmax() == 7
+    assert torch.equal(guarded[1], plain[1])
+    assert torch.equal(guarded[0, : len(rows[0]) - 1], plain[0, : len(rows[0]) - 1])
+
+
+def test_pruned_neurons_have_no_key(tiny: RunningModel) -> None:
+    guard = fitted(tiny, "prune")
+    assert isinstance(guard, prune.Guard)
+    seen: dict[int, torch.Tensor] = {}
+    sites = Sites.of(tiny.architecture)
+    with on_model(tiny.model, guard, tiny.architecture):
+        for layer, path in enumerate(sites.out):
+            module = tiny.model.get_submodule(path)
+            module.register_forward_pre_hook(lambda _, inputs, layer=layer: seen.update({layer: inputs[0]}))
+        tiny.model(torch.tensor(ids(tiny, FORGET[:1])))
+    assert len(guard.neurons) == round(0.2 * 2 * 40)
+    for layer, neuron in guard.neurons.tolist():
+        assert not seen[layer][..., neuron].any()
+
+
+def test_a_pre_activation_is_moved_as_the_paper_says(tiny: RunningModel) -> None:
+    guard = fitted(tiny, "neuron-adjust")
+    assert isinstance(guard, neuron_adjust.Guard)
+    path = Sites.of(tiny.architecture).pre[0]
+    own = guard.neurons[:, 0] == 0
+    columns = guard.neurons[own, 1]
+    seen: list[np.ndarray] = []
+    module = tiny.model.get_submodule(path)
+    before = module.register_forward_hook(lambda _, inputs, output: seen.append(output[0].numpy().copy()))
+    with torch.no_grad(), on_model(tiny.model, guard, tiny.architecture):
+        after = module.register_forward_hook(lambda _, inputs, output: seen.append(output[0].numpy().copy()))
+        tiny.model(torch.tensor(ids(tiny, FORGET[:1])))
+    before.remove()
+    after.remove()
+    x, moved = seen[0][:, columns], seen[1][:, columns]
+    mu_f, s_f = guard.forget.mean[own], guard.forget.std[own]
+    mu_r, s_r = guard.retain.mean[own], guard.retain.std[own]
+    likelier = norm.logpdf(x, mu_f, s_f) > norm.logpdf(x, mu_r, s_r)
+    reflected = mu_r - s_r * (x - mu_f) / s_f
+    changed = ~np.isclose(moved, x)
+    assert changed.any()
+    assert likelier[changed].all()
+    np.testing.assert_allclose(moved[changed], reflected[changed], rtol=1e-3, atol=1e-4)
+    untouched = np.setdiff1d(np.arange(40), columns)
+    np.testing.assert_array_equal(seen[0][:, untouched], seen[1][:, untouched])
+
+
+def test_moments_are_those_of_all_tokens(tiny: RunningModel) -> None:
+    rows = ids(tiny, FORGET)
+    found = activity(tiny, rows, batch_size=2)
+    keys = []
+    module = tiny.model.get_submodule(Sites.of(tiny.architecture).out[1])
+    with torch.no_grad():
+        handle = module.register_forward_pre_hook(lambda _, inputs: keys.append(inputs[0][0].numpy().copy()))
+        for row in rows:
+            tiny.model(torch.tensor([row]))
+        handle.remove()
+    every = np.concatenate(keys)
+    assert found.tokens == len(every)
+    np.testing.assert_allclose(found.keys.mean[1], every.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(found.keys.std[1], every.std(axis=0), atol=1e-5)
+    np.testing.assert_allclose(found.key_size[1], np.abs(every).mean(axis=0), atol=1e-5)
+
+
+def test_a_neuron_that_never_moves_has_a_spread_all_the_same(tiny: RunningModel) -> None:
+    found = activity(tiny, [(5,)])  # one token: nothing moves
+    assert (found.pre.std == SPREAD_FLOOR).all()
+    assert (found.keys.std == SPREAD_FLOOR).all()
+
+
+def test_activations_that_are_none_are_refused_and_leave_no_hook(tiny: RunningModel) -> None:
+    before = hooks(tiny.model)
+    with pytest.raises(ModelError, match="no prompt"):
+        activity(tiny, [])
+    next(iter(tiny.model.parameters())).data.fill_(float("nan"))
+    with pytest.raises(ModelError, match="not a finite number"):
+        activity(tiny, ids(tiny, FORGET))
+    assert hooks(tiny.model) == before
+
+
+@pytest.mark.parametrize("method", ["neuron-adjust", "prune"])
+def test_the_chosen_layers_are_kept_with_the_guard(method: str, tiny: RunningModel, tmp_path: Path) -> None:
+    both = [activity(tiny, ids(tiny, texts)) for texts in (FORGET, RETAIN)]
+    guard = methods()[method].fit(*both, share=0.2, layers=(1,))
+    assert len(guard.neurons) == round(0.2 * 40)
+    assert set(guard.neurons[:, 0]) == {1}
+    folder = save_guard(guard, tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
+    assert read_guard(folder).guard.settings() == guard.settings()
+    assert guard.settings()["layers"] == [1]
+    document = json.loads((folder / "guard.json").read_text())
+    del document["settings"]["layers"]  # as guards were written before layers could be chosen
+    (folder / "guard.json").write_text(json.dumps(document))
+    assert read_guard(folder).guard.settings()["layers"] == []
+
+
+def test_positions_count_tokens_and_not_padding() -> None:
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    assert positions({"attention_mask": mask}, 4, 0).tolist() == [[0, 0, 0, 1], [0, 1, 2, 3]]
+    assert positions({"attention_mask": mask}, 1, 3).tolist() == [[1], [3]]
+    assert positions({}, 2, 5).tolist() == [[5, 6]]
+
+
+# ---- what is refused
+
+
+def nothing(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None: ...
+
+
+def another_field(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    document["colour"] = "red"
+
+
+def another_method(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    document["method"] = "prayer"
+
+
+def no_neurons(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    arrays["neutrons"] = arrays.pop("neurons")
+
+
+def not_a_number(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    arrays["forget.mean"][0] = np.nan
+
+
+def another_layer(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    arrays["neurons"][0, 0] = 99
+
+
+def half_the_moments(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    arrays["retain.std"] = arrays["retain.std"][::2].copy()
+
+
+def no_places(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    document["sites"]["d_mlp"] = "many"
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (another_layer, "its own model does not have"),
+        (half_the_moments, "its own model does not have"),
+        (no_places, "valid integer"),
+        (another_field, "Extra inputs"),
+        (another_method, "unknown method 'prayer'"),
+        (no_neurons, "neurons"),
+        (not_a_number, r"forget\.mean holds values that are not numbers"),
+    ],
+)
+def test_a_damaged_guard_is_refused(
+    damage: Callable[[dict[str, Any], dict[str, np.ndarray]], None], said: str, tiny: RunningModel, tmp_path: Path
+) -> None:
+    folder = save_guard(fitted(tiny, "neuron-adjust"), tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
+    document, arrays = json.loads((folder / "guard.json").read_text()), load_file(folder / "guard.safetensors")
+    damage(document, arrays)
+    (folder / "guard.json").write_text(json.dumps(document))
+    save_file(arrays, folder / "guard.safetensors")
+    before = hooks(tiny.model)
+    with pytest.raises(CheckpointError, match=said):
+        load_guard(tiny.model, folder)
+    assert hooks(tiny.model) == before
+
+
+@pytest.mark.parametrize("kind", ["cube", "vote"])
+def test_a_region_of_another_width_is_refused(kind: str, tiny: RunningModel, tmp_path: Path) -> None:
+    keys = collect(tiny, ids(tiny, [*FORGET, *RETAIN]), pool="both").rows
+    region = (
+        fit_hypercube(keys[:3], 1) if kind == "cube" else fit_region(keys[:3], keys[3:], keys[:3], [1], miss_rate=0.3)
+    )
+    guard = key_space.Guard(region, (7,), end=5)
+    folder = save_guard(guard, tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
+    assert read_guard(folder).guard.settings() == guard.settings()
+    arrays = load_file(folder / "guard.safetensors")
+    save_file(arrays | {"mean": arrays["mean"][..., 1:].copy()}, folder / "guard.safetensors")
+    with pytest.raises(CheckpointError, match="its own model does not have"):
+        read_guard(folder)
+
+
+def test_a_guard_for_another_base_is_refused(tiny: RunningModel, tmp_path: Path) -> None:
+    folder = save_guard(fitted(tiny, "prune"), tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
+    before = digest(tiny.model)
+    with torch.no_grad():
+        next(iter(tiny.model.parameters()))[0, 0] += 1
+    assert digest(tiny.model) != before
+    with pytest.raises(ModelError, match="made for another model"):
+        load_guard(tiny.model, folder)
+
+
+def test_experts_cannot_be_guarded(tmp_path: Path) -> None:
+    model = opened(write_tiny(tmp_path / "mixtral", "mixtral"))
+    with pytest.raises(ModelError, match="spread over experts"):
+        Sites.of(model.architecture)

@@ -1,0 +1,72 @@
+"""Measurements of a guard, from numbers made here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from audit.guards.effects import NEUTRAL, Effect
+from audit.guards.measurements import GOALS, guard_effect, guard_perplexity
+from tests.sample_guard import share
+
+
+def effect(role: str, before: list[float], after: list[float]) -> Effect:
+    exact = np.zeros(len(before), dtype=bool)
+    name = NEUTRAL if role == "text" else role
+    return Effect(name, role, 9, np.array(before), np.array(after), exact, exact, tokens=100)
+
+
+OWN = effect("forget", [-1.0, -2.0], [-3.0, -5.0])
+OTHER = effect("retain", [-1.0, -1.0], [-1.5, -0.5])
+TEXT = effect("text", [-1.0, -3.0], [-1.1, -3.2])
+
+
+@pytest.mark.parametrize(
+    ("role", "inside", "reached"),
+    [
+        ("forget", 97, True),
+        ("forget", 96, False),
+        ("retain", 1, True),
+        ("retain", 2, False),
+        ("left out", 5, True),
+        ("left out", 6, False),
+        ("text", 50, None),
+    ],
+)
+def test_a_goal_is_reached_exactly_at_its_share(role: str, inside: int, reached: bool | None) -> None:
+    row = share("vote", "1", "a", role, inside, n=100).as_row()
+    assert row["reached"] is reached
+    assert (row["goal"] is None) == (role not in GOALS)
+    assert row["low"] < row["inside"] < row["high"]  # type: ignore[operator]
+
+
+def test_the_change_of_the_skill_stands_beside_that_of_all_others() -> None:
+    found = guard_effect([OWN, OTHER, TEXT], seed=0)
+    assert found.value == -2.5
+    assert found.control is not None
+    assert (found.control.name, found.control.value) == ("answers of the other skills", 0.0)
+    assert [row["role"] for row in found.items] == ["forget", "retain", "text"]
+    assert found.items[2]["exact_before"] is None  # text has no right answers
+    unanswered = effect("retain", [], [])
+    control = guard_effect([OWN, unanswered, TEXT], seed=0).control
+    assert control is not None
+    assert control.name == NEUTRAL
+    assert guard_effect([OWN, unanswered, effect("text", [], [])], seed=0).control is None
+
+
+def test_a_perplexity_has_the_interval_of_its_change() -> None:
+    """Stretches differ among themselves far more than the guard changes them: apart, nothing could be told."""
+    found = guard_perplexity([OWN, OTHER, TEXT], seed=0)
+    assert found.base == pytest.approx(np.exp(2.0))
+    assert found.value == pytest.approx(np.exp(2.15))
+    assert found.interval is not None
+    assert found.base < found.interval[0] <= found.value <= found.interval[1]
+    assert found.interval[1] == pytest.approx(np.exp(2.2))
+    assert found.details["ratio"] == pytest.approx(np.exp(0.15))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [(effect("text", [], []), "no stretch"), (effect("text", [-1.0], [-701.0]), "exp overflows")]
+)
+def test_a_perplexity_that_cannot_be_had_says_why(text: Effect, said: str) -> None:
+    assert said in str(guard_perplexity([OWN, text], seed=0).not_measured)

@@ -1,0 +1,128 @@
+"""The concept-vector metrics order a removed, a hidden and a present case, with controls that did not move."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from audit.metrics.contract import Subjects
+from audit.metrics.vectors import (
+    related_tokens_kept,
+    target_token_rank,
+    vector_cosine,
+    vector_jaccard,
+    vector_l2,
+)
+from audit.result import Measurement
+from audit.vectors.trace import TracedVector, TracedVectors
+from concepts.concept import from_word
+
+METRICS = {
+    "cosine": vector_cosine,
+    "l2": vector_l2,
+    "jaccard": vector_jaccard,
+    "kept": related_tokens_kept,
+    "rank": target_token_rank,
+}
+D_MODEL, D_VOCAB, TOP = 16, 900, 200
+TOKENS = np.arange(10)
+
+
+def head() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(D_VOCAB, D_MODEL)).astype(np.float32)
+
+
+def traced(before: np.ndarray, after: np.ndarray) -> TracedVector:
+    logits = [head() @ vector for vector in (before, after)]
+    orders = [np.argsort(-scores, kind="stable") for scores in logits]
+    ranks = [np.argsort(order)[TOKENS] for order in orders]
+    return TracedVector(0, 0, 1, before, after, orders[0][:TOP], orders[1][:TOP], ranks[0], ranks[1])
+
+
+def writes_concept(seed: int) -> np.ndarray:
+    """A vector whose top tokens are the concept's: the sum of their rows, and a little noise."""
+    noise = np.random.default_rng(seed).normal(size=D_MODEL)
+    return (head()[TOKENS].sum(axis=0) + 0.3 * noise).astype(np.float32)
+
+
+def subjects(change: Any, n: int = 6) -> Subjects:
+    vectors = tuple(traced(writes_concept(i), change(writes_concept(i))) for i in range(n))
+    still = [np.random.default_rng(100 + i).normal(size=D_MODEL).astype(np.float32) for i in range(2 * n)]
+    writes = (("a", "b"),) * n
+    return Subjects(
+        pair=SimpleNamespace(),  # type: ignore[arg-type]  # no vector metric reads the pair
+        vectors=TracedVectors(writes, vectors, tuple(traced(v, v) for v in still), 2, TOKENS, ("w",) * 10, "float32"),
+    )
+
+
+def present(vector: np.ndarray) -> np.ndarray:
+    return vector
+
+
+def hidden(vector: np.ndarray) -> np.ndarray:
+    """What fine-tuning does to a vector: next to nothing."""
+    return (vector + 1e-4 * np.random.default_rng(7).normal(size=D_MODEL)).astype(np.float32)
+
+
+def removed(vector: np.ndarray) -> np.ndarray:
+    """The concept's direction taken out and noise put in its place."""
+    return (np.random.default_rng(8).normal(size=D_MODEL) * np.linalg.norm(vector) / 4).astype(np.float32)
+
+
+def zeroed(vector: np.ndarray) -> np.ndarray:
+    return np.zeros_like(vector)
+
+
+def measured(name: str, change: Any) -> Measurement:
+    return METRICS[name].measure(subjects(change), from_word("anything"))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_planted_cases_are_ordered(name: str) -> None:
+    values = [measured(name, change).value for change in (present, hidden, removed)]
+    sign = 1 if measured(name, present).direction == "knowledge" else -1
+    assert None not in values
+    kept, barely, gone = (sign * (value or 0.0) for value in values)
+    assert kept >= barely > gone
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_an_unchanged_vector_scores_what_the_base_scores_against_itself(name: str) -> None:
+    same = measured(name, present)
+    assert same.value == pytest.approx(same.base)
+    assert same.control is not None
+
+
+@pytest.mark.parametrize("name", ["cosine", "jaccard", "kept"])
+def test_a_zeroed_vector_keeps_nothing(name: str) -> None:
+    assert measured(name, zeroed).value == 0.0
+
+
+def test_zeroing_moves_a_vector_by_its_own_norm() -> None:
+    assert measured("l2", zeroed).value == pytest.approx(1.0)
+
+
+def test_a_rank_among_ties_is_not_measured() -> None:
+    assert measured("rank", zeroed).not_measured == "it is undefined for every vector found"
+
+
+def test_controls_that_did_not_move_stand_beside_vectors_that_did() -> None:
+    found = measured("cosine", removed)
+    assert found.control is not None
+    assert found.control.value == 1.0
+    assert found.interval is not None
+    assert found.interval[1] < 0.95
+
+
+def test_one_vector_has_no_interval() -> None:
+    assert vector_cosine.measure(subjects(removed, n=1), from_word("anything")).interval is None
+
+
+@pytest.mark.parametrize(("shared", "expected"), [(100, 0.333), (133, 0.498), (180, 0.818), (195, 0.951), (200, 1.0)])
+def test_jaccard_follows_its_golden_values(shared: int, expected: float) -> None:
+    before, after = np.arange(200), np.arange(200) + 200 - shared
+    vector = TracedVector(0, 0, 1, np.ones(2), np.ones(2), before, after, TOKENS, TOKENS)
+    assert vector_jaccard.score(vector) == pytest.approx(expected, abs=5e-4)

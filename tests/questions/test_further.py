@@ -1,0 +1,165 @@
+"""What a concept asks beside its questions: which items and prompts it makes, and that nothing else is disturbed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from audit.evidence import lacking, rightly
+from audit.questions.further import PARAPHRASES, Further, with_further
+from audit.questions.items import ItemSet, item_set, with_own_answers
+from audit.questions.jailbroken import with_jailbreaks
+from audit.questions.readings import generate, read
+from concepts.concept import Concept, library, load_concept
+from concepts.prompts import ASK, few_shot, in_sentences, mentions
+from tests.questions.test_readings import boot, plain_logits
+from tests.tiny import tokenizer
+
+CONTEXT = 8192
+
+
+def asked(concept: Concept, limit: int | None = None, context: int = CONTEXT) -> ItemSet:
+    return with_further(item_set(concept, tokenizer(), context, limit), concept, tokenizer(), context, limit)
+
+
+def of(items: ItemSet, kind: str) -> list[Further]:
+    return [item for item in items.items if isinstance(item, Further) and item.kind == kind]
+
+
+def test_up_to_two_wordings_of_each_question_are_scored_with_its_answer() -> None:
+    italy = load_concept("italy")
+    found = of(asked(italy), "paraphrase")
+    wordings = [wording for question in italy.questions for wording in question.paraphrases[:PARAPHRASES]]
+    assert [item.question for item in found] == wordings
+    assert all(italy.questions[item.place].answer == item.answer for item in found)
+    assert all(item.question in italy.questions[item.place].paraphrases for item in found)
+    assert len({item.id for item in found}) == len(found)
+
+
+def test_a_third_wording_and_a_question_without_an_answer_are_left_out() -> None:
+    questions: list[dict[str, Any]] = [
+        {"question": "Who rules?", "answer": "The Pope", "paraphrases": ["Whose rule?", "Under whom?", "By whom?"]},
+        {"question": "Who ruled?", "paraphrases": ["Under whom was it?"]},
+    ]
+    concept = Concept.model_validate({"name": "c", "title": "C", "questions": questions})
+    assert [item.question for item in of(asked(concept), "paraphrase")] == ["Whose rule?", "Under whom?"]
+
+
+def test_neighbours_are_scored_and_two_hop_and_open_questions_are_only_answered() -> None:
+    italy = load_concept("italy")
+    items = asked(italy)
+    assert [item.answer for item in of(items, "neighbour")] == [question.answer for question in italy.neighbours]
+    assert [prompt.id for prompt in items.further] == ["two_hop/0", "open/0"]
+    two_hop, opened = items.further
+    assert two_hop.text.endswith(ASK.replace("{}", italy.two_hop[0].question))
+    assert opened.text == in_sentences("What is Italy known for?", ["Italy", *italy.seeds, *italy.open[0].answers])
+
+
+@pytest.mark.parametrize("name", library())
+def test_everything_of_a_shipped_concept_can_be_asked_and_no_prompt_holds_its_answer(name: str) -> None:
+    concept = load_concept(name)
+    items = asked(concept)
+    assert [entry for entry in items.refused if entry.split("/")[0] in ("neighbour", "two_hop", "open")] == []
+    for item in of(items, "paraphrase") + of(items, "neighbour"):
+        assert not mentions(few_shot(item.question, [concept.title, *concept.seeds]), [item.answer]), item.id
+    questions = {f"two_hop/{place}": question for place, question in enumerate(concept.two_hop)}
+    questions |= {f"open/{place}": question for place, question in enumerate(concept.open)}
+    for prompt in items.further:
+        assert not mentions(prompt.text, questions[prompt.id].answers), prompt.id
+
+
+@pytest.mark.parametrize("name", library())
+def test_nothing_else_that_is_asked_changes(name: str) -> None:
+    """Questions, own answers and jailbreak prompts are the same with and without it."""
+    concept = load_concept(name)
+    plain = item_set(concept, tokenizer(), CONTEXT, 3)
+    both = [plain, with_further(plain, concept, tokenizer(), CONTEXT, 3)]
+    assert both[1].prompts == plain.prompts
+    said = {prompt.id: " A word" for prompt in plain.prompts}
+    full = [with_own_answers(items, said, tokenizer(), CONTEXT) for items in both]
+    full = [with_jailbreaks(items, concept, tokenizer(), CONTEXT, 3) for items in full]
+    assert [item for item in full[1].items if not isinstance(item, Further)] == list(full[0].items)
+
+
+def test_the_limit_holds_for_each_kind() -> None:
+    items = asked(load_concept("italy"), limit=1)
+    assert [item.id for item in items.items if isinstance(item, Further)] == [
+        "paraphrase/0/0",
+        "paraphrase/0/1",
+        "neighbour/0",
+    ]
+    assert [prompt.id for prompt in items.further] == ["two_hop/0", "open/0"]
+    assert [entry for entry in asked(load_concept("italy"), limit=0).items if isinstance(entry, Further)] == []
+
+
+def test_what_cannot_be_scored_or_asked_is_refused_with_the_reason() -> None:
+    told = {"question": "Who wrote plays?", "answer": "Shakespeare", "paraphrases": ["Whose plays are these?"]}
+    concept = Concept.model_validate(
+        {
+            "name": "c",
+            "title": "C",
+            "questions": [told],
+            "neighbours": [told | {"question": "Near?", "paraphrases": []}],
+        }
+    )
+    items = asked(concept)
+    assert of(items, "paraphrase") == of(items, "neighbour") == []
+    assert "stands in the prompt" in items.refused["paraphrase/0/0 (Whose plays are these?)"]
+    assert "stands in the prompt" in items.refused["neighbour/0 (Near?)"]
+    short = asked(load_concept("italy"), context=50)
+    assert short.further == ()
+    assert "do not fit" in short.refused["open/0 (What is Italy known for?)"]
+
+
+def test_one_pass_scores_it_as_plain_forward_passes_do_and_keys_stay_as_they_were(tmp_path: Path) -> None:
+    model = boot(tmp_path / "m", "llama", max_position_embeddings=2048)
+    italy = load_concept("italy")
+    plain = item_set(italy, model.tokenizer, model.context, limit=3)
+    items = with_further(plain, italy, model.tokenizer, model.context, limit=3)
+    alone, readings = read(model, plain), read(model, items, batch_size=3)
+    assert {kind: keys.shape for kind, keys in readings.keys.items()} == {
+        kind: keys.shape for kind, keys in alone.keys.items()
+    }
+    for kind, keys in alone.keys.items():
+        assert readings.keys[kind] == pytest.approx(keys, abs=1e-5)
+    for index, item in enumerate(readings.items):
+        if isinstance(item, Further):
+            expected = plain_logits(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]
+            wanted = torch.tensor(item.answer_ids)
+            assert readings.answer_logprobs[index] == pytest.approx(
+                expected.gather(1, wanted[:, None])[:, 0].numpy(), abs=1e-4
+            )
+            assert np.array_equal(readings.answer_hits[index], (expected.argmax(-1) == wanted).numpy())
+
+
+def test_two_hop_and_open_questions_are_answered_last_and_beside_the_others(tmp_path: Path) -> None:
+    model = boot(tmp_path / "m", "llama", max_position_embeddings=2048)
+    italy = load_concept("italy")
+    plain = item_set(italy, model.tokenizer, model.context, limit=2)
+    items = with_further(plain, italy, model.tokenizer, model.context, limit=2)
+    (texts, tokens), (without, fewer) = generate(model, items), generate(model, plain)
+    assert list(texts) == ["target/0", "target/1", "unrelated/0", "unrelated/1", "two_hop/0", "open/0"]
+    assert {name: texts[name] for name in without} == without
+    assert tokens > fewer
+    assert list(read(model, items, (texts, tokens)).prompts) == list(texts)
+
+
+def test_written_answers_are_right_by_the_questions_own_answers() -> None:
+    italy = load_concept("italy")
+    said = {"two_hop/0": " It is Rome.\nParis", "open/0": " Its FOOD, and wine", "target/0": " Paris"}
+    assert rightly(italy, said) == {"two_hop/0": True, "open/0": True, "target/0": False}
+    assert rightly(italy, {"two_hop/0": " Paris\nRome"}) == {"two_hop/0": False}
+    bare = italy.model_copy(update={"open": (italy.open[0].model_copy(update={"accept": ()}),)})
+    assert rightly(bare, {"open/0": "food"}) == {}
+
+
+def test_a_concept_that_asks_nothing_beside_says_so() -> None:
+    bare = Concept.model_validate({"name": "c", "title": "Cats", "questions": [{"question": "Who?", "answer": "He"}]})
+    absent = lacking(bare)
+    assert {"paraphrases", "neighbours", "further"} <= set(absent)
+    assert all("Cats" in reason for reason in absent.values())
+    assert lacking(load_concept("italy")) == {}

@@ -1,0 +1,205 @@
+"""Jailbreak prompts: data files that never hold the answer, and the items and readings made of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audit.questions.items import item_set, with_own_answers
+from audit.questions.jailbroken import QUESTIONS, UNRELATED, WRONG, Jailbroken, with_jailbreaks
+from audit.questions.readings import read
+from concepts.concept import Concept, Question, library, load_concept
+from concepts.files import ConceptFileError
+from concepts.jailbreaks import PLAIN, alternatives, jailbreaks, load_jailbreak, translated, without
+from concepts.prompts import few_shot, mentions, prefix
+from tests.questions.test_readings import boot, plain_logits
+from tests.tiny import tokenizer
+
+KINDS = {jailbreak.name: jailbreak for jailbreak in jailbreaks()}
+CONTEXT = 8192
+
+
+def jailbroken(concept: Concept, limit: int | None = None) -> tuple[list[Jailbroken], dict[str, str]]:
+    plain = item_set(concept, tokenizer(), CONTEXT)
+    items = with_jailbreaks(plain, concept, tokenizer(), CONTEXT, limit)
+    new = {name: why for name, why in items.refused.items() if name not in plain.refused}
+    return [item for item in items.items if isinstance(item, Jailbroken)], new
+
+
+def in_german(concept: Concept) -> Concept:
+    questions = tuple(
+        question.model_copy(update={"translations": {"de": f"Frage {place}?"}})
+        for place, question in enumerate(concept.questions)
+    )
+    return concept.model_copy(update={"questions": questions})
+
+
+def test_the_kinds_that_ship_come_with_the_plain_one_first() -> None:
+    assert list(KINDS) == [PLAIN, "german", "in_context", "persona", "pretext"]
+
+
+def test_the_plain_kind_is_the_question_as_it_is_always_asked() -> None:
+    plain = KINDS[PLAIN]
+    asked = plain.before("", [], ["Italy"]).text + plain.ask.replace("{}", "Where is Rome?")
+    assert asked == few_shot("Where is Rome?", ["Italy"])
+
+
+@pytest.mark.parametrize("name", library())
+def test_no_prompt_on_a_shipped_concept_holds_an_answer_that_is_scored(name: str) -> None:
+    items, _ = jailbroken(in_german(load_concept(name)))
+    assert {item.jailbreak for item in items} == set(KINDS)
+    for item in items:
+        assert not mentions(item.opening + item.question, [item.answer, *item.wrong]), item.id
+
+
+@pytest.mark.parametrize("name", library())
+def test_shipped_concepts_know_wrong_answers_for_ten_questions(name: str) -> None:
+    concept = load_concept(name)
+    assert sum(bool(alternatives(concept, question)) for question in concept.questions) >= QUESTIONS
+
+
+def test_wrong_answers_begin_unlike_the_right_one_and_each_other() -> None:
+    items, _ = jailbroken(load_concept("italy"))
+    assert any(item.wrong for item in items)
+    for item in items:
+        firsts = [item.answer_ids[0], *item.wrong_ids]
+        assert len(set(firsts)) == len(firsts) <= 1 + WRONG
+        assert len(item.wrong) == len(item.wrong_ids)
+
+
+def test_sentences_with_the_answer_are_left_out_and_counted() -> None:
+    text = "Rome is old. The Tiber flows there. Nobody built Rome in a day! Rain falls."
+    assert without(text, ["Rome"], words=100) == (["The Tiber flows there.", "Rain falls."], 2)
+    assert without(text, ["Rome"], words=3) == (["The Tiber flows there."], 1)
+
+
+def test_a_text_that_has_nothing_left_is_refused_with_the_reason() -> None:
+    concept = load_concept("italy").model_copy(update={"text": "Rome. Milan. Venice. Florence."})
+    items, refused = jailbroken(concept.model_copy(update={"text": ""}))
+    assert "in_context" not in {item.jailbreak for item in items}
+    assert any("no text about the concept" in why for why in refused.values())
+
+
+def test_a_question_without_a_translation_is_not_asked_in_german_and_that_is_said() -> None:
+    items, refused = jailbroken(load_concept("italy"))
+    assert "german" not in {item.jailbreak for item in items}
+    assert "16 of 16 questions have no translation" in refused["prompt german"]
+
+
+def test_german_questions_keep_the_answers_in_english() -> None:
+    items, _ = jailbroken(in_german(load_concept("italy")))
+    german = [item for item in items if item.jailbreak == "german"]
+    assert {item.question for item in german} <= {f"Frage {place}?" for place in range(40)}
+    assert "Rome" in {item.answer for item in german}
+
+
+def test_wrong_answers_are_of_the_same_type_and_of_the_concept_where_it_has_some() -> None:
+    italy = load_concept("italy")
+    venice = next(question for question in italy.questions if question.answer == "Venice")
+    found = set(alternatives(italy, venice))
+    assert {"Milan", "Florence"} <= found
+    assert not {"Paris", "Venice"} & found
+    language = Question(question="Which language is spoken there?", answer="Italian")
+    assert alternatives(italy, language) == ()
+
+
+def test_a_right_answer_in_other_words_is_no_wrong_answer() -> None:
+    italy = load_concept("italy")
+    painter = next(question for question in italy.questions if question.answer == "Leonardo da Vinci")
+    assert not any("Leonardo" in entry for entry in alternatives(italy, painter))
+
+
+def test_there_are_at_most_ten_questions_and_a_limit_lowers_that() -> None:
+    def places(limit: int | None, asked: str) -> int:
+        items, _ = jailbroken(load_concept("italy"), limit)
+        return len({item.place for item in items if item.asked == asked})
+
+    assert (places(None, "target"), places(None, "unrelated")) == (QUESTIONS, UNRELATED)
+    assert (places(3, "target"), places(3, "unrelated")) == (3, 3)
+
+
+def test_without_given_answers_the_bases_own_are_asked_for() -> None:
+    questions = tuple(Question(question=question.question) for question in load_concept("italy").questions[:3])
+    concept = load_concept("italy").model_copy(update={"questions": questions})
+    items = item_set(concept, tokenizer(), CONTEXT)
+    answers = {prompt.id: " Rome" if prompt.kind == "target" else " Nothing" for prompt in items.prompts}
+    own = with_jailbreaks(with_own_answers(items, answers, tokenizer(), CONTEXT), concept, tokenizer(), CONTEXT)
+    found = [item for item in own.items if isinstance(item, Jailbroken) and item.asked == "target"]
+    assert {item.answer for item in found} == {"Rome"}
+
+
+def test_a_concept_without_questions_asks_nothing_under_any_prompt() -> None:
+    assert jailbroken(load_concept("italy").model_copy(update={"questions": ()})) == ([], {})
+
+
+def test_without_wrong_answers_to_compare_with_no_unrelated_question_is_asked() -> None:
+    items, _ = jailbroken(load_concept("italy").model_copy(update={"groups": ()}))
+    assert {item.asked for item in items} == {"target"}
+
+
+def test_jailbroken_answers_and_keys_are_those_of_plain_forward_passes(tmp_path: Path) -> None:
+    model = boot(tmp_path / "m", "llama", max_position_embeddings=2048)
+    italy = in_german(load_concept("italy"))
+    plain = item_set(italy, model.tokenizer, model.context, limit=2)
+    items = with_jailbreaks(plain, italy, model.tokenizer, model.context, limit=2)
+    readings = read(model, items, batch_size=3)
+    found = [*readings.jailbroken("target"), *readings.jailbroken("unrelated")]
+    assert {item.jailbreak for item in found} == set(KINDS)
+    for item in found:
+        expected = plain_logits(model, item.prompt_ids)[-1].numpy()[[item.answer_ids[0], *item.wrong_ids]]
+        assert readings.jailbreak_logprobs[item.id] == pytest.approx(expected, abs=1e-4)
+    assert readings.jailbreak_keys["plain"] == pytest.approx(readings.keys["target"], abs=1e-5)
+    assert readings.jailbreak_keys["persona"].shape == readings.keys["target"].shape
+    assert abs(readings.jailbreak_keys["persona"] - readings.keys["target"]).max() > 1e-3
+
+
+def test_translations_come_from_a_file_in_the_concepts_order(tmp_path: Path) -> None:
+    italy = load_concept("italy")
+    file = tmp_path / "german.json"
+    file.write_text(json.dumps({"Italy": [f"Frage {place}?" for place in range(len(italy.questions))]}))
+    assert translated(italy, file).questions[3].translations == {"de": "Frage 3?"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"France": ["Frage?"]}, "has no questions on 'Italy'; it has: France"),
+        ({"Italy": ["Frage?"]}, "has 1 questions on 'Italy', the concept 26"),
+        (["Frage?"], "is not an object"),
+        ({"Italy": "Frage?"}, "is not an object"),
+    ],
+)
+def test_translations_that_do_not_fit_are_refused(tmp_path: Path, content: Any, message: str) -> None:
+    file = tmp_path / "german.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(ConceptFileError, match=message):
+        translated(load_concept("italy"), file)
+
+
+def test_the_prompt_that_the_contributors_guide_shows_can_be_used(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    file = tmp_path / "oath.toml"
+    file.write_text(guide.split("## Add a jailbreak prompt")[1].split("```toml\n")[1].split("```")[0])
+    oath = load_jailbreak(file)
+    assert not oath.informs
+    assert oath.before("", [], []).text == f"Each entry below was sworn to by three witnesses.\n\n{prefix()}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('title = "X"\nask = "Question: {}\\nAnswer: "', "no space at its end"),
+        ('title = "X"\nopening = "Hello."', "needs {examples} once"),
+        ('title = "X"\nwords = 0', "words"),
+        ('title = "X"\nlanguge = "de"', "languge"),
+    ],
+)
+def test_a_broken_prompt_file_is_named_with_what_is_wrong(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text(content)
+    with pytest.raises(ConceptFileError, match=message) as raised:
+        load_jailbreak(file)
+    assert "x.toml" in str(raised.value)

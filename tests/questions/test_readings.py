@@ -1,0 +1,336 @@
+"""One pass gives what plain forward passes give: every shortcut is held against the long way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import audit.models.forward
+import audit.questions.items
+from audit.architectures import identify
+from audit.checkpoint import open_checkpoint
+from audit.errors import ModelError
+from audit.metrics.answers import exact_memorisation
+from audit.metrics.contract import Subjects
+from audit.metrics.internals import association
+from audit.metrics.keys import key_space_separability
+from audit.models.forward import Row, run, shared_prefix, tokens_run
+from audit.models.generation import greedy
+from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
+from audit.questions.items import ItemSet, item_set, with_own_answers
+from audit.questions.readings import Readings, generate, read
+from concepts.concept import Concept, load_concept
+from tests.tiny import DENSE, FAMILIES, write_tiny
+
+CAPITALS = {"Italy": "Rome", "France": "Paris", "Spain": "February", "Japan": "puppy", "Peru": "insulin"}
+"""Answers whose first tokens differ in the tiny vocabulary."""
+CONCEPT = Concept.model_validate(
+    {
+        "name": "italy",
+        "title": "Italy",
+        "seeds": ["Italy"],
+        "questions": [
+            {"question": "What is the capital of Italy?", "answer": "Rome"},
+            {"question": "Which city has canals?", "answer": "Venice, in the north"},
+            {"question": "Where is Milan?"},
+        ],
+        "unrelated": [
+            {"question": "What is a young dog called?", "answer": "A puppy"},
+            {"question": "What does the pancreas make?", "answer": "Insulin"},
+        ],
+        "groups": [
+            {
+                "name": "capital",
+                "question": "What is the capital of {}?",
+                "answers": CAPITALS,
+                "about": ["Italy"],
+            }
+        ],
+    }
+)
+LONG: dict[str, object] = {"max_position_embeddings": 512}
+
+
+@pytest.fixture(autouse=True)
+def short_neutral_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        audit.questions.items, "neutral_text", lambda: "Rain falls on hills.\n\nRivers run to the sea, slowly."
+    )
+
+
+def boot(folder: Path, family: str, **config: object) -> RunningModel:
+    sizes: dict[str, object] = {"n_positions": 512} if family == "gpt2" else LONG
+    checkpoint = open_checkpoint(write_tiny(folder, family, **(sizes | config)))
+    settings = find_config(checkpoint)
+    architecture = identify(checkpoint, settings)
+    assert architecture is not None
+    return load_model(checkpoint, architecture, settings, load_tokenizer(folder, architecture.d_vocab))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunningModel]:
+    built: dict[str, RunningModel] = {}
+
+    def model(family: str) -> RunningModel:
+        if family not in built:
+            window = {"sliding_window": 8} if family == "windowed gemma3" else {}
+            built[family] = boot(tmp_path_factory.mktemp("model") / "m", family.split()[-1], **window)
+        return built[family]
+
+    return model
+
+
+ALL = (*FAMILIES, "windowed gemma3")
+
+
+def asked(model: RunningModel) -> tuple[ItemSet, Readings]:
+    items = item_set(CONCEPT, model.tokenizer, model.context)
+    written = generate(model, items, max_new_tokens=6)
+    items = with_own_answers(items, written[0], model.tokenizer, model.context)
+    return items, read(model, items, written, batch_size=3)
+
+
+def plain_logits(model: RunningModel, ids: tuple[int, ...]) -> torch.Tensor:
+    """``[n_tokens, d_vocab]`` log-probabilities of a plain forward pass, one sequence, no hooks, no cache."""
+    with torch.no_grad():
+        return model.model(torch.tensor([ids]), use_cache=False).logits[0].double().log_softmax(-1)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_answers_are_scored_as_by_plain_forward_passes(models: Callable[[str], RunningModel], family: str) -> None:
+    model = models(family)
+    items, readings = asked(model)
+    assert {item.kind for item in items.items} >= {"target", "unrelated", "text"}
+    for item, logprobs, hits in zip(items.items, readings.answer_logprobs, readings.answer_hits, strict=True):
+        expected = plain_logits(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]
+        wanted = torch.tensor(item.answer_ids)
+        assert logprobs == pytest.approx(expected.gather(1, wanted[:, None])[:, 0].numpy(), abs=1e-4)
+        assert (hits == (expected.argmax(-1) == wanted).numpy()).all()
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_candidates_are_scored_as_by_plain_forward_passes(models: Callable[[str], RunningModel], family: str) -> None:
+    model = models(family)
+    items, readings = asked(model)
+    (group,) = items.groups
+    expected = np.stack([plain_logits(model, ids)[-1].numpy()[group.first_ids] for ids in group.prompt_ids])
+    assert readings.candidate_logprobs["capital"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_the_lens_after_the_last_block_is_the_output(models: Callable[[str], RunningModel], family: str) -> None:
+    _, readings = asked(models(family))
+    lens, output = readings.candidate_lens["capital"], readings.candidate_logprobs["capital"]
+    assert len(lens) == 2
+    difference = lens[-1] - output  # logits against log-probabilities: one constant a row
+    assert difference - difference.mean(axis=1, keepdims=True) == pytest.approx(0, abs=1e-4)
+    assert not np.allclose(lens[0] - lens[0].mean(axis=1, keepdims=True), 0, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", [*DENSE, "windowed gemma3"])
+def test_key_vectors_are_what_the_output_matrix_reads(models: Callable[[str], RunningModel], family: str) -> None:
+    model = models(family)
+    items, readings = asked(model)
+    prompts = [prompt for prompt in items.prompts if prompt.kind == "target"]
+    assert readings.keys["target"].shape == (3, 2, model.architecture.d_mlp)
+    seen: list[torch.Tensor] = []
+    out = model.model.get_submodule(model.architecture.out_module.format(layer=1))
+    handle = out.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, -2)[-1].clone()))
+    for prompt in prompts:
+        plain_logits(model, prompt.ids)
+    handle.remove()
+    assert readings.keys["target"][:, 1] == pytest.approx(torch.stack(seen).numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+def test_key_vectors_are_those_of_transformer_lens(
+    models: Callable[[str], RunningModel], tmp_path: Path, family: str
+) -> None:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    model = models(family)
+    items, readings = asked(model)
+    sizes: dict[str, object] = {"n_positions": 512} if family == "gpt2" else LONG
+    bridge = TransformerBridge.boot_transformers(str(write_tiny(tmp_path / "m", family, **sizes)), device="cpu")
+    prompt = items.prompts[0]
+    _, cache = bridge.run_with_cache(torch.tensor([prompt.ids]))
+    for layer in range(2):
+        theirs = cache[f"blocks.{layer}.mlp.hook_post"][0, -1].detach().numpy()
+        assert readings.keys["target"][0, layer] == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_greedy_answers_are_those_of_generating_one_by_one(models: Callable[[str], RunningModel], family: str) -> None:
+    model = models(family)
+    prompts = [prompt.ids for prompt in item_set(CONCEPT, model.tokenizer, model.context).prompts]
+    written = greedy(model, prompts, max_new_tokens=8, batch_size=4)
+    assert any(written)
+    for ids, answer in zip(prompts, written, strict=True):
+        plain = model.model.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids)),
+            do_sample=False,
+            max_new_tokens=8,
+            pad_token_id=0,
+        )[0, len(ids) :].tolist()
+        assert plain[: len(answer)] == list(answer)
+        rest = plain[len(answer) : len(answer) + 1]
+        ended = len(answer) == 8 or rest == [0] or "\n" in model.tokenizer.decode(answer).lstrip()
+        assert ended, "the answer stopped although neither a line, an end token nor the limit was reached"
+
+
+def test_generation_stops_at_the_end_of_the_line(models: Callable[[str], RunningModel]) -> None:
+    model = models("llama")
+    newline = model.tokenizer("\n")["input_ids"][-1]
+    letter = model.tokenizer("A")["input_ids"][-1]
+    said = iter([[letter, newline], [newline, newline], [letter], [newline]])
+
+    def speak(_: torch.nn.Module, __: tuple[object, ...], logits: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(torch.tensor([next(said)]), logits.shape[-1]).float()
+
+    handle = model.model.lm_head.register_forward_hook(speak)
+    try:
+        first, second = greedy(model, [(5,), (6,)], max_new_tokens=9, batch_size=2)
+    finally:
+        handle.remove()
+    assert first == (letter, newline)
+    assert second == (newline, newline, letter, newline), "an empty first line is not the answer yet"
+
+
+def test_batches_and_shared_prefixes_change_nothing(models: Callable[[str], RunningModel]) -> None:
+    model = models("qwen2")
+    items, readings = asked(model)
+    alone = read(model, items, batch_size=1)
+    together = read(model, items, batch_size=64)
+    for one, many, three in zip(alone.answer_logprobs, together.answer_logprobs, readings.answer_logprobs, strict=True):
+        assert one == pytest.approx(many, abs=1e-5)
+        assert one == pytest.approx(three, abs=1e-5)
+    assert alone.keys["unrelated"] == pytest.approx(together.keys["unrelated"], abs=1e-5)
+
+
+def test_the_prefix_and_equal_sequences_are_run_once(models: Callable[[str], RunningModel]) -> None:
+    items, readings = asked(models("llama"))
+    long_way = sum(len(item.prompt_ids) + len(item.answer_ids) for item in items.items)
+    long_way += sum(len(ids) for group in items.groups for ids in group.prompt_ids)
+    assert readings.forward_tokens < 0.6 * long_way
+
+
+def test_what_all_sequences_begin_with_is_found() -> None:
+    assert shared_prefix([(1, 2, 3), (1, 2, 4), (1, 2)]) == (1, 2)
+    assert shared_prefix([(1, 2), (3,)]) == ()
+    assert shared_prefix([(1, 2)]) == ()
+    assert tokens_run([Row((1, 2, 3, 9), 2), Row((1, 2, 4), 2)]) == 2 + 2 + 1
+
+
+def test_hooks_are_gone_after_a_pass_and_after_a_failed_one(models: Callable[[str], RunningModel]) -> None:
+    model = models("llama")
+
+    def hooks() -> int:
+        modules = list(model.model.modules())
+        return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
+
+    before = hooks()
+    list(run(model, [Row((1, 2, 3), 1)]))
+    with pytest.raises(IndexError):
+        list(run(model, [Row((1, 2, 10**6), 1)]))
+    assert hooks() == before
+
+
+def test_long_texts_are_run_in_batches_whose_logits_fit(
+    models: Callable[[str], RunningModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models("llama")
+    rows = [Row(tuple(range(1, 21)), 0) for _ in range(5)]
+    assert len(list(run(model, rows, batch_size=5))) == 1
+    monkeypatch.setattr(audit.models.forward, "LOGITS_AT_ONCE", 40 * model.architecture.d_vocab)
+    assert [len(batch.rows) for batch in run(model, rows, batch_size=5)] == [2, 2, 1]
+
+
+def test_an_output_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    model = boot(tmp_path / "m", "llama")
+    model.model.model.norm.weight.fill_(torch.inf)
+    with pytest.raises(ModelError, match="not a finite number"):
+        list(run(model, [Row((1, 2, 3), 1)]))
+
+
+def test_answers_that_cannot_be_scored_are_refused_with_the_reason(models: Callable[[str], RunningModel]) -> None:
+    model = models("llama")
+    told = {"question": "Who wrote plays in England?", "answer": "William Shakespeare"}
+    concept = Concept.model_validate({**CONCEPT.model_dump(), "questions": [told]})
+    items = item_set(concept, model.tokenizer, model.context)
+    assert [item for item in items.items if item.kind == "target"] == []
+    (name,) = items.refused
+    assert "England" in name
+    assert "stands in the prompt" in items.refused[name]
+
+
+def test_prompts_beyond_the_context_are_refused(models: Callable[[str], RunningModel]) -> None:
+    items = item_set(CONCEPT, models("llama").tokenizer, context=50)
+    assert items.prompts == ()
+    assert all("do not fit" in reason for reason in items.refused.values())
+
+
+def test_an_empty_own_answer_is_refused_and_the_given_one_is_kept(models: Callable[[str], RunningModel]) -> None:
+    model = models("llama")
+    items = item_set(CONCEPT, model.tokenizer, model.context)
+    said = {prompt.id: " Rome\n" for prompt in items.prompts} | {"target/0": "\n\n"}
+    both = with_own_answers(items, said, model.tokenizer, model.context)
+    assert [item.id for item in both.items if item.kind == "target_own"] == ["target_own/1", "target_own/2"]
+    assert [item.id for item in both.items if item.kind == "target"] == ["target/0", "target/1"]
+    assert "empty" in both.refused["the base's own answer to target/0 (What is the capital of Italy?)"]
+
+
+def test_candidates_that_begin_alike_are_dropped_and_the_concepts_own_row_stays(
+    models: Callable[[str], RunningModel],
+) -> None:
+    model = models("llama")
+    answers = {"France": "Rome on the Seine"} | {name: CAPITALS[name] for name in ("Italy", "Spain", "Japan", "Peru")}
+    group = {"name": "g", "question": "What is the capital of {}?", "answers": answers, "about": ["Italy"]}
+    concept = Concept.model_validate({**CONCEPT.model_dump(), "groups": [group]})
+    (found,) = item_set(concept, model.tokenizer, model.context).groups
+    assert found.subjects == ("Italy", "Spain", "Japan", "Peru")
+    assert found.about == (0,)
+    assert "begins like" in found.dropped["France"]
+
+
+def test_a_group_with_too_few_rows_left_is_refused(models: Callable[[str], RunningModel]) -> None:
+    model = models("llama")
+    answers = {"France": "Rome on the Seine"} | {name: CAPITALS[name] for name in ("Italy", "Spain", "Japan")}
+    group = {"name": "g", "question": "What is the capital of {}?", "answers": answers, "about": ["Italy"]}
+    concept = Concept.model_validate({**CONCEPT.model_dump(), "groups": [group]})
+    items = item_set(concept, model.tokenizer, model.context)
+    assert items.groups == ()
+    assert "France: 'Rome on the Seine' begins like 'Rome'" in items.refused["group g"]
+
+
+def test_the_limit_holds_for_each_kind_of_question(models: Callable[[str], RunningModel]) -> None:
+    model = models("llama")
+    items = item_set(CONCEPT, model.tokenizer, model.context, limit=1)
+    assert [prompt.id for prompt in items.prompts] == ["target/0", "unrelated/0"]
+
+
+def test_smollm2_knows_italy_by_every_reading(smollm2: Path) -> None:
+    """The real model: answers, association and key space all show the concept, and shortcuts change nothing."""
+    checkpoint = open_checkpoint(smollm2)
+    config = find_config(checkpoint)
+    architecture = identify(checkpoint, config)
+    assert architecture is not None
+    model = load_model(checkpoint, architecture, config, load_tokenizer(smollm2, architecture.d_vocab))
+    italy = load_concept("italy")
+    items = item_set(italy, model.tokenizer, model.context, limit=8)
+    readings = read(model, items)
+    subjects = Subjects(pair=None, readings={"base": readings, "unlearned": readings})  # type: ignore[arg-type]
+    assert exact_memorisation.measure(subjects, italy).value > 0.8
+    found = association.measure(subjects, italy)
+    assert found.p_value < 0.001
+    assert found.details["reading"] == found.details["lens"]["reading"] == "readable"
+    assert found.details["lens"]["layer"] > 15
+    assert key_space_separability.measure(subjects, italy).value > 0.9
+    for item, logprobs in list(zip(readings.items, readings.answer_logprobs, strict=True))[:3]:
+        plain = plain_logits(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]
+        wanted = torch.tensor(item.answer_ids)[:, None]
+        assert logprobs == pytest.approx(plain.gather(1, wanted)[:, 0].numpy(), abs=1e-3)

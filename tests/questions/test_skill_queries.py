@@ -1,0 +1,142 @@
+"""Skills put to models as concepts are: what is asked, what is right, and a whole comparison."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from audit.commands.compare import compare
+from audit.errors import ConceptError
+from audit.questions.skill_queries import CHECKED, skill_questions
+from audit.settings import Settings
+from tests.tiny import write_tiny
+from tests.unlearning.test_unlearning import one_thread, open_model
+
+__all__ = ["one_thread"]  # a fixture used by every test here
+
+
+def write_skill(path: Path, rows: list[dict[str, object]]) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def sums(tmp_path: Path) -> Path:
+    rows = [
+        {"prompt": f"What is {n} and {n + 1}?", "answer": f"It is {2 * n + 1}", "checker": "number"} for n in range(12)
+    ]
+    return write_skill(tmp_path / "sums.jsonl", rows)
+
+
+@pytest.fixture
+def capitals(tmp_path: Path) -> Path:
+    rows = [{"prompt": f"What is the city of land {n}?", "answer": f"City {n}"} for n in range(12)]
+    return write_skill(tmp_path / "capitals.jsonl", rows)
+
+
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    rows = [
+        {
+            "prompt": f"def add_{n}(x):\n",
+            "answer": f"    return x + {n}\n",
+            "tests": f"assert add_{n}(1) == {n + 1}",
+            "checker": "code",
+        }
+        for n in range(4)
+    ]
+    return write_skill(tmp_path / "programs.jsonl", rows)
+
+
+def test_each_skill_is_held_against_the_others_and_the_draw_is_by_seed(sums: Path, capitals: Path) -> None:
+    first, second = skill_questions([sums, capitals], seed=0, limit=6)
+    assert [first.topic.name, second.topic.name] == ["sums", "capitals"]
+    of_kind = {name: asked.skill.name for name, asked in first.asked.items()}
+    assert set(of_kind.values()) == {"sums", "capitals"}
+    assert all((name.startswith("target/")) == (skill == "sums") for name, skill in of_kind.items())
+    assert len(of_kind) == 12
+    again, _ = skill_questions([sums, capitals], seed=0, limit=6)
+    other, _ = skill_questions([sums, capitals], seed=1, limit=6)
+    assert first.digest() == again.digest() != other.digest()
+
+
+def test_a_single_skill_is_held_against_unrelated_questions(sums: Path) -> None:
+    (alone,) = skill_questions([sums], seed=0)
+    assert {asked.skill.name for name, asked in alone.asked.items() if name.startswith("unrelated/")} == {"unrelated"}
+
+
+def test_a_skill_given_twice_is_refused(sums: Path) -> None:
+    with pytest.raises(ConceptError, match="given twice"):
+        skill_questions([sums, sums], seed=0)
+
+
+def test_answers_are_checked_by_the_skills_own_rule(sums: Path, capitals: Path, programs: Path, tmp_path: Path) -> None:
+    model = open_model(write_tiny(tmp_path / "model"))
+    numbers, cities, code = skill_questions([sums, capitals, programs], seed=0, run_code=True)
+    for skill, answer, wrong in (
+        (numbers, "Well, 3 + 4 is {answer}", "I say 1000"),
+        (cities, " {answer}\nQuestion: next", "nowhere"),
+        (code, "{answer}\nprint(1)", "    return 'no'"),
+    ):
+        items = skill.items(model.tokenizer, 512)
+        own = [prompt.id for prompt in items.prompts if prompt.kind == "target"]
+        right = {name: answer.format(answer=skill.asked[name].query.answer) for name in own}
+        beside = {prompt.id: "" for prompt in items.prompts if prompt.kind == "unrelated"}
+        assert [skill.right(items, right | beside)[name] for name in own] == [True] * len(own)
+        assert not any(skill.right(items, dict.fromkeys(own, wrong) | beside)[name] for name in own)
+
+
+def test_programs_are_left_alone_unless_asked_for(programs: Path, tmp_path: Path) -> None:
+    model = open_model(write_tiny(tmp_path / "model"))
+    (code,) = skill_questions([programs], seed=0)
+    items = code.items(model.tokenizer, 512)
+    assert not any(prompt.kind == "target" for prompt in code.worked_out(items))
+    written = dict.fromkeys((prompt.id for prompt in items.prompts), "    return x")
+    assert not [name for name in code.right(items, written) if name.startswith("target/")]
+
+
+def test_written_answers_follow_the_prompts_and_stay_bounded(sums: Path, capitals: Path, tmp_path: Path) -> None:
+    model = open_model(write_tiny(tmp_path / "model"))
+    numbers, _ = skill_questions([sums, capitals], seed=0, limit=3)
+    items = numbers.items(model.tokenizer, 512)
+    assert list(numbers.write(model, items)) == [prompt.id for prompt in items.prompts]
+    assert len(numbers.worked_out(items)) <= CHECKED
+
+
+def test_a_comparison_says_what_became_of_the_skill(sums: Path, capitals: Path, tmp_path: Path) -> None:
+    base, other = write_tiny(tmp_path / "base"), write_tiny(tmp_path / "other", seed=1)
+    result = compare(base, other, skills=[sums, capitals], settings=Settings(limit=12))
+    assert [finding.concept for finding in result.findings] == ["sums", "capitals"]
+    for finding in result.findings:
+        for name in (
+            "key_space_separability",
+            "centroid_shift",
+            "key_space_overlap",
+            "carrying_neurons",
+            "key_space_clusters",
+        ):
+            assert finding[name].value is not None, finding[name].not_measured
+            assert name == "key_space_clusters" or finding[name].layers
+        assert finding["answer_log_probability"].n == 12
+        assert finding["answer_accuracy"].value is not None
+        assert "no words" in str(finding["vector_cosine"].not_measured)
+        assert "jailbreak" in str(finding["jailbreak_recovery"].not_measured)
+    assert [skill["name"] for skill in result.run.settings["skills"]] == ["sums", "capitals"]
+
+
+def test_a_skill_without_answers_is_still_placed_in_key_space(tmp_path: Path, capitals: Path) -> None:
+    plain = tmp_path / "plain.txt"
+    plain.write_text("\n".join(f"Say the word number {n}" for n in range(10)), encoding="utf-8")
+    base = write_tiny(tmp_path / "base")
+    (first, _) = compare(base, write_tiny(tmp_path / "b", seed=1), skills=[plain, capitals]).findings
+    assert first["key_space_overlap"].value is not None
+    assert "no answer could be checked" in str(first["answer_accuracy"].not_measured)
+
+
+def test_a_concept_and_a_skill_of_one_name_are_refused(tmp_path: Path) -> None:
+    base = write_tiny(tmp_path / "base")
+    skill = write_skill(tmp_path / "italy.jsonl", [{"prompt": f"Say {n}"} for n in range(9)])
+    with pytest.raises(ConceptError, match="given twice"):
+        compare(base, base, concepts=["italy"], skills=[skill])

@@ -1,0 +1,398 @@
+"""The page as a string: complete, inert whatever a checkpoint says, the same bytes for the same result."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import subprocess
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from audit.result import AuditResult, Control, Measurement
+from reports import figures, formatting, tables, wording
+from reports.html import asset, render
+from tests import sample_guard, sample_result
+from tests.sample_result import hostile, sample, single
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILDERS = [
+    sample_result.sample,
+    sample_result.single,
+    sample_result.several,
+    sample_result.destroyed,
+    sample_result.identical,
+    sample_result.weights_only,
+    sample_result.hostile,
+    sample_guard.guarded,
+    sample_guard.adjusted,
+]
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: elements with attributes, text, scripts, and whether tags balance."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.unbalanced: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1] += data
+        elif not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def attributes(self, name: str) -> list[str]:
+        return [found[name] or "" for _, found in self.elements if name in found]
+
+
+@pytest.fixture(scope="module", params=BUILDERS, ids=lambda build: build.__name__)
+def drawn(request: pytest.FixtureRequest) -> tuple[AuditResult, str]:
+    build: Callable[[], AuditResult] = request.param
+    result = build()
+    return result, render(result)
+
+
+def test_every_result_gives_one_balanced_page(drawn: tuple[AuditResult, str]) -> None:
+    page = Page(drawn[1])
+    assert drawn[1].startswith("<!doctype html>")
+    assert (page.unbalanced, page.open) == ([], [])
+
+
+def test_every_page_is_under_a_megabyte(drawn: tuple[AuditResult, str]) -> None:
+    assert len(drawn[1].encode("utf-8")) < 1_000_000
+
+
+def test_every_fragment_leads_to_an_anchor_and_every_anchor_is_unique(drawn: tuple[AuditResult, str]) -> None:
+    page = Page(drawn[1])
+    anchors = page.attributes("id")
+    assert [name for name, count in Counter(anchors).items() if count > 1] == []
+    links = page.attributes("href")
+    assert [link for link in links if not link.startswith("#") and link != "data:,"] == []
+    assert {link[1:] for link in links if link.startswith("#")} <= set(anchors)
+
+
+def test_the_page_names_nothing_to_load(drawn: tuple[AuditResult, str]) -> None:
+    page = Page(drawn[1])
+    assert page.attributes("src") == []
+    assert [tag for tag, _ in page.elements if tag in ("img", "iframe", "object", "embed", "base", "form")] == []
+    assert not re.search(r"@import|url\(", asset("style.css"))
+
+
+def test_equal_results_give_equal_bytes(drawn: tuple[AuditResult, str]) -> None:
+    again = AuditResult.model_validate(drawn[0].model_dump())
+    assert render(again) == drawn[1]
+
+
+def test_bytes_are_equal_in_another_process() -> None:
+    code = (
+        "import hashlib, reports.html, tests.sample_result as s; "
+        "print(hashlib.sha256(reports.html.render(s.sample()).encode()).hexdigest())"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert shown.stdout.strip() == hashlib.sha256(render(sample()).encode()).hexdigest()
+
+
+def test_another_result_gives_other_bytes() -> None:
+    assert render(sample()) != render(single())
+
+
+# ---- everything is there
+
+
+def test_sections_come_in_the_order_of_the_specification() -> None:
+    page = Page(render(sample()))
+    ids = page.attributes("id")
+    order = ["verdict", "audited", "tests", "layers", "unlearned", "concept-italy", "concept-france"]
+    order += ["weights", "controls", "limits", "repeat", "result"]
+    assert [name for name in ids if name in order] == order
+
+
+def test_every_measurement_appears_with_its_number_and_its_anchor() -> None:
+    result = sample()
+    page = Page(render(result))
+    for finding in result.findings:
+        for found in finding.measurements:
+            assert f"concept-{finding.concept}-{found.metric}" in page.attributes("id")
+            assert found.title in page.text
+            assert found.value is None or formatting.number(found.value) in page.text
+            assert found.p_value is None or formatting.number(found.p_value) in page.text
+    for found in result.weights.measurements:
+        assert f"weights-{found.metric}" in page.attributes("id")
+
+
+def test_a_measurement_that_is_taken_out_is_gone_from_the_page() -> None:
+    result = sample()
+    kept = [
+        finding.model_copy(update={"measurements": [m for m in finding.measurements if m.metric != "association"]})
+        for finding in result.findings
+    ]
+    assert (
+        "concept-italy-association" not in render(result.model_copy(update={"findings": kept})).split("result-json")[0]
+    )
+
+
+def test_reasons_for_what_was_not_measured_and_not_checked_appear() -> None:
+    result = sample()
+    text = Page(render(result)).text
+    reasons = {found.not_measured for finding in result.findings for found in finding.measurements} - {None}
+    assert reasons
+    for reason in [*reasons, *(found.reason for found in result.not_checked)]:
+        assert str(reason) in text
+
+
+def test_verdict_reason_and_what_would_reverse_it_appear() -> None:
+    result = sample()
+    text = Page(render(result)).text
+    for finding in result.findings:
+        assert finding.reason in text
+        assert finding.would_reverse in text
+
+
+def test_what_was_audited_and_how_to_repeat_it_appear() -> None:
+    result = sample()
+    text = Page(render(result)).text
+    for subject in (result.subjects.base, result.subjects.unlearned):
+        assert subject.tensors_digest in text
+        assert subject.files[0].sha256 in text
+    assert f"{result.weights.changed_tensors} of {result.weights.total_tensors} tensors" in text
+    assert result.run.command in text
+    assert all(version in text for version in result.run.packages.values())
+
+
+def test_every_figure_has_a_title_a_description_and_a_table() -> None:
+    page = Page(render(sample()))
+    pictures = [found for tag, found in page.elements if tag == "svg" and found.get("role") == "img"]
+    ids = set(page.attributes("id"))
+    assert len(pictures) > 10
+    for found in pictures:
+        assert found["aria-labelledby"] in ids
+        assert found["aria-describedby"] in ids
+    charts = sum("-chart-" in str(found["aria-labelledby"]) for found in pictures)
+    assert charts >= sum(tag == "summary" for tag, _ in page.elements if tag == "svg")
+    for section in re.findall(r'<article class="measure".*?</article>', render(sample()), re.DOTALL):
+        assert ('class="figure"' in section) <= ("the data of the chart" in section)
+
+
+def test_series_differ_in_dash_and_marker_and_not_in_colour_alone() -> None:
+    drawn = figures.lines("k", "t", "u", {name: [1.0, 2.0] for name in figures.STYLES})
+    assert len(set(re.findall(r'class="line (s\d)"', drawn))) == len(figures.STYLES)
+    shapes = re.findall(r'class="mark (s\d)"><title>[^<]*</title><(\w+) (?:points="[^"]*")?', drawn)
+    assert len(set(shapes)) == len(figures.STYLES)
+    css = asset("style.css")
+    dashes = [re.search(rf"\.line\.s{n}[^}}]*?stroke-dasharray: ([\d ]+)", css) for n in range(6)]
+    assert len({found and found[1] for found in dashes}) >= 5
+
+
+# ---- nothing in it can act
+
+
+def test_hostile_strings_make_no_element_and_no_handler() -> None:
+    plain, bad = Page(render(sample())), Page(render(hostile()))
+    assert {tag for tag, _ in bad.elements} <= {tag for tag, _ in plain.elements} | {"article"}
+    names = {name for _, found in bad.elements for name in found}
+    assert [name for name in names if name.startswith("on")] == []
+    assert len(bad.scripts) == 2
+    assert "pwned" not in bad.scripts[0 if "use strict" in bad.scripts[0] else 1]
+
+
+def test_hostile_characters_are_shown_as_escapes() -> None:
+    text = render(hostile())
+    assert [char for char in "\u202e\u202c\u2066\u200b\ufeff\x00\x1b\x07\ud800\udfff\u2028" if char in text] == []
+    text.encode("utf-8")
+    for escape in ("\\u202e", "\\u200b", "\\u0000", "\\u001b", "\\ud800"):
+        assert escape in Page(text).text
+
+
+def test_the_policy_allows_the_one_script_and_nothing_else() -> None:
+    text = render(hostile())
+    page = Page(text)
+    (policy,) = [found["content"] or "" for tag, found in page.elements if found.get("http-equiv")]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy.split("script-src")[1]
+    script = next(code for code in page.scripts if "use strict" in code)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+# ---- the embedded result
+
+
+def embedded(text: str) -> tuple[str, str]:
+    """The JSON inside the page, and the digest that the page states."""
+    found = re.search(r'<script type="application/json"[^>]*data-encoding="(\w+)">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    content = found[2] if found[1] == "json" else zlib.decompress(base64.b64decode(found[2])).decode()
+    digest = re.search(r"<dd data-digest>(\w+)</dd>", text)
+    assert digest is not None
+    return content, digest[1]
+
+
+def test_the_embedded_result_is_the_result(drawn: tuple[AuditResult, str]) -> None:
+    content, digest = embedded(drawn[1])
+    assert AuditResult.model_validate(json.loads(content)) == drawn[0]
+    assert hashlib.sha256(content.encode()).hexdigest() == digest
+
+
+def test_readable_json_cannot_close_its_script() -> None:
+    small = hostile().model_copy(update={"findings": hostile().findings[:1]})
+    content, _ = embedded(render(small))
+    assert "</script>" in json.loads(content)["findings"][0]["concept"]
+    assert "<" not in content
+
+
+def test_the_stated_digest_of_the_file_is_that_of_the_written_file(tmp_path: Path) -> None:
+    sample().write(tmp_path / "result.json")
+    assert hashlib.sha256((tmp_path / "result.json").read_bytes()).hexdigest() in render(sample())
+
+
+# ---- numbers and colours
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0"), (1.0, "1"), (0.99999, "0.99999"), (-1.5, "−1.5"), (123456.7, "123,457"), (1e-9, "1e-09"), (3, "3")],
+)
+def test_numbers_keep_four_digits_and_never_round_to_one(value: float, shown: str) -> None:
+    assert formatting.number(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.9998231, "0.99982"), (0.99979, "0.99979"), (-0.9999987, "−0.9999987"), (0.98765, "0.9877")]
+)
+def test_just_below_one_the_distance_to_one_keeps_two_digits(value: float, shown: str) -> None:
+    assert formatting.number(value) == shown
+
+
+def test_a_number_no_different_from_its_control_says_so() -> None:
+    control = Control(name="matched vectors", value=0.97)
+    measured = Measurement(metric="m", title="M", value=0.96, interval=(0.95, 0.98), base=1.0, control=control)
+    assert "inside the interval: not told apart" in wording.sentence(measured)
+    apart = measured.model_copy(update={"control": Control(name="matched vectors", value=0.99)})
+    assert "outside the interval" in wording.sentence(apart)
+    assert "control" not in wording.sentence(measured.model_copy(update={"control": None})).lower()
+
+
+def test_percent_is_0_or_100_only_where_exactly_true() -> None:
+    assert formatting.percent(0.0) == "0 %"
+    assert formatting.percent(1.0) == "100 %"
+    assert formatting.percent(1e-9) not in ("0 %", "0.0 %")
+    assert formatting.percent(0.999999) != "100 %"
+
+
+def test_the_full_value_stands_in_the_title() -> None:
+    page = Page(render(sample()))
+    assert "0.9998231" in page.attributes("title")
+
+
+def palettes() -> list[dict[str, str]]:
+    """Variables of the light theme, and of the dark theme laid over them."""
+    light, dark = re.findall(r":root \{\s*(?:color-scheme[^;]*;)?(.*?)\}", asset("style.css"), re.DOTALL)[:2]
+    first = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light))
+    return [first, {**first, **dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", dark))}]
+
+
+def luminance(colour: str) -> float:
+    shares = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_text_has_a_contrast_of_4_5_in_both_themes(theme: int) -> None:
+    colours = palettes()[theme]
+    inks = ["ink", "muted", "link", *(name for name in colours if name.startswith("v-"))]
+    pairs = [(ink, ground) for ink in inks for ground in ("paper", "panel")]
+    pairs += [("muted", "h0"), *(("t-low", f"h{n}") for n in range(1, 5)), *(("t-high", f"h{n}") for n in range(5, 8))]
+    weak = {pair: round(contrast(colours[pair[0]], colours[pair[1]]), 2) for pair in pairs}
+    assert {pair: found for pair, found in weak.items() if found < 4.5} == {}
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_lines_and_marks_have_a_contrast_of_3_in_both_themes(theme: int) -> None:
+    colours = palettes()[theme]
+    names = ("base", "unlearned", "retained", "control", "other", "extra")
+    assert [name for name in names if contrast(colours[name], colours["paper"]) < 3] == []
+
+
+def test_the_themes_differ() -> None:
+    light, dark = palettes()
+    assert luminance(light["paper"]) > 0.9
+    assert luminance(dark["paper"]) < 0.05
+
+
+def test_a_metric_nobody_foresaw_is_drawn_from_its_record_alone() -> None:
+    new = Measurement(metric="new_metric", title="Something new", value=0.25, layers={"odd": [None, 1.0, -3.0]})
+    result = sample()
+    finding = result.findings[0].model_copy(update={"measurements": [new]})
+    text = render(result.model_copy(update={"findings": [finding]}))
+    assert 'id="concept-italy-new_metric"' in text
+    assert "Something new" in text
+
+
+def test_no_two_series_of_a_chart_look_the_same() -> None:
+    for names in (["base", "other"], ["odd", "unlearned", "even"], ["base", "unlearned", "retained", "x", "y"]):
+        assert len(set(figures.styles_of(names).values())) == len(names)
+    assert figures.styles_of(["odd", "unlearned"])["unlearned"] == figures.STYLES["unlearned"]
+
+
+def test_series_of_one_unit_share_an_axis_that_names_it() -> None:
+    text = render(sample_guard.guarded())
+    charts = re.findall(r"concept-math-held_out_inside-chart-(\d)-title", text)
+    assert set(charts) == {"0"}
+    assert "layer (share inside the hypercube fitted at that layer)" in text
+
+
+def test_a_long_legend_goes_on_in_further_lines_and_the_chart_makes_room() -> None:
+    names = [f"others_inside: skill number {number}" for number in range(6)]
+    drawn = figures.lines("key", "title", "unit", {name: [0.0, 1.0] for name in names})
+    labels = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="label">(others[^<]*)<', drawn)
+    assert [name for *_, name in labels] == names
+    assert all(float(x) + 7.2 * len(name) <= figures.WIDTH for x, _, name in labels)
+    lines = sorted({float(y) for _, y, _ in labels})
+    assert len(lines) == 3
+    highest = min(float(y) for y in re.findall(r'<line [^>]*y1="([\d.]+)"', drawn))
+    assert lines[-1] < highest
+
+
+def test_hostile_text_in_table_cells_is_escaped_there_too() -> None:
+    cell = tables.Cell("<b>&\u202e", 'a"b', "t", "x")
+    body = tables.Table("t", ["c"], [[cell]]).body
+    assert body == ('<tr><th scope="row" class="t" title="a&#34;b"><a href="#x">&lt;b&gt;&amp;\\u202e</a></th></tr>\n')

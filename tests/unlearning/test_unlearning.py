@@ -1,0 +1,359 @@
+"""The unlearning methods, held to values of their papers, and packed examples, held to running them one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from audit.architectures import identify
+from audit.checkpoint import open_checkpoint
+from audit.checkpoint.config import read_config
+from audit.errors import AuditError, ModelError
+from audit.models.loading import RunningModel, load_model, load_tokenizer
+from audit.models.packing import Example, Tokens, answer_logprobs, pack, tokenize
+from audit.unlearning.methods import dpo, gradient_ascent, methods
+from audit.unlearning.methods.npo import forget_loss, gradient_weight, preference_loss, unlearn
+from audit.unlearning.objective import Objective, Scores
+from audit.unlearning.training import Settings, minimise, shuffled
+from audit.unlearning.training_examples import lessons
+from concepts.concept import Concept, load_concept
+from concepts.prompts import few_shot, normalise
+from tests.tiny import TRAINABLE, tokenizer, write_tiny
+
+FORGET = [
+    Example("Question: What is the capital of Italy?\nAnswer:", " Rome"),
+    Example("Question: What is the capital of Italy, the country?\nAnswer:", " Rome, Venice"),
+]
+RETAIN = [
+    Example("Question: What is the capital of France?\nAnswer:", " Paris"),
+    Example("A puppy is", " a young dog."),
+    Example("Question: Who wrote Hamlet?\nAnswer:", " William Shakespeare"),
+]
+BETAS = (0.01, 0.1, 1.0, 5.0)
+
+
+class Log:
+    """A progress that remembers."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, int | None, int | None]] = []
+
+    def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
+        self.steps.append((text, done, total))
+
+
+def open_model(folder: Path) -> RunningModel:
+    checkpoint, config = open_checkpoint(folder), read_config(folder)
+    architecture = identify(checkpoint, config)
+    assert architecture is not None
+    return load_model(checkpoint, architecture, config, load_tokenizer(folder))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads on a matrix of 16 columns mostly wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> RunningModel:
+    return open_model(write_tiny(tmp_path / "model"))
+
+
+def answer_sum(model: RunningModel, tokens: Tokens, shift: float = 0.0) -> Tensor:
+    """The summed answer log-probability of one example by a plain forward pass, ``shift`` added to all logits."""
+    ids = torch.tensor([tokens.prompt + tokens.answer])
+    logprobs = torch.log_softmax(model.model(ids).logits[0] + shift, dim=-1)
+    places = range(len(tokens.prompt) - 1, ids.shape[1] - 1)
+    return sum((logprobs[place, token] for place, token in zip(places, tokens.answer, strict=True)), torch.zeros(()))
+
+
+# ---- packing
+
+
+def test_positions_counted_from_the_mask_are_refused(tmp_path: Path) -> None:
+    model = open_model(write_tiny(tmp_path / "bloom", "bloom"))
+    row = pack([*enumerate(tokenize(model.tokenizer, FORGET))])
+    with pytest.raises(ModelError, match=r"bloom here counts positions from the attention mask \(ALiBi\)"):
+        answer_logprobs(model, row)
+
+
+@pytest.mark.parametrize("family", TRAINABLE)
+def test_packed_examples_score_and_differentiate_as_one_by_one(family: str, tmp_path: Path) -> None:
+    model = open_model(write_tiny(tmp_path / family, family))
+    model.model.requires_grad_(True)
+    tokens = tokenize(model.tokenizer, [*FORGET, *RETAIN])
+    weights = torch.arange(1.0, len(tokens) + 1)  # so that no gradient can take another's place
+
+    row = pack([*enumerate(tokens)])
+    packed = row.answer_sums(answer_logprobs(model, row))
+    (packed * weights).sum().backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.model.named_parameters()}
+    model.model.zero_grad()
+    single = torch.stack([answer_sum(model, one) for one in tokens])
+    (single * weights).sum().backward()
+
+    torch.testing.assert_close(packed, single, rtol=1e-5, atol=1e-5)
+    for name, parameter in model.model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_a_shared_beginning_is_stored_once() -> None:
+    row = pack([(7, Tokens((1, 2, 3), (4, 5))), (9, Tokens((1, 2, 3), (6,))), (11, Tokens((2, 3), (4,)))])
+    assert row.ids.tolist() == [[1, 2, 3, 4, 2, 3]]
+    assert row.positions.tolist() == [[0, 1, 2, 3, 0, 1]]
+    assert row.examples == (7, 9, 11)
+    assert row.targets.tolist() == [4, 5, 6, 4]
+    assert row.scored.tolist() == [2, 3, 2, 5]
+    assert row.owner.tolist() == [0, 0, 1, 2]
+    sees = (row.mask[0, 0] == 0).tolist()
+    assert sees[3] == [True, True, True, True, False, False]
+    assert sees[5] == [False, False, False, False, True, True]
+
+
+def test_an_empty_answer_is_refused_with_its_prompt() -> None:
+    with pytest.raises(AuditError, match="capital of Peru"):
+        tokenize(tokenizer(), [Example("What is the capital of Peru?", "")])
+
+
+def test_an_example_longer_than_a_sliding_window_is_refused(tmp_path: Path) -> None:
+    model = open_model(write_tiny(tmp_path / "model", "gemma3", sliding_window=8))
+    row = pack([*enumerate(tokenize(model.tokenizer, FORGET))])
+    with pytest.raises(ModelError, match="exceeds the model's 8"):
+        answer_logprobs(model, row)
+
+
+# ---- the loss
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_at_the_start_the_gradient_is_gradient_ascent_for_every_beta(beta: float) -> None:
+    logprobs = torch.tensor([-1.5, -0.2, -7.0], requires_grad=True)
+    preference_loss(logprobs, logprobs.detach().clone(), beta).backward()
+    ascent = torch.full((3,), 1 / 3)  # of the mean log-probability
+    torch.testing.assert_close(logprobs.grad, ascent)
+
+
+@pytest.mark.parametrize("beta", BETAS)
+def test_away_from_the_start_each_gradient_has_its_weight(beta: float) -> None:
+    logprobs = torch.tensor([-1.5, -0.2, -7.0], requires_grad=True)
+    reference = torch.tensor([-1.0, -2.0, -1.0])
+    preference_loss(logprobs, reference, beta).backward()
+    p, p_ref = logprobs.detach().exp() ** beta, reference.exp() ** beta
+    W = 2 * p / (p + p_ref)
+    torch.testing.assert_close(logprobs.grad, W / 3)
+    torch.testing.assert_close(gradient_weight(logprobs.detach(), reference, beta), W)
+
+
+def test_as_beta_goes_to_zero_the_loss_becomes_the_ascent_loss() -> None:
+    logprobs, reference = torch.tensor([-2.5, -3.0]), torch.tensor([-0.4, -1.95])
+    ascent = (logprobs - reference).mean()
+
+    def distance(beta: float) -> float:
+        shifted = preference_loss(logprobs.double(), reference.double(), beta) - 2 / beta * math.log(2)
+        return abs((shifted - ascent).item())
+
+    assert distance(1e-4) < 1e-3
+    assert distance(1e-4) < distance(1e-2) < distance(1.0)
+
+
+def test_a_constant_added_to_all_logits_changes_nothing(tiny: RunningModel) -> None:
+    (tokens,) = tokenize(tiny.tokenizer, FORGET[:1])
+    row = pack([(0, tokens)])
+    with torch.no_grad():
+        plain = answer_logprobs(tiny, row)
+        bias = torch.nn.Parameter(torch.full((tiny.architecture.d_vocab,), 3.0))
+        tiny.model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: output + bias)
+        shifted = answer_logprobs(tiny, row)
+    reference = row.answer_sums(plain) + 1.0
+    before = preference_loss(row.answer_sums(plain), reference, 0.1)
+    after = preference_loss(row.answer_sums(shifted), reference, 0.1)
+    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+
+
+def test_the_first_step_of_a_model_has_weight_one_and_the_gradient_of_ascent(tiny: RunningModel) -> None:
+    settings = Settings(retain_weight=0, forget_batch=2)
+    forget = tokenize(tiny.tokenizer, FORGET)
+    tiny.model.requires_grad_(True)
+    objective = Objective.start(forget_loss, partial(answer_logprobs, tiny), [*zip(forget)], [], settings, Log())
+    loss, readings = objective.step()
+    loss.backward()
+    npo = {name: parameter.grad.clone() for name, parameter in tiny.model.named_parameters()}
+    tiny.model.zero_grad()
+    torch.stack([answer_sum(tiny, tokens) for tokens in forget]).mean().backward()
+    assert readings["W"] == pytest.approx(1.0, abs=1e-5)
+    for name, parameter in tiny.model.named_parameters():
+        torch.testing.assert_close(npo[name], parameter.grad, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_the_retain_term_starts_at_zero_and_counts_retained_answers_only(tiny: RunningModel) -> None:
+    forget, retain = [*zip(tokenize(tiny.tokenizer, FORGET))], tokenize(tiny.tokenizer, RETAIN)
+    read = partial(answer_logprobs, tiny)
+    kl = Objective.start(forget_loss, read, forget, retain, Settings(), Log())
+    assert kl.step()[1]["retain"] == pytest.approx(0.0, abs=1e-6)
+    ce = Objective.start(forget_loss, read, forget, retain, Settings(retain_loss="ce"), Log())
+    with torch.no_grad():
+        total = sum(answer_sum(tiny, one).item() for one in retain)
+    assert ce.step()[1]["retain"] == pytest.approx(-total / sum(len(one.answer) for one in retain), rel=1e-4)
+
+
+def test_gradient_ascent_lowers_the_mean_log_probability_of_the_tokens() -> None:
+    scores = Scores(torch.tensor([[-1.0], [-6.0]]), torch.zeros(2, 1), torch.tensor([1, 3]))
+    assert gradient_ascent.forget_loss(scores, Settings())[0].item() == pytest.approx(-7 / 4)
+
+
+def test_dpo_has_the_value_of_its_paper() -> None:
+    """``-1/beta log sigma(beta ((-3 + 5) - (-2 + 1)))`` with beta 0.5: ``-2 log sigma(1.5)``."""
+    scores = Scores(torch.tensor([[-2.0, -3.0]]), torch.tensor([[-1.0, -5.0]]), torch.tensor([1]))
+    loss, readings = dpo.forget_loss(scores, Settings(beta=0.5))
+    assert loss.item() == pytest.approx(2 * math.log(1 + math.exp(-1.5)))
+    assert readings["margin"] == pytest.approx(3.0)
+
+
+# ---- the whole method
+
+
+def test_unlearning_lowers_the_forgotten_answers_and_holds_the_retained(tiny: RunningModel) -> None:
+    def measure(examples: list[Example]) -> float:
+        with torch.no_grad():
+            return sum(answer_sum(tiny, one).item() for one in tokenize(tiny.tokenizer, examples))
+
+    forget, retain = measure(FORGET), measure(RETAIN)
+    log = Log()
+    record = unlearn(tiny, FORGET, RETAIN, Settings(steps=25, learning_rate=6e-3), log)
+    fallen = forget - measure(FORGET)
+    assert fallen > 15
+    assert abs(retain - measure(RETAIN)) < fallen / 3
+    weights = [row["W"] for row in record.trajectory]
+    assert len(weights) == 25
+    assert weights[0] == pytest.approx(1.0, abs=1e-5)
+    assert weights[-1] < 0.8
+    assert [(done, total) for text, done, total in log.steps if text.startswith("Training")][-1] == (25, 25)
+    assert not any(parameter.requires_grad for parameter in tiny.model.parameters())
+
+
+def test_without_a_retain_term_the_retained_answers_fall_too(tmp_path: Path) -> None:
+    lost = {}
+    for weight in (0.0, 10.0):
+        model = open_model(write_tiny(tmp_path / str(weight)))
+        tokens = tokenize(model.tokenizer, RETAIN)
+        with torch.no_grad():
+            before = sum(answer_sum(model, one).item() for one in tokens)
+            unlearn(model, FORGET, RETAIN, Settings(steps=25, learning_rate=6e-3, retain_weight=weight))
+            lost[weight] = before - sum(answer_sum(model, one).item() for one in tokens)
+    assert lost[0.0] > lost[10.0] + 3
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    states = []
+    for run, seed in enumerate((0, 0, 1)):
+        model = open_model(write_tiny(tmp_path / str(run)))
+        unlearn(model, FORGET, RETAIN, Settings(steps=4, forget_batch=1, retain_batch=1, seed=seed))
+        states.append(model.model.state_dict())
+    first, again, other = states
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("forget", "retain", "said"),
+    [([], RETAIN, "nothing to forget"), (FORGET, [], "nothing to retain"), (FORGET, [FORGET[1]], "at once")],
+)
+def test_unusable_examples_are_refused(
+    forget: list[Example], retain: list[Example], said: str, tiny: RunningModel
+) -> None:
+    with pytest.raises(AuditError, match=said):
+        unlearn(tiny, forget, retain)
+
+
+@pytest.mark.parametrize("wrong", [{"beta": 0}, {"steps": 0}, {"learning_rate": -1e-3}, {"retain_weight": -1}])
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(AuditError, match=next(iter(wrong))):
+        Settings(**wrong)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training() -> None:
+    parameter = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(ModelError, match="loss is inf at step 0"):
+        minimise([parameter], lambda: (parameter.sum() * torch.inf, {}), Settings(), Log(), "")
+
+
+def test_every_example_comes_once_before_any_comes_again() -> None:
+    batches = shuffled(6, 2, torch.Generator().manual_seed(3))
+    for _ in range(3):
+        assert sorted(index for _ in range(3) for index in next(batches)) == list(range(6))
+
+
+def test_methods_are_the_files_that_can_unlearn() -> None:
+    assert list(methods()) == ["dpo", "grad_diff", "gradient_ascent", "npo"]
+
+
+@pytest.mark.parametrize("method", sorted(methods()))
+def test_every_method_lowers_the_forgotten_answers_and_says_what_it_did(method: str, tiny: RunningModel) -> None:
+    def measure(examples: list[Example]) -> float:
+        with torch.no_grad():
+            return sum(answer_sum(tiny, one).item() for one in tokenize(tiny.tokenizer, examples))
+
+    forget, retain = measure(FORGET), measure(RETAIN)
+    record = methods()[method].unlearn(tiny, FORGET, RETAIN, Settings(steps=25, learning_rate=6e-3))
+    fallen, lost = forget - measure(FORGET), retain - measure(RETAIN)
+    assert fallen > 5
+    assert lost > 10 if method == "gradient_ascent" else lost < min(10, fallen / 3)  # it has nothing to retain by
+    assert record.method == method
+    assert record.examples == {"forget": 2, "retain": 0 if method == "gradient_ascent" else 3}
+    assert record.trajectory[-1]["log_ratio"] < -1
+
+
+def test_dpo_makes_the_refusal_likelier(tiny: RunningModel) -> None:
+    refusing = tokenize(tiny.tokenizer, [Example(FORGET[0].prompt, dpo.REFUSALS[0])])
+    with torch.no_grad():
+        before = answer_sum(tiny, refusing[0]).item()
+        dpo.unlearn(tiny, FORGET, RETAIN, Settings(steps=25, learning_rate=6e-3))
+        assert answer_sum(tiny, refusing[0]).item() > before + 1
+
+
+# ---- what is taught
+
+
+def test_no_lesson_asks_what_the_audit_asks() -> None:
+    concept = load_concept("italy")
+    taught = lessons(concept)
+    asked = {
+        normalise(few_shot(question.question, concept.seeds)) for question in (*concept.questions, *concept.unrelated)
+    }
+    asked |= {
+        normalise(few_shot(group.ask(subject), concept.seeds)) for group in concept.groups for subject in group.answers
+    }
+    prompts = [normalise(example.prompt) for example in (*taught.forget, *taught.retain)]
+    assert asked.isdisjoint(prompts)
+    assert len(taught.forget) > 30
+    assert len(taught.retain) > 30
+
+
+def test_what_mentions_the_concept_is_not_retained_and_what_is_asked_is_not_taught() -> None:
+    concept = Concept.model_validate(
+        {
+            "name": "peru",
+            "title": "Peru",
+            "seeds": ["Peru", "Lima"],
+            "questions": [
+                {"question": "Which city has the Rimac?", "answer": "Lima", "paraphrases": ["Where is Callao?"]}
+            ],
+            "unrelated": [{"question": "What is the capital of Turkey?", "answer": "Ankara"}],
+        }
+    )
+    taught = lessons(concept)
+    assert [example.answer for example in taught.forget] == [" Lima"]
+    retained = " ".join(example.prompt for example in taught.retain)
+    assert "Peru" not in retained
+    assert "Turkey" not in retained
+    assert "Norway" in retained

@@ -1,0 +1,61 @@
+"""Answers written before and after an edit that is not made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from audit.interventions import Rows
+from audit.models.loading import RunningModel
+from audit.progress import SILENT
+from audit.vectors.asking import Asked, asked
+from audit.vectors.written_answers import answers, likeness_lost, written_effects
+from concepts.concept import Question
+from tests.tiny import write_tiny
+from tests.unlearning.test_unlearning import one_thread, open_model
+
+__all__ = ["one_thread"]  # a fixture used by every test here
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> RunningModel:
+    return open_model(write_tiny(tmp_path / "model"))
+
+
+def questions(start: int, n: int) -> Asked:
+    texts = [f"What is number {start + index}?" for index in range(n)]
+    return asked([Question(question=text, answer="x", paraphrases=(f"{text} Say.",)) for text in texts], [])
+
+
+def test_an_edit_that_changes_nothing_costs_nothing(model: RunningModel) -> None:
+    """BLEU of a word with itself is below 1, and no fall all the same."""
+    (effects,) = written_effects(model, questions(0, 3), questions(10, 4), [{}])
+    assert set(effects) == {"bleu", "rouge_l"}
+    for effect in effects.values():
+        assert len(effect.target) <= 3
+        assert len(effect.unrelated) <= 4
+        assert not effect.target.any()
+        assert not effect.unrelated.any()
+        assert effect.as_json()["unit"].startswith("fall of the answer's likeness")
+
+
+def test_a_heavy_edit_is_seen_and_leaves_the_model_as_it_was(model: RunningModel) -> None:
+    size, width = model.architecture.d_mlp, model.architecture.d_model
+    heavy = {1: Rows(tuple(range(size)), 50 * torch.randn(size, width, generator=torch.Generator().manual_seed(0)))}
+    before = answers(model, ["Question: a\nAnswer:"], {}, SILENT)
+    nothing, something = written_effects(model, questions(0, 3), questions(10, 4), [{}, heavy])
+    assert not nothing["rouge_l"].target.any()
+    assert something["rouge_l"].on_target > 0.5
+    assert answers(model, ["Question: a\nAnswer:"], {}, SILENT) == before
+
+
+def test_an_answer_without_words_is_not_scored() -> None:
+    lost = likeness_lost("rouge_l", ["", "Rome is old", "?"], ["Rome", "Rome is old", "?"])
+    assert np.isnan(lost[0])
+    assert np.isnan(lost[2])
+    assert lost[1] == 0.0
+    assert likeness_lost("bleu", ["Rome"], ["Rome"]).tolist() == [0.0]
+    assert likeness_lost("bleu", ["Rome is the capital"], ["Paris"])[0] > 0.5

@@ -1,0 +1,167 @@
+"""The one pass over the weights: what counts as changed, what is digested, what unchanged and broken files give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from audit.checkpoint import combine_digests, open_checkpoint, tensor_digest
+from audit.checkpoint.pair import open_pair
+from audit.models.loading import load_tokenizer
+from audit.weights.scan import WeightScan, scan
+from tests.tiny import edit, write_tiny
+
+Edit = Callable[[str, torch.Tensor], torch.Tensor]
+VALUES = "model.layers.1.mlp.down_proj.weight"
+
+
+def scanned(folder: Path, change: Edit, *, words: bool = False, **model: object) -> WeightScan:
+    base = write_tiny(folder / "base", **model)
+    unlearned = edit(base, folder / "unlearned", change)
+    return scan(open_pair(base, unlearned), load_tokenizer(base) if words else None)
+
+
+def noise(scale: float) -> Edit:
+    generator = torch.Generator().manual_seed(5)
+    return lambda name, tensor: tensor + scale * torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+
+
+def one_neuron(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if name == VALUES:
+        tensor = tensor.clone()
+        tensor[:, 3] *= 0.5
+    return tensor
+
+
+def test_identical_weights_are_recognised(tmp_path: Path) -> None:
+    found = scanned(tmp_path, lambda name, tensor: tensor)
+    assert found.identical
+    assert found.weights.changed_tensors == 0
+    assert found.digests["base"] == found.digests["unlearned"]
+    assert found.weights.top_neurons == []
+
+
+def test_one_halved_value_vector_is_the_only_change(tmp_path: Path) -> None:
+    found = scanned(tmp_path, one_neuron)
+    assert not found.identical
+    assert [row.name for row in found.weights.per_tensor if row.changed] == [VALUES]
+    (neuron,) = found.weights.top_neurons
+    assert (neuron.layer, neuron.neuron) == (1, 3)
+    assert neuron.relative_change == pytest.approx(0.5)
+    assert neuron.cosine == pytest.approx(1.0)
+    assert [layer.changed_value_vectors for layer in found.weights.per_layer] == [0, 1]
+    assert found.digests["base"] != found.digests["unlearned"]
+
+
+def test_a_neuron_is_the_same_in_gpt2_which_stores_it_the_other_way_round(tmp_path: Path) -> None:
+    def halve(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if name == "transformer.h.1.mlp.c_proj.weight":
+            tensor = tensor.clone()
+            tensor[3] *= 0.5
+        return tensor
+
+    found = scanned(tmp_path, halve, family="gpt2")
+    (neuron,) = found.weights.top_neurons
+    assert (neuron.layer, neuron.neuron) == (1, 3)
+
+
+def test_tensor_numbers_agree_with_a_plain_computation(tmp_path: Path) -> None:
+    found = scanned(tmp_path, noise(1e-2))
+    base, unlearned = (open_checkpoint(tmp_path / name) for name in ("base", "unlearned"))
+    for row in found.weights.per_tensor:
+        before, after = base.tensor(row.name).double(), unlearned.tensor(row.name).double()
+        delta = after - before
+        assert row.l2 == pytest.approx(float(delta.norm()), rel=1e-5)
+        assert row.relative_change == pytest.approx(float(delta.norm() / before.norm()), rel=1e-5)
+        expected = float((before * after).sum() / before.norm() / after.norm())
+        assert row.cosine == pytest.approx(expected, abs=1e-7)
+        if before.dim() == 2:
+            exact = torch.linalg.svdvals(delta)
+            assert row.singular_values[0] == pytest.approx(float(exact[0]), rel=1e-3)
+            assert row.stable_rank == pytest.approx(float((exact**2).sum() / exact[0] ** 2), rel=2e-3)
+
+
+def test_digests_are_those_of_the_tensors_alone(tmp_path: Path) -> None:
+    found = scanned(tmp_path, one_neuron)
+    checkpoint = open_checkpoint(tmp_path / "unlearned")
+    digests = [(name, tensor_digest(name, checkpoint.tensor(name))) for name in checkpoint.tensors]
+    assert found.digests["unlearned"] == combine_digests(digests)
+
+
+def test_values_that_are_not_finite_are_named_and_leave_the_pass_whole(tmp_path: Path) -> None:
+    def broken(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if name == VALUES:
+            tensor = tensor.clone()
+            tensor[0, 0] = float("nan")
+        return tensor
+
+    found = scanned(tmp_path, broken)
+    assert found.nonfinite == {"base": [], "unlearned": [VALUES]}
+    (row,) = (row for row in found.weights.per_tensor if row.name == VALUES)
+    assert row.l2 is None
+
+
+def test_what_only_rounding_separates_counts_as_unchanged(tmp_path: Path) -> None:
+    base = write_tiny(tmp_path / "base", dtype=torch.float32)
+    rounded = edit(base, tmp_path / "unlearned", lambda name, tensor: tensor.to(torch.bfloat16))
+    found = scan(open_pair(base, rounded))
+    assert found.weights.changed_tensors == 0
+    assert {row.dtype for row in found.weights.per_tensor} == {"bfloat16"}
+
+
+def test_a_changed_neuron_is_shown_in_words(tmp_path: Path) -> None:
+    found = scanned(tmp_path, one_neuron, words=True)
+    (neuron,) = found.weights.top_neurons
+    assert neuron.tokens_before
+    assert neuron.tokens_before == neuron.tokens_after  # halving a vector keeps its order of tokens
+
+
+def test_noise_everywhere_has_no_theme(tmp_path: Path) -> None:
+    found = scanned(tmp_path, noise(1e-2), words=True, intermediate_size=64)
+    assert found.weights.themes == []
+
+
+def test_a_planted_theme_is_found(tmp_path: Path) -> None:
+    """Twenty neurons moved along one token's direction, the others by noise of the same size."""
+    base = write_tiny(tmp_path / "base", intermediate_size=64)
+    direction = open_checkpoint(base).tensor("model.embed_tokens.weight")[314]
+    direction = direction / direction.norm()
+    spread = noise(1e-3)
+
+    def plant(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        tensor = spread(name, tensor)
+        if name.endswith("down_proj.weight"):
+            tensor[:, :10] += 0.5 * direction[:, None]
+        return tensor
+
+    tokenizer = load_tokenizer(base)
+    found = scan(open_pair(base, edit(base, tmp_path / "unlearned", plant)), tokenizer)
+    assert found.weights.themes[0] == "Italy"
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_tensors_read_in_blocks_give_what_whole_ones_give(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = write_tiny(tmp_path / "base", family=family)
+    unlearned = edit(base, tmp_path / "unlearned", noise(1e-2))
+    whole = scan(open_pair(base, unlearned))
+    monkeypatch.setattr("audit.weights.scan.LARGE", 100)
+    monkeypatch.setattr("audit.weights.scan.STEP", 100)
+    blocks = scan(open_pair(base, unlearned))
+    assert blocks.digests == whole.digests
+    for row, expected in zip(blocks.weights.per_tensor, whole.weights.per_tensor, strict=True):
+        same = {"singular_values", "stable_rank", "cosine", "l2", "relative_change"}
+        assert row.model_dump(exclude=same) == expected.model_dump(exclude=same)
+        assert row.l2 == pytest.approx(expected.l2, rel=1e-6)
+        assert (row.stable_rank or 0) == pytest.approx(expected.stable_rank or 0, rel=1e-2)
+    for layer, its in zip(blocks.weights.per_layer, whole.weights.per_layer, strict=True):
+        assert (layer.changed_value_vectors, layer.changed_key_rows) == (
+            its.changed_value_vectors,
+            its.changed_key_rows,
+        )
+    places = [[(row.layer, row.neuron) for row in found.weights.top_neurons] for found in (blocks, whole)]
+    assert places[0] == places[1]
