@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from audit.thresholds import COLLATERAL
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from audit.result import AuditResult
 
 OUTPUT = Path("audit-report")
-COLLATERAL = 0.05
-"""As ``audit.vectors.validation.COLLATERAL``, whose module is slow to import; a test holds the two equal."""
 
 app = typer.Typer(
     name="audit",

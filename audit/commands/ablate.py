@@ -26,13 +26,14 @@ from audit.models.loading import RunningModel, find_config, load_model, load_tok
 from audit.progress import SILENT, Progress
 from audit.result import AuditResult, Cell, Control, Measurement
 from audit.settings import Settings
+from audit.thresholds import COLLATERAL
 from audit.unlearning.training import Record
 from audit.unlearning.training_examples import lessons
 from audit.vectors.asking import known_questions
 from audit.vectors.effects import Effect
 from audit.vectors.question_split import Bench, Spot
 from audit.vectors.search import POOL, FoundVectors, find, matched_controls, significant
-from audit.vectors.validation import COLLATERAL, search
+from audit.vectors.validation import search
 from concepts.concept import Concept
 
 METRIC = "ablation_effect"

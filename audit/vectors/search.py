@@ -18,7 +18,8 @@ from audit.interventions import Place
 from audit.models.ffn import unembedding, value_vectors
 from audit.models.loading import find_config, load_bridge, load_model, load_tokenizer
 from audit.progress import SILENT, Progress
-from audit.vectors.validation import COLLATERAL, Validation, validate
+from audit.thresholds import COLLATERAL
+from audit.vectors.validation import Validation, validate
 from concepts.concept import Concept, from_word, library, load_concept, resembling
 from concepts.discovery import ConceptVector, discover
 from concepts.files import ConceptFileError

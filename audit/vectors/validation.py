@@ -19,6 +19,7 @@ import torch
 from audit.interventions import Place, noise
 from audit.models.loading import RunningModel
 from audit.progress import SILENT, Progress
+from audit.thresholds import COLLATERAL
 from audit.vectors.asking import Questions, known_questions
 from audit.vectors.attribution import Attribution, integrated_gradients, relp
 from audit.vectors.coefficients import answer_logprobs_with, held_at, mean_coefficients
@@ -28,8 +29,6 @@ from audit.vectors.written_answers import written_effects
 from concepts.concept import Concept, neutral_text
 from concepts.discovery import ConceptVector
 
-COLLATERAL: Final = 0.05
-"""Nats per answer token that unrelated answers may lose: five per cent of their probability."""
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
 """Sizes of the sets that are tried."""
 RESERVE: Final = (1.0, 3.0, 6.0)

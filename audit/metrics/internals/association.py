@@ -24,7 +24,7 @@ from audit.questions.items import Candidates
 from audit.questions.readings import Readings
 from audit.result import Cell, Control, Measurement
 from audit.statistics import bootstrap_interval
-from audit.verdict import SIGNIFICANT
+from audit.thresholds import SIGNIFICANT
 from concepts.concept import Concept
 
 TITLE = "Association of subjects with their true answers"
