@@ -79,7 +79,7 @@ def test_an_interrupted_write_leaves_the_earlier_file(tmp_path: Path, monkeypatc
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("audit.result.os.fsync", full)
+    monkeypatch.setattr("audit.result.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         write_text(path, "later")
     assert path.read_text() == "earlier"

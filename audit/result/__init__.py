@@ -1,0 +1,39 @@
+"""What an audit measured and concluded, as frozen records and as ``result.json`` (format version 1).
+
+Imports neither torch nor anything that reads weights, so that a report can be drawn anywhere.
+Numbers are finite or ``None``; a ``None`` value always comes with the reason it was not measured.
+"""
+
+from audit.result.document import FORMAT, FORMAT_VERSION, AuditResult, Run, Tool, refuse_output
+from audit.result.files import write_text
+from audit.result.finding import Finding, NotChecked, Verdict
+from audit.result.measurement import Cell, Control, Direction, Interval, Measurement, Number, Record
+from audit.result.subjects import FileRecord, SubjectRecord, Subjects
+from audit.result.weights import LayerChange, NeuronChange, TensorChange, Weights
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "AuditResult",
+    "Cell",
+    "Control",
+    "Direction",
+    "FileRecord",
+    "Finding",
+    "Interval",
+    "LayerChange",
+    "Measurement",
+    "NeuronChange",
+    "NotChecked",
+    "Number",
+    "Record",
+    "Run",
+    "SubjectRecord",
+    "Subjects",
+    "TensorChange",
+    "Tool",
+    "Verdict",
+    "Weights",
+    "refuse_output",
+    "write_text",
+]

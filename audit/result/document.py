@@ -1,0 +1,129 @@
+"""``AuditResult``: the whole of ``result.json`` (format version 1), written, read and rendered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from audit.errors import ResultError
+from audit.result.files import write_text
+from audit.result.finding import Finding, NotChecked, Verdict
+from audit.result.measurement import Record
+from audit.result.subjects import Subjects
+from audit.result.weights import Weights
+
+FORMAT: Final = "unlearning-audit/result"
+FORMAT_VERSION: Final = 1
+
+
+class Tool(Record):
+    name: str
+    version: str
+
+
+class Run(Record):
+    """How to repeat it. Only ``started``, ``finished`` and ``seconds`` differ between equal runs."""
+
+    command: str
+    settings: dict[str, Any]
+    seed: int
+    device: str
+    dtype: str
+    threads: int
+    started: str
+    finished: str
+    seconds: dict[str, float] = Field(default_factory=dict)
+    packages: dict[str, str] = Field(default_factory=dict)
+
+
+class AuditResult(Record):
+    format: Literal["unlearning-audit/result"] = FORMAT
+    format_version: Literal[1] = FORMAT_VERSION
+    tool: Tool
+    run: Run
+    subjects: Subjects
+    weights: Weights
+    findings: list[Finding]
+    not_checked: list[NotChecked] = Field(default_factory=list)
+
+    def verdicts(self) -> Iterator[Verdict]:
+        return (finding.verdict for finding in self.findings)
+
+    def to_json(self) -> str:
+        """As in the file; text that UTF-8 cannot hold is kept, and escaped when it is written."""
+        try:
+            return self.model_dump_json(indent=1) + "\n"
+        except (UnicodeEncodeError, PydanticSerializationError):  # a lone surrogate
+            return json.dumps(self.model_dump(), allow_nan=False, ensure_ascii=False, indent=1) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write atomically: an interrupted write leaves any earlier file as it was."""
+        write_text(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: Path) -> AuditResult:
+        """The result in ``path``.
+
+        Raises:
+            ResultError: not a result, not JSON, of a newer format, or the first field that does not fit.
+        """
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ResultError(f"not readable as JSON ({error}).", where=str(path)) from error
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise ResultError("not a result of this tool.", where=str(path), hint="Pass the result.json of an audit.")
+        if document.get("format_version") != FORMAT_VERSION:
+            raise ResultError(
+                f"format version {document.get('format_version')!r}; this tool reads version {FORMAT_VERSION}.",
+                where=str(path),
+                hint="Open it with the version of the tool that wrote it.",
+            )
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise ResultError(f"field {field}: {first['msg']}.", where=str(path)) from error
+
+    def render(self, format_name: str) -> str:
+        """The result in an installed report format (``"html"``, ``"text"``), found by entry point."""
+        for entry in entry_points(group="unlearning_audit.reports", name=format_name):
+            rendered: str = entry.load()(self)
+            return rendered
+        raise ResultError(
+            f"no report format {format_name!r} is installed.", hint="Install the unlearning-audit package."
+        )
+
+    def _repr_html_(self) -> str:
+        """The report inside a notebook cell, in a frame of its own so that styles do not mix."""
+        from html import escape
+
+        page = escape(self.render("html"), quote=True)
+        return f'<iframe title="Unlearning audit" srcdoc="{page}" style="width:100%;height:48rem;border:0"></iframe>'
+
+
+def refuse_output(folder: Path) -> None:
+    """Stop before slow work whose result could not be written to ``folder``, or would take the place of another's.
+
+    Raises:
+        ResultError: it is a file, or its ``result.json`` is none of this tool's.
+    """
+    hint = "Name another folder with --output."
+    if folder.exists() and not folder.is_dir():
+        raise ResultError("is a file; the result and the report want a folder.", where=str(folder), hint=hint)
+    earlier = folder / "result.json"
+    try:
+        document = json.loads(earlier.read_text(encoding="utf-8")) if earlier.exists() else {"format": FORMAT}
+    except (OSError, ValueError):
+        document = None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ResultError(
+            "already there and not written by this tool; it is left alone.", where=str(earlier), hint=hint
+        )

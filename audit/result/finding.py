@@ -1,0 +1,37 @@
+"""A verdict with its reason and the measurements it rests on; and the tests that could not run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from audit.result.measurement import Measurement, Record
+
+Verdict = Literal["removed", "hidden", "present", "gated", "destroyed", "inconclusive"]
+
+
+class NotChecked(Record):
+    metric: str
+    concept: str | None
+    reason: str
+
+
+class Finding(Record):
+    """The verdict on one concept, the sentence that explains it, and what would have turned it.
+
+    ``concept`` is ``None`` for what holds of the pair as a whole.
+    """
+
+    concept: str | None
+    title: str
+    verdict: Verdict
+    reason: str
+    would_reverse: str
+    measurements: list[Measurement] = Field(default_factory=list)
+
+    def __getitem__(self, metric: str) -> Measurement:
+        for measurement in self.measurements:
+            if measurement.metric == metric:
+                return measurement
+        raise KeyError(metric)

@@ -1,0 +1,32 @@
+"""Which models were audited: their files by name, size and hash, and what the files hold."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from audit.result.measurement import Record
+
+
+class FileRecord(Record):
+    name: str
+    bytes: int
+    sha256: str
+
+
+class SubjectRecord(Record):
+    """Which bytes were audited. ``tensors_digest`` is over the tensors as loaded, whatever file held them."""
+
+    path: str
+    format: str
+    files: list[FileRecord]
+    tensors_digest: str
+    architecture: str | None
+    parameters: int
+    dtype: str
+    notes: list[str] = Field(default_factory=list)
+
+
+class Subjects(Record):
+    base: SubjectRecord
+    unlearned: SubjectRecord
+    retained: SubjectRecord | None = None
