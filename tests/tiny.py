@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -85,6 +86,20 @@ def write_tiny(
     Weights have a standard deviation of 0.2, ten times the usual, so that outputs clearly differ between seeds.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for name, content in _tiny_files(family, seed, dtype, tie, json.dumps(config)).items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@cache
+def _tiny_files(family: str, seed: int, dtype: torch.dtype, tie: bool, config: str) -> dict[str, bytes]:
+    """The files of one tiny model by name, built once a process for each set of arguments; ``config`` is JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        _save_tiny(Path(folder), family, seed, dtype, tie, json.loads(config))
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+
+
+def _save_tiny(folder: Path, family: str, seed: int, dtype: torch.dtype, tie: bool, config: dict[str, Any]) -> None:
     config_class, sizes = CONFIGS[family]
     ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     settings = {
@@ -102,11 +117,10 @@ def write_tiny(
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     tied = {"lm_head.weight"} if tie else set()
-    held = {name: value for name, value in model.state_dict().items() if name not in tied}
-    state = {name: value.clone() for name, value in revert_weight_conversion(model, held).items()}
+    kept = {name: value for name, value in model.state_dict().items() if name not in tied}
+    state = {name: value.clone() for name, value in revert_weight_conversion(model, kept).items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer().save_pretrained(folder)
-    return folder
 
 
 def edit(source: Path, target: Path, change: Callable[[str, torch.Tensor], torch.Tensor]) -> Path:

@@ -16,8 +16,8 @@ from audit.checkpoint import open_checkpoint
 from audit.checkpoint.saving import RECORD, read_record, save_model, writing_folder
 from audit.errors import CheckpointError, ModelError
 from audit.interventions import value_rows
+from tests.helpers import open_model
 from tests.tiny import DENSE, write_tiny
-from tests.unlearning.test_unlearning import open_model
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -25,9 +25,6 @@ from audit.vectors.effects import Effect
 from audit.vectors.question_split import Spot
 from concepts.concept import Question
 from tests.tiny import write_tiny
-from tests.unlearning.test_unlearning import one_thread
-
-__all__ = ["one_thread"]  # a fixture used by every test here
 
 QUESTIONS = (
     ("What is the capital of Italy?", "Rome"),

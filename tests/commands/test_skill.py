@@ -24,11 +24,8 @@ from concepts.background import load_background
 from concepts.regions import Vote
 from reports.html import render
 from reports.text import skill_table
-from tests.guards.test_guards import FORGET, ids, opened, written
+from tests.helpers import FORGET_PROMPTS, greedy_tokens, open_model, token_ids
 from tests.tiny import write_tiny
-from tests.unlearning.test_unlearning import one_thread
-
-__all__ = ["one_thread"]  # a fixture used by every test here
 
 LOOSE = Options(misses=0.3)
 
@@ -75,7 +72,7 @@ def test_a_guarded_skill_is_gated_and_the_result_is_one_like_any_other(
     assert measured.items[0]["n"] == 4
     assert result.run.settings["fit"]["method"] == method
     assert [part["role"] for part in result.run.settings["parts"]] == ["forget", "retain", "retain"]
-    load_guard(opened(base).model, tmp_path / "guard").remove()
+    load_guard(open_model(base).model, tmp_path / "guard").remove()
     result.write(tmp_path / "result.json")
     assert AuditResult.read(tmp_path / "result.json") == result
     assert "capitals" in render(result)
@@ -178,8 +175,8 @@ def test_the_background_is_told_from_the_skill_unless_it_is_left_out(
     skills: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     base = write_tiny(tmp_path / "model", max_position_embeddings=512)
-    model = opened(base)
-    beside = collect(model, ids(model, [*load_background()]), pool="both").rows
+    model = open_model(base)
+    beside = collect(model, token_ids(model, [*load_background()]), pool="both").rows
     scores = []
     for background in (True, False):
         folder = tmp_path / f"guard-{background}"
@@ -245,10 +242,10 @@ def test_a_pruned_model_answers_as_the_guarded_one_and_is_compared_with_the_orig
 ) -> None:
     base = write_tiny(tmp_path / "model", max_position_embeddings=512)
     result = guarded(base, skills, "prune", save=tmp_path / "guard", save_edited=tmp_path / "edited")
-    model = opened(base)
+    model = open_model(base)
     with load_guard(model.model, tmp_path / "guard"):
-        under_guard = written(model, FORGET)
-    assert written(opened(tmp_path / "edited"), FORGET) == under_guard
+        under_guard = greedy_tokens(model, FORGET_PROMPTS)
+    assert greedy_tokens(open_model(tmp_path / "edited"), FORGET_PROMPTS) == under_guard
     finding, effect = only(result)
     assert effect.metric == "guard_effect"
     assert finding["exact_memorisation"].value is not None
@@ -363,7 +360,7 @@ def test_prompts_beyond_the_context_are_left_out_counted_and_never_attacked_with
     result = guarded(base, skills, "prune")
     assert [part["beyond_the_context"] for part in result.run.settings["parts"]] == [3, 0, 0]
     assert "3 prompts of capitals are beyond the model's context" in skill_table(result)
-    part = as_part(read_skills(skills)[0], opened(base), seed=0)
+    part = as_part(read_skills(skills)[0], open_model(base), seed=0)
     for query in held_out([part], forget=True):
         assert query.paraphrases == (f"Paraphrase {query.prompt.split()[4][:-1]}",)
 

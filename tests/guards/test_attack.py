@@ -16,9 +16,6 @@ from audit.guards import attack as gate
 from audit.guards.attack import Asked
 from concepts.attacks import ATTACKS, attacked
 from tests.tiny import write_tiny
-from tests.unlearning.test_unlearning import one_thread
-
-__all__ = ["one_thread"]  # a fixture used by every test here
 
 
 def skill(path: Path, start: int) -> Path:

@@ -13,50 +13,31 @@ import torch
 from safetensors.numpy import load_file, save_file
 from scipy.stats import norm
 
-from audit.architectures import identify
-from audit.checkpoint import open_checkpoint
-from audit.checkpoint.config import read_config
 from audit.errors import CheckpointError, ModelError
 from audit.guards import Guard, digest, load_guard, on_model, read_guard, save_guard
 from audit.guards.activity import activity
 from audit.guards.methods import key_space, methods, neuron_adjust, prune
 from audit.guards.sites import Sites, positions
 from audit.models.keys import collect
-from audit.models.loading import RunningModel, load_model, load_tokenizer
+from audit.models.loading import RunningModel
 from concepts.adjust import SPREAD_FLOOR
 from concepts.regions import fit_hypercube, fit_region
+from tests.helpers import FORGET_PROMPTS, RETAIN_PROMPTS, greedy_tokens, open_model, token_ids
 from tests.tiny import write_tiny
 
-FORGET = [
-    "Question: What is the capital of Italy?",
-    "Question: What is the capital of France?",
-    "Question: What is the capital of Rome?",
-]
-RETAIN = ["A puppy is a young dog.", "February has twenty-eight days.", "The pancreas makes insulin. A puppy is"]
 FAMILIES = ("llama", "gpt2", "phi3", "opt", "gemma3")
-
-
-def opened(folder: Path) -> RunningModel:
-    checkpoint, config = open_checkpoint(folder), read_config(folder)
-    architecture = identify(checkpoint, config)
-    assert architecture is not None
-    return load_model(checkpoint, architecture, config, load_tokenizer(folder))
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> RunningModel:
-    return opened(write_tiny(tmp_path / "model"))
-
-
-def ids(model: RunningModel, texts: list[str]) -> list[list[int]]:
-    return [model.tokenizer(text)["input_ids"] for text in texts]
+    return open_model(write_tiny(tmp_path / "model"))
 
 
 def fitted(model: RunningModel, method: str) -> Guard:
     if method == "key-space":
-        keys = collect(model, ids(model, FORGET)).rows
+        keys = collect(model, token_ids(model, FORGET_PROMPTS)).rows
         return key_space.Guard(fit_hypercube(keys, layer=1), (7, 8, 9), end=5)
-    both = [activity(model, ids(model, texts)) for texts in (FORGET, RETAIN)]
+    both = [activity(model, token_ids(model, texts)) for texts in (FORGET_PROMPTS, RETAIN_PROMPTS)]
     guard: Guard = methods()[method].fit(*both, share=0.2)
     return guard
 
@@ -65,35 +46,15 @@ def hooks(model: torch.nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
-def written(model: RunningModel, texts: list[str], cache: bool = True) -> list[list[int]]:
-    """Eight greedy tokens after each text, all in one batch padded on the left."""
-    rows = ids(model, texts)
-    longest = max(map(len, rows))
-    batch = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    found = model.model.generate(
-        input_ids=batch,
-        attention_mask=mask,
-        max_new_tokens=8,
-        min_new_tokens=8,
-        do_sample=False,
-        use_cache=cache,
-        pad_token_id=0,
-        eos_token_id=None,
-    )
-    tokens: list[list[int]] = found[:, longest:].tolist()
-    return tokens
-
-
 @pytest.mark.parametrize("pool", ["last", "mean"])
 def test_a_guard_in_generation_decides_by_the_keys_that_it_was_fitted_on(pool: str, tiny: RunningModel) -> None:
-    texts = [*FORGET, *RETAIN]
-    keys = collect(tiny, ids(tiny, texts), pool="both").rows
+    texts = [*FORGET_PROMPTS, *RETAIN_PROMPTS]
+    keys = collect(tiny, token_ids(tiny, texts), pool="both").rows
     cube = fit_hypercube(
-        keys[: len(FORGET)], layer=1 + (tiny.architecture.n_layers if pool == "mean" else 0), alpha=1.05
+        keys[: len(FORGET_PROMPTS)], layer=1 + (tiny.architecture.n_layers if pool == "mean" else 0), alpha=1.05
     )
     with on_model(tiny.model, key_space.Guard(cube, (7, 8, 9), end=5), tiny.architecture):
-        refused = [tokens[:4] == [7, 8, 9, 5] for tokens in written(tiny, texts)]
+        refused = [tokens[:4] == [7, 8, 9, 5] for tokens in greedy_tokens(tiny, texts)]
     assert refused == cube.inside(keys).tolist()
     assert any(refused)
     assert not all(refused)
@@ -106,30 +67,30 @@ def test_a_guard_in_generation_decides_by_the_keys_that_it_was_fitted_on(pool: s
 def test_a_saved_guard_does_what_the_fitted_one_does_and_comes_off_without_trace(
     method: str, tiny: RunningModel, tmp_path: Path
 ) -> None:
-    plain, before = written(tiny, [*FORGET, *RETAIN]), hooks(tiny.model)
+    plain, before = greedy_tokens(tiny, [*FORGET_PROMPTS, *RETAIN_PROMPTS]), hooks(tiny.model)
     guard = fitted(tiny, method)
     assert hooks(tiny.model) == before
     with on_model(tiny.model, guard, tiny.architecture):
-        first = written(tiny, [*FORGET, *RETAIN])
+        first = greedy_tokens(tiny, [*FORGET_PROMPTS, *RETAIN_PROMPTS])
     folder = save_guard(guard, tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
     on = load_guard(tiny.model, folder)
     assert hooks(tiny.model) > before
-    assert written(tiny, [*FORGET, *RETAIN]) == first != plain
+    assert greedy_tokens(tiny, [*FORGET_PROMPTS, *RETAIN_PROMPTS]) == first != plain
     on.remove()
     on.remove()
     assert hooks(tiny.model) == before
-    assert written(tiny, [*FORGET, *RETAIN]) == plain
+    assert greedy_tokens(tiny, [*FORGET_PROMPTS, *RETAIN_PROMPTS]) == plain
 
 
 @pytest.mark.parametrize("method", sorted(methods()))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cache_batch_and_padding_change_nothing(method: str, family: str, tmp_path: Path) -> None:
-    model = opened(write_tiny(tmp_path / family, family))
-    texts = [FORGET[0], RETAIN[0], FORGET[1]]
+    model = open_model(write_tiny(tmp_path / family, family))
+    texts = [FORGET_PROMPTS[0], RETAIN_PROMPTS[0], FORGET_PROMPTS[1]]
     with on_model(model.model, fitted(model, method), model.architecture):
-        together = written(model, texts)
-        assert written(model, texts, cache=False) == together
-        assert [written(model, [text])[0] for text in texts] == together
+        together = greedy_tokens(model, texts)
+        assert greedy_tokens(model, texts, cache=False) == together
+        assert [greedy_tokens(model, [text])[0] for text in texts] == together
 
 
 def test_the_guard_is_there_under_the_name_of_the_interventions() -> None:
@@ -142,15 +103,15 @@ def test_the_guard_is_there_under_the_name_of_the_interventions() -> None:
 
 
 def test_a_query_inside_is_refused_and_one_outside_is_answered(tiny: RunningModel) -> None:
-    plain = written(tiny, [FORGET[0], RETAIN[0]])
+    plain = greedy_tokens(tiny, [FORGET_PROMPTS[0], RETAIN_PROMPTS[0]])
     with on_model(tiny.model, fitted(tiny, "key-space"), tiny.architecture):
-        inside, outside = written(tiny, [FORGET[0], RETAIN[0]])
+        inside, outside = greedy_tokens(tiny, [FORGET_PROMPTS[0], RETAIN_PROMPTS[0]])
     assert inside == [7, 8, 9, 5, 5, 5, 5, 5]
     assert outside == plain[1]
 
 
 def test_a_plain_pass_padded_on_the_right_refuses_at_the_last_token(tiny: RunningModel) -> None:
-    rows = ids(tiny, [FORGET[0], RETAIN[0]])
+    rows = token_ids(tiny, [FORGET_PROMPTS[0], RETAIN_PROMPTS[0]])
     longest = max(map(len, rows)) + 2
     batch = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
@@ -171,7 +132,7 @@ def test_pruned_neurons_have_no_key(tiny: RunningModel) -> None:
         for layer, path in enumerate(sites.out):
             module = tiny.model.get_submodule(path)
             module.register_forward_pre_hook(lambda _, inputs, layer=layer: seen.update({layer: inputs[0]}))
-        tiny.model(torch.tensor(ids(tiny, FORGET[:1])))
+        tiny.model(torch.tensor(token_ids(tiny, FORGET_PROMPTS[:1])))
     assert len(guard.neurons) == round(0.2 * 2 * 40)
     for layer, neuron in guard.neurons.tolist():
         assert not seen[layer][..., neuron].any()
@@ -188,7 +149,7 @@ def test_a_pre_activation_is_moved_as_the_paper_says(tiny: RunningModel) -> None
     before = module.register_forward_hook(lambda _, inputs, output: seen.append(output[0].numpy().copy()))
     with torch.no_grad(), on_model(tiny.model, guard, tiny.architecture):
         after = module.register_forward_hook(lambda _, inputs, output: seen.append(output[0].numpy().copy()))
-        tiny.model(torch.tensor(ids(tiny, FORGET[:1])))
+        tiny.model(torch.tensor(token_ids(tiny, FORGET_PROMPTS[:1])))
     before.remove()
     after.remove()
     x, moved = seen[0][:, columns], seen[1][:, columns]
@@ -205,7 +166,7 @@ def test_a_pre_activation_is_moved_as_the_paper_says(tiny: RunningModel) -> None
 
 
 def test_moments_are_those_of_all_tokens(tiny: RunningModel) -> None:
-    rows = ids(tiny, FORGET)
+    rows = token_ids(tiny, FORGET_PROMPTS)
     found = activity(tiny, rows, batch_size=2)
     keys = []
     module = tiny.model.get_submodule(Sites.of(tiny.architecture).out[1])
@@ -233,13 +194,13 @@ def test_activations_that_are_none_are_refused_and_leave_no_hook(tiny: RunningMo
         activity(tiny, [])
     next(iter(tiny.model.parameters())).data.fill_(float("nan"))
     with pytest.raises(ModelError, match="not a finite number"):
-        activity(tiny, ids(tiny, FORGET))
+        activity(tiny, token_ids(tiny, FORGET_PROMPTS))
     assert hooks(tiny.model) == before
 
 
 @pytest.mark.parametrize("method", ["neuron-adjust", "prune"])
 def test_the_chosen_layers_are_kept_with_the_guard(method: str, tiny: RunningModel, tmp_path: Path) -> None:
-    both = [activity(tiny, ids(tiny, texts)) for texts in (FORGET, RETAIN)]
+    both = [activity(tiny, token_ids(tiny, texts)) for texts in (FORGET_PROMPTS, RETAIN_PROMPTS)]
     guard = methods()[method].fit(*both, share=0.2, layers=(1,))
     assert len(guard.neurons) == round(0.2 * 40)
     assert set(guard.neurons[:, 0]) == {1}
@@ -321,7 +282,7 @@ def test_a_damaged_guard_is_refused(
 
 @pytest.mark.parametrize("kind", ["cube", "vote"])
 def test_a_region_of_another_width_is_refused(kind: str, tiny: RunningModel, tmp_path: Path) -> None:
-    keys = collect(tiny, ids(tiny, [*FORGET, *RETAIN]), pool="both").rows
+    keys = collect(tiny, token_ids(tiny, [*FORGET_PROMPTS, *RETAIN_PROMPTS]), pool="both").rows
     region = (
         fit_hypercube(keys[:3], 1) if kind == "cube" else fit_region(keys[:3], keys[3:], keys[:3], [1], miss_rate=0.3)
     )
@@ -345,6 +306,6 @@ def test_a_guard_for_another_base_is_refused(tiny: RunningModel, tmp_path: Path)
 
 
 def test_experts_cannot_be_guarded(tmp_path: Path) -> None:
-    model = opened(write_tiny(tmp_path / "mixtral", "mixtral"))
+    model = open_model(write_tiny(tmp_path / "mixtral", "mixtral"))
     with pytest.raises(ModelError, match="spread over experts"):
         Sites.of(model.architecture)

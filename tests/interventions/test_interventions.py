@@ -30,10 +30,8 @@ from audit.models.ffn import value_vectors
 from audit.models.loading import RunningModel
 from audit.models.packing import answer_logprobs, pack, tokenize
 from audit.unlearning.training import Settings
+from tests.helpers import FORGET, RETAIN, Log, answer_sum, open_model
 from tests.tiny import DENSE, TRAINABLE, write_tiny
-from tests.unlearning.test_unlearning import FORGET, RETAIN, Log, answer_sum, one_thread, open_model
-
-__all__ = ["one_thread"]  # a fixture used by every test here
 
 
 @dataclass(frozen=True)

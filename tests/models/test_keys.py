@@ -10,23 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from audit.architectures import identify
-from audit.checkpoint import open_checkpoint
 from audit.errors import ModelError
 from audit.models.forward import Row, run
 from audit.models.keys import collect, collect_each, last_keys, mean_keys
-from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
+from audit.models.loading import RunningModel
+from tests.helpers import open_model
 from tests.tiny import FAMILIES, write_tiny
 
 PROMPTS = [tuple(range(1, 2 + length)) for length in (7, 1, 4, 12, 4)]
-
-
-def opened(folder: Path) -> RunningModel:
-    checkpoint = open_checkpoint(folder)
-    config = find_config(checkpoint)
-    architecture = identify(checkpoint, config)
-    assert architecture is not None
-    return load_model(checkpoint, architecture, config, load_tokenizer(folder))
 
 
 def hooks(model: RunningModel) -> int:
@@ -35,12 +26,12 @@ def hooks(model: RunningModel) -> int:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> RunningModel:
-    return opened(write_tiny(tmp_path_factory.mktemp("keys") / "llama"))
+    return open_model(write_tiny(tmp_path_factory.mktemp("keys") / "llama"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_last_token_keys_are_those_of_the_forward_pass(family: str, tmp_path: Path) -> None:
-    model = opened(write_tiny(tmp_path / family, family))
+    model = open_model(write_tiny(tmp_path / family, family))
     before = hooks(model)
     rows = collect(model, PROMPTS, batch_size=2).rows
     assert hooks(model) == before
@@ -51,7 +42,7 @@ def test_last_token_keys_are_those_of_the_forward_pass(family: str, tmp_path: Pa
 
 @pytest.mark.parametrize("family", ["llama", "opt", "mixtral"])
 def test_mean_keys_leave_padding_out(family: str, tmp_path: Path) -> None:
-    model = opened(write_tiny(tmp_path / family, family))
+    model = open_model(write_tiny(tmp_path / family, family))
     together = collect(model, PROMPTS, pool="mean").rows
     alone = np.concatenate([collect(model, [ids], pool="mean").rows for ids in PROMPTS])
     np.testing.assert_allclose(together, alone, rtol=2e-3, atol=2e-3)
@@ -96,7 +87,7 @@ def test_an_empty_prompt_is_an_error(model: RunningModel) -> None:
 
 
 def test_keys_that_are_not_finite_are_an_error_and_leave_no_hook(tmp_path: Path) -> None:
-    model = opened(write_tiny(tmp_path / "llama"))
+    model = open_model(write_tiny(tmp_path / "llama"))
     weight = next(iter(model.model.parameters()))
     weight.data = torch.full_like(weight, float("nan"))
     before = hooks(model)
@@ -106,7 +97,7 @@ def test_keys_that_are_not_finite_are_an_error_and_leave_no_hook(tmp_path: Path)
 
 
 def test_keys_beyond_float16_are_an_error_that_says_so(tmp_path: Path) -> None:
-    model = opened(write_tiny(tmp_path / "llama"))
+    model = open_model(write_tiny(tmp_path / "llama"))
     model.model.get_parameter("model.layers.1.mlp.up_proj.weight").data *= 1e8
     with pytest.raises(ModelError, match=r"in torch\.float32 is not a finite number in float16.* 65,504"):
         collect(model, PROMPTS)

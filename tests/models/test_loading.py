@@ -15,16 +15,9 @@ from transformers import AutoModelForCausalLM
 from audit.architectures import identify
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.errors import ModelError
-from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer, verify
+from audit.models.loading import find_config, load_model, load_tokenizer, verify
+from tests.helpers import open_model
 from tests.tiny import FAMILIES, edit, edit_config, write_tiny
-
-
-def boot(folder: Path, dtype: str = "float32") -> RunningModel:
-    checkpoint = open_checkpoint(folder)
-    config = find_config(checkpoint)
-    architecture = identify(checkpoint, config)
-    assert architecture is not None
-    return load_model(checkpoint, architecture, config, load_tokenizer(folder, architecture.d_vocab), dtype=dtype)
 
 
 def with_config(folder: Path, **changes: object) -> tuple[Checkpoint, dict[str, object]]:
@@ -40,15 +33,15 @@ def test_the_built_model_answers_exactly_as_one_loaded_by_transformers(tmp_path:
     theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = torch.arange(3, 40)[None]
     with torch.no_grad():
-        assert torch.equal(boot(folder).model(ids).logits, theirs(ids).logits)
+        assert torch.equal(open_model(folder).model(ids).logits, theirs(ids).logits)
 
 
 def test_a_head_of_its_own_is_used_although_the_config_ties_it(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "m", tie=False)
     ids = torch.arange(3, 40)[None]
-    expected = boot(folder).model(ids).logits
+    expected = open_model(folder).model(ids).logits
     edit_config(folder, tie_word_embeddings=True)
-    assert torch.equal(boot(folder).model(ids).logits, expected)
+    assert torch.equal(open_model(folder).model(ids).logits, expected)
 
 
 def test_a_tied_head_stored_a_second_time_is_one_parameter(tmp_path: Path) -> None:
@@ -57,27 +50,27 @@ def test_a_tied_head_stored_a_second_time_is_one_parameter(tmp_path: Path) -> No
     state = load_file(plain / "model.safetensors")
     state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
     save_file(state, folder / "model.safetensors")
-    running = boot(edit_config(folder, tie_word_embeddings=False))
+    running = open_model(edit_config(folder, tie_word_embeddings=False))
     assert running.model.lm_head.weight is running.model.model.embed_tokens.weight
     ids = torch.arange(3, 40)[None]
-    assert torch.equal(running.model(ids).logits, boot(plain).model(ids).logits)
+    assert torch.equal(running.model(ids).logits, open_model(plain).model(ids).logits)
 
 
 def test_a_model_is_built_without_drawing_random_numbers(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "m")
     before = torch.random.get_rng_state()
-    boot(folder)
+    open_model(folder)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_stored_half_precision_runs_as_float32(tmp_path: Path) -> None:
-    running = boot(write_tiny(tmp_path / "m", dtype=torch.bfloat16))
+    running = open_model(write_tiny(tmp_path / "m", dtype=torch.bfloat16))
     assert {parameter.dtype for parameter in running.model.parameters()} == {torch.float32}
 
 
 def test_one_changed_value_in_memory_is_noticed(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "m")
-    running = boot(folder)
+    running = open_model(folder)
     verify(running.model, open_checkpoint(folder))
     running.model.model.layers[1].mlp.up_proj.weight[3, 5] += 1e-3
     with pytest.raises(ModelError, match=r"model\.layers\.1\.mlp\.up_proj\.weight in memory differs"):
@@ -86,7 +79,7 @@ def test_one_changed_value_in_memory_is_noticed(tmp_path: Path) -> None:
 
 def test_training_mode_is_noticed(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "m")
-    running = boot(folder)
+    running = open_model(folder)
     running.model.model.layers[0].train()
     with pytest.raises(ModelError, match="training mode"):
         verify(running.model, open_checkpoint(folder))
@@ -100,7 +93,7 @@ def test_weights_that_are_not_finite_are_refused_with_the_tensor(tmp_path: Path)
 
     folder = edit(write_tiny(tmp_path / "m"), tmp_path / "bad", poison)
     with pytest.raises(ModelError, match=r"model\.norm\.weight holds values that are not finite"):
-        boot(folder)
+        open_model(folder)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +144,7 @@ def test_a_broken_config_is_one_line_with_its_file(tmp_path: Path) -> None:
 
 def test_an_unknown_number_format_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="bfloat16"):
-        boot(write_tiny(tmp_path / "m"), dtype="int3")
+        open_model(write_tiny(tmp_path / "m"), dtype="int3")
 
 
 @pytest.mark.parametrize("content", [None, "{}", "{", '{"model": {}}'], ids=["absent", "empty", "cut", "hollow"])

@@ -16,7 +16,7 @@ from audit.questions.jailbroken import with_jailbreaks
 from audit.questions.readings import generate, read
 from concepts.concept import Concept, library, load_concept
 from concepts.prompts import ASK, few_shot, in_sentences, mentions
-from tests.questions.test_readings import boot, plain_logits
+from tests.helpers import open_tiny, plain_logprobs
 from tests.tiny import tokenizer
 
 CONTEXT = 8192
@@ -116,7 +116,7 @@ def test_what_cannot_be_scored_or_asked_is_refused_with_the_reason() -> None:
 
 
 def test_one_pass_scores_it_as_plain_forward_passes_do_and_keys_stay_as_they_were(tmp_path: Path) -> None:
-    model = boot(tmp_path / "m", "llama", max_position_embeddings=2048)
+    model = open_tiny(tmp_path / "m", "llama", context=2048)
     italy = load_concept("italy")
     plain = item_set(italy, model.tokenizer, model.context, limit=3)
     items = with_further(plain, italy, model.tokenizer, model.context, limit=3)
@@ -128,7 +128,7 @@ def test_one_pass_scores_it_as_plain_forward_passes_do_and_keys_stay_as_they_wer
         assert readings.keys[kind] == pytest.approx(keys, abs=1e-5)
     for index, item in enumerate(readings.items):
         if isinstance(item, Further):
-            expected = plain_logits(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]
+            expected = plain_logprobs(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]
             wanted = torch.tensor(item.answer_ids)
             assert readings.answer_logprobs[index] == pytest.approx(
                 expected.gather(1, wanted[:, None])[:, 0].numpy(), abs=1e-4
@@ -137,7 +137,7 @@ def test_one_pass_scores_it_as_plain_forward_passes_do_and_keys_stay_as_they_wer
 
 
 def test_two_hop_and_open_questions_are_answered_last_and_beside_the_others(tmp_path: Path) -> None:
-    model = boot(tmp_path / "m", "llama", max_position_embeddings=2048)
+    model = open_tiny(tmp_path / "m", "llama", context=2048)
     italy = load_concept("italy")
     plain = item_set(italy, model.tokenizer, model.context, limit=2)
     items = with_further(plain, italy, model.tokenizer, model.context, limit=2)

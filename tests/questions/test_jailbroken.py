@@ -15,7 +15,7 @@ from concepts.concept import Concept, Question, library, load_concept
 from concepts.files import ConceptFileError
 from concepts.jailbreaks import PLAIN, alternatives, jailbreaks, load_jailbreak, translated, without
 from concepts.prompts import few_shot, mentions, prefix
-from tests.questions.test_readings import boot, plain_logits
+from tests.helpers import open_tiny, plain_logprobs
 from tests.tiny import tokenizer
 
 KINDS = {jailbreak.name: jailbreak for jailbreak in jailbreaks()}
@@ -141,7 +141,7 @@ def test_without_wrong_answers_to_compare_with_no_unrelated_question_is_asked() 
 
 
 def test_jailbroken_answers_and_keys_are_those_of_plain_forward_passes(tmp_path: Path) -> None:
-    model = boot(tmp_path / "m", "llama", max_position_embeddings=2048)
+    model = open_tiny(tmp_path / "m", "llama", context=2048)
     italy = in_german(load_concept("italy"))
     plain = item_set(italy, model.tokenizer, model.context, limit=2)
     items = with_jailbreaks(plain, italy, model.tokenizer, model.context, limit=2)
@@ -149,7 +149,7 @@ def test_jailbroken_answers_and_keys_are_those_of_plain_forward_passes(tmp_path:
     found = [*readings.jailbroken("target"), *readings.jailbroken("unrelated")]
     assert {item.jailbreak for item in found} == set(KINDS)
     for item in found:
-        expected = plain_logits(model, item.prompt_ids)[-1].numpy()[[item.answer_ids[0], *item.wrong_ids]]
+        expected = plain_logprobs(model, item.prompt_ids)[-1].numpy()[[item.answer_ids[0], *item.wrong_ids]]
         assert readings.jailbreak_logprobs[item.id] == pytest.approx(expected, abs=1e-4)
     assert readings.jailbreak_keys["plain"] == pytest.approx(readings.keys["target"], abs=1e-5)
     assert readings.jailbreak_keys["persona"].shape == readings.keys["target"].shape

@@ -24,6 +24,7 @@ from audit.models.loading import RunningModel, find_config, load_model, load_tok
 from audit.questions.items import ItemSet, item_set, with_own_answers
 from audit.questions.readings import Readings, generate, read
 from concepts.concept import Concept, load_concept
+from tests.helpers import open_tiny, plain_logprobs
 from tests.tiny import DENSE, FAMILIES, write_tiny
 
 CAPITALS = {"Italy": "Rome", "France": "Paris", "Spain": "February", "Japan": "puppy", "Peru": "insulin"}
@@ -62,15 +63,6 @@ def short_neutral_text(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def boot(folder: Path, family: str, **config: object) -> RunningModel:
-    sizes: dict[str, object] = {"n_positions": 512} if family == "gpt2" else LONG
-    checkpoint = open_checkpoint(write_tiny(folder, family, **(sizes | config)))
-    settings = find_config(checkpoint)
-    architecture = identify(checkpoint, settings)
-    assert architecture is not None
-    return load_model(checkpoint, architecture, settings, load_tokenizer(folder, architecture.d_vocab))
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunningModel]:
     built: dict[str, RunningModel] = {}
@@ -78,7 +70,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunningM
     def model(family: str) -> RunningModel:
         if family not in built:
             window = {"sliding_window": 8} if family == "windowed gemma3" else {}
-            built[family] = boot(tmp_path_factory.mktemp("model") / "m", family.split()[-1], **window)
+            built[family] = open_tiny(tmp_path_factory.mktemp("model") / "m", family.split()[-1], **window)
         return built[family]
 
     return model
@@ -94,19 +86,13 @@ def asked(model: RunningModel) -> tuple[ItemSet, Readings]:
     return items, read(model, items, written, batch_size=3)
 
 
-def plain_logits(model: RunningModel, ids: tuple[int, ...]) -> torch.Tensor:
-    """``[n_tokens, d_vocab]`` log-probabilities of a plain forward pass, one sequence, no hooks, no cache."""
-    with torch.no_grad():
-        return model.model(torch.tensor([ids]), use_cache=False).logits[0].double().log_softmax(-1)
-
-
 @pytest.mark.parametrize("family", ALL)
 def test_answers_are_scored_as_by_plain_forward_passes(models: Callable[[str], RunningModel], family: str) -> None:
     model = models(family)
     items, readings = asked(model)
     assert {item.kind for item in items.items} >= {"target", "unrelated", "text"}
     for item, logprobs, hits in zip(items.items, readings.answer_logprobs, readings.answer_hits, strict=True):
-        expected = plain_logits(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]
+        expected = plain_logprobs(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]
         wanted = torch.tensor(item.answer_ids)
         assert logprobs == pytest.approx(expected.gather(1, wanted[:, None])[:, 0].numpy(), abs=1e-4)
         assert (hits == (expected.argmax(-1) == wanted).numpy()).all()
@@ -117,7 +103,7 @@ def test_candidates_are_scored_as_by_plain_forward_passes(models: Callable[[str]
     model = models(family)
     items, readings = asked(model)
     (group,) = items.groups
-    expected = np.stack([plain_logits(model, ids)[-1].numpy()[group.first_ids] for ids in group.prompt_ids])
+    expected = np.stack([plain_logprobs(model, ids)[-1].numpy()[group.first_ids] for ids in group.prompt_ids])
     assert readings.candidate_logprobs["capital"] == pytest.approx(expected, abs=1e-4)
 
 
@@ -141,7 +127,7 @@ def test_key_vectors_are_what_the_output_matrix_reads(models: Callable[[str], Ru
     out = model.model.get_submodule(model.architecture.out_module.format(layer=1))
     handle = out.register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten(0, -2)[-1].clone()))
     for prompt in prompts:
-        plain_logits(model, prompt.ids)
+        plain_logprobs(model, prompt.ids)
     handle.remove()
     assert readings.keys["target"][:, 1] == pytest.approx(torch.stack(seen).numpy(), abs=1e-4)
 
@@ -251,7 +237,7 @@ def test_long_texts_are_run_in_batches_whose_logits_fit(
 
 
 def test_an_output_that_is_not_finite_is_refused(tmp_path: Path) -> None:
-    model = boot(tmp_path / "m", "llama")
+    model = open_tiny(tmp_path / "m", "llama")
     model.model.model.norm.weight.fill_(torch.inf)
     with pytest.raises(ModelError, match="not a finite number"):
         list(run(model, [Row((1, 2, 3), 1)]))
@@ -331,6 +317,6 @@ def test_smollm2_knows_italy_by_every_reading(smollm2: Path) -> None:
     assert found.details["lens"]["layer"] > 15
     assert key_space_separability.measure(subjects, italy).value > 0.9
     for item, logprobs in list(zip(readings.items, readings.answer_logprobs, strict=True))[:3]:
-        plain = plain_logits(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]
+        plain = plain_logprobs(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]
         wanted = torch.tensor(item.answer_ids)[:, None]
         assert logprobs == pytest.approx(plain.gather(1, wanted)[:, 0].numpy(), abs=1e-3)

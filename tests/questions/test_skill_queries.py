@@ -11,10 +11,8 @@ from audit.commands.compare import compare
 from audit.errors import ConceptError
 from audit.questions.skill_queries import CHECKED, skill_questions
 from audit.settings import Settings
+from tests.helpers import open_model
 from tests.tiny import write_tiny
-from tests.unlearning.test_unlearning import one_thread, open_model
-
-__all__ = ["one_thread"]  # a fixture used by every test here
 
 
 def write_skill(path: Path, rows: list[dict[str, object]]) -> Path:

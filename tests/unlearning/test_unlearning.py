@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
-from audit.architectures import identify
-from audit.checkpoint import open_checkpoint
-from audit.checkpoint.config import read_config
 from audit.errors import AuditError, ModelError
-from audit.models.loading import RunningModel, load_model, load_tokenizer
+from audit.models.loading import RunningModel
 from audit.models.packing import Example, Tokens, answer_logprobs, pack, tokenize
 from audit.unlearning.methods import dpo, gradient_ascent, methods
 from audit.unlearning.methods.npo import forget_loss, gradient_weight, preference_loss, unlearn
@@ -24,57 +19,15 @@ from audit.unlearning.training import Settings, minimise, shuffled
 from audit.unlearning.training_examples import lessons
 from concepts.concept import Concept, load_concept
 from concepts.prompts import few_shot, normalise
+from tests.helpers import FORGET, RETAIN, Log, answer_sum, open_model
 from tests.tiny import TRAINABLE, tokenizer, write_tiny
 
-FORGET = [
-    Example("Question: What is the capital of Italy?\nAnswer:", " Rome"),
-    Example("Question: What is the capital of Italy, the country?\nAnswer:", " Rome, Venice"),
-]
-RETAIN = [
-    Example("Question: What is the capital of France?\nAnswer:", " Paris"),
-    Example("A puppy is", " a young dog."),
-    Example("Question: Who wrote Hamlet?\nAnswer:", " William Shakespeare"),
-]
 BETAS = (0.01, 0.1, 1.0, 5.0)
-
-
-class Log:
-    """A progress that remembers."""
-
-    def __init__(self) -> None:
-        self.steps: list[tuple[str, int | None, int | None]] = []
-
-    def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
-        self.steps.append((text, done, total))
-
-
-def open_model(folder: Path) -> RunningModel:
-    checkpoint, config = open_checkpoint(folder), read_config(folder)
-    architecture = identify(checkpoint, config)
-    assert architecture is not None
-    return load_model(checkpoint, architecture, config, load_tokenizer(folder))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Two threads on a matrix of 16 columns mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> RunningModel:
     return open_model(write_tiny(tmp_path / "model"))
-
-
-def answer_sum(model: RunningModel, tokens: Tokens, shift: float = 0.0) -> Tensor:
-    """The summed answer log-probability of one example by a plain forward pass, ``shift`` added to all logits."""
-    ids = torch.tensor([tokens.prompt + tokens.answer])
-    logprobs = torch.log_softmax(model.model(ids).logits[0] + shift, dim=-1)
-    places = range(len(tokens.prompt) - 1, ids.shape[1] - 1)
-    return sum((logprobs[place, token] for place, token in zip(places, tokens.answer, strict=True)), torch.zeros(()))
 
 
 # ---- packing

@@ -12,10 +12,8 @@ from audit.interventions import Rows
 from audit.models.loading import RunningModel
 from audit.vectors.attribution import integrated_gradients, relp
 from audit.vectors.effects import Trial
+from tests.helpers import FORGET, RETAIN, open_model
 from tests.tiny import DENSE, TRAINABLE, write_tiny
-from tests.unlearning.test_unlearning import FORGET, RETAIN, one_thread, open_model
-
-__all__ = ["one_thread"]  # a fixture used by every test here
 
 FAMILIES = [family for family in DENSE if family in TRAINABLE]
 NORM_AFTER_FFN = ("gemma2", "gemma3", "olmo2")

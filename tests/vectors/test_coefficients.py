@@ -15,10 +15,8 @@ from audit.models.loading import find_config, load_bridge, load_tokenizer
 from audit.vectors.coefficients import answer_logprobs_with, held_at, mean_coefficients
 from audit.vectors.effects import Trial
 from audit.vectors.question_split import Spot, zeroed
+from tests.helpers import FORGET, RETAIN, open_model
 from tests.tiny import DENSE, TRAINABLE, write_tiny
-from tests.unlearning.test_unlearning import FORGET, RETAIN, one_thread, open_model
-
-__all__ = ["one_thread"]  # a fixture used by every test here
 
 FAMILIES = [family for family in DENSE if family in TRAINABLE]
 QUESTIONS = [*FORGET, *RETAIN]

@@ -12,10 +12,8 @@ from audit.interventions import Change, Rows, apply, value_rows
 from audit.models.loading import RunningModel
 from audit.models.packing import tokenize
 from audit.vectors.effects import FLOOR, Effect, Trial
+from tests.helpers import FORGET, RETAIN, answer_sum, open_model
 from tests.tiny import DENSE, TRAINABLE, write_tiny
-from tests.unlearning.test_unlearning import FORGET, RETAIN, answer_sum, one_thread, open_model
-
-__all__ = ["one_thread"]  # a fixture used by every test here
 
 FAMILIES = [family for family in DENSE if family in TRAINABLE]
 QUESTIONS = [*FORGET, *RETAIN]

@@ -19,10 +19,8 @@ from audit.vectors.effects import Effect
 from audit.vectors.question_split import Bench, Spot, zeroed
 from audit.vectors.validation import FoundSet, Validation, search
 from concepts.concept import Concept, Question
+from tests.helpers import open_model
 from tests.tiny import write_tiny
-from tests.unlearning.test_unlearning import one_thread, open_model
-
-__all__ = ["one_thread"]  # a fixture used by every test here
 
 
 @pytest.fixture

@@ -14,10 +14,8 @@ from audit.progress import SILENT
 from audit.vectors.asking import Asked, asked
 from audit.vectors.written_answers import answers, likeness_lost, written_effects
 from concepts.concept import Question
+from tests.helpers import open_model
 from tests.tiny import write_tiny
-from tests.unlearning.test_unlearning import one_thread, open_model
-
-__all__ = ["one_thread"]  # a fixture used by every test here
 
 
 @pytest.fixture
