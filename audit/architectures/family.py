@@ -1,4 +1,4 @@
-"""A model family as data: one TOML file beside this module for each."""
+"""A model family as data: one TOML file in this folder for each."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
-from typing import Any
+from typing import Any, Final
 
-LAYER = "{layer}"
-EXPERT = "{expert}"
-LAYER_NUMBER = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,8})(?=\.)")
-EXPERT_NUMBER = re.compile(r"(?<=\.experts\.)(0|[1-9][0-9]{0,8})(?=\.)")
+LAYER: Final = "{layer}"
+EXPERT: Final = "{expert}"
+LAYER_NUMBER: Final = re.compile(r"(?<=\.)(0|[1-9][0-9]{0,8})(?=\.)")
+EXPERT_NUMBER: Final = re.compile(r"(?<=\.experts\.)(0|[1-9][0-9]{0,8})(?=\.)")
 
 
 @dataclass(frozen=True)
 class Template:
-    """One kind of tensor.
+    """One kind of tensor in a family.
 
     Attributes:
-        pattern: its name, with ``{layer}`` where the layer's number stands, and ``{expert}`` for an expert's.
-        role: what it does, in the field's terms (``W_in``, ``W_out``, ``embedding``, ...).
-        shape: dimension symbols, ``"d_mlp"`` or a multiple of one, ``"3*d_model"``.
-        group: the all-or-none group it belongs to, ``None`` for a tensor every model of the family has.
+        pattern: its name, with ``{layer}`` in place of the layer's number and ``{expert}`` in place of the expert's.
+        role: its function, in the field's terms (``W_in``, ``W_out``, ``embedding``, ...).
+        shape: dimension symbols (``"d_mlp"``) or multiples of one (``"3*d_model"``).
+        group: the optional group it belongs to, which a model has in full or not at all; ``None`` for a tensor that
+            every model of the family has.
         holds: FFN matrices stored one after another along the axis of their neurons, in equal parts.
     """
 
@@ -48,14 +49,14 @@ class Template:
 
 @dataclass(frozen=True)
 class GgufNames:
-    """How GGUF names the family's tensors and settings, and what it stores differently.
+    """The family's tensors and settings in GGUF: their names there, and what GGUF stores differently.
 
     Attributes:
         model_class: the transformers class, for ``architectures`` in the config.
         tensors: GGUF pattern -> pattern of the Hugging Face name.
-        rotary: GGUF patterns of tensors with interleaved rotary rows -> metadata key of their number of heads.
+        rotary: GGUF pattern of a tensor with interleaved rotary rows -> metadata key of its number of heads.
         config, optional_config: key of config.json -> metadata key.
-        ignore: GGUF tensors without a counterpart; they scale rotary positions.
+        ignore: GGUF tensors without a counterpart in Hugging Face files; they scale rotary positions.
     """
 
     model_class: str
@@ -68,19 +69,18 @@ class GgufNames:
 
 @dataclass(frozen=True)
 class Family:
-    """What all models of one family share; see ``llama.toml`` for the fields' meaning.
-
-    ``config`` maps a dimension symbol to the key of config.json that states it, or to a product of keys;
-    ``config_defaults`` says what stands in for a key that is null or absent.
+    """What all models of one family share; ``llama.toml`` shows the fields in use.
 
     Attributes:
-        memory: parameter pattern -> patterns of the tensors it is made of, where transformers holds them otherwise:
-            one after another along axis 0, and stacked over the experts where they have ``{expert}``.
-        one_of: groups of optional tensors of which a model has exactly one.
-        refused: tensor pattern -> the variant it belongs to, which is not supported.
-        refused_config: key of config.json -> value -> the variant it makes, which is not supported.
-        context: key of config.json that states the longest input, and what holds where it is silent.
-        alibi: whether positions are biases of attention that count the mask, or the key of config.json that says so.
+        config: dimension symbol -> the key of config.json that states its size, or a product of keys.
+        config_defaults: dimension symbol -> the keys that state its size where the first one is null or absent.
+        memory: parameter of the running model -> the tensors it consists of, where the names differ: concatenated along
+            axis 0, and stacked over the experts where the names contain ``{expert}``.
+        one_of: lists of optional groups of which a model has exactly one.
+        unsupported: tensor pattern -> the unsupported variant of the family that it marks.
+        unsupported_config: key of config.json -> value -> the unsupported variant that it marks.
+        context: key of config.json that states the longest input, and the default where the key is absent.
+        alibi: whether the family uses ALiBi positions, or the key of config.json that says so.
     """
 
     name: str
@@ -99,8 +99,8 @@ class Family:
     templates: tuple[Template, ...]
     memory: Mapping[str, tuple[str, ...]]
     one_of: tuple[tuple[str, ...], ...]
-    refused: Mapping[str, str]
-    refused_config: Mapping[str, Mapping[str, str]]
+    unsupported: Mapping[str, str]
+    unsupported_config: Mapping[str, Mapping[str, str]]
     context: tuple[str, int | None]
     alibi: bool | str
     gguf: GgufNames | None
@@ -110,7 +110,7 @@ class Family:
         return {template.role: template for template in self.templates}
 
     def match(self, name: str) -> tuple[Template, int | None] | None:
-        """The template that ``name`` fills and its layer, or ``None``."""
+        """The template that ``name`` matches, with its layer if it has one; ``None`` if no template matches."""
         pattern, layer = split_layer(name)
         template = self._by_pattern.get(pattern) or self._by_pattern.get(name)
         return (template, layer if template.layered else None) if template else None
@@ -126,23 +126,23 @@ class Family:
 def split_layer(name: str) -> tuple[str, int | None]:
     """``"model.layers.3.mlp.up_proj.weight"`` -> ``("model.layers.{layer}.mlp.up_proj.weight", 3)``.
 
-    The number of an expert becomes ``{expert}``; ``expert_of`` gives it.
+    An expert's number becomes ``{expert}``; ``expert_of`` returns it.
     """
-    found = LAYER_NUMBER.search(name)
-    if not found:
+    match = LAYER_NUMBER.search(name)
+    if not match:
         return name, None
-    rest = EXPERT_NUMBER.sub(EXPERT, name[found.end() :])
-    return name[: found.start()] + LAYER + rest, int(found.group())
+    rest = EXPERT_NUMBER.sub(EXPERT, name[match.end() :])
+    return name[: match.start()] + LAYER + rest, int(match.group())
 
 
 def expert_of(name: str) -> int | None:
     """``"model.layers.3.block_sparse_moe.experts.5.w1.weight"`` -> ``5``."""
-    found = EXPERT_NUMBER.search(name)
-    return int(found.group()) if found else None
+    match = EXPERT_NUMBER.search(name)
+    return int(match.group()) if match else None
 
 
-def numbers(names: Iterable[str]) -> tuple[int, int]:
-    """How many layers and how many experts the highest numbers in ``names`` speak of."""
+def count_layers_and_experts(names: Iterable[str]) -> tuple[int, int]:
+    """The number of layers and of experts, from the highest numbers in ``names``."""
     layers = {layer for name in names if (layer := split_layer(name)[1]) is not None}
     experts = {expert for name in names if (expert := expert_of(name)) is not None}
     return 1 + max(layers, default=-1), 1 + max(experts, default=-1)
@@ -150,7 +150,7 @@ def numbers(names: Iterable[str]) -> tuple[int, int]:
 
 @cache
 def families() -> tuple[Family, ...]:
-    """Every family, in alphabetical order; adding a TOML file adds one."""
+    """All families in alphabetical order; a new TOML file adds one."""
     entries = sorted((entry for entry in files(__package__).iterdir() if entry.name.endswith(".toml")), key=str)
     return tuple(_family(tomllib.loads(entry.read_text(encoding="utf-8"))) for entry in entries)
 
@@ -174,8 +174,8 @@ def _family(data: dict[str, Any]) -> Family:
         templates=tuple(_templates(data)),
         memory={name: tuple(parts) for name, parts in data.get("memory", {}).items()},
         one_of=tuple(tuple(groups) for groups in data.get("one_of", ())),
-        refused=data.get("refused", {}),
-        refused_config=data.get("refused_config", {}),
+        unsupported=data.get("unsupported", {}),
+        unsupported_config=data.get("unsupported_config", {}),
         context=(data.get("context", "max_position_embeddings"), data.get("context_default")),
         alibi=data.get("alibi", False),
         gguf=GgufNames(**{**gguf, "ignore": frozenset(gguf["ignore"])}) if gguf else None,

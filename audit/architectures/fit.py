@@ -1,28 +1,32 @@
-"""How well a file's tensor names and shapes fit a family, and what exactly does not."""
+"""How a file's tensor names and shapes fit a family, and which tensors do not."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
 
 import torch
 
-from audit.architectures.family import Family, Template, numbers, split_layer
+from audit.architectures.family import Family, Template, count_layers_and_experts, split_layer
+from audit.architectures.stored_tensors import TensorLayout
 from audit.errors import CheckpointError
 
-if TYPE_CHECKING:
-    from audit.checkpoint import TensorInfo
-
-SHOWN = 5
+LISTED = 5
 """Names listed in a message before the rest is counted."""
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A family laid over a file's names: what fills which template, what is missing and what is left over."""
+    """The names of a file matched with the templates of a family.
+
+    Attributes:
+        matched: tensor name -> its template, and its layer where the template has one.
+        missing: names that a complete model of this size would have and the file does not.
+        extra: names in the file that belong to no template.
+    """
 
     family: Family
     n_layers: int
@@ -36,46 +40,50 @@ class Fit:
         return not self.missing and not self.extra
 
     @property
-    def refused(self) -> tuple[tuple[str, str], ...]:
-        """Left-over tensors that mark an unsupported variant of the family, each with the variant."""
-        marks = self.family.refused
-        found = ((name, marks.get(name) or marks.get(split_layer(name)[0])) for name in self.extra)
-        return tuple((name, variant) for name, variant in found if variant)
+    def unsupported(self) -> tuple[tuple[str, str], ...]:
+        """Extra tensors that mark an unsupported variant of the family, each with the name of the variant."""
+        marks = self.family.unsupported
+        variants = ((name, marks.get(name) or marks.get(split_layer(name)[0])) for name in self.extra)
+        return tuple((name, variant) for name, variant in variants if variant)
 
     @property
     def is_another_family(self) -> bool:
-        """Whether a kind of tensor is absent from, or added to, every one of several layers.
+        """Whether a kind of tensor is missing or extra in every one of several layers.
 
-        Damage and tampering hit single tensors; a difference repeated in all layers is another design.
+        Damage and tampering affect single tensors; a difference repeated in all layers is another architecture.
         """
         kinds = Counter(split_layer(name)[0] for name in (*self.missing, *self.extra))
         return self.n_layers > 1 and max(kinds.values(), default=0) >= self.n_layers
 
     def problems(self) -> str:
-        """What is missing, misnamed and left over, the first few by name."""
-        unclaimed, absent, parts = list(self.extra), [], []
+        """The missing, misnamed and unexpected tensors, the first few by name."""
+        unexpected, missing_names, misnamed = list(self.extra), [], []
         for name in self.missing:
-            near = get_close_matches(name, unclaimed, n=1, cutoff=0.9)
-            if near:
-                unclaimed.remove(near[0])
-                parts.append(f"{near[0]} should perhaps be {name}")
+            similar = get_close_matches(name, unexpected, n=1, cutoff=0.9)
+            if similar:
+                unexpected.remove(similar[0])
+                misnamed.append(f"{similar[0]} should perhaps be {name}")
             else:
-                absent.append(name)
-        misnamed = [listed(parts)] if parts else []
-        missing = [f"missing: {listed(absent)}"] if absent else []
-        extra = [f"not part of such a model: {listed(unclaimed)}"] if unclaimed else []
-        return "; ".join(misnamed + missing + extra)
+                missing_names.append(name)
+        parts = [listed(misnamed)] if misnamed else []
+        parts += [f"missing: {listed(missing_names)}"] if missing_names else []
+        parts += [f"not part of such a model: {listed(unexpected)}"] if unexpected else []
+        return "; ".join(parts)
 
 
-def fit_names(family: Family, tensors: Mapping[str, TensorInfo]) -> Fit | None:
-    """Lay ``family`` over the names; ``None`` if not one of them belongs to it."""
+def fit_names(family: Family, tensors: Collection[str]) -> Fit | None:
+    """Match the names with the templates of ``family``; ``None`` if no name matches.
+
+    Raises:
+        CheckpointError: a name states a layer or expert number beyond the number of tensors in the file.
+    """
     names = [name for name in tensors if not family.ignores(name)]
-    matched = {name: found for name in names if (found := family.match(name))}
+    matched = {name: match for name in names if (match := family.match(name))}
     if not matched:
         return None
-    n_layers, n_experts = numbers(matched)
+    n_layers, n_experts = count_layers_and_experts(matched)
     for kind, count in (("layer", n_layers), ("expert", n_experts)):
-        if count > len(names):  # before a list of that length is made
+        if count > len(names):  # checked before ``_all_names`` enumerates that many
             raise CheckpointError(f"a tensor of {kind} {count - 1:,} in a file of {len(names)} tensors.")
     groups = {template.group for template, _ in matched.values()} | {None}
     groups |= {choices[0] for choices in family.one_of if groups.isdisjoint(choices)}
@@ -90,57 +98,57 @@ def fit_names(family: Family, tensors: Mapping[str, TensorInfo]) -> Fit | None:
 
 
 def _all_names(template: Template, n_layers: int, n_experts: int) -> Iterator[str]:
-    """Every name that the template stands for in a model of this size."""
+    """The names of all tensors of this kind in a model of this size."""
     for layer in range(n_layers if template.layered else 1):
         for expert in range(max(n_experts, 1) if template.of_expert else 1):
             yield template.name(layer, expert)
 
 
-def fit_shapes(fit: Fit, tensors: Mapping[str, TensorInfo]) -> dict[str, int]:
-    """The size of each dimension symbol, the same in every tensor that names it.
+def fit_shapes(fit: Fit, tensors: Mapping[str, TensorLayout]) -> dict[str, int]:
+    """Dimension symbol -> size, which is the same in every tensor that uses the symbol.
 
     Raises:
-        CheckpointError: a tensor of another shape, or one that does not hold floating-point numbers.
+        CheckpointError: a tensor of another shape, or one whose numbers are not floating-point.
     """
     sizes: dict[str, tuple[int, str]] = {}
     for name, (template, _) in fit.matched.items():
         shape, dtype = tensors[name].shape, tensors[name].dtype
-        if dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        if dtype not in FLOATING:
             raise CheckpointError(
                 f"{name} is stored as {str(dtype).removeprefix('torch.')}: quantised or packed weights.",
                 hint="Dequantise the model and save it in a floating-point format.",
             )
         if len(shape) != len(template.shape):
-            raise _misshapen(name, shape, template.shape, sizes)
+            raise _shape_error(name, shape, template.shape, sizes)
         for size, term in zip(shape, template.shape, strict=True):
-            factor, symbol = _term(term)
+            factor, symbol = _parse_term(term)
             expected, _ = sizes.setdefault(symbol, (size // factor, name))
             if size != factor * expected or size == 0:
-                raise _misshapen(name, shape, template.shape, sizes)
-    found = {symbol: size for symbol, (size, _) in sizes.items()} | {"n_layers": fit.n_layers}
-    if "d_expert" in found:
-        found |= {"n_experts": fit.n_experts, "d_mlp": fit.n_experts * found["d_expert"]}
-    return found
+                raise _shape_error(name, shape, template.shape, sizes)
+    result = {symbol: size for symbol, (size, _) in sizes.items()} | {"n_layers": fit.n_layers}
+    if "d_expert" in result:
+        result |= {"n_experts": fit.n_experts, "d_mlp": fit.n_experts * result["d_expert"]}
+    return result
 
 
-def listed(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def listed(names: list[str], limit: int = LISTED) -> str:
+    """The first ``limit`` names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
 
 
-def _term(term: str) -> tuple[int, str]:
+def _parse_term(term: str) -> tuple[int, str]:
     """``"3*d_model"`` -> ``(3, "d_model")``."""
     factor, _, symbol = term.rpartition("*")
     return int(factor or 1), symbol
 
 
-def _misshapen(
+def _shape_error(
     name: str, shape: tuple[int, ...], expected: tuple[str, ...], sizes: Mapping[str, tuple[int, str]]
 ) -> CheckpointError:
     known = "; ".join(
         f"{symbol} is {sizes[symbol][0]} in {sizes[symbol][1]}"
-        for symbol in dict.fromkeys(_term(term)[1] for term in expected)
+        for symbol in dict.fromkeys(_parse_term(term)[1] for term in expected)
         if symbol in sizes and sizes[symbol][1] != name
     )
     message = f"{name} is {list(shape)}, expected [{', '.join(expected)}]"

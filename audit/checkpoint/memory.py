@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from audit.architectures.family import EXPERT, LAYER, Family, families, numbers, split_layer
+from audit.architectures.family import EXPERT, LAYER, Family, count_layers_and_experts, families, split_layer
 from audit.checkpoint.source import TensorInfo, WeightFile
 
 
@@ -113,7 +113,7 @@ def joined_parameters(names: Collection[str]) -> dict[str, Joined]:
 
 
 def _joined(family: Family, names: Collection[str]) -> Iterator[tuple[str, Joined]]:
-    n_layers, n_experts = numbers(names)
+    n_layers, n_experts = count_layers_and_experts(names)
     for parameter, patterns in family.memory.items():
         stacked = EXPERT in patterns[0]
         for layer in range(n_layers) if LAYER in parameter else [0]:

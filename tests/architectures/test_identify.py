@@ -190,7 +190,7 @@ def test_quantised_weights_are_refused(llama: Path, dtype: torch.dtype) -> None:
         ("gpt2", {"n_embd": 32}, "n_embd = 32, but the file has 16"),
         ("gpt2", {"n_layer": 1}, "n_layer = 1, but the file has 2"),
         ("llama", {"model_type": "gpt2"}, "config.json says gpt2, but no tensor has a name of that family"),
-        ("llama", {"model_type": "gemma3_text"}, "not a whole gemma3 model"),
+        ("llama", {"model_type": "gemma3_text"}, "not a complete gemma3 model"),
     ],
 )
 def test_a_config_that_says_otherwise_is_refused(
