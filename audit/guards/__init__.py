@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,8 +38,8 @@ class Guard(Protocol):
 
     METHOD: ClassVar[str]
 
-    def attach(self, model: torch.nn.Module, sites: Sites) -> list[Any]:
-        """Put the hooks on ``model``; their handles."""
+    def attach(self, model: torch.nn.Module, sites: Sites) -> ExitStack:
+        """Put the hooks on ``model``; closing the stack takes them off."""
 
     def fits(self, sites: Sites) -> bool:
         """Whether its statistics are of a model with these ``sites``: layers, neurons, shapes."""
@@ -58,13 +59,11 @@ class Guarded:
 
     def __init__(self, model: torch.nn.Module, guard: Guard, sites: Sites) -> None:
         self.guard = guard
-        self._handles = guard.attach(model, sites)
+        self._hooks = guard.attach(model, sites)
 
     def remove(self) -> None:
         """Take the guard off; a second call does nothing."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        self._hooks.close()
 
     def __enter__(self) -> Guarded:
         return self

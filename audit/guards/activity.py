@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from audit.errors import ModelError
 from audit.guards.sites import Sites
 from audit.models.forward import padded
+from audit.models.hooks import on_inputs, on_outputs
 from audit.models.loading import RunningModel
 from audit.progress import SILENT, Progress
 from concepts.adjust import SPREAD_FLOOR, Moments
@@ -48,45 +50,32 @@ def activity(
     sums = {name: torch.zeros(shape, dtype=torch.float64) for name in ("pre", "pre2", "key", "key2", "size")}
     mask: list[Tensor] = []
 
-    def pre_hook(layer: int) -> object:
+    def add_pre(layer: int, module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         first = sites.first[layer]
+        _add(sums, layer, ("pre", "pre2"), output.flatten(0, -2)[mask[0]][:, first : first + sites.d_mlp])
 
-        def take(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            _add(sums, layer, ("pre", "pre2"), output.flatten(0, -2)[mask[0]][:, first : first + sites.d_mlp])
+    def add_keys(layer: int, module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        keys = inputs[0].flatten(0, -2)[mask[0]]
+        _add(sums, layer, ("key", "key2"), keys)
+        sums["size"][layer] += keys.abs().double().sum(dim=0).cpu()
 
-        return take
-
-    def key_hook(layer: int) -> object:
-        def take(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            keys = inputs[0].flatten(0, -2)[mask[0]]
-            _add(sums, layer, ("key", "key2"), keys)
-            sums["size"][layer] += keys.abs().double().sum(dim=0).cpu()
-
-        return take
-
-    handles = []
+    pre_hooks = {name: partial(add_pre, layer) for layer, name in enumerate(sites.pre)}
+    key_hooks = {name: partial(add_keys, layer) for layer, name in enumerate(sites.out)}
     tokens = 0
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    try:
-        for layer in range(shape[0]):
-            pre = model.model.get_submodule(sites.pre[layer])
-            handles.append(pre.register_forward_hook(pre_hook(layer)))
-            out = model.model.get_submodule(sites.out[layer])
-            handles.append(out.register_forward_pre_hook(key_hook(layer)))
-        with torch.inference_mode():
-            for start in range(0, len(order), batch_size):
-                arguments = padded(model, [prompts[index] for index in order[start : start + batch_size]], 0)
-                mask[:] = [arguments["attention_mask"].flatten().bool()]
-                model.model.base_model(**arguments, use_cache=False)
-                tokens += int(mask[0].sum())
-                if not all(torch.isfinite(total).all() for total in sums.values()):
-                    raise ModelError(
-                        "an activation is not a finite number.", hint="Run the model with --dtype float32."
-                    )
-                progress.step("Reading activations", min(start + batch_size, len(order)), len(order))
-    finally:
-        for handle in handles:
-            handle.remove()
+    for start in range(0, len(order), batch_size):
+        arguments = padded(model, [prompts[index] for index in order[start : start + batch_size]], 0)
+        mask[:] = [arguments["attention_mask"].flatten().bool()]
+        with (
+            torch.inference_mode(),
+            on_outputs(model.model, pre_hooks, once=True),
+            on_inputs(model.model, key_hooks, once=True),
+        ):
+            model.model.base_model(**arguments, use_cache=False)
+        tokens += int(mask[0].sum())
+        if not all(torch.isfinite(total).all() for total in sums.values()):
+            raise ModelError("an activation is not a finite number.", hint="Run the model with --dtype float32.")
+        progress.step("Reading activations", min(start + batch_size, len(order)), len(order))
     mean = {name: (total / tokens).numpy() for name, total in sums.items()}
     return Activity(_moments(mean, "pre"), _moments(mean, "key"), mean["size"], tokens)
 

@@ -6,16 +6,16 @@ every step runs the layers above alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from audit.interventions import Change, Place, Rows, Setting, apply, cosines, places, stored_rows
+from audit.models.hooks import BlockInputs, adding_to_value_vectors, recording_block_inputs, starting_at
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, answer_logprobs
 from audit.progress import SILENT, Progress
@@ -93,7 +93,8 @@ def train(
     answers, held = prepare(model.tokenizer, forget, retain, settings)
     changes = {layer: nn.Parameter(torch.zeros_like(rows.values)) for layer, rows in before.items()}
     upper = UpperLayers(model, lowest=min(before))
-    with trainable(model.model, every=False), adding(model, before, changes), upper.bypassing():
+    deltas = {layer: (rows.neurons, changes[layer]) for layer, rows in before.items()}
+    with trainable(model.model, every=False), adding_to_value_vectors(model, deltas):
         objective = Objective.start(forget_loss, upper.forward, [*zip(answers)], held, settings, progress)
         if erase:
             for layer, rows in before.items():
@@ -102,23 +103,6 @@ def train(
         trajectory = minimise(changes.values(), objective.step, settings, progress, text)
     after = {layer: Rows(rows.neurons, rows.values + changes[layer].detach()) for layer, rows in before.items()}
     return after, trajectory
-
-
-@contextmanager
-def adding(model: RunningModel, chosen: Change, changes: Mapping[int, Tensor]) -> Iterator[None]:
-    """Run as if ``changes[layer]`` ``[n, d_model]`` were added to the value vectors ``chosen[layer]``."""
-
-    def hook(layer: int) -> Any:
-        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return output + inputs[0][..., list(chosen[layer].neurons)] @ changes[layer].to(output.device, output.dtype)
-
-        return add
-
-    with ExitStack() as stack:
-        for layer in chosen:
-            module = model.model.get_submodule(model.architecture.out_module.format(layer=layer))
-            stack.callback(module.register_forward_hook(hook(layer)).remove)
-        yield
 
 
 @dataclass
@@ -131,51 +115,24 @@ class UpperLayers:
     model: RunningModel
     lowest: int
     _known: dict[int, Float[Tensor, "length d_model"]] = field(default_factory=dict)
-    _row: Pack | None = None
     _blocks_give_tuples: bool = False
 
     def forward(self, row: Pack) -> Float[Tensor, "m d_vocab"]:
         """``answer_logprobs`` of ``row``, from ``lowest`` upwards where all its examples are known."""
-        self._row = row
-        return answer_logprobs(self.model, row)
+        if all(index in self._known for index in row.examples):
+            with starting_at(self.model, self.lowest, self._entering(row)):
+                return answer_logprobs(self.model, row)
+        with recording_block_inputs(self.model, [self.lowest]) as recorded:
+            logprobs = answer_logprobs(self.model, row)
+        entering = recorded.entering[self.lowest][0].detach()
+        self._known |= {index: entering[path].clone() for index, path in zip(row.examples, row.paths, strict=True)}
+        self._blocks_give_tuples = recorded.tuples
+        return logprobs
 
-    @contextmanager
-    def bypassing(self) -> Iterator[None]:
-        """Blocks below ``lowest`` pass their input on unread while the row is known; all is undone afterwards."""
-        block = self.model.architecture.block_module
-        lower = [self.model.model.get_submodule(block.format(layer=layer)) for layer in range(self.lowest)]
-        entered = self.model.model.get_submodule(block.format(layer=self.lowest))
-        with ExitStack() as stack:
-            stack.callback(entered.register_forward_pre_hook(self._resume).remove)
-            for module in lower:
-                module.forward = self._skipping(module.forward)
-                stack.callback(delattr, module, "forward")  # the class's own method shows again
-            yield
-
-    def _skipping(self, forward: Any) -> Any:
-        def skip_known(hidden: Tensor, *arguments: Any, **options: Any) -> Any:
-            if self._is_known:
-                return (hidden, None) if self._blocks_give_tuples else hidden
-            output = forward(hidden, *arguments, **options)
-            self._blocks_give_tuples = isinstance(output, tuple)  # with attention's weights, if anything
-            return output
-
-        return skip_known
-
-    @property
-    def _is_known(self) -> bool:
-        return self._row is not None and all(index in self._known for index in self._row.examples)
-
-    def _resume(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Before block ``lowest``: put in what is known of the row, or keep what came."""
-        row, hidden = self._row, inputs[0]
-        assert row is not None
-        if not self._is_known:
-            self._known |= {
-                index: hidden[0, path].detach().clone() for index, path in zip(row.examples, row.paths, strict=True)
-            }
-            return None
-        known = torch.empty_like(hidden)
+    def _entering(self, row: Pack) -> BlockInputs:
+        """What enters ``lowest`` with ``row``, put together from what is known of its examples."""
+        first = self._known[row.examples[0]]
+        entering = first.new_empty(1, row.ids.shape[1], first.shape[1])
         for index, path in zip(row.examples, row.paths, strict=True):
-            known[0, path] = self._known[index]
-        return (known, *inputs[1:])
+            entering[0, path] = self._known[index]
+        return BlockInputs({self.lowest: entering}, self._blocks_give_tuples)

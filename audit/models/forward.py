@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from audit.errors import ModelError
+from audit.models.hooks import by_layer, on_inputs, on_outputs
 from audit.models.loading import RunningModel, no_cache, repeated
 from audit.progress import SILENT, Progress
 
@@ -101,11 +102,8 @@ def reading_head_at(model: RunningModel, rows: torch.Tensor, positions: torch.Te
     def select(_: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0][rows, positions][None], *args[1:])
 
-    handle = model.model.get_submodule(model.architecture.head_module).register_forward_pre_hook(select)
-    try:
+    with on_inputs(model.model, {model.architecture.head_module: select}, once=True):
         yield
-    finally:
-        handle.remove()
 
 
 def padded(model: RunningModel, sequences: Sequence[Sequence[int]], start: int) -> dict[str, torch.Tensor]:
@@ -142,7 +140,7 @@ def _forward(model: RunningModel, rows: Sequence[Row], indices: Sequence[int], c
     where, positions = torch.tensor(wanted).T
     last = torch.tensor([row.last - start for row in chosen])
     arguments = padded(model, [row.ids[start:] for row in chosen], start)
-    with reading_head_at(model, where, positions), _taking(model, last) as taken:
+    with reading_head_at(model, where, positions), _last_token_states(model, last) as states:
         output = model.model(**arguments, past_key_values=repeated(cache, len(chosen)), use_cache=True)
     logits = output.logits[0].float()
     if not torch.isfinite(logits).all():
@@ -150,23 +148,9 @@ def _forward(model: RunningModel, rows: Sequence[Row], indices: Sequence[int], c
     return Batch(
         rows=tuple(indices),
         logits=logits,
-        keys=taken.stacked("key"),
-        residual=taken.stacked("residual"),
+        keys=torch.stack([states.keys[layer] for layer in range(model.architecture.n_layers)]),
+        residual=torch.stack([states.residual[layer] for layer in range(model.architecture.n_layers)]),
     )
-
-
-class _Taken:
-    """What hooks took during one pass: a tensor for each kind and layer."""
-
-    def __init__(self, n_layers: int) -> None:
-        self.tensors: dict[str, list[torch.Tensor]] = {"key": [], "residual": []}
-        self.n_layers = n_layers
-
-    def stacked(self, kind: str) -> torch.Tensor:
-        """All layers, each seen exactly once."""
-        found = self.tensors[kind]
-        assert len(found) == self.n_layers, f"{len(found)} {kind} hooks fired for {self.n_layers} layers"
-        return torch.stack(found)
 
 
 def expert_keys(experts: Any, states: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -186,37 +170,41 @@ def expert_keys(experts: Any, states: torch.Tensor, index: torch.Tensor, weights
 
 
 @contextmanager
-def _taking(model: RunningModel, last: torch.Tensor) -> Iterator[_Taken]:
-    """Hooks that take key vectors and residuals at position ``last[i]`` of row ``i``, removed at the end."""
+def _last_token_states(model: RunningModel, last: torch.Tensor) -> Iterator[_States]:
+    """Key vectors and residuals at position ``last[i]`` of row ``i``, from the pass that runs inside."""
     architecture = model.architecture
-    taken = _Taken(architecture.n_layers)
-    rows = torch.arange(len(last))
+    states = _States(last)
+    keys = states.take_expert_keys if architecture.n_experts else states.take_keys
+    layers = range(architecture.n_layers)
+    with (
+        on_inputs(model.model, by_layer(architecture.out_module, layers, keys), once=True),
+        on_outputs(model.model, by_layer(architecture.block_module, layers, states.take_residual), once=True),
+    ):
+        yield states
 
-    def take(kind: str, value: Any) -> None:
-        states = value[0] if isinstance(value, tuple) else value
-        states = states.reshape(len(last), -1, states.shape[-1])  # OPT's FFN sees all rows as one
-        taken.tensors[kind].append(states[rows, last].float().cpu())
 
-    def before(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
-        if not architecture.n_experts:
-            return take("key", args)
-        places = rows * (len(args[0]) // len(last)) + last
-        taken.tensors["key"].append(expert_keys(module, *(arg[places] for arg in args)).float().cpu())
-        return None
+class _States:
+    """Hooks that keep key vectors and residuals at one position of each row, ``[n_rows, d]`` by layer."""
 
-    def after(_: torch.nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        take("residual", output)
+    def __init__(self, last: torch.Tensor) -> None:
+        self.last = last
+        self.rows = torch.arange(len(last))
+        self.keys: dict[int, torch.Tensor] = {}
+        self.residual: dict[int, torch.Tensor] = {}
 
-    handles = []
-    try:
-        for layer in range(architecture.n_layers):
-            out = model.model.get_submodule(architecture.out_module.format(layer=layer))
-            block = model.model.get_submodule(architecture.block_module.format(layer=layer))
-            handles += [out.register_forward_pre_hook(before), block.register_forward_hook(after)]
-        yield taken
-    finally:
-        for handle in handles:
-            handle.remove()
+    def take_keys(self, layer: int, module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        self.keys[layer] = self._at_last(args[0])
+
+    def take_expert_keys(self, layer: int, module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        places = self.rows * (len(args[0]) // len(self.last)) + self.last
+        self.keys[layer] = expert_keys(module, *(arg[places] for arg in args)).float().cpu()
+
+    def take_residual(self, layer: int, module: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.residual[layer] = self._at_last(output[0] if isinstance(output, tuple) else output)
+
+    def _at_last(self, states: torch.Tensor) -> torch.Tensor:
+        states = states.reshape(len(self.last), -1, states.shape[-1])  # OPT's FFN sees all rows as one
+        return states[self.rows, self.last].float().cpu()
 
 
 Read = Callable[[torch.Tensor], torch.Tensor]

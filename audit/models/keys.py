@@ -17,6 +17,7 @@ import torch
 
 from audit.errors import ModelError
 from audit.models.forward import expert_keys, padded
+from audit.models.hooks import by_layer, on_inputs
 from audit.models.loading import RunningModel
 from audit.progress import SILENT, Progress
 
@@ -131,35 +132,29 @@ def _read(model: RunningModel, prompts: Sequence[Sequence[int]], pool: Pool) -> 
     arguments = padded(model, prompts, 0)
     with torch.inference_mode(), _pooling(model, arguments["attention_mask"], pool) as taken:
         model.model.base_model(**arguments, use_cache=False)
-    assert len(taken) == model.architecture.n_layers, f"{len(taken)} hooks fired"
+    layers = [taken[layer] for layer in range(model.architecture.n_layers)]
     stacked: np.ndarray = (
-        torch.cat([torch.stack(pooled, dim=1) for pooled in zip(*taken, strict=True)], dim=1).half().cpu().numpy()
+        torch.cat([torch.stack(pooled, dim=1) for pooled in zip(*layers, strict=True)], dim=1).half().cpu().numpy()
     )
     return stacked
 
 
 @contextmanager
-def _pooling(model: RunningModel, mask: torch.Tensor, pool: Pool) -> Iterator[list[tuple[torch.Tensor, ...]]]:
-    """Hooks that pool each layer's keys, ``[n, d_mlp]`` float32 each way, as they pass, removed at the end."""
+def _pooling(model: RunningModel, mask: torch.Tensor, pool: Pool) -> Iterator[dict[int, tuple[torch.Tensor, ...]]]:
+    """Pool each layer's keys, ``[n, d_mlp]`` float32 each way, by layer, in the pass that runs inside."""
     architecture = model.architecture
-    taken: list[tuple[torch.Tensor, ...]] = []
+    taken: dict[int, tuple[torch.Tensor, ...]] = {}
     ways = {"last": (last_keys,), "mean": (mean_keys,), "both": (last_keys, mean_keys)}[pool]
 
-    def take(module: torch.nn.Module, args: tuple[Any, ...]) -> None:
+    def take(layer: int, module: torch.nn.Module, args: tuple[Any, ...]) -> None:
         if architecture.n_experts and pool == "last":  # every expert is computed where it is read, and nowhere else
             places = torch.arange(len(mask), device=mask.device) * mask.shape[1] + last_places(mask)
-            taken.append((expert_keys(module, *(arg[places] for arg in args)).float(),))
+            taken[layer] = (expert_keys(module, *(arg[places] for arg in args)).float(),)
             return
         keys = expert_keys(module, *args) if architecture.n_experts else args[0]
         keys = keys.reshape(*mask.shape, -1)
-        taken.append(tuple(way(keys, mask) for way in ways))
+        taken[layer] = tuple(way(keys, mask) for way in ways)
 
-    handles = []
-    try:
-        for layer in range(architecture.n_layers):
-            out = model.model.get_submodule(architecture.out_module.format(layer=layer))
-            handles.append(out.register_forward_pre_hook(take))
+    layers = range(architecture.n_layers)
+    with on_inputs(model.model, by_layer(architecture.out_module, layers, take), once=True):
         yield taken
-    finally:
-        for handle in handles:
-            handle.remove()

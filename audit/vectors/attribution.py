@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from audit.models.hooks import BlockInputs, by_layer, on_inputs, on_outputs, recording_block_inputs, starting_at
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, answer_logprobs, pack, tokenize
 from audit.progress import SILENT, Progress
-from audit.vectors.effects import Kept, keeping, starting_at
 
 PACKED = 16
 """Questions in one row: a backward pass keeps every activation of it."""
@@ -80,8 +80,9 @@ def _packed(model: RunningModel, questions: Sequence[Example]) -> list[Pack]:
     return [pack(tokens[start : start + PACKED]) for start in range(0, len(tokens), PACKED)]
 
 
-def _entering(model: RunningModel, row: Pack, lowest: int) -> Kept:
-    with torch.no_grad(), keeping(model, lowest) as kept:
+def _entering(model: RunningModel, row: Pack, lowest: int) -> BlockInputs:
+    layers = range(lowest, model.architecture.n_layers)
+    with torch.no_grad(), recording_block_inputs(model, layers) as kept:
         answer_logprobs(model, row)
     return kept
 
@@ -108,38 +109,28 @@ def _watching(model: RunningModel, layers: Collection[int], share: float) -> Ite
     keys: dict[int, Tensor] = {}
     passing = len(layers) > 1
 
-    def hook(layer: int) -> Any:
-        def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            key = inputs[0] if passing else share * inputs[0].detach()
-            if passing and model.architecture.gated:
-                key = key / 2 + key.detach() / 2
-            if not key.requires_grad:
-                key.requires_grad_()
-            else:
-                key.retain_grad()
-            keys[layer] = key
-            return (key, *inputs[1:])
+    def watch(layer: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        key = inputs[0] if passing else share * inputs[0].detach()
+        if passing and model.architecture.gated:
+            key = key / 2 + key.detach() / 2
+        if not key.requires_grad:
+            key.requires_grad_()
+        else:
+            key.retain_grad()
+        keys[layer] = key
+        return (key, *inputs[1:])
 
-        return watch
-
-    with ExitStack() as stack:
-        for layer in layers:
-            module = model.model.get_submodule(model.architecture.out_module.format(layer=layer))
-            stack.callback(module.register_forward_pre_hook(hook(layer)).remove)
+    with on_inputs(model.model, by_layer(model.architecture.out_module, layers, watch), once=True):
         yield keys
 
 
-@contextmanager
-def _linearised(model: RunningModel) -> Iterator[None]:
+def _linearised(model: RunningModel) -> ExitStack:
     """Norms and activations with their scale held constant; their values stay what they are."""
-    with ExitStack() as stack:
-        embedding = model.model.get_input_embeddings()
-        stack.callback(embedding.register_forward_hook(_requiring_grad).remove)
-        for module in model.model.modules():
-            rule = _rule(module)
-            if rule is not None:
-                stack.callback(module.register_forward_hook(rule).remove)
-        yield
+    embedding = model.model.get_input_embeddings()
+    modules = [*model.model.named_modules()]
+    rules = {name: rule for name, module in modules if (rule := _rule(module)) is not None}
+    (start,) = (name for name, module in modules if module is embedding)
+    return on_outputs(model.model, {start: _requiring_grad, **rules})
 
 
 def _requiring_grad(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

@@ -7,17 +7,18 @@ almost nothing. Answers are teacher-forced: their log-probability is smooth, whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from audit.interventions import Change, value_rows
+from audit.models.hooks import BlockInputs, adding_to_value_vectors, recording_block_inputs, starting_at
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, answer_logprobs, pack, tokenize
 from audit.progress import SILENT, Progress
@@ -48,12 +49,12 @@ class Trial:
         self.model, self.lowest, self.n = model, lowest, len(questions)
         tokens = [*enumerate(tokenize(model.tokenizer, questions))]
         self.rows = [pack(tokens[start : start + PACKED]) for start in range(0, len(tokens), PACKED)]
-        self.kept: list[Kept] = []
+        self.kept: list[BlockInputs] = []
         before = []
         with torch.inference_mode():
             for done, row in enumerate(self.rows):
                 progress.step("Reading the answers before any edit", done, len(self.rows))
-                with keeping(model, lowest) as kept:
+                with recording_block_inputs(model, range(lowest, model.architecture.n_layers)) as kept:
                     before.append(mean_per_answer(row, answer_logprobs(model, row)))
                 self.kept.append(kept)
         self.before = np.concatenate(before)
@@ -151,76 +152,11 @@ def _ratio(target: np.ndarray, unrelated: np.ndarray, axis: int = -1) -> np.ndar
     return found
 
 
-# ---- running a part of a model, or one that is slightly another
-
-
-@contextmanager
-def writing(model: RunningModel, change: Change) -> Iterator[None]:
+def writing(model: RunningModel, change: Change) -> ExitStack:
     """Run as if ``change`` were written into the model's value vectors, which stay as they are."""
 
-    def hook(layer: int) -> Any:
-        rows = change[layer]
-        neurons = torch.tensor(rows.neurons)
+    def delta(layer: int) -> Float[Tensor, "n d_model"]:
         stored = value_rows(model, layer)
-        delta = rows.values.to(stored.device) - stored[neurons].float()
+        return change[layer].values.to(stored.device) - stored[list(change[layer].neurons)].float()
 
-        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return output + (inputs[0][..., neurons].float() @ delta).to(output.dtype)
-
-        return add
-
-    with ExitStack() as stack:
-        for layer in change:
-            module = model.model.get_submodule(model.architecture.out_module.format(layer=layer))
-            stack.callback(module.register_forward_hook(hook(layer)).remove)
-        yield
-
-
-@dataclass
-class Kept:
-    """What entered each layer during one pass, ``[batch, length, d_model]``, and how the model's blocks answer."""
-
-    entering: dict[int, Tensor] = field(default_factory=dict)
-    as_tuples: bool = False
-
-
-@contextmanager
-def keeping(model: RunningModel, lowest: int) -> Iterator[Kept]:
-    """Keep what enters each layer from ``lowest`` on during the pass that runs inside."""
-    kept = Kept()
-
-    def hook(layer: int) -> Any:
-        def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-            kept.entering[layer] = inputs[0]
-            kept.as_tuples = isinstance(output, tuple)
-
-        return keep
-
-    with ExitStack() as stack:
-        for layer in range(lowest, model.architecture.n_layers):
-            stack.callback(_block(model, layer).register_forward_hook(hook(layer)).remove)
-        yield kept
-
-
-@contextmanager
-def starting_at(model: RunningModel, start: int, kept: Kept) -> Iterator[None]:
-    """Blocks below ``start`` pass on whatever they are given, and ``start`` is given what entered it before."""
-
-    def pass_on(hidden: Tensor, *arguments: Any, **options: Any) -> Any:
-        return (hidden, None) if kept.as_tuples else hidden
-
-    def enter(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (kept.entering[start], *inputs[1:])
-
-    with ExitStack() as stack:
-        for layer in range(start):
-            block = _block(model, layer)
-            block.forward = pass_on
-            stack.callback(delattr, block, "forward")  # the class's own method shows again
-        stack.callback(_block(model, start).register_forward_pre_hook(enter).remove)
-        yield
-
-
-def _block(model: RunningModel, layer: int) -> nn.Module:
-    block: nn.Module = model.model.get_submodule(model.architecture.block_module.format(layer=layer))
-    return block
+    return adding_to_value_vectors(model, {layer: (rows.neurons, delta(layer)) for layer, rows in change.items()})

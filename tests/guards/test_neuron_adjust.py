@@ -32,10 +32,8 @@ def adjusted(values: np.ndarray, seed: int = 0, forget: Moments = FORGET, retain
     """One sequence whose tokens have ``values``, through the guard's hook."""
     model = OneNeuron(values)
     guard = Guard(np.array([[0, 0]]), forget, retain, share=1.0, seed=seed)
-    handles = guard.attach(model, Sites(out=("pre",), pre=("pre",), first=(0,), d_mlp=1))
-    found: np.ndarray = model(torch.arange(len(values))[None])[0, :, 0].numpy()
-    for handle in handles:
-        handle.remove()
+    with guard.attach(model, Sites(out=("pre",), pre=("pre",), first=(0,), d_mlp=1)):
+        found: np.ndarray = model(torch.arange(len(values))[None])[0, :, 0].numpy()
     return found
 
 

@@ -7,7 +7,9 @@ end token. Sequences of a batch are decided one by one. Greedy decoding and samp
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from audit.guards.sites import Sites, past_length
+from audit.models.hooks import on_inputs, on_outputs
 from audit.models.keys import last_keys, last_places, mean_keys
 from concepts.regions import Hypercube, Region, Vote
 
@@ -32,14 +35,14 @@ class Guard:
     refusal: tuple[int, ...]
     end: int | None
 
-    def attach(self, model: torch.nn.Module, sites: Sites) -> list[Any]:
+    def attach(self, model: torch.nn.Module, sites: Sites) -> ExitStack:
         watch = _Watch(self, sites)
-        handles = [model.register_forward_pre_hook(watch.begin, with_kwargs=True)]
-        for layer in sorted({reading % len(sites.out) for reading in self.readings}):
-            module = model.get_submodule(sites.out[layer])
-            handles.append(module.register_forward_pre_hook(watch.taking(layer)))
-        handles.append(model.register_forward_hook(watch.answer, with_kwargs=True))
-        return handles
+        layers = sorted({reading % len(sites.out) for reading in self.readings})
+        with ExitStack() as stack:
+            stack.enter_context(on_inputs(model, {"": watch.begin}, with_kwargs=True))
+            stack.enter_context(on_inputs(model, {sites.out[layer]: partial(watch.take, layer) for layer in layers}))
+            stack.enter_context(on_outputs(model, {"": watch.answer}, with_kwargs=True))
+            return stack.pop_all()
 
     @property
     def readings(self) -> list[int]:
@@ -93,17 +96,14 @@ class _Watch:
             return False
         return torch.equal(ids[:, :-1], before)
 
-    def taking(self, layer: int) -> Any:
-        def take(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if self.deciding:
-                assert self.ids is not None
-                keys = inputs[0].reshape(*self.ids.shape, -1)
-                for pool, pooled in enumerate((last_keys, mean_keys)):
-                    reading = layer + pool * len(self.sites.out)
-                    if reading in self.guard.readings:
-                        self.keys[reading] = pooled(keys.detach(), self.mask).half().cpu().numpy()
-
-        return take
+    def take(self, layer: int, module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self.deciding:
+            assert self.ids is not None
+            keys = inputs[0].reshape(*self.ids.shape, -1)
+            for pool, pooled in enumerate((last_keys, mean_keys)):
+                reading = layer + pool * len(self.sites.out)
+                if reading in self.guard.readings:
+                    self.keys[reading] = pooled(keys.detach(), self.mask).half().cpu().numpy()
 
     def answer(self, module: torch.nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """After a pass: the next token of those that abstain is the refusal's."""

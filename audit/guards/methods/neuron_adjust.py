@@ -9,6 +9,7 @@ the batch change nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from audit.guards.activity import Activity
 from audit.guards.sites import Sites, past_length, positions
+from audit.models.hooks import on_inputs, on_outputs
 from concepts.adjust import Moments, mean_difference, top_share
 
 TITLE = "Neuron Adjust"
@@ -59,7 +61,7 @@ class Guard:
     layers: tuple[int, ...] = ()
     _draws: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
-    def attach(self, model: torch.nn.Module, sites: Sites) -> list[Any]:
+    def attach(self, model: torch.nn.Module, sites: Sites) -> ExitStack:
         at: list[Tensor] = []  # positions of the pass under way
 
         def begin(module: torch.nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -67,11 +69,12 @@ class Guard:
             assert ids is not None
             at[:] = [positions(kwargs, ids.shape[1], past_length(kwargs))]
 
-        handles = [model.register_forward_pre_hook(begin, with_kwargs=True)]
-        for layer in np.unique(self.neurons[:, 0]).tolist():
-            module = model.get_submodule(sites.pre[layer])
-            handles.append(module.register_forward_hook(self._hook(layer, sites.first[layer], at)))
-        return handles
+        layers = np.unique(self.neurons[:, 0]).tolist()
+        hooks = {sites.pre[layer]: self._hook(layer, sites.first[layer], at) for layer in layers}
+        with ExitStack() as stack:
+            stack.enter_context(on_inputs(model, {"": begin}, with_kwargs=True))
+            stack.enter_context(on_outputs(model, hooks))
+            return stack.pop_all()
 
     def _hook(self, layer: int, first: int, at: list[Tensor]) -> Any:
         own = self.neurons[:, 0] == layer

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from audit.guards.activity import Activity
 from audit.guards.sites import Sites
+from audit.models.hooks import on_inputs
 from concepts.adjust import SPREAD_FLOOR, top_share
 
 TITLE = "Selective pruning"
@@ -32,22 +35,15 @@ class Guard:
     share: float
     layers: tuple[int, ...] = ()
 
-    def attach(self, model: torch.nn.Module, sites: Sites) -> list[Any]:
-        def hook(columns: Tensor) -> Any:
-            def silence(module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-                key = inputs[0].clone()
-                key[..., columns] = 0
-                return (key, *inputs[1:])
-
-            return silence
+    def attach(self, model: torch.nn.Module, sites: Sites) -> ExitStack:
+        def silence(columns: Tensor, module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            key = inputs[0].clone()
+            key[..., columns] = 0
+            return (key, *inputs[1:])
 
         layers = np.unique(self.neurons[:, 0]).tolist()
-        return [
-            model.get_submodule(sites.out[layer]).register_forward_pre_hook(
-                hook(torch.from_numpy(self.neurons[self.neurons[:, 0] == layer, 1].copy()))
-            )
-            for layer in layers
-        ]
+        columns = {layer: torch.from_numpy(self.neurons[self.neurons[:, 0] == layer, 1].copy()) for layer in layers}
+        return on_inputs(model, {sites.out[layer]: partial(silence, columns[layer]) for layer in layers})
 
     def fits(self, sites: Sites) -> bool:
         return sites.have(self.neurons)
