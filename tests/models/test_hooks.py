@@ -19,10 +19,8 @@ from audit.models.hooks import (
     replaced_forward,
     starting_at,
 )
+from tests.helpers import open_model
 from tests.tiny import DENSE, write_tiny
-from tests.unlearning.test_unlearning import one_thread, open_model
-
-__all__ = ["one_thread"]  # a fixture used by every test here
 
 AUDIT = Path(__file__).resolve().parents[2] / "audit"
 
