@@ -7,7 +7,7 @@ headers before anything else, and fetches tensors on demand, so that memory does
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -19,7 +19,8 @@ from audit.checkpoint.adapter import open_adapter
 from audit.checkpoint.folder import is_adapter, open_file, open_folder
 from audit.checkpoint.memory import Joined, Place, canonical_places, joined_parameters
 from audit.checkpoint.names import canonical_names
-from audit.checkpoint.source import Format, TensorInfo, WeightFile, numel, sha256
+from audit.checkpoint.row_blocks import row_blocks
+from audit.checkpoint.source import Format, TensorInfo, WeightFile, sha256
 from audit.errors import CheckpointError
 from audit.result import FileRecord
 
@@ -87,6 +88,12 @@ class Checkpoint:
         if not 0 <= start <= stop <= length:
             raise IndexError(f"rows {start}:{stop} of {name}, which has rows 0:{length}")
         return place.rows(start, stop)
+
+    def blocks(self, name: str, most: int) -> Iterator[torch.Tensor]:
+        """A tensor in blocks of rows with at most ``most`` elements (or one row), from the first to the last."""
+        shape = self.tensors[name].shape
+        for rows in row_blocks(shape, most):
+            yield self.rows(name, rows.start, rows.stop) if shape else self.tensor(name)
 
     def file_records(self) -> list[FileRecord]:
         """Name, size and SHA-256 of each weight file; computed once."""
@@ -168,12 +175,9 @@ def tensor_digest(name: str, tensor: torch.Tensor) -> bytes:
 
 def digest_tensor(checkpoint: Checkpoint, name: str, most: int) -> bytes:
     """The digest of a tensor on disk, read in blocks of rows with at most ``most`` elements (or one row)."""
-    info = checkpoint.tensors[name]
-    if numel(info.shape) <= most:
-        return tensor_digest(name, checkpoint.tensor(name))
-    digest, step = TensorDigest(info), max(most * info.shape[0] // numel(info.shape), 1)
-    for start in range(0, info.shape[0], step):
-        digest.update(checkpoint.rows(name, start, min(start + step, info.shape[0])))
+    digest = TensorDigest(checkpoint.tensors[name])
+    for block in checkpoint.blocks(name, most):
+        digest.update(block)
     return digest.digest()
 
 

@@ -191,24 +191,13 @@ def _read(checkpoint: Checkpoint, role: str, progress: Progress) -> _Read:
     for done, (name, info) in enumerate(checkpoint.tensors.items()):
         progress.step(f"Reading {role}", done, len(checkpoint.tensors))
         digest, finite = TensorDigest(info), True
-        for block in _blocks(checkpoint, name):
+        for block in checkpoint.blocks(name, STEP):
             digest.update(block)
             finite = finite and bool(torch.isfinite(block).all())
         digests[name] = digest.digest()
         if not finite:
             nonfinite.append(name)
     return _Read(digests, nonfinite)
-
-
-def _blocks(checkpoint: Checkpoint, name: str) -> Iterator[torch.Tensor]:
-    """A tensor in blocks of rows with at most ``STEP`` elements, or one row."""
-    shape = checkpoint.tensors[name].shape
-    if math.prod(shape) <= STEP:
-        yield checkpoint.tensor(name)
-        return
-    step = max(STEP * shape[0] // math.prod(shape), 1)
-    for start in range(0, shape[0], step):
-        yield checkpoint.rows(name, start, min(start + step, shape[0]))
 
 
 def _headers(result: AuditResult, pair: ModelPair) -> Iterator[Difference]:

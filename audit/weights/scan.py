@@ -16,6 +16,7 @@ import torch
 from audit.architectures import Piece
 from audit.checkpoint import TensorDigest, combine_digests, digest_tensor
 from audit.checkpoint.pair import ModelPair
+from audit.checkpoint.row_blocks import row_blocks
 from audit.metrics import weights_metrics
 from audit.metrics.weights import WeightsMetric
 from audit.progress import SILENT, Progress
@@ -232,7 +233,7 @@ class StoredPair:
 
     def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, Block]]:
         """Blocks of whole rows as stored, base and unlearned, and as compared, from the first to the last."""
-        for rows in self._steps():
+        for rows in row_blocks(self.tensor.shape, STEP):
             base, unlearned = self._stored(rows)
             block = _block(base, unlearned, self.tensor.dtype, None if self.delta is None else _part(self.delta, rows))
             if block.changed:
@@ -248,18 +249,9 @@ class StoredPair:
             else:
                 yield _block(*self._stored(rows), self.tensor.dtype).delta
 
-    def _steps(self) -> Iterator[slice]:
-        if self.tensor.numel <= STEP:
-            yield slice(None)
-            return
-        length = self.tensor.shape[0]
-        step = max(STEP * length // self.tensor.numel, 1)
-        for start in range(0, length, step):
-            yield slice(start, min(start + step, length))
-
     def _stored(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
         if self.whole is None:
-            return self.pair.rows(self.tensor.name, *rows.indices(self.tensor.shape[0])[:2])
+            return self.pair.rows(self.tensor.name, rows.start, rows.stop)
         base, unlearned = self.whole
         return _part(base, rows), _part(unlearned, rows)
 
