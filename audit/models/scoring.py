@@ -1,38 +1,94 @@
-"""Log-probability of right answers after prompts of any length, teacher forced."""
+"""Log-probability of given answers, teacher forced: examples are packed several to a row and run row by row."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, answer_logprobs, pack, tokenize
+from audit.models.packing import Example, Pack, answer_logprobs, pack, tokenize
 
-PACKED: Final = 4
-"""Answers scored in one pass."""
+LONG_PROMPTS: Final = 4
+"""Examples in a row where prompts may be long and have little in common: the mask grows with the square of a row."""
+SHORT_PROMPTS: Final = 24
+"""Examples in a row of few-shot questions: more share more of their beginning, and cost more attention that is masked
+away. Rows of another size give the same numbers up to rounding."""
+WITH_GRADIENTS: Final = 16
+"""The same where a backward pass follows, which keeps every activation of the row."""
 LONGEST: Final = 512
 """Tokens of prompt and answer beyond which an answer is not scored."""
 
 
+@dataclass(frozen=True)
+class AnswerScores:
+    """What a model makes of some answers.
+
+    Attributes:
+        means: mean log-probability of each answer's tokens, in nats.
+        exact: whether every token of the answer was the most probable one, so that greedy decoding begins with it.
+    """
+
+    means: Float[np.ndarray, " n_examples"]
+    exact: Bool[np.ndarray, " n_examples"]
+
+
 def fits(example: Example, model: RunningModel) -> bool:
+    """Whether ``model`` can read prompt and answer at once, and they have at most ``LONGEST`` tokens."""
     limit = min(LONGEST, model.context, model.window or model.context)
     return len(model.tokenizer(example.prompt + example.answer)["input_ids"]) <= limit
 
 
-def scored(model: RunningModel, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean log-probability of each answer's tokens, and whether every one was the most probable."""
-    means: list[float] = []
-    exact: list[bool] = []
-    tokens = [*enumerate(tokenize(model.tokenizer, examples))]
+def score(model: RunningModel, examples: Sequence[Example], per_row: int = LONG_PROMPTS) -> AnswerScores:
+    """``examples`` scored in one pass.
+
+    Raises:
+        AuditError: a prompt or an answer is empty.
+        ModelError: an example is too long, or the model cannot run packed examples.
+    """
+    return score_rows(model, packed(model, examples, per_row))
+
+
+def score_rows(model: RunningModel, rows: Iterable[Pack]) -> AnswerScores:
+    """The same for examples that are packed already, in the order of ``rows``."""
+    means: list[np.ndarray] = []
+    exact: list[np.ndarray] = []
     with torch.inference_mode():
-        for start in range(0, len(tokens), PACKED):
-            row = pack(tokens[start : start + PACKED])
+        for row in rows:
             logprobs = answer_logprobs(model, row)
-            counts = torch.bincount(row.owner, minlength=len(row.examples))
-            means += (row.answer_sums(logprobs) / counts).tolist()
-            wrong = torch.bincount(row.owner[logprobs.argmax(dim=-1) != row.targets], minlength=len(row.examples))
-            exact += (wrong == 0).tolist()
-    return np.array(means), np.array(exact)
+            means.append(answer_means(row, logprobs).double().numpy())
+            exact.append(exact_answers(row, logprobs).numpy())
+    return AnswerScores(np.concatenate([np.zeros(0), *means]), np.concatenate([np.zeros(0, dtype=bool), *exact]))
+
+
+def packed(model: RunningModel, examples: Sequence[Example], per_row: int) -> Iterator[Pack]:
+    """``examples`` in rows of at most ``per_row``, in order.
+
+    Raises:
+        AuditError: a prompt or an answer is empty.
+    """
+    tokens = [*enumerate(tokenize(model.tokenizer, examples))]
+    for start in range(0, len(tokens), per_row):
+        yield pack(tokens[start : start + per_row])
+
+
+def answer_means(row: Pack, logprobs: Float[Tensor, "m d_vocab"]) -> Float[Tensor, " n_examples"]:
+    """Mean log-probability of the tokens of each answer in ``row``; gradients pass through."""
+    return row.answer_sums(logprobs) / torch.bincount(row.owner, minlength=len(row.examples))
+
+
+def exact_answers(row: Pack, logprobs: Float[Tensor, "m d_vocab"]) -> Bool[Tensor, " n_examples"]:
+    """Whether every token of each answer in ``row`` is the most probable one."""
+    wrong = row.owner[logprobs.argmax(dim=-1) != row.targets]
+    return torch.bincount(wrong, minlength=len(row.examples)) == 0
+
+
+def scored(model: RunningModel, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
+    """``score`` as a pair of arrays, for callers that have not moved to the record yet."""
+    scores = score(model, examples)
+    return scores.means, scores.exact

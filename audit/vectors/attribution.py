@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from audit.models.hooks import BlockInputs, by_layer, on_inputs, on_outputs, recording_block_inputs, starting_at
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, Pack, answer_logprobs, pack, tokenize
+from audit.models.packing import Example, Pack, answer_logprobs
+from audit.models.scoring import WITH_GRADIENTS, answer_means, packed
 from audit.progress import SILENT, Progress
 
-PACKED = 16
-"""Questions in one row: a backward pass keeps every activation of it."""
 POINTS = 5
 """Points of the path from no activation to the whole one; 20 give the same ranking."""
 TINY = 1e-12
@@ -37,7 +36,7 @@ def relp(model: RunningModel, questions: Sequence[Example], progress: Progress =
     ``x * (f(x) / x)`` with the quotient constant, and a product of two streams gives half of the gradient to each.
     Attention's pattern keeps its gradient.
     """
-    rows = _packed(model, questions)
+    rows = [*packed(model, questions, WITH_GRADIENTS)]
     total = torch.zeros(model.architecture.n_layers, model.architecture.d_mlp)
     for done, row in enumerate(rows):
         progress.step("Attributing answers to neurons", done, len(rows))
@@ -60,7 +59,7 @@ def integrated_gradients(
     A layer's estimates add up to what zeroing the whole layer does to the answers, unless a norm follows the FFN (Gemma
     2 and 3, OLMo 2): it undoes any common factor but zero. Layers not in ``layers`` stay NaN.
     """
-    rows = _packed(model, questions)
+    rows = [*packed(model, questions, WITH_GRADIENTS)]
     total = torch.full((model.architecture.n_layers, model.architecture.d_mlp), torch.nan)
     kept = [_entering(model, row, min(layers)) for row in rows]
     for done, layer in enumerate(sorted(layers)):
@@ -75,11 +74,6 @@ def integrated_gradients(
     return total / len(questions)
 
 
-def _packed(model: RunningModel, questions: Sequence[Example]) -> list[Pack]:
-    tokens = [*enumerate(tokenize(model.tokenizer, questions))]
-    return [pack(tokens[start : start + PACKED]) for start in range(0, len(tokens), PACKED)]
-
-
 def _entering(model: RunningModel, row: Pack, lowest: int) -> BlockInputs:
     layers = range(lowest, model.architecture.n_layers)
     with torch.no_grad(), recording_block_inputs(model, layers) as kept:
@@ -89,8 +83,7 @@ def _entering(model: RunningModel, row: Pack, lowest: int) -> BlockInputs:
 
 def _mean_answer(model: RunningModel, row: Pack) -> Tensor:
     """Sum over the row's questions of the mean log-probability of their answers' tokens."""
-    counts = torch.bincount(row.owner, minlength=len(row.examples))
-    return (row.answer_sums(answer_logprobs(model, row)) / counts).sum()
+    return answer_means(row, answer_logprobs(model, row)).sum()
 
 
 def _products(key: Tensor) -> Tensor:

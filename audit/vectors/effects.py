@@ -20,12 +20,11 @@ from torch import Tensor
 from audit.interventions import Change, value_rows
 from audit.models.hooks import BlockInputs, adding_to_value_vectors, recording_block_inputs, starting_at
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, Pack, answer_logprobs, pack, tokenize
+from audit.models.packing import Example, Pack, answer_logprobs
+from audit.models.scoring import SHORT_PROMPTS, answer_means, packed
 from audit.progress import SILENT, Progress
 from audit.statistics import Interval, bootstrap_interval, two_sample_interval
 
-PACKED = 24
-"""Questions in one row: more share more of their beginning, and cost more attention that is masked away."""
 UNIT = "fall of the answer's log-probability, nats per answer token"
 FLOOR = 0.002
 """Nats per answer token: effects below are those of rounding and chance wordings; ratios do not divide by less."""
@@ -47,15 +46,14 @@ class Trial:
             ModelError: a question is too long, or the model cannot run packed examples.
         """
         self.model, self.lowest, self.n = model, lowest, len(questions)
-        tokens = [*enumerate(tokenize(model.tokenizer, questions))]
-        self.rows = [pack(tokens[start : start + PACKED]) for start in range(0, len(tokens), PACKED)]
+        self.rows = [*packed(model, questions, SHORT_PROMPTS)]
         self.kept: list[BlockInputs] = []
         before = []
         with torch.inference_mode():
             for done, row in enumerate(self.rows):
                 progress.step("Reading the answers before any edit", done, len(self.rows))
                 with recording_block_inputs(model, range(lowest, model.architecture.n_layers)) as kept:
-                    before.append(mean_per_answer(row, answer_logprobs(model, row)))
+                    before.append(_means(model, row))
                 self.kept.append(kept)
         self.before = np.concatenate(before)
 
@@ -68,7 +66,7 @@ class Trial:
         with torch.inference_mode(), writing(self.model, change):
             for row, kept in zip(self.rows, self.kept, strict=True):
                 with starting_at(self.model, start, kept):
-                    found.append(mean_per_answer(row, answer_logprobs(self.model, row)))
+                    found.append(_means(self.model, row))
         together: np.ndarray = np.concatenate(found)
         return together
 
@@ -78,11 +76,9 @@ class Trial:
         return fall
 
 
-def mean_per_answer(row: Pack, logprobs: Float[Tensor, "m d_vocab"]) -> np.ndarray:
-    """Mean log-probability of each example's answer tokens ``[n_examples]``."""
-    counts = torch.bincount(row.owner, minlength=len(row.examples))
-    mean: np.ndarray = (row.answer_sums(logprobs) / counts).double().numpy()
-    return mean
+def _means(model: RunningModel, row: Pack) -> Float[np.ndarray, " n_examples"]:
+    means: np.ndarray = answer_means(row, answer_logprobs(model, row)).double().numpy()
+    return means
 
 
 @dataclass(frozen=True)
