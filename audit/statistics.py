@@ -1,10 +1,12 @@
-"""Intervals, by scipy's bootstrap, with the cases that have none answered honestly."""
+"""Confidence intervals and p-values over items: scipy's bootstrap, and ``None`` where an interval is undefined."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
+from jaxtyping import Real, Shaped
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
@@ -12,116 +14,134 @@ ROUNDING = 1e-9
 """Draws that equal the observed statistic up to rounding count as reaching it."""
 
 Interval = tuple[float, float]
+Statistic = Callable[..., np.ndarray]
+"""``statistic(*samples, axis=...)``: reduces the samples ``[..., n]`` along ``axis``."""
 
 
-def bootstrap_interval(values: np.ndarray, *, seed: int, confidence: float = CONFIDENCE) -> Interval | None:
-    """Percentile bootstrap interval of the mean of ``values`` ``[n]``.
+class _Bootstrap(Protocol):
+    """What is read of ``scipy.stats.bootstrap``'s result."""
 
-    ``None`` for fewer than two values: one value has no spread. Equal values give an interval of no width.
+    confidence_interval: Any
+    bootstrap_distribution: np.ndarray
+
+
+def bootstrap_interval(values: Real[np.ndarray, " n"], *, seed: int, confidence: float = CONFIDENCE) -> Interval | None:
+    """Percentile bootstrap interval of the mean of ``values``.
+
+    ``None`` for fewer than two values: one value has no spread. Equal values give an interval of width 0.
     """
     values = np.asarray(values, dtype=np.float64)
     if values.size < 2:
         return None
     if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
-    from scipy.stats import bootstrap  # slow to import
-
-    found = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    interval = _bootstrap((values,), np.mean, seed, confidence).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def paired_difference_interval(
-    after: np.ndarray, before: np.ndarray, *, seed: int, confidence: float = CONFIDENCE
+    after: Real[np.ndarray, " n"], before: Real[np.ndarray, " n"], *, seed: int, confidence: float = CONFIDENCE
 ) -> Interval | None:
-    """Interval of the mean of ``after - before`` over the same items, ``[n]`` each."""
-    if len(after) != len(before):
-        raise ValueError(f"paired values need equal numbers of items, not {len(after)} and {len(before)}")
+    """Interval of the mean of ``after - before`` over the same items."""
+    _check_paired(after, before)
     return bootstrap_interval(np.asarray(after) - np.asarray(before), seed=seed, confidence=confidence)
 
 
 def ratio_interval(
-    numerators: np.ndarray, denominators: np.ndarray, *, seed: int, confidence: float = CONFIDENCE
-) -> Interval | None:
-    """Interval of ``mean(numerators) / mean(denominators)`` over the same items, ``[n]`` each, by paired bootstrap.
-
-    ``None`` where the ratio is undefined: fewer than two items, or denominators whose mean is not above 0 at that
-    confidence. The few resamples in which it still is not above 0 are left out.
-    """
-    if len(numerators) != len(denominators):
-        raise ValueError(f"paired values need equal numbers of items, not {len(numerators)} and {len(denominators)}")
-    if len(numerators) < 2:
-        return None
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-    drawn = np.random.default_rng(seed).integers(len(numerators), size=(RESAMPLES, len(numerators)))
-    below = denominators[drawn].mean(axis=1)
-    if np.quantile(below, tails[0]) <= 0:
-        return None
-    usable = below > 0
-    low, high = np.quantile(numerators[drawn].mean(axis=1)[usable] / below[usable], tails)
-    return float(low), float(high)
-
-
-def exchange_p_values(scores: Sequence[Sequence[np.ndarray]], *, seed: int, draws: int = 9_999) -> np.ndarray:
-    """One-sided p-value, for each row, of first candidates scoring above the others; choosing the best row is paid for.
-
-    Null: of an item's candidates any might be the first, the same one in all rows. A row's statistic is the sum over
-    its items of that candidate's score above the item's mean; rows are in units of their own spread under the null, and
-    each draw counts by its largest row.
-
-    Args:
-        scores: row -> item -> scores of its candidates ``[n_candidates]``, the first one's first. All rows have the
-            same items; where a row lacks one it is empty, and takes no part.
-    """
-    drawn = np.random.default_rng(seed).random((len(scores[0]), draws))
-    observed, null = np.zeros(len(scores)), np.zeros((len(scores), draws))
-    for number, row in enumerate(scores):
-        centred = [(items - items.mean(), chosen) for items, chosen in zip(row, drawn, strict=True) if items.size]
-        spread = np.sqrt(sum(above.var() for above, _ in centred)) or np.inf
-        observed[number] = sum(above[0] for above, _ in centred) / spread
-        null[number] = sum(above[(chosen * above.size).astype(int)] for above, chosen in centred) / spread
-    reached = (null.max(axis=0) >= observed[:, None] - ROUNDING).sum(axis=1)
-    found: np.ndarray = (1 + reached) / (1 + draws)
-    return found
-
-
-def two_sample_interval(
-    one: np.ndarray,
-    other: np.ndarray,
-    statistic: Callable[..., np.ndarray],
+    numerators: Real[np.ndarray, " n"],
+    denominators: Real[np.ndarray, " n"],
     *,
     seed: int,
     confidence: float = CONFIDENCE,
 ) -> Interval | None:
-    """Percentile bootstrap interval of ``statistic(one, other, axis=...)``, each sample drawn from apart.
+    """Interval of ``mean(numerators) / mean(denominators)`` over the same items, by paired bootstrap.
+
+    ``None`` where the ratio is undefined: fewer than two items, or a mean of the denominators whose own interval
+    reaches 0 or below. The few resamples whose mean denominator is not above 0 are excluded.
+    """
+    _check_paired(numerators, denominators)
+    if len(numerators) < 2:
+        return None
+    drawn = _bootstrap((numerators, denominators), _means, seed, confidence, paired=True)
+    if drawn.confidence_interval.low[1] <= 0:
+        return None
+    above, below = drawn.bootstrap_distribution
+    usable = below > 0
+    low, high = np.quantile(above[usable] / below[usable], [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def exchange_p_values(scores: Sequence[Sequence[np.ndarray]], *, seed: int, draws: int = 9_999) -> np.ndarray:
+    """One-sided p-value of each row ``[n_rows]``: does each item's first candidate score above its others?
+
+    Null hypothesis: any candidate of an item could be the first one, and it is the same candidate in every row. The
+    statistic of a row is the sum over items of the first candidate's score minus the item's mean score, divided by its
+    standard deviation under the null. Each draw counts with its largest row (max-T), which corrects for choosing the
+    best row.
+
+    Args:
+        scores: row -> item -> scores of the item's candidates ``[n_candidates]``, the first candidate first. All rows
+            have the same items; an item without scores in a row is empty there and is excluded from that row.
+    """
+    drawn = np.random.default_rng(seed).random((len(scores[0]), draws))
+    observed, null = np.zeros(len(scores)), np.zeros((len(scores), draws))
+    for number, row in enumerate(scores):
+        centred = [(item - item.mean(), chosen) for item, chosen in zip(row, drawn, strict=True) if item.size]
+        spread = np.sqrt(sum(above.var() for above, _ in centred)) or np.inf
+        observed[number] = sum(above[0] for above, _ in centred) / spread
+        null[number] = sum(above[(chosen * above.size).astype(int)] for above, chosen in centred) / spread
+    reached = (null.max(axis=0) >= observed[:, None] - ROUNDING).sum(axis=1)
+    return np.asarray((1 + reached) / (1 + draws))
+
+
+def two_sample_interval(
+    one: Shaped[np.ndarray, " n_one *dims"],
+    other: Shaped[np.ndarray, " n_other *dims"],
+    statistic: Statistic,
+    *,
+    seed: int,
+    confidence: float = CONFIDENCE,
+) -> Interval | None:
+    """Percentile bootstrap interval of ``statistic(one, other, axis=...)``; the samples are resampled independently.
 
     ``None`` for fewer than two values in either.
     """
     if min(len(one), len(other)) < 2:
         return None
-    from scipy.stats import bootstrap  # slow to import
-
-    found = bootstrap(
-        (one, other),
-        statistic,
-        n_resamples=RESAMPLES,
-        confidence_level=confidence,
-        method="percentile",
-        vectorized=True,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return float(found.low), float(found.high)
+    interval = _bootstrap((one, other), statistic, seed, confidence).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
-def share_interval(hits: np.ndarray, confidence: float = CONFIDENCE) -> Interval:
-    """Wilson's interval of a share, which holds at 0 and 1 too."""
+def share_interval(hits: Shaped[np.ndarray, " n"], confidence: float = CONFIDENCE) -> Interval:
+    """Wilson's interval of the mean of ``hits`` (0 or 1 each); it is defined at shares of 0 and 1 too."""
     from scipy.stats import binomtest
 
     low, high = binomtest(int(hits.sum()), len(hits)).proportion_ci(confidence, method="wilson")
     return float(low), float(high)
+
+
+def _bootstrap(
+    samples: tuple[np.ndarray, ...], statistic: Statistic, seed: int, confidence: float, *, paired: bool = False
+) -> _Bootstrap:
+    from scipy.stats import bootstrap  # slow to import
+
+    result: _Bootstrap = bootstrap(
+        samples,
+        statistic,
+        n_resamples=RESAMPLES,
+        vectorized=True,
+        paired=paired,
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return result
+
+
+def _means(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
+    return np.stack([one.mean(axis=axis), other.mean(axis=axis)])
+
+
+def _check_paired(one: np.ndarray, other: np.ndarray) -> None:
+    if len(one) != len(other):
+        raise ValueError(f"paired values need equal numbers of items, not {len(one)} and {len(other)}")
