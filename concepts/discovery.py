@@ -1,8 +1,8 @@
-"""Value vectors, a head and a concept's words -> the vectors that write the concept, without any outside model.
+"""Concept vectors: value vectors that write a concept's words, from the weights and the vocabulary alone.
 
 A value vector ``v`` of either sign promotes the words with the largest ``sign * W_U v`` (Geva et al. 2022; Hong et al.
-2024). All vectors are screened by the z-scores of the concept's logits, which need no pass over the vocabulary; the
-best are projected in full and tested on their top 200.
+2024). ``discover`` screens all vectors by the z-scores of the concept's logits, which need no pass over the
+vocabulary, then projects the best in full and tests their top 200 tokens.
 """
 
 from __future__ import annotations
@@ -13,38 +13,39 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Float, Int
 
 from concepts.tokens import ConceptTokens, Lexicon, matched_sets, matched_strata
 
 TOP = 200
-"""Tokens of a projection that say what a vector writes (Hong et al. 2024, section 3)."""
+"""Tokens of a projection that count as what a vector writes (Hong et al. 2024, section 3)."""
 STRONGEST = 0.25
-"""Share of the concept's words whose z-scores are averaged, 10 of 40: a vector writes a part of a concept, not all."""
+"""Share of the concept's words whose z-scores are averaged, 10 of 40: one vector writes only a part of a concept."""
 CONTROL_SETS = 4
-"""Matched word sets subtracted in the screen; function-word vectors write them as much as the concept's words."""
+"""Matched word sets subtracted in the screen; a vector of function words writes them as much as the concept's words."""
 SIGNIFICANT = 0.05
-"""Benjamini-Hochberg level below which a vector's enrichment counts."""
+"""Benjamini-Hochberg level below which a vector's enrichment is significant."""
 SHOWN = 10
-"""Top tokens kept for people."""
+"""Top tokens kept in the record, for display."""
 
 
 @dataclass(frozen=True)
 class HeadStatistics:
-    """Mean and covariance of the head's rows: ``mean [d_model]``, ``covariance [d_model, d_model]``, over ``rows``."""
+    """Mean and covariance of the head's ``rows`` rows."""
 
-    mean: torch.Tensor
-    covariance: torch.Tensor
+    mean: Float[torch.Tensor, " d_model"]
+    covariance: Float[torch.Tensor, "d_model d_model"]
     rows: int
 
     @classmethod
-    def from_head(cls, W_U: torch.Tensor) -> HeadStatistics:
-        """Statistics of ``W_U [d_vocab, d_model]`` float32, needed once for each model."""
+    def from_head(cls, W_U: Float[torch.Tensor, "d_vocab d_model"]) -> HeadStatistics:
+        """Statistics of a float32 head; compute them once for each model."""
         mean = W_U.mean(dim=0)
         covariance = W_U.T @ W_U / W_U.shape[0] - torch.outer(mean, mean)
         return cls(mean=mean, covariance=covariance, rows=W_U.shape[0])
 
-    def spread(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Standard deviation of each vector's logits over the vocabulary, ``vectors [n, d_model]`` -> ``[n]``."""
+    def spread(self, vectors: Float[torch.Tensor, "n d_model"]) -> Float[torch.Tensor, " n"]:
+        """Standard deviation of each vector's logits over the vocabulary."""
         variance = ((vectors @ self.covariance) * vectors).sum(dim=1)
         return variance.clamp_min(torch.finfo(torch.float32).tiny).sqrt()  # a zero vector scores 0, not NaN
 
@@ -54,13 +55,13 @@ class ConceptVector:
     """One value vector that writes a concept.
 
     Attributes:
-        layer, neuron: where, counted from 0.
+        layer, neuron: its place, counted from 0.
         sign: +1 or -1, the side of the projection that carries the concept.
-        score: mean logit of the concept's strongest words less that of matched words, in standard deviations of the
+        score: mean logit of the concept's strongest words minus that of matched words, in standard deviations of the
             vector's logits; see ``contrast``.
-        p_value: of ``hits`` or more, were the concept's words matched words instead; see ``matched_p_value``.
+        p_value: probability of ``hits`` or more if the concept's words were matched words; see ``matched_p_values``.
         q_value: Benjamini-Hochberg over all vectors and both signs.
-        hits: how many of the concept's words stand in the top 200.
+        hits: how many of the concept's words are in the top 200.
         enrichment: ``-log10`` of the hypergeometric tail of ``hits``.
         tokens: the top tokens of ``sign * W_U v``, best first.
     """
@@ -76,35 +77,32 @@ class ConceptVector:
     tokens: tuple[str, ...]
 
 
-def screen(vectors: torch.Tensor, head: HeadStatistics, token_rows: torch.Tensor) -> torch.Tensor:
-    """z-score of each token's logit among the vocabulary's, without computing the vocabulary.
+def screen(
+    vectors: Float[torch.Tensor, "n d_model"], head: HeadStatistics, token_rows: Float[torch.Tensor, "n_tokens d_model"]
+) -> Float[torch.Tensor, "n n_tokens"]:
+    """z-score of each token's logit among the logits of the vocabulary, which are not computed.
 
     ``z_jt = (e_t . v_j - mean . v_j) / sqrt(v_j' Cov v_j)``.
 
     Args:
-        vectors: ``[n, d_model]``.
-        token_rows: rows of the head ``[n_tokens, d_model]``.
-
-    Returns:
-        ``[n, n_tokens]``.
+        token_rows: rows of the head.
     """
     return (vectors @ (token_rows - head.mean).T) / head.spread(vectors)[:, None]
 
 
 def contrast(
-    vectors: torch.Tensor, head: HeadStatistics, word_rows: torch.Tensor, control_rows: torch.Tensor
-) -> torch.Tensor:
-    """Mean z of the concept's strongest words less the same on matched words, for both signs.
+    vectors: Float[torch.Tensor, "n d_model"],
+    head: HeadStatistics,
+    word_rows: Float[torch.Tensor, "2 n_words d_model"],
+    control_rows: Float[torch.Tensor, "2 n_sets n_words d_model"],
+) -> Float[torch.Tensor, "2 n"]:
+    """Mean z of the concept's strongest words minus the same mean of matched words; the row of sign +1 is first.
 
-    A word's z is that of the stronger of its two forms, as either stands for it in a top 200.
+    A word's z is that of the stronger of its two forms, since either form in a top 200 counts as the word.
 
     Args:
-        vectors: ``[n, d_model]``.
-        word_rows: head rows of both forms of the concept's words ``[2, n_words, d_model]``.
-        control_rows: the same of matched sets ``[2, n_sets, n_words, d_model]``.
-
-    Returns:
-        ``[2, n]``, sign +1 first.
+        word_rows: head rows of both forms of the concept's words.
+        control_rows: head rows of both forms of the matched words.
     """
     sets = torch.cat([word_rows[:, None], control_rows], dim=1)  # [2, 1 + n_sets, n_words, d_model]
     first, second = screen(vectors, head, sets.flatten(0, 2)).chunk(2, dim=1)  # [n, (1 + n_sets) * n_words]
@@ -120,21 +118,21 @@ def contrast(
 
 @dataclass(frozen=True)
 class Shortlist:
-    """The best vectors of a screen with their rows, best first: arrays of one entry a vector, ``rows [n, d_model]``."""
+    """The best of ``screened`` vectors with their rows, best first."""
 
-    layers: np.ndarray
-    neurons: np.ndarray
-    signs: np.ndarray
-    scores: np.ndarray
-    rows: torch.Tensor
+    layers: Int[np.ndarray, " n"]
+    neurons: Int[np.ndarray, " n"]
+    signs: Int[np.ndarray, " n"]
+    scores: Float[np.ndarray, " n"]
+    rows: Float[torch.Tensor, "n d_model"]
     screened: int
 
 
 def shortlist(
-    layers: Iterable[tuple[int, torch.Tensor]],
+    layers: Iterable[tuple[int, Float[torch.Tensor, "d_mlp d_model"]]],
     head: HeadStatistics,
-    word_rows: torch.Tensor,
-    control_rows: torch.Tensor,
+    word_rows: Float[torch.Tensor, "2 n_words d_model"],
+    control_rows: Float[torch.Tensor, "2 n_sets n_words d_model"],
     keep: int = TOP,
 ) -> Shortlist:
     """The ``keep`` best (vector, sign) of all layers by ``contrast``; one layer in memory at a time.
@@ -142,7 +140,7 @@ def shortlist(
     A vector with entries that are not finite has no score and is never listed.
 
     Args:
-        layers: (layer, value vectors ``[d_mlp, d_model]``).
+        layers: (layer, its value vectors).
     """
     best: list[tuple[float, int, int, int, torch.Tensor]] = []
     screened = 0
@@ -165,12 +163,15 @@ def shortlist(
     )
 
 
-def exhaustive_top(vectors: torch.Tensor, W_U: torch.Tensor, k: int = TOP, batch: int = 512) -> torch.Tensor:
-    """Ids of the ``k`` largest logits of every vector, best first, ``[n, k]``; all of the vocabulary is computed.
+def exhaustive_top(
+    vectors: Float[torch.Tensor, "n d_model"],
+    W_U: Float[torch.Tensor, "d_vocab d_model"],
+    k: int = TOP,
+    batch: int = 512,
+) -> Int[torch.Tensor, "n k"]:
+    """Ids of the ``k`` largest logits of every vector, best first; the logits of the whole vocabulary are computed.
 
     Args:
-        vectors: ``[n, d_model]``.
-        W_U: the head ``[d_vocab, d_model]``.
         batch: vectors projected at once; memory is ``batch * d_vocab`` floats.
     """
     head = W_U.T
@@ -178,29 +179,33 @@ def exhaustive_top(vectors: torch.Tensor, W_U: torch.Tensor, k: int = TOP, batch
     return torch.cat([(vectors[start : start + batch] @ head).topk(k, dim=1).indices for start in starts])
 
 
-def enrichment(hits: np.ndarray, drawn: np.ndarray, concept_words: int, all_words: int) -> np.ndarray:
-    """``-log10 P(X >= hits)`` for ``drawn`` words taken at random out of ``all_words``, hypergeometric ``[n]``."""
+def enrichment(
+    hits: Int[np.ndarray, " n"], drawn: Int[np.ndarray, " n"], concept_words: int, all_words: int
+) -> Float[np.ndarray, " n"]:
+    """``-log10 P(X >= hits)``, hypergeometric: ``drawn`` words taken at random out of ``all_words``."""
     from scipy.stats import hypergeom  # slow to import
 
     return np.asarray(-hypergeom.logsf(hits - 1, all_words, concept_words, drawn) / np.log(10))
 
 
-def matched_p_value(hits: int, chances: np.ndarray) -> float:
-    """``P(X >= hits)`` if each concept word were replaced by a random one of its stratum; exact, no draws.
+def matched_p_values(hits: Int[np.ndarray, " n"], chances: Float[np.ndarray, "n n_tokens"]) -> Float[np.ndarray, " n"]:
+    """``P(X >= hits)`` of each vector if every concept word were replaced by a random word of its stratum; exact.
 
-    The number of replaced words in a top 200 is a sum of independent draws with ``chances [n_tokens]``, the share of
-    each stratum that stands in it (Poisson binomial): the limit of infinitely many matched sets. Each word is in its
-    own stratum, so no chance of a word that was hit is zero.
+    The number of replaced words in a top 200 is a sum of independent draws, each with its stratum's share of words in
+    that top 200 (Poisson binomial): the limit of infinitely many matched sets. A concept word is in its own stratum,
+    so the chance of a word that was hit is above 0.
     """
-    distribution = np.array([1.0])
-    for chance in chances:
-        distribution = np.convolve(distribution, [1.0 - chance, chance])
-    return float(min(1.0, distribution[hits:].sum()))
+    from scipy.stats import poisson_binom  # slow to import
+
+    counts = np.arange(chances.shape[1] + 1)
+    masses = poisson_binom(chances[:, None]).pmf(counts)  # [n, n_tokens + 1]
+    # the tail is summed: scipy's sf is 1 - cdf, and a p-value below 1e-16 would be lost in it
+    return np.array([min(1.0, mass[hit:].sum()) for mass, hit in zip(masses, hits, strict=True)])
 
 
 def discover(
-    layers: Iterable[tuple[int, torch.Tensor]],
-    W_U: torch.Tensor,
+    layers: Iterable[tuple[int, Float[torch.Tensor, "d_mlp d_model"]]],
+    W_U: Float[torch.Tensor, "d_vocab d_model"],
     lexicon: Lexicon,
     tokens: ConceptTokens,
     *,
@@ -208,13 +213,13 @@ def discover(
     keep: int = TOP,
     seed: int = 0,
 ) -> list[ConceptVector]:
-    """The ``keep`` best (vector, sign) of a model for a concept: those significantly enriched first, then by score.
+    """The ``keep`` best (vector, sign) of a model for a concept: significantly enriched ones first, then by score.
 
     Args:
-        layers: (layer, value vectors ``[d_mlp, d_model]`` float32), taken one at a time.
-        W_U: the head ``[d_vocab, d_model]`` float32, with the final norm's scale folded in or not.
-        head: its statistics, where they were computed already.
-        seed: of the matched control sets of the screen.
+        layers: (layer, its value vectors, float32), read one at a time.
+        W_U: the head, float32, with the final norm's scale folded in or not.
+        head: its statistics, if they are computed already.
+        seed: for the matched control sets of the screen.
     """
     strata = matched_strata(lexicon, tokens)
     controls = matched_sets(strata, lexicon, tokens, CONTROL_SETS, np.random.default_rng(seed))
@@ -229,23 +234,29 @@ def discover(
 
 
 def rank(
-    best: Shortlist, W_U: torch.Tensor, lexicon: Lexicon, tokens: ConceptTokens, strata: list[np.ndarray]
+    best: Shortlist,
+    W_U: Float[torch.Tensor, "d_vocab d_model"],
+    lexicon: Lexicon,
+    tokens: ConceptTokens,
+    strata: list[np.ndarray],
 ) -> list[ConceptVector]:
-    """The shortlist's vectors with the significance of their exact top 200, best first; empty for an empty one."""
+    """The vectors of the shortlist with the significance of their exact top 200, best first.
+
+    Args:
+        strata: of each concept token; see ``matched_strata``.
+    """
     from scipy.stats import false_discovery_control  # slow to import
 
     if len(best.layers) == 0:
         return []
     top = exhaustive_top(torch.from_numpy(best.signs)[:, None] * best.rows, W_U, min(TOP, W_U.shape[0])).numpy()
     keys = lexicon.keys
-    n_words = int(keys.max()) + 1
-    written = np.zeros((len(top), n_words), dtype=bool)  # [n, words]: which merged words stand in the top 200
-    np.put_along_axis(written, keys[top], True, axis=1)
+    written = _written(top, keys)
     hits = written[:, keys[tokens.ids]].sum(axis=1)
-    enriched = enrichment(hits, written.sum(axis=1), len(tokens), n_words)
+    enriched = enrichment(hits, written.sum(axis=1), len(tokens), written.shape[1])
     chances = np.stack([written[:, keys[stratum]].mean(axis=1) for stratum in strata], axis=1)  # [n, n_tokens]
-    p_values = np.array([matched_p_value(int(hit), chance) for hit, chance in zip(hits, chances, strict=True)])
-    tested = np.ones(2 * best.screened)  # whoever is not on the shortlist counts as p = 1
+    p_values = matched_p_values(hits, chances)
+    tested = np.ones(2 * best.screened)  # a vector outside the shortlist counts as p = 1
     tested[: len(p_values)] = p_values
     q_values = false_discovery_control(tested)[: len(p_values)]
     order = np.lexsort((-best.scores, q_values >= SIGNIFICANT))
@@ -263,3 +274,10 @@ def rank(
         )
         for i in order
     ]
+
+
+def _written(top: Int[np.ndarray, "n k"], keys: Int[np.ndarray, " d_vocab"]) -> Bool[np.ndarray, "n n_words"]:
+    """Which words, with their forms merged, are among each vector's top tokens."""
+    written = np.zeros((len(top), int(keys.max()) + 1), dtype=bool)
+    np.put_along_axis(written, keys[top], True, axis=1)
+    return written

@@ -1,7 +1,7 @@
-"""FFN key space: how far the key vectors of one set of questions stand apart from another's, and how far they moved.
+"""FFN key space: how well the key vectors of two sets of questions separate, and how far they moved.
 
 Key vectors of queries that need one skill cluster (Li, Sun, Weng 2025, "Effective Skill Unlearning through Intervention
-and Abstention"). Arrays are ``[n_questions, n_layers, d_mlp]``.
+and Abstention").
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 FOLDS = 5
-NORMAL = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
 PERMUTATIONS = 999
 SMALLEST_SET = 4
-"""Fewer questions than this in a set leave nothing to train on once a fold is held out."""
+"""With fewer questions in a set, holding out a fold leaves nothing to train on."""
 SHRINKAGE = 1.0
 """Ridge penalty in units of the mean squared norm of a standardised key: strong, as there are far more neurons than
 questions."""
@@ -23,32 +22,37 @@ questions."""
 
 @dataclass(frozen=True)
 class Separability:
-    """Cross-validated AUC by layer with a label-permutation null.
+    """Cross-validated AUC of each layer, with its null distribution under permuted labels.
 
     Attributes:
-        auc: 0.5 is no separation, 1 complete ``[n_layers]``.
+        auc: 0.5 is no separation, 1 is complete separation.
         best: the layer with the highest AUC.
-        p_value: of the best layer, against the highest AUC over layers under each permutation, so that choosing the
-            layer is paid for.
-        p_values: of each layer, paid for alike ``[n_layers]``.
-        null: mean AUC over permutations ``[n_layers]``; near 0.5.
+        p_value: of the best layer. The null is the highest AUC over layers under each permutation, which corrects for
+            choosing the layer.
+        p_values: of each layer, with the same correction.
+        null: mean AUC over permutations; near 0.5.
     """
 
-    auc: np.ndarray
+    auc: Float[np.ndarray, " n_layers"]
     best: int
     p_value: float
-    p_values: np.ndarray
-    null: np.ndarray
+    p_values: Float[np.ndarray, " n_layers"]
+    null: Float[np.ndarray, " n_layers"]
 
 
 def separability(
-    inside: np.ndarray, outside: np.ndarray, *, seed: int, permutations: int = PERMUTATIONS, folds: int = FOLDS
+    inside: Float[np.ndarray, "n_inside n_layers d_mlp"],
+    outside: Float[np.ndarray, "n_outside n_layers d_mlp"],
+    *,
+    seed: int,
+    permutations: int = PERMUTATIONS,
+    folds: int = FOLDS,
 ) -> Separability:
-    """How well a regularised linear rule tells ``inside`` keys from ``outside`` keys it was not fitted on.
+    """How well a regularised linear rule distinguishes ``inside`` keys from ``outside`` keys, on keys held out.
 
-    Ridge regression on the labels (linear discriminant analysis with shrinkage, up to scale), with held-out
-    predictions in closed form: with ``H = K (K + lambda I)^-1`` that of fold F is ``y_F - (I - H_FF)^-1 (y - H y)_F``.
-    It is linear in the labels, so a permutation costs one product. Labels are permuted within folds, which keeps each
+    Ridge regression on the labels (linear discriminant analysis with shrinkage, up to scale). Held-out predictions
+    have a closed form: with ``H = K (K + lambda I)^-1``, those of fold F are ``y_F - (I - H_FF)^-1 (y - H y)_F``. They
+    are linear in the labels, so a permutation costs one product. Labels are permuted within folds, which keeps each
     fold's share of either label.
 
     Raises:
@@ -66,8 +70,14 @@ def separability(
     return Separability(observed, best, float(p_values[best]), p_values, null.mean(axis=1))
 
 
-def held_out_auc(inside: np.ndarray, outside: np.ndarray, *, seed: int, folds: int = FOLDS) -> np.ndarray:
-    """``separability``'s AUC of each layer ``[n_layers]``, without its null.
+def held_out_auc(
+    inside: Float[np.ndarray, "n_inside n_layers d_mlp"],
+    outside: Float[np.ndarray, "n_outside n_layers d_mlp"],
+    *,
+    seed: int,
+    folds: int = FOLDS,
+) -> Float[np.ndarray, " n_layers"]:
+    """The AUC of ``separability``, without its null.
 
     Raises:
         ValueError: as ``separability``.
@@ -77,8 +87,10 @@ def held_out_auc(inside: np.ndarray, outside: np.ndarray, *, seed: int, folds: i
     return np.array([_auc(scores[None], labels[None])[0] for scores in predicted])
 
 
-def centroid_shift(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Distance between the same questions' centroids before and after, in units of the spread before ``[n_layers]``.
+def centroid_shift(
+    before: Float[np.ndarray, "_ _ _"], after: Float[np.ndarray, "_ _ _"]
+) -> Float[np.ndarray, " n_layers"]:
+    """Distance between the same questions' centroids before and after, in units of the spread before.
 
     Spread is the root mean squared distance of a question's key from its centroid. NaN where the spread is 0.
 
@@ -95,12 +107,16 @@ def centroid_shift(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return shift
 
 
-def typical(fit: np.ndarray, asked: np.ndarray, share: float = 0.9) -> np.ndarray:
-    """Which of ``asked`` lie as near to the centre of ``fit`` as ``share`` of its own do ``[n_layers, n_asked]``.
+def typical(
+    fit: Float[np.ndarray, "n_fit n_layers d_mlp"],
+    keys: Float[np.ndarray, "n n_layers d_mlp"],
+    share: float = 0.9,
+) -> Bool[np.ndarray, "n_layers n"]:
+    """Which of ``keys`` are as near to the centre of ``fit`` as ``share`` of its own keys are.
 
-    The distance is in median deviations of each neuron, shrunk half-way to the layer's mean variance, since there are
-    far more neurons than questions. Each question of ``fit`` is measured against the others alone, as further ones are,
-    so that it seems no nearer than they would; a few that are unlike the rest do not widen the region.
+    The distance is in median absolute deviations of each neuron, shrunk half-way to the layer's mean squared deviation,
+    since there are far more neurons than questions. Each question of ``fit`` is measured against the others alone, as
+    further questions are, so that it does not appear nearer than they do. A few outliers do not widen the region.
 
     Raises:
         ValueError: fewer than three questions to fit on.
@@ -108,65 +124,74 @@ def typical(fit: np.ndarray, asked: np.ndarray, share: float = 0.9) -> np.ndarra
     n = len(fit)
     if n < 3:
         raise ValueError(f"{n} questions are too few to span a region")
-    fit, asked = fit.astype(np.float64), asked.astype(np.float64)
+    fit, keys = fit.astype(np.float64), keys.astype(np.float64)
     every = np.arange(n)
-    own = np.array([_far(fit[every != at], fit[at : at + 1])[0] for at in every])  # [n, n_layers]
-    near: np.ndarray = _far(fit, asked) <= np.quantile(own, share, axis=0)
-    return near.T
+    own = np.array([_distance(fit[every != at], fit[at : at + 1])[0] for at in every])  # [n_fit, n_layers]
+    return np.asarray((_distance(fit, keys) <= np.quantile(own, share, axis=0)).T)
 
 
-def _far(fit: np.ndarray, asked: np.ndarray) -> np.ndarray:
-    """How far each of ``asked`` lies from the median of ``fit``, in shrunk deviations ``[n_asked, n_layers]``."""
-    centre = np.median(fit, axis=0)
-    variance = (NORMAL * np.median(np.abs(fit - centre), axis=0)) ** 2
-    scale = np.sqrt((variance + variance.mean(axis=-1, keepdims=True)) / 2)
-    distance: np.ndarray = np.linalg.norm((asked - centre) / np.where(scale > 0, scale, np.inf), axis=-1)
-    return distance
+def _distance(
+    fit: Float[np.ndarray, "n_fit n_layers d_mlp"], keys: Float[np.ndarray, "n n_layers d_mlp"]
+) -> Float[np.ndarray, "n n_layers"]:
+    """Distance of each of ``keys`` from the median of ``fit``, in shrunk deviations.
+
+    The deviations are not scaled to standard deviations: distances are compared with each other alone.
+    """
+    from scipy.stats import median_abs_deviation  # slow to import
+
+    squared = median_abs_deviation(fit, axis=0) ** 2
+    scale = np.sqrt((squared + squared.mean(axis=-1, keepdims=True)) / 2)
+    standard = (keys - np.median(fit, axis=0)) / np.where(scale > 0, scale, np.inf)
+    return np.asarray(np.linalg.norm(standard, axis=-1))
 
 
-def carriers(inside: np.ndarray, outside: np.ndarray, share: float) -> np.ndarray:
-    """The neurons that tell the two sets apart best: ``share`` of each layer's ``[n_layers, d_mlp]`` bool.
+def carriers(
+    inside: Float[np.ndarray, "n_inside n_layers d_mlp"],
+    outside: Float[np.ndarray, "n_outside n_layers d_mlp"],
+    share: float,
+) -> Bool[np.ndarray, "n_layers d_mlp"]:
+    """The neurons that separate the two sets best: ``share`` of each layer's, at least one.
 
-    By distance of the means in units of the pooled standard deviation; a neuron that varies in neither set carries it
-    if its means differ.
+    They are ordered by the distance of the means in units of the pooled standard deviation, which is infinite for a
+    neuron that varies in neither set and whose means differ.
     """
     apart = np.abs(inside.mean(axis=0, dtype=np.float64) - outside.mean(axis=0, dtype=np.float64))
     spread = np.sqrt((inside.var(axis=0, dtype=np.float64) + outside.var(axis=0, dtype=np.float64)) / 2)
     distance = np.divide(apart, spread, out=np.where(apart > 0, np.inf, 0.0), where=spread > 0)
     count = max(round(share * distance.shape[1]), 1)
-    found = np.zeros(distance.shape, dtype=bool)
-    np.put_along_axis(found, np.argsort(-distance, axis=1, kind="stable")[:, :count], True, axis=1)
-    return found
+    chosen = np.zeros(distance.shape, dtype=bool)
+    np.put_along_axis(chosen, np.argsort(-distance, axis=1, kind="stable")[:, :count], True, axis=1)
+    return chosen
 
 
-def jaccard(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Shared members of two sets over all of them, for each row ``[n_layers]``."""
-    both: np.ndarray = (one & other).sum(axis=1) / (one | other).sum(axis=1)
-    return both
+def jaccard(
+    one: Bool[np.ndarray, "n_layers d_mlp"], other: Bool[np.ndarray, "n_layers d_mlp"]
+) -> Float[np.ndarray, " n_layers"]:
+    """Shared members of two sets over the members of either, for each layer."""
+    return np.asarray((one & other).sum(axis=1) / (one | other).sum(axis=1))
 
 
 @dataclass(frozen=True)
 class Plane:
-    """Two directions of one layer's key space: what tells two sets apart, and what varies most beside it.
+    """Two directions of one layer's key space: the one that separates two sets, and the one of most other variance.
 
     Attributes:
-        centre: ``[d_mlp]``, between the sets' means.
-        axes: ``[2, d_mlp]``, orthonormal in keys that are divided by each neuron's standard deviation.
+        centre: half-way between the sets' means.
+        axes: orthonormal in keys that are divided by each neuron's standard deviation.
     """
 
-    centre: np.ndarray
-    axes: np.ndarray
+    centre: Float[np.ndarray, " d_mlp"]
+    axes: Float[np.ndarray, "2 d_mlp"]
 
-    def project(self, keys: np.ndarray) -> np.ndarray:
-        """``[n, d_mlp]`` -> ``[n, 2]``."""
-        projected: np.ndarray = (keys.astype(np.float64) - self.centre) @ self.axes.T
-        return projected
+    def project(self, keys: Float[np.ndarray, "n d_mlp"]) -> Float[np.ndarray, "n 2"]:
+        """Coordinates of keys in the plane."""
+        return np.asarray((keys.astype(np.float64) - self.centre) @ self.axes.T)
 
 
-def plane(inside: np.ndarray, outside: np.ndarray) -> Plane:
-    """The plane fitted to one layer's keys of two sets, ``[n, d_mlp]`` each.
+def plane(inside: Float[np.ndarray, "n_inside d_mlp"], outside: Float[np.ndarray, "n_outside d_mlp"]) -> Plane:
+    """The plane fitted to one layer's keys of two sets.
 
-    The first axis is ``separability``'s ridge rule; the second the leading principal component of what is left.
+    The first axis is the ridge rule of ``separability``; the second is the leading principal component of the rest.
     """
     keys = np.concatenate([inside, outside]).astype(np.float64)
     centre = (inside.mean(axis=0, dtype=np.float64) + outside.mean(axis=0, dtype=np.float64)) / 2
@@ -183,15 +208,18 @@ def plane(inside: np.ndarray, outside: np.ndarray) -> Plane:
     return Plane(centre, np.divide(axes, scale, out=np.zeros_like(axes), where=scale > 0))
 
 
-def _unit(vector: np.ndarray) -> np.ndarray:
+def _unit(vector: Float[np.ndarray, " d_mlp"]) -> Float[np.ndarray, " d_mlp"]:
     size = np.linalg.norm(vector)
     return vector / size if size else vector
 
 
 def _folded(
-    inside: np.ndarray, outside: np.ndarray, folds: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keys ``[n, n_layers, d_mlp]`` float64, labels (1 inside, 0 outside) and fold of each item ``[n]``."""
+    inside: Float[np.ndarray, "n_inside n_layers d_mlp"],
+    outside: Float[np.ndarray, "n_outside n_layers d_mlp"],
+    folds: int,
+    rng: np.random.Generator,
+) -> tuple[Float[np.ndarray, "n n_layers d_mlp"], Float[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Keys (float64), labels (1 inside, 0 outside) and fold of each item."""
     smallest = min(len(inside), len(outside))
     if smallest < SMALLEST_SET:
         raise ValueError(f"{smallest} questions in a set are too few; {SMALLEST_SET} are needed")
@@ -202,8 +230,8 @@ def _folded(
     return keys, labels, _stratified(labels, min(folds, smallest), rng)
 
 
-def _stratified(labels: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """Fold of each item ``[n]``: each label spread evenly over the folds."""
+def _stratified(labels: Float[np.ndarray, " n"], folds: int, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+    """Fold of each item; each label is spread evenly over the folds."""
     fold = np.empty(len(labels), dtype=int)
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
@@ -211,8 +239,10 @@ def _stratified(labels: np.ndarray, folds: int, rng: np.random.Generator) -> np.
     return fold
 
 
-def _permuted_within(labels: np.ndarray, fold: np.ndarray, times: int, rng: np.random.Generator) -> np.ndarray:
-    """``times`` copies of the labels, shuffled inside each fold ``[times, n]``."""
+def _permuted_within(
+    labels: Float[np.ndarray, " n"], fold: Int[np.ndarray, " n"], times: int, rng: np.random.Generator
+) -> Float[np.ndarray, "times n"]:
+    """``times`` copies of the labels, shuffled within each fold."""
     drawn = np.tile(labels, (times, 1))
     for number in np.unique(fold):
         members = np.flatnonzero(fold == number)
@@ -220,10 +250,10 @@ def _permuted_within(labels: np.ndarray, fold: np.ndarray, times: int, rng: np.r
     return drawn
 
 
-def _predictor(keys: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """The matrix ``[n, n]`` that turns labels into held-out predictions, for one layer's keys ``[n, d_mlp]``."""
+def _predictor(keys: Float[np.ndarray, "n d_mlp"], fold: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n n"]:
+    """The matrix that turns labels into held-out predictions, for one layer's keys."""
     scale = keys.std(axis=0)
-    # a neuron that never varies tells nothing; it is left at 0
+    # a neuron that never varies carries no information; it stays at 0
     standardised = np.divide(keys - keys.mean(axis=0), scale, out=np.zeros_like(keys), where=scale > 0)
     gram = standardised @ standardised.T
     size = gram.trace() / len(gram)
@@ -238,12 +268,11 @@ def _predictor(keys: np.ndarray, fold: np.ndarray) -> np.ndarray:
     return predictor
 
 
-def _auc(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of each row of ``[rows, n]``, ties counting half ``[rows]``."""
+def _auc(scores: Float[np.ndarray, "rows n"], labels: Float[np.ndarray, "rows n"]) -> Float[np.ndarray, " rows"]:
+    """Area under the ROC curve of each row; ties count half."""
     from scipy.stats import rankdata  # slow to import
 
     ranks = rankdata(scores, axis=1)
     positives = labels.sum(axis=1)
     negatives = labels.shape[1] - positives
-    found: np.ndarray = ((ranks * labels).sum(axis=1) - positives * (positives + 1) / 2) / (positives * negatives)
-    return found
+    return np.asarray(((ranks * labels).sum(axis=1) - positives * (positives + 1) / 2) / (positives * negatives))

@@ -15,7 +15,7 @@ from concepts.discovery import (
     discover,
     enrichment,
     exhaustive_top,
-    matched_p_value,
+    matched_p_values,
     screen,
     shortlist,
 )
@@ -187,16 +187,21 @@ def test_the_matched_p_value_counts_all_ways_to_reach_the_hits() -> None:
         for ways in product((0, 1), repeat=4)
         if sum(ways) >= 2
     )
-    assert matched_p_value(2, chances) == pytest.approx(expected)
-    assert matched_p_value(0, chances) == 1
-    assert matched_p_value(4, chances) == pytest.approx(float(chances.prod()))
+    two, none, all_four = matched_p_values(np.array([2, 0, 4]), np.tile(chances, (3, 1)))
+    assert two == pytest.approx(expected)
+    assert none == 1
+    assert all_four == pytest.approx(float(chances.prod()))
+
+
+def test_a_matched_p_value_far_below_rounding_is_exact() -> None:
+    assert matched_p_values(np.array([40]), np.full((1, 40), 0.005)) == pytest.approx([0.005**40], rel=1e-12)
 
 
 def test_the_matched_p_value_is_what_many_matched_sets_would_give() -> None:
     rng = np.random.default_rng(0)
     chances = rng.uniform(0, 0.2, size=30)
     draws = (rng.random((100_000, 30)) < chances).sum(axis=1)
-    assert matched_p_value(6, chances) == pytest.approx((draws >= 6).mean(), abs=0.005)
+    assert matched_p_values(np.array([6]), chances[None])[0] == pytest.approx((draws >= 6).mean(), abs=0.005)
 
 
 def test_discovery_works_from_a_name_alone(W_U: torch.Tensor, lexicon: Lexicon) -> None:
