@@ -40,16 +40,24 @@ def bootstrap_interval(values: Real[np.ndarray, " n"], *, seed: int, confidence:
 
 
 def paired_difference_interval(
-    after: Real[np.ndarray, " n"], before: Real[np.ndarray, " n"], *, seed: int, confidence: float = CONFIDENCE
+    after: Real[np.ndarray, " n_after"],
+    before: Real[np.ndarray, " n_before"],
+    *,
+    seed: int,
+    confidence: float = CONFIDENCE,
 ) -> Interval | None:
-    """Interval of the mean of ``after - before`` over the same items."""
+    """Interval of the mean of ``after - before`` over the same items.
+
+    Raises:
+        ValueError: the two have different numbers of items.
+    """
     _check_paired(after, before)
     return bootstrap_interval(np.asarray(after) - np.asarray(before), seed=seed, confidence=confidence)
 
 
 def ratio_interval(
-    numerators: Real[np.ndarray, " n"],
-    denominators: Real[np.ndarray, " n"],
+    numerators: Real[np.ndarray, " n_above"],
+    denominators: Real[np.ndarray, " n_below"],
     *,
     seed: int,
     confidence: float = CONFIDENCE,
@@ -58,6 +66,9 @@ def ratio_interval(
 
     ``None`` where the ratio is undefined: fewer than two items, or a mean of the denominators whose own interval
     reaches 0 or below. The few resamples whose mean denominator is not above 0 are excluded.
+
+    Raises:
+        ValueError: the two have different numbers of items.
     """
     _check_paired(numerators, denominators)
     if len(numerators) < 2:
