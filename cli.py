@@ -87,6 +87,7 @@ def compare(
         from audit.commands.plan import plan_comparison
         from audit.result import refuse_output
         from audit.settings import Settings
+        from reports.text import render_plan
 
         settings = Settings(
             seed=seed,
@@ -109,7 +110,7 @@ def compare(
         }
         if plan:
             planned = plan_comparison(base, unlearned, **arguments)
-            typer.echo(json.dumps(planned.as_json(), indent=1) if as_json else planned.as_text())
+            typer.echo(json.dumps(planned.as_json(), indent=1) if as_json else render_plan(planned))
             return
         refuse_output(output)
         with show_progress(quiet) as progress:
@@ -151,8 +152,9 @@ def find(
 ) -> None:
     """Find the value vectors of one model that write a concept, with their tokens and p-values."""
     with report_errors(as_json, debug):
+        from audit.result import VectorSearch
         from audit.vectors.search import find_in
-        from reports.text import vectors_table
+        from reports.text import render_vectors
 
         with show_progress(quiet) as progress:
             found = find_in(
@@ -170,7 +172,9 @@ def find(
                 progress=progress,
             )
         typer.echo(
-            json.dumps(found.as_json(), ensure_ascii=False, indent=1) if as_json else vectors_table(found.as_json())
+            json.dumps(found.as_json(), ensure_ascii=False, indent=1)
+            if as_json
+            else render_vectors(VectorSearch.model_validate(found.as_json()))
         )
 
 
@@ -282,7 +286,7 @@ def skill(
         from audit.commands.skill import Options, guard_skill
         from audit.result import refuse_output
         from audit.settings import Settings
-        from reports.text import skill_table
+        from reports.text import render_skill
 
         refuse_output(output)
         with show_progress(quiet) as progress:
@@ -301,7 +305,7 @@ def skill(
                 command=command_line(),
             )
         save(result, output)
-        show(result, output, as_json, skill_table)
+        show(result, output, as_json, render_skill)
         for name, folder in (("Guard", save_to), ("Model", save_model)):
             if folder is not None and not as_json:
                 typer.echo(f"{name}:  {folder}")
@@ -328,6 +332,7 @@ def check(
     with report_errors(as_json, debug):
         from audit.checkpoint.signature import Trust
         from audit.commands.check import check
+        from reports.text import render_check
 
         trust = Trust(public_key, tuple(certificate or ()))
         with show_progress(quiet) as progress:
@@ -340,7 +345,7 @@ def check(
                 trust=trust,
                 progress=progress,
             )
-        typer.echo(json.dumps(found.as_json(), indent=1) if as_json else found.as_text())
+        typer.echo(json.dumps(found.as_json(), indent=1) if as_json else render_check(found))
         if not found.sound:
             raise typer.Exit(1)
 
@@ -365,6 +370,7 @@ def verify(
     with report_errors(as_json, debug):
         from audit.checkpoint.statement import write_statement
         from audit.commands.verify import verify
+        from reports.text import render_verification
 
         places = {"base": base, "unlearned": unlearned, "retained": retained}
         moved = {role: path for role, path in places.items() if path is not None}
@@ -372,7 +378,7 @@ def verify(
             found = verify(result, moved=moved, config=config, sample=sample, seed=seed, progress=progress)
         if found.holds and statement is not None:
             write_statement(result, statement)
-        typer.echo(json.dumps(found.as_json(), indent=1) if as_json else found.as_text())
+        typer.echo(json.dumps(found.as_json(), indent=1) if as_json else render_verification(found))
         if not found.holds:
             raise typer.Exit(1)
         if statement is not None and not as_json:

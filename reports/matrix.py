@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from audit.result import Finding, Measurement, Verdict
 from reports.formatting import shorten
-from reports.wording import VERDICTS, Reading, read
+from reports.wording import VERDICTS, BaseComparison, compare_to_base
 
 COLUMNS = 6
 """Concepts side by side; more of them continue in a further block, so that the matrix fits a sheet of paper."""
@@ -25,7 +25,7 @@ class Column:
 
 @dataclass(frozen=True)
 class MatrixCell:
-    reading: Reading | None
+    comparison: BaseComparison | None
     href: str
 
 
@@ -58,5 +58,5 @@ def _cell(column: Column, metric: str) -> MatrixCell:
     """The measurement of ``metric`` in this column; a test that did not run there has no reading."""
     for found, anchor in zip(column.finding.measurements, column.anchors, strict=True):
         if found.metric == metric:
-            return MatrixCell(read(found), anchor)
+            return MatrixCell(compare_to_base(found), anchor)
     return MatrixCell(None, "")

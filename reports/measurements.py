@@ -10,7 +10,7 @@ from audit.result import Measurement
 from reports import figures
 from reports.formatting import distinct, integer, number, shorten, slug
 from reports.tables import BLANK, Cell, Table, bounds, explained, figure, items_table, layers_table, text
-from reports.wording import HIGHER, Reading, read, sentence
+from reports.wording import HIGHER, BaseComparison, compare_to_base, sentence
 
 FEW = 30
 """Below this many items an interval is shown and no verdict should rest on it alone."""
@@ -26,7 +26,7 @@ class MeasuredView:
     title: str
     metric: str
     sentence: str
-    reading: Reading
+    comparison: BaseComparison
     numbers: Table | None
     facts: Sequence[tuple[str, str]]
     charts: Sequence[str]
@@ -90,7 +90,7 @@ def view(measurement: Measurement, anchor: str) -> MeasuredView:
         title=title,
         metric=shorten(measurement.metric, 60),
         sentence=sentence(measurement),
-        reading=read(measurement),
+        comparison=compare_to_base(measurement),
         numbers=numbers(measurement, title),
         facts=list(facts(measurement)),
         charts=[chart for chart in charts if chart],

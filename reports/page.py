@@ -12,7 +12,7 @@ from reports.matrix import Column, Matrix, matrices
 from reports.measurements import Group, MeasuredView, dot_rows, grouped, views
 from reports.tables import Cell, Table, bounds, capped, explained, figure, text
 from reports.weights import WeightsView, weights_view
-from reports.wording import VERDICTS, controls_of, counts, headline, name_of
+from reports.wording import VERDICTS, counts, headline, name_of, with_control
 
 Pairs = Sequence[tuple[str, str]]
 MOST_FILES = 60
@@ -208,10 +208,10 @@ def controls_said(findings: Sequence[Finding]) -> str:
     if not measured:
         return "No test of a concept ran, so there is no control to show."
     sampled = sum(found.interval is not None for found in measured)
-    share = percent(controls_of(findings) / len(measured))
+    share = percent(with_control(findings) / len(measured))
     return (
         f"{integer(len(measured))} numbers were measured; {integer(sampled)} carry an interval and "
-        f"{integer(controls_of(findings))} ({share}) stand beside a control."
+        f"{integer(with_control(findings))} ({share}) stand beside a control."
     )
 
 

@@ -1,4 +1,4 @@
-"""What the report says in words: verdicts, directions, what a number means beside the base's."""
+"""Verdicts and measurements in words: labels, headlines, and what a number means compared with the base's."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from reports.formatting import integer, interval, number, shorten
 
 
 @dataclass(frozen=True)
-class VerdictWords:
-    """A verdict as a label, as a count, as a headline about one concept, and what it means."""
+class VerdictText:
+    """One verdict as a label, in a count ("2 still present"), as a headline about one concept, and its meaning."""
 
     label: str
     counted: str
@@ -21,44 +21,44 @@ class VerdictWords:
     meaning: str
 
 
-VERDICTS: Final[dict[Verdict, VerdictWords]] = {
-    "removed": VerdictWords(
+VERDICTS: Final[dict[Verdict, VerdictText]] = {
+    "removed": VerdictText(
         "Removed",
         "removed",
-        "{} was removed, as far as every test that ran can tell.",
-        "The weights no longer hold it, as far as every test that ran can tell.",
+        "{} was removed, according to every test that ran.",
+        "No test that ran finds the knowledge in the weights.",
     ),
-    "hidden": VerdictWords(
+    "hidden": VerdictText(
         "Hidden",
         "hidden",
         "{} was hidden, not removed.",
-        "It does not say it, yet the knowledge can be read out of the model.",
+        "The model does not say it, but the knowledge can be read out of it.",
     ),
-    "present": VerdictWords("Present", "still present", "{} is still present.", "The model still says it."),
-    "gated": VerdictWords(
+    "present": VerdictText("Present", "still present", "{} is still present.", "The model still says it."),
+    "gated": VerdictText(
         "Gated",
         "gated",
-        "{} is gated: the weights are the base's.",
-        "The weights are the base's; the protection lies outside them.",
+        "{} is gated: the weights are identical to the base.",
+        "The weights are identical to the base; the protection is outside them.",
     ),
-    "destroyed": VerdictWords(
+    "destroyed": VerdictText(
         "Destroyed",
         "destroyed",
         "The model is broken, so its silence on {} proves nothing.",
         "The model is broken, so its silence proves nothing.",
     ),
-    "inconclusive": VerdictWords(
+    "inconclusive": VerdictText(
         "Inconclusive",
-        "could not be decided",
-        "The evidence does not decide about {}.",
-        "The evidence does not decide; the sentence names what would.",
+        "undecided",
+        "The evidence does not decide whether {} was removed.",
+        "The evidence does not decide; the reason says what would.",
     ),
 }
 
-WHOLE_PAIR: Final[dict[Verdict, str]] = {
-    "gated": "The weights are the base's; any protection lies outside them.",
+PAIR_HEADLINES: Final[dict[Verdict, str]] = {
+    "gated": "The weights are identical to the base; any protection is outside them.",
     "destroyed": "The model is broken.",
-    "inconclusive": "What changed in the weights is measured; whether knowledge is left was not asked.",
+    "inconclusive": "The change of the weights was measured; no concept was tested.",
 }
 
 HIGHER: Final = {
@@ -67,10 +67,10 @@ HIGHER: Final = {
     "protection": "higher means the protection holds more often",
     "utility": "higher means a healthier model",
     "change": "higher means more was changed",
-    "none": "no order of better and worse",
+    "none": "neither direction is better",
 }
 
-MOVED: Final = {
+CHANGES: Final = {  # (lower than the base, higher)
     "knowledge": ("less kept", "more kept"),
     "forgetting": ("less forgotten", "more forgotten"),
     "protection": ("holds less often", "holds more often"),
@@ -84,16 +84,16 @@ def headline(result: AuditResult) -> str:
     """The verdict of the whole audit in one sentence."""
     findings = result.findings
     if not findings:
-        return "Nothing was judged."
+        return "No verdict."
     if len(findings) > 1:
         counted = Counter(finding.verdict for finding in findings)
         parts = [
-            f"{integer(counted[verdict])} {words.counted}" for verdict, words in VERDICTS.items() if counted[verdict]
+            f"{integer(counted[verdict])} {text.counted}" for verdict, text in VERDICTS.items() if counted[verdict]
         ]
         return f"Of {integer(len(findings))} concepts: {', '.join(parts)}."
     (only,) = findings
     if only.concept is None:
-        return WHOLE_PAIR.get(only.verdict, VERDICTS[only.verdict].meaning)
+        return PAIR_HEADLINES.get(only.verdict, VERDICTS[only.verdict].meaning)
     return VERDICTS[only.verdict].headline.format(name_of(only, 80))
 
 
@@ -102,64 +102,71 @@ def name_of(finding: Finding, longest: int = 120) -> str:
 
 
 def counts(result: AuditResult) -> list[tuple[Verdict | None, int, str]]:
-    """(verdict, how many, in words): the main ones always, others where they occur, last what was not checked."""
+    """(verdict, how many, label): the main verdicts always, others if they occur, last the tests that did not run."""
     counted = Counter(result.verdicts())
     always = ("removed", "hidden", "present", "inconclusive")
     shown: list[tuple[Verdict | None, int, str]] = [
-        (verdict, counted[verdict], words.counted)
-        for verdict, words in VERDICTS.items()
+        (verdict, counted[verdict], text.counted)
+        for verdict, text in VERDICTS.items()
         if verdict in always or counted[verdict]
     ]
-    missing = len(result.not_checked)
-    return [*shown, (None, missing, "test not run" if missing == 1 else "tests not run")]
+    not_run = len(result.not_checked)
+    return [*shown, (None, not_run, "test not run" if not_run == 1 else "tests not run")]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What one measurement says, short: a sign, its value, and words that set it beside its base."""
+class BaseComparison:
+    """The unlearned model's number against the base's.
+
+    Attributes:
+        sign: one character: higher, lower, no clear change, equal, not measured; empty if the base has no number.
+        value, exact, base: the numbers as shown, and the unlearned model's in full.
+        text: the comparison in two or three words.
+        kind: ``"missing"``, ``"plain"`` (no base), ``"same"``, ``"unclear"`` or ``"moved"``.
+    """
 
     sign: str
     value: str
     exact: str
-    word: str
+    text: str
     kind: str
     base: str = ""
 
 
-def read(measurement: Measurement) -> Reading:
-    """``kind`` is one of missing, plain, same, unclear, moved."""
+def compare_to_base(measurement: Measurement) -> BaseComparison:
     value, base = measurement.value, measurement.base
     if value is None:
-        return Reading("?", "", "", "not measured", "missing")
+        return BaseComparison("?", "", "", "not measured", "missing")
     shown = (number(value), repr(value))
     if base is None:
-        return Reading("", *shown, "no base value", "plain")
+        return BaseComparison("", *shown, "no base value", "plain")
     if value == base:
-        return Reading("=", *shown, "as in the base", "same", number(base))
-    up = value > base
-    sign, word = "↑" if up else "↓", MOVED[measurement.direction][up]
+        return BaseComparison("=", *shown, "as in the base", "same", number(base))
     bounds = measurement.interval
     if bounds is not None and bounds[0] <= base <= bounds[1]:
-        return Reading("≈", *shown, "no clear change", "unclear", number(base))
-    return Reading(sign, *shown, word, "moved", number(base))
+        return BaseComparison("≈", *shown, "no clear change", "unclear", number(base))
+    is_higher = value > base
+    text = CHANGES[measurement.direction][is_higher]
+    return BaseComparison("↑" if is_higher else "↓", *shown, text, "moved", number(base))
 
 
 def sentence(measurement: Measurement) -> str:
-    """The measurement in one or two plain sentences."""
+    """The measurement, its base and its control in one or two sentences."""
     if measurement.value is None:
         return f"Not measured: {shorten(measurement.not_measured or 'no reason was recorded', 600)}"
-    found = read(measurement)
-    value = found.value + (f" (interval {interval(measurement.interval)})" if measurement.interval else "")
-    if measurement.base is None:
-        return f"{value}; the base has no value to compare with.{against_control(measurement)}"
-    if found.kind == "same":
-        return f"{value}, exactly as in the base.{against_control(measurement)}"
-    word = {"unclear": "no clear change, since the base lies inside the interval"}.get(found.kind, found.word)
-    return f"{value} where the base has {number(measurement.base)}: {word}.{against_control(measurement)}"
+    comparison, control = compare_to_base(measurement), _against_control(measurement)
+    value = comparison.value + (f" (interval {interval(measurement.interval)})" if measurement.interval else "")
+    if comparison.kind == "plain":
+        return f"{value}; the base has no value to compare with.{control}"
+    if comparison.kind == "same":
+        return f"{value}, exactly as in the base.{control}"
+    unclear = "no clear change, since the base lies inside the interval"
+    change = unclear if comparison.kind == "unclear" else comparison.text
+    return f"{value}; base {comparison.base}: {change}.{control}"
 
 
-def against_control(measurement: Measurement) -> str:
-    """Whether the number can be told from the same number where the knowledge in question plays no part."""
+def _against_control(measurement: Measurement) -> str:
+    """Whether the interval excludes the control, which has the same number where the knowledge plays no part."""
     control, bounds = measurement.control, measurement.interval
     if control is None or control.value is None:
         return ""
@@ -167,9 +174,9 @@ def against_control(measurement: Measurement) -> str:
     if bounds is None:
         return f"{named}."
     inside = bounds[0] <= control.value <= bounds[1]
-    return f"{named}, {'inside the interval: not told apart' if inside else 'outside the interval'}."
+    return f"{named}, {'inside the interval: no clear difference' if inside else 'outside the interval'}."
 
 
-def controls_of(findings: Sequence[Finding]) -> int:
-    """How many measurements stand beside a control value."""
-    return sum(found.control is not None for finding in findings for found in finding.measurements)
+def with_control(findings: Sequence[Finding]) -> int:
+    """How many measurements have a control value."""
+    return sum(measurement.control is not None for finding in findings for measurement in finding.measurements)

@@ -12,9 +12,10 @@ import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from audit.errors import AuditError
+from audit.result import Signature
 
 PATTERNS: Final = ("*.sig", "*.sigstore", "*.sigstore.json")
 EXTRA: Final = "install unlearning-audit[signatures] to verify it"
@@ -41,18 +42,6 @@ class Trust:
         kind, files = ("key", [self.public_key]) if self.public_key else ("certificates", self.certificates)
         digests = [hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files if file is not None]
         return f"the {kind} of sha256 {', '.join(digests)}..."
-
-
-@dataclass(frozen=True)
-class Signature:
-    """One signature file, and whether the folder's files are what was signed."""
-
-    file: str
-    state: Literal["holds", "fails", "not verified"]
-    detail: str
-
-    def __str__(self) -> str:
-        return f"signature {self.file} {self.state}: {self.detail}"
 
 
 def signatures(path: Path, trust: Trust = Trust()) -> Iterator[Signature]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from audit.questions.items import item_set
 from audit.questions.jailbroken import with_jailbreaks
 from audit.questions.readings import forward_tokens
 from audit.questions.skill_queries import LACKING, SkillQuestions, skill_questions
+from audit.result import Plan, Planned
 from audit.settings import Settings
 from audit.weights.scan import LARGE, WORKERS
 from concepts.concept import Concept
@@ -36,48 +36,6 @@ PROGRAM = 400_000_000
 """Bytes of the interpreter, torch and transformers."""
 EFFICIENCY = 0.5
 """Share of the machine's matrix throughput that short prompts reach."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One metric for one concept: whether it can run, and if not, why."""
-
-    metric: str
-    concept: str | None
-    missing: str | None
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What would run. Times and memory are estimates for this machine; nothing was measured of the models."""
-
-    architecture: str | None
-    parameters: int
-    notes: list[str]
-    metrics: list[Planned]
-    bytes_to_read: int
-    forward_tokens: int
-    generated_tokens: int
-    seconds: float
-    memory_bytes: int
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def as_text(self) -> str:
-        lines = [
-            f"Architecture   {self.architecture or 'of no supported family: tensor-level evidence only'}",
-            f"Parameters     {self.parameters:,}",
-            f"To read        {self.bytes_to_read / 1e9:.2f} GB",
-            f"To run         {self.forward_tokens:,} tokens forward, about {self.generated_tokens:,} written",
-            f"Time           about {self.seconds:.0f} s on this machine",
-            f"Memory         about {self.memory_bytes / 1e9:.1f} GB",
-        ]
-        lines += [f"Note           {note}" for note in self.notes]
-        for row in self.metrics:
-            what = f"{row.metric} ({row.concept})" if row.concept else row.metric
-            lines.append(f"  not measured {what}: {row.missing}" if row.missing else f"  would run    {what}")
-        return "\n".join(lines)
 
 
 def plan_comparison(

@@ -11,7 +11,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ from audit.checkpoint.pair import ModelPair, open_pair
 from audit.commands.check import hash_file
 from audit.commands.compare import describe, digest_of, guard_name
 from audit.progress import SILENT, Progress
-from audit.result import AuditResult, Finding, SubjectRecord
+from audit.result import AuditResult, Difference, Finding, SubjectRecord, Verification
 from audit.verdict import Evidence, judge
 from audit.weights.scan import STEP, shared_tensor, tensor_rows
 
@@ -34,42 +34,6 @@ ABSENT: Final = "absent"
 TENSOR_HEADER: Final = ("name", "role", "layer", "shape", "dtype")
 
 Document = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The first field that does not hold."""
-
-    field: str
-    recorded: Any
-    found: Any
-
-    def __str__(self) -> str:
-        return f"{self.field}: recorded {_short(self.recorded)}, found {_short(self.found)}"
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What was verified, in order; ``difference`` is the first that does not hold, and what follows was not tried."""
-
-    result: str
-    verified: tuple[str, ...]
-    difference: Difference | None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def holds(self) -> bool:
-        return self.difference is None
-
-    def as_json(self) -> dict[str, Any]:
-        return {"holds": self.holds, **asdict(self)}
-
-    def as_text(self) -> str:
-        lines = [f"{self.result}: {'holds' if self.holds else 'does not hold'}"]
-        lines += [f"  Verified    {what}" for what in self.verified]
-        if self.difference is not None:
-            lines.append(f"  Difference  {self.difference}")
-        return "\n".join([*lines, *(f"  Note        {note}" for note in self.notes)])
 
 
 def verify(
@@ -308,8 +272,3 @@ def _notes(result: AuditResult) -> Iterator[str]:
     ours = version("unlearning-audit")
     if result.tool.version != ours:
         yield f"the result was written by version {result.tool.version}, verified by {ours}"
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 200 else f"{text[:200]} ..."

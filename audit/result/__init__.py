@@ -4,11 +4,25 @@ Imports neither torch nor anything that reads weights, so that a report can be d
 Numbers are finite or ``None``; a ``None`` value always comes with the reason it was not measured.
 """
 
+from audit.result.checks import Check, Difference, FileCheck, PathCheck, Plan, Planned, Signature, Verification
 from audit.result.document import FORMAT, FORMAT_VERSION, AuditResult, Run, Tool, refuse_output
 from audit.result.files import write_text
 from audit.result.finding import Finding, NotChecked, Verdict
 from audit.result.measurement import Cell, Control, Direction, Interval, Measurement, Number, Record
 from audit.result.subjects import FileRecord, SubjectRecord, Subjects
+from audit.result.vectors import (
+    ControlledEffect,
+    DoseRecord,
+    EffectRecord,
+    Estimate,
+    SetMember,
+    ValidationQuestions,
+    ValidationRecord,
+    VectorEffectRecord,
+    VectorRecord,
+    VectorSearch,
+    VectorSetRecord,
+)
 from audit.result.weights import LayerChange, NeuronChange, TensorChange, Weights
 
 __all__ = [
@@ -16,8 +30,15 @@ __all__ = [
     "FORMAT_VERSION",
     "AuditResult",
     "Cell",
+    "Check",
     "Control",
+    "ControlledEffect",
+    "Difference",
     "Direction",
+    "DoseRecord",
+    "EffectRecord",
+    "Estimate",
+    "FileCheck",
     "FileRecord",
     "Finding",
     "Interval",
@@ -26,13 +47,25 @@ __all__ = [
     "NeuronChange",
     "NotChecked",
     "Number",
+    "PathCheck",
+    "Plan",
+    "Planned",
     "Record",
     "Run",
+    "SetMember",
+    "Signature",
     "SubjectRecord",
     "Subjects",
     "TensorChange",
     "Tool",
+    "ValidationQuestions",
+    "ValidationRecord",
+    "VectorEffectRecord",
+    "VectorRecord",
+    "VectorSearch",
+    "VectorSetRecord",
     "Verdict",
+    "Verification",
     "Weights",
     "refuse_output",
     "write_text",

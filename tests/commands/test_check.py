@@ -93,7 +93,7 @@ def test_the_command_prints_and_ends_with_0_or_1(model: Path, tmp_path: Path) ->
     shown = run.invoke(cli.app, ["check", str(model), "--json", "--quiet"])
     assert shown.exit_code == 0
     assert json.loads(shown.stdout)["sound"] is True
-    assert "Could measure" in run.invoke(cli.app, ["check", str(model), "--quiet"]).stdout
+    assert "Can measure" in run.invoke(cli.app, ["check", str(model), "--quiet"]).stdout
     missing = run.invoke(cli.app, ["check", str(model), str(tmp_path / "none"), "--quiet"])
     assert missing.exit_code == 1
     assert "refused" in missing.stdout

@@ -23,7 +23,7 @@ from audit.settings import Settings
 from concepts.background import load_background
 from concepts.regions import Vote
 from reports.html import render
-from reports.text import skill_table
+from reports.text import render_skill
 from tests.helpers import FORGET_PROMPTS, greedy_tokens, open_model, token_ids
 from tests.tiny import write_tiny
 
@@ -76,7 +76,7 @@ def test_a_guarded_skill_is_gated_and_the_result_is_one_like_any_other(
     result.write(tmp_path / "result.json")
     assert AuditResult.read(tmp_path / "result.json") == result
     assert "capitals" in render(result)
-    assert "dogs (retain)" in skill_table(result)
+    assert "dogs (retain)" in render_skill(result)
 
 
 @pytest.mark.parametrize("save", [True, False])
@@ -224,7 +224,7 @@ def test_skills_without_answers_are_held_against_neutral_text_or_not_measured(tm
     _, effect = only(result)
     assert effect.not_measured == "no held-out query of dogs has an answer that can be scored"
     assert "guard_effect" in {row.metric for row in result.not_checked}
-    assert "Not measured" in skill_table(result)
+    assert "Not measured" in render_skill(result)
 
 
 @pytest.mark.parametrize("method", ["neuron-adjust", "prune"])
@@ -252,7 +252,7 @@ def test_a_pruned_model_answers_as_the_guarded_one_and_is_compared_with_the_orig
     assert finding.verdict != "gated"
     assert result.weights.changed_tensors > 0
     assert result.subjects.unlearned.path == str(tmp_path / "edited")
-    assert "capitals" in skill_table(result)
+    assert "capitals" in render_skill(result)
     result.write(tmp_path / "result.json")
     assert verify(tmp_path / "result.json").holds
 
@@ -359,7 +359,7 @@ def test_prompts_beyond_the_context_are_left_out_counted_and_never_attacked_with
     skills[0].write_text("\n".join(json.dumps(query) for query in queries))
     result = guarded(base, skills, "prune")
     assert [part["beyond_the_context"] for part in result.run.settings["parts"]] == [3, 0, 0]
-    assert "3 prompts of capitals are beyond the model's context" in skill_table(result)
+    assert "3 prompts of capitals exceed the model's context" in render_skill(result)
     part = as_part(read_skills(skills)[0], open_model(base), seed=0)
     for query in held_out([part], forget=True):
         assert query.paraphrases == (f"Paraphrase {query.prompt.split()[4][:-1]}",)

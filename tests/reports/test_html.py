@@ -299,7 +299,7 @@ def test_just_below_one_the_distance_to_one_keeps_two_digits(value: float, shown
 def test_a_number_no_different_from_its_control_says_so() -> None:
     control = Control(name="matched vectors", value=0.97)
     measured = Measurement(metric="m", title="M", value=0.96, interval=(0.95, 0.98), base=1.0, control=control)
-    assert "inside the interval: not told apart" in wording.sentence(measured)
+    assert "inside the interval: no clear difference" in wording.sentence(measured)
     apart = measured.model_copy(update={"control": Control(name="matched vectors", value=0.99)})
     assert "outside the interval" in wording.sentence(apart)
     assert "control" not in wording.sentence(measured.model_copy(update={"control": None})).lower()

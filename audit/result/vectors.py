@@ -1,0 +1,151 @@
+"""The document of ``audit find``: a concept's value vectors in one model, and what ablating them did to its answers.
+
+An effect is the fall of an answer's log-probability in nats per answer token, averaged over questions.
+"""
+
+from __future__ import annotations
+
+from audit.result.measurement import Interval, Number, Record
+
+
+class Estimate(Record):
+    """A mean over questions with its bootstrap interval, ``None`` where there were too few questions for one."""
+
+    value: Number
+    interval: Interval | None = None
+
+
+class EffectRecord(Record):
+    """What an edit does to answers about the concept (``target``) and to unrelated ones.
+
+    Attributes:
+        specificity: target - unrelated.
+        ratio: target / unrelated, the latter bounded from below.
+        questions: how many of each kind.
+        unit: of all but ``ratio``.
+    """
+
+    target: Estimate
+    unrelated: Estimate
+    specificity: Estimate
+    ratio: Estimate
+    questions: dict[str, int]
+    unit: str
+
+
+class ControlledEffect(EffectRecord):
+    """The effect of an edit, and of the same edit on control vectors (same layers, nearest norms)."""
+
+    control: EffectRecord
+
+
+class VectorEffectRecord(ControlledEffect):
+    """The effect of zeroing one vector; ``carries`` if it is specific to the concept and exceeds the control's."""
+
+    carries: bool
+
+
+class DoseRecord(ControlledEffect):
+    """The effect of noise whose norm is ``size`` times that of the vector it is added to."""
+
+    size: float
+
+
+class VectorRecord(Record):
+    """One value vector that writes the concept.
+
+    Attributes:
+        sign: 1 or -1, the direction along which it writes the concept's tokens.
+        p_value, q_value: of the score under permutation; after Benjamini-Hochberg over all screened vectors.
+        tokens: most promoted tokens in that direction.
+        effect: of zeroing it; ``None`` if it was not ablated.
+    """
+
+    layer: int
+    neuron: int
+    sign: int
+    score: Number
+    p_value: Number
+    q_value: Number
+    tokens: list[str]
+    effect: VectorEffectRecord | None = None
+
+
+class SetMember(Record):
+    """``coherent`` if the vector's promoted tokens are the concept's."""
+
+    layer: int
+    neuron: int
+    coherent: bool
+
+
+class VectorSetRecord(Record):
+    """The set with the largest effect within the collateral limit, chosen on one half of the questions.
+
+    Attributes:
+        specific: whether it counts as the concept's set, by its effect on the held-out half.
+        choosing, held_out: its effect on either half; ``control``: of as many control vectors on the held-out half.
+        log_probability_before, log_probability_floor: of the held-out answers, in nats per token: to the question, and
+            after unrelated questions.
+        share_of_the_way_to_the_floor: how far the answers fall between the two; ``None`` if they start at the floor.
+    """
+
+    vectors: list[SetMember]
+    specific: bool
+    held_out: EffectRecord
+    control: EffectRecord
+    choosing: EffectRecord
+    log_probability_before: Number
+    log_probability_floor: Number
+    share_of_the_way_to_the_floor: Number
+
+
+class ValidationQuestions(Record):
+    choosing: int
+    held_out: int
+    unrelated_choosing: int
+    unrelated_held_out: int
+    not_known_by_the_model: list[str]
+
+
+class ValidationRecord(Record):
+    """What ablation showed.
+
+    Attributes:
+        set: ``None`` if no set stays within ``collateral_limit``.
+        noise: the set's dose curve, smallest dose first.
+        coefficients_held: the set's effect with its coefficients held at ``"zero"`` and at their ``"mean"``; empty if
+            not requested.
+        held_at_zero_differs_from_zeroed_by: largest difference between two ways of the same edit.
+        written_answers: loss of ``"bleu"`` and ``"rouge_l"`` of generated answers; empty if not requested.
+    """
+
+    set: VectorSetRecord | None
+    noise: list[DoseRecord]
+    coefficients_held: dict[str, EffectRecord]
+    held_at_zero_differs_from_zeroed_by: Number
+    written_answers: dict[str, ControlledEffect]
+    collateral_limit: float
+    questions: ValidationQuestions
+
+
+class VectorSearch(Record):
+    """The whole document of ``audit find``.
+
+    Attributes:
+        words, words_of_several_tokens: the concept's words that the search used; those it could not use, because the
+            tokenizer splits them.
+        projection: how value vectors were read in vocabulary space.
+        screened: value vectors that were scored.
+        vectors: those that write the concept, clearest first.
+        effect: of ablating them, or the reason why it was not measured.
+    """
+
+    concept: str
+    title: str
+    words: list[str]
+    words_of_several_tokens: list[str]
+    projection: str
+    screened: int
+    vectors: list[VectorRecord]
+    effect: ValidationRecord | str

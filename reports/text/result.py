@@ -1,0 +1,101 @@
+"""Terminal summary of one audit: verdict by verdict, with the numbers behind it and the tests that did not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from audit.result import AuditResult, Finding, Measurement, Weights
+from reports.formatting import integer, interval, moment, number, shorten
+from reports.text.console import number_or_dash, print_indented, print_labelled, printed, table
+from reports.weights import summary
+from reports.wording import VERDICTS, compare_to_base, headline, name_of
+
+MOST_LAYERS: Final = 3
+MOST_THEMES: Final = 8
+
+
+def render(result: AuditResult) -> str:
+    return printed(lambda console: _result(console, result))
+
+
+def _result(console: Console, result: AuditResult) -> None:
+    subjects = result.subjects
+    console.print(headline(result))
+    console.print(f"{shorten(subjects.unlearned.path, 80)} against {shorten(subjects.base.path, 80)}")
+    for finding in result.findings:
+        _finding(console, finding)
+    console.print()
+    for place, line in enumerate(weights_lines(result.weights)):
+        print_labelled(console, "" if place else "Weights", line)
+    print_labelled(console, "Not checked", not_checked(result))
+    print_labelled(console, "Ran", f"{moment(result.run.started)}, seed {result.run.seed}, {result.run.device}")
+
+
+def _finding(console: Console, finding: Finding) -> None:
+    console.print()
+    console.print(f"{VERDICTS[finding.verdict].label.upper()}  {name_of(finding, 70)}")
+    print_indented(console, shorten(finding.reason, 2_000))
+    print_indented(console, f"Would reverse it: {shorten(finding.would_reverse, 2_000)}")
+    measured = [measurement for measurement in finding.measurements if measurement.value is not None]
+    if measured:
+        console.print()
+        console.print(Padding(measurements_table(measured), (0, 0, 0, 2)))
+    for reason, titles in _not_measured(finding).items():
+        print_indented(console, f"Not measured, {reason}: {'; '.join(titles)}")
+
+
+def _not_measured(finding: Finding) -> dict[str, list[str]]:
+    """Reason -> titles of the tests that could not run because of it."""
+    reasons: dict[str, list[str]] = {}
+    for measurement in finding.measurements:
+        if measurement.value is None:
+            reason = shorten(measurement.not_measured or "no reason recorded", 200)
+            reasons.setdefault(reason, []).append(title_of(measurement))
+    return reasons
+
+
+def measurements_table(measurements: Sequence[Measurement]) -> Table:
+    """One row a measurement: base, unlearned with its interval, control, p-value."""
+    rows = table(["test", "base", "unlearned", "interval", "control", "p"], text_columns=1)
+    for measurement in measurements:
+        comparison = compare_to_base(measurement)
+        rows.add_row(
+            title_of(measurement),
+            number_or_dash(measurement.base),
+            f"{comparison.sign} {comparison.value}".strip(),
+            interval(measurement.interval) or "–",
+            number_or_dash(measurement.control.value if measurement.control else None),
+            number_or_dash(measurement.p_value),
+        )
+    return rows
+
+
+def title_of(measurement: Measurement) -> str:
+    return shorten(measurement.title or measurement.metric, 60)
+
+
+def weights_lines(weights: Weights) -> Iterable[str]:
+    """How much changed, in which layers most, and the themes of the changed neurons."""
+    yield summary(weights)
+    ranked = sorted(weights.per_layer, key=lambda layer: -(layer.relative_change or 0.0))
+    most = [layer for layer in ranked[:MOST_LAYERS] if layer.relative_change]
+    if most:
+        listed = ", ".join(f"{layer.layer} ({number(layer.relative_change or 0.0)})" for layer in most)
+        yield f"Most in layers {listed}, relative to the base."
+    if weights.themes:
+        themes = ", ".join(shorten(theme, 30) for theme in weights.themes[:MOST_THEMES])
+        yield f"The neurons that changed most write: {themes}"
+
+
+def not_checked(result: AuditResult) -> str:
+    """How many tests did not run, and which."""
+    if not result.not_checked:
+        return "nothing: every test of this version ran"
+    names = sorted({shorten(row.metric, 40).replace("_", " ") for row in result.not_checked})
+    count = len(result.not_checked)
+    return f"{integer(count)} {'test' if count == 1 else 'tests'} ({', '.join(names)}); the report gives the reasons"
