@@ -17,6 +17,7 @@ from audit.errors import ConceptError, ModelError
 from audit.interventions import Place
 from audit.metrics.contract import Subjects
 from audit.models.loading import find_config, load_model, load_tokenizer
+from audit.models.vocabulary import TokenizerVocabulary
 from audit.progress import Progress
 from audit.questions.further import with_further
 from audit.questions.items import ItemSet, item_set, with_own_answers
@@ -24,7 +25,7 @@ from audit.questions.jailbroken import with_jailbreaks
 from audit.questions.readings import Readings, generate, read
 from audit.questions.skill_queries import LACKING, SkillQuestions
 from audit.settings import Settings
-from audit.vectors.search import SIGNIFICANT, FoundVectors, TokenizerVocabulary, find, matched_controls
+from audit.vectors.search import SIGNIFICANT, FoundVectors, find, matched_controls
 from audit.vectors.trace import TracedVectors, trace
 from audit.weights.scan import WeightScan
 from concepts.concept import Concept, load_concept

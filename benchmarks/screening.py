@@ -20,7 +20,7 @@ from audit.checkpoint import open_checkpoint
 from audit.checkpoint.config import own_config
 from audit.models.ffn import unembedding, value_vectors
 from audit.models.loading import load_tokenizer
-from audit.vectors.search import lexicon_of
+from audit.models.vocabulary import lexicon_of
 from benchmarks.record import publish
 from concepts.concept import load_concept
 from concepts.discovery import (

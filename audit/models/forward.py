@@ -7,7 +7,7 @@ Plain hooks on the modules that the architecture file names take key vectors and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -205,22 +205,3 @@ class _States:
     def _at_last(self, states: torch.Tensor) -> torch.Tensor:
         states = states.reshape(len(self.last), -1, states.shape[-1])  # OPT's FFN sees all rows as one
         return states[self.rows, self.last].float().cpu()
-
-
-Read = Callable[[torch.Tensor], torch.Tensor]
-
-
-def lens(model: RunningModel, token_ids: torch.Tensor) -> Read:
-    """A reader of residuals ``[..., d_model]`` through the model's final norm and head, at some tokens: logits."""
-    norm = model.model.get_submodule(model.architecture.final_norm_module)
-    head = model.model.get_submodule(model.architecture.head_module)
-    rows = head.weight[token_ids]
-    bias = 0 if getattr(head, "bias", None) is None else head.bias[token_ids]
-    cap = getattr(model.model.config, "final_logit_softcapping", None)
-
-    def read(residual: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            logits: torch.Tensor = norm(residual.to(rows.device, rows.dtype)) @ rows.T + bias
-            return (cap * torch.tanh(logits / cap) if cap else logits).float().cpu()
-
-    return read

@@ -22,6 +22,7 @@ from audit.checkpoint import Checkpoint
 from audit.checkpoint.config import read_config
 from audit.checkpoint.gguf import gguf_config
 from audit.errors import ModelError
+from audit.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
@@ -43,7 +44,7 @@ class RunningModel:
     """
 
     model: Any
-    tokenizer: Any
+    tokenizer: Tokenizer
     architecture: Architecture
     context: int
     window: int | None
@@ -70,7 +71,7 @@ def find_config(checkpoint: Checkpoint, given: Path | None = None) -> dict[str, 
     )
 
 
-def load_tokenizer(path: Path, d_vocab: int | None = None) -> Any:
+def load_tokenizer(path: Path, d_vocab: int | None = None) -> Tokenizer:
     """The tokenizer in a folder or in a GGUF file, checked against the model's vocabulary where ``d_vocab`` is given.
 
     Raises:
@@ -84,7 +85,9 @@ def load_tokenizer(path: Path, d_vocab: int | None = None) -> Any:
     if not inside:
         _refuse_custom_code(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **inside)
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **inside
+        )
         highest = max(tokenizer.get_vocab().values())
     except Exception as error:  # whatever the library says of a file the user gave
         raise ModelError(
@@ -106,7 +109,7 @@ def load_model(
     checkpoint: Checkpoint,
     architecture: Architecture,
     config: Mapping[str, Any],
-    tokenizer: Any,
+    tokenizer: Tokenizer,
     device: str = "cpu",
     dtype: str = "float32",
 ) -> RunningModel:
@@ -141,7 +144,9 @@ def load_model(
     )
 
 
-def load_bridge(checkpoint: Checkpoint, architecture: Architecture, config: Mapping[str, Any], tokenizer: Any) -> Any:
+def load_bridge(
+    checkpoint: Checkpoint, architecture: Architecture, config: Mapping[str, Any], tokenizer: Tokenizer
+) -> Any:
     """The same model with TransformerLens' hook points: a ``TransformerBridge``, in float32 on the CPU.
 
     TransformerLens changes the model it is handed and forces eager attention, so this is a model of its own, whose

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from audit.errors import AuditError, ModelError
 from audit.models.loading import RunningModel
+from audit.models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Pack:
         return torch.zeros(len(self.examples), dtype=chosen.dtype).index_add(0, self.owner, chosen)
 
 
-def tokenize(tokenizer: Any, examples: Sequence[Example]) -> list[Tokens]:
+def tokenize(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Tokens]:
     """Token ids of each example, prompt and answer encoded apart, as the audit scores them.
 
     Raises:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from audit.models.forward import Batch, Row, lens, run, tokens_run
+from audit.lenses.logit_lens import logit_lens
+from audit.models.forward import Batch, Row, run, tokens_run
 from audit.models.generation import MAX_NEW_TOKENS, SENTENCE, greedy
 from audit.models.loading import RunningModel
 from audit.progress import SILENT, Progress
@@ -216,7 +217,7 @@ class _Plan:
 
     def candidate_lens(self, model: RunningModel, group: Candidates) -> np.ndarray:
         residual = torch.stack([self.residual[row] for row in self._rows(group)], dim=1)  # [n_layers, m, d_model]
-        return lens(model, torch.from_numpy(group.first_ids))(residual).double().numpy()
+        return logit_lens(model, torch.from_numpy(group.first_ids))(residual).double().numpy()
 
     def _rows(self, group: Candidates) -> Iterator[Row]:
         return (self.by_prompt[ids] for ids in group.prompt_ids)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +17,20 @@ from audit.errors import ConceptError, ModelError
 from audit.interventions import Place
 from audit.models.ffn import unembedding, value_vectors
 from audit.models.loading import find_config, load_bridge, load_model, load_tokenizer
+from audit.models.vocabulary import lexicon_of
 from audit.progress import SILENT, Progress
 from audit.thresholds import COLLATERAL
 from audit.vectors.validation import Validation, validate
 from concepts.concept import Concept, from_word, library, load_concept, resembling
 from concepts.discovery import ConceptVector, discover
 from concepts.files import ConceptFileError
-from concepts.tokens import ConceptTokens, Lexicon, concept_tokens, source_text
+from concepts.tokens import ConceptTokens, concept_tokens, source_text
 
 NOT_VALIDATED = "not measured: no vector was ablated, so whether it carries the concept causally is open"
 POOL = 64
 """Vectors that write the concept, of which the causal set may be made."""
 SIGNIFICANT = 0.05
 """Benjamini-Hochberg level below which a vector counts as writing the concept."""
-
-
-@dataclass(frozen=True)
-class TokenizerVocabulary:
-    """A tokenizer as ``concepts.tokens`` wants it; ``size`` is the number of rows of the head."""
-
-    tokenizer: Any
-    size: int
-
-    def decode_one(self, token: int) -> str:
-        piece = self.tokenizer.convert_ids_to_tokens(token) if token < len(self.tokenizer) else None
-        if piece is None:  # rows that pad the head have no text
-            return ""
-        if "▁" in piece:  # SentencePiece writes the space so, and decode() drops the first one
-            return str(piece).replace("▁", " ")
-        return str(self.tokenizer.decode([token]))
 
 
 @dataclass(frozen=True)
@@ -260,9 +245,3 @@ def final_scale(checkpoint: Checkpoint, architecture: Architecture) -> torch.Ten
     if name is None:
         return torch.ones(architecture.d_model)
     return checkpoint.tensor(name).to(torch.float32) + architecture.norm_offset
-
-
-@lru_cache(maxsize=2)
-def lexicon_of(tokenizer: Any, size: int) -> Lexicon:
-    """The tokenizer's words; decoding every token takes a moment, so the last two are kept."""
-    return Lexicon(TokenizerVocabulary(tokenizer, size))

@@ -15,6 +15,7 @@ import torch
 from audit.checkpoint.pair import ModelPair
 from audit.metrics.weights.neuron_change import NeuronTable
 from audit.models.ffn import unembedding, value_vectors
+from audit.models.vocabulary import lexicon_of
 from audit.result import Measurement, NeuronChange
 from audit.weights.themes import absent, content_words, find_theme
 
@@ -54,8 +55,6 @@ def describe_neurons(pair: ModelPair, table: NeuronTable, tokenizer: Any) -> Cha
     if tokenizer is None:
         reason = "no tokenizer names the tokens"
         return ChangedNeurons([_record(table, place) for place in listed], [], absent(reason))
-    from audit.vectors.search import lexicon_of  # slow to import
-
     usual = drawn_alike(places, table.touched_value.shape[1], USUAL)
     before, after, others = _vectors(pair, places, usual)
     head = unembedding(pair.base, pair.architecture)  # [d_vocab, d_model]
