@@ -22,7 +22,7 @@ from audit.checkpoint.pair import ModelPair, open_pair
 from audit.errors import AuditError
 from audit.guards import Saved
 from audit.guards.attack import examine, open_guard
-from audit.metrics import concept_metrics
+from audit.metrics import concept_metrics, weights_metrics
 from audit.metrics.contract import Subjects as Gathered
 from audit.progress import SILENT, Progress
 from audit.questions.skill_queries import SkillQuestions, skill_questions
@@ -38,7 +38,8 @@ from audit.result import (
 )
 from audit.settings import Settings
 from audit.verdict import RECOVERY_TESTS, Evidence, judge
-from audit.weights.scan import WeightScan, scan
+from audit.weights.comparison import compare_weights
+from audit.weights.scan import WeightScan
 from concepts.concept import Concept
 
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "tokenizers")
@@ -85,7 +86,7 @@ def compare(
         gather.check_known_vectors(chosen, pair.architecture)
     with clock.measuring("weights"):
         words = gather.open_tokenizer(pair, tokenizer)
-        weights = scan(pair, words.tokenizer, progress)
+        weights = compare_weights(pair, weights_metrics(), words.tokenizer, progress)
     with clock.measuring("readings"):
         gathered = gather.collect(pair, chosen, words, weights, settings, progress, config, trained)
     with clock.measuring("metrics"):

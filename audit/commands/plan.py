@@ -23,7 +23,8 @@ from audit.questions.readings import forward_tokens
 from audit.questions.skill_queries import LACKING, SkillQuestions, skill_questions
 from audit.result import Plan, Planned
 from audit.settings import Settings
-from audit.weights.scan import LARGE, WORKERS
+from audit.weights.blocks import WHOLE_ELEMENTS
+from audit.weights.scan import WORKERS
 from concepts.concept import Concept
 
 ANSWER_TOKENS = 8
@@ -168,7 +169,7 @@ def _memory(pair: ModelPair, parameters: int, *, named: bool, runs: bool) -> int
     """
     largest = max(math.prod(info.shape) for info in pair.base.tensors.values())
     stored = max(info.dtype.itemsize for info in pair.base.tensors.values())
-    comparing = WORKERS * min(largest, LARGE) * (2 * stored + 4)
+    comparing = WORKERS * min(largest, WHOLE_ELEMENTS) * (2 * stored + 4)
     naming = 2 * 4 * largest if named and pair.architecture else 0
     running = 4 * parameters + 8 * largest if runs else 0
     return max(comparing, naming, running) + PROGRAM

@@ -24,11 +24,13 @@ from audit.guards.regions import fit_regions, read_keys
 from audit.guards.sites import Sites
 from audit.guards.splits import Part, as_part, held_out, read_skills, refuse_few_to_choose
 from audit.interventions import value_rows
+from audit.metrics import weights_metrics
 from audit.progress import SILENT, Progress
 from audit.result import AuditResult, Finding, Measurement, NotChecked
 from audit.settings import Settings
 from audit.verdict import Evidence, judge
-from audit.weights.scan import WeightScan, scan
+from audit.weights.comparison import compare_weights
+from audit.weights.scan import WeightScan
 from concepts.skill import Skill, split
 
 UNATTACKED: Final = "the guard was measured, not attacked; audit compare BASE BASE --guard GUARD attacks it"
@@ -117,7 +119,7 @@ def guard_skill(
     del subject
     pair = open_pair(path, path, config=config)
     with clock.measuring("weights"):
-        weights = scan(pair, words, progress)
+        weights = compare_weights(pair, weights_metrics(), words, progress)
     finding = guarded(skills[0], measured, weights, guard_name(asked["guard"]))
     unchecked = NotChecked(metric="gate_leak", concept=finding.concept, reason=UNATTACKED)
     return as_result(pair, weights, [finding], clock.record(command, asked), [unchecked])

@@ -22,10 +22,12 @@ from audit.checkpoint import Checkpoint, TensorDigest, combine_digests
 from audit.checkpoint.pair import ModelPair, open_pair
 from audit.commands.check import hash_file
 from audit.commands.compare import describe, digest_of, guard_name
+from audit.metrics import weights_metrics
 from audit.progress import SILENT, Progress
 from audit.result import AuditResult, Difference, Finding, SubjectRecord, Verification
 from audit.verdict import Evidence, judge
-from audit.weights.scan import STEP, shared_tensor, tensor_rows
+from audit.weights.blocks import BLOCK_ELEMENTS, shared_tensor
+from audit.weights.scan import tensor_rows
 
 SAMPLE: Final = 8
 TOLERANCE: Final = 1e-5
@@ -155,7 +157,7 @@ def _read(checkpoint: Checkpoint, role: str, progress: Progress) -> _Read:
     for done, (name, info) in enumerate(checkpoint.tensors.items()):
         progress.step(f"Reading {role}", done, len(checkpoint.tensors))
         digest, finite = TensorDigest(info), True
-        for block in checkpoint.blocks(name, STEP):
+        for block in checkpoint.blocks(name, BLOCK_ELEMENTS):
             digest.update(block)
             finite = finite and bool(torch.isfinite(block).all())
         digests[name] = digest.digest()
@@ -209,7 +211,7 @@ def _sample(result: AuditResult, size: int, seed: int) -> list[str]:
 
 def _numbers(result: AuditResult, pair: ModelPair, names: Sequence[str]) -> Iterator[Difference]:
     recorded = {row.name: row for row in result.weights.per_tensor}
-    for row in tensor_rows(pair, names):
+    for row in tensor_rows(pair, weights_metrics(), names):
         found = json.loads(row.model_dump_json())  # as a file would hold it: null where not finite
         yield from differences(recorded[row.name].model_dump(), found, f"weights.per_tensor[{row.name}]")
 

@@ -10,14 +10,10 @@ import pkgutil
 from functools import cache
 
 from audit.metrics.contract import Metric
-from audit.metrics.weights import WeightsMetric
+from audit.metrics.weights import weights_metrics
 from audit.plugins import discover
 
-
-@cache
-def weights_metrics() -> dict[str, WeightsMetric]:
-    """The metrics that read weight tensors alone."""
-    return discover(f"{__name__}.weights", WeightsMetric)
+__all__ = ["concept_metrics", "weights_metrics"]
 
 
 @cache

@@ -23,7 +23,7 @@ from audit.result.vectors import (
     VectorSearch,
     VectorSetRecord,
 )
-from audit.result.weights import LayerChange, NeuronChange, TensorChange, Weights
+from audit.result.weights import Column, ColumnValue, LayerChange, NeuronChange, TensorChange, Weights
 
 __all__ = [
     "FORMAT",
@@ -31,6 +31,8 @@ __all__ = [
     "AuditResult",
     "Cell",
     "Check",
+    "Column",
+    "ColumnValue",
     "Control",
     "ControlledEffect",
     "Difference",

@@ -76,7 +76,7 @@ class Measurement(Record):
     @classmethod
     def null_where_not_finite(cls, value: Any) -> Any:
         """Series and tables may have holes; a hole is null, never NaN."""
-        return _finite(value)
+        return finite_or_null(value)
 
     @field_validator("value", "base", "retained", "p_value")
     @classmethod
@@ -86,12 +86,12 @@ class Measurement(Record):
         return value
 
 
-def _finite(value: Any) -> Any:
+def finite_or_null(value: Any) -> Any:
     """``value`` with every float that is not finite replaced by None, at any depth."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite_or_null(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [finite_or_null(entry) for entry in value]
     return value

@@ -2,12 +2,49 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Sequence
+from typing import Any, Literal
 
-from audit.result.measurement import Measurement, Number, Record
+from pydantic import ConfigDict, Field, model_validator
+
+from audit.result.measurement import Measurement, Number, Record, finite_or_null
+
+ColumnValue = int | float | Sequence[Number] | None
+ColumnKind = Literal["number", "share", "list"]
+TableName = Literal["tensor", "layer"]
 
 
-class TensorChange(Record):
+class Column(Record):
+    """A column of the tensor table or the layer table, as declared by the metric that fills it.
+
+    Attributes:
+        name: the key in the rows of ``per_tensor`` and ``per_layer``.
+        title: the heading, a few words for people.
+        unit: what one unit of the values is.
+        kind: how a value is shown: as it is, as a percentage, or the first entry of a list.
+        tables: the tables that have the column.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    kind: ColumnKind = "number"
+    tables: tuple[TableName, ...] = ("tensor",)
+
+
+class ChangeRow(Record):
+    """A row of a table: the fields of the record, and the further columns that ``Weights.columns`` declares."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, ColumnValue] = Field(init=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def null_where_not_finite(cls, row: Any) -> Any:
+        return finite_or_null(row)
+
+
+class TensorChange(ChangeRow):
     """Change of one tensor; the optional fields are ``None`` for unchanged tensors and where undefined."""
 
     name: str
@@ -25,7 +62,7 @@ class TensorChange(Record):
     flipped_8bit: Number = None
 
 
-class LayerChange(Record):
+class LayerChange(ChangeRow):
     """All tensors of one layer together, and its FFN by neuron."""
 
     layer: int
@@ -54,11 +91,28 @@ class NeuronChange(Record):
 
 
 class Weights(Record):
+    """The comparison of all weights.
+
+    Attributes:
+        columns: what the columns of ``per_tensor`` and ``per_layer`` contain, from the metrics that filled them.
+    """
+
     changed_tensors: int
     total_tensors: int
     changed_fraction: Number
+    columns: list[Column] = Field(default_factory=list)
     per_tensor: list[TensorChange] = Field(default_factory=list)
     per_layer: list[LayerChange] = Field(default_factory=list)
     top_neurons: list[NeuronChange] = Field(default_factory=list)
     themes: list[str] = Field(default_factory=list)
     measurements: list[Measurement] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def further_columns_are_declared(self) -> Weights:
+        tables: dict[TableName, Sequence[ChangeRow]] = {"tensor": self.per_tensor, "layer": self.per_layer}
+        for table, rows in tables.items():
+            declared = {column.name for column in self.columns if table in column.tables}
+            undeclared = {name for row in rows for name in row.model_extra or () if name not in declared}
+            if undeclared:
+                raise ValueError(f"columns of the {table} table that are not declared: {', '.join(sorted(undeclared))}")
+        return self

@@ -18,6 +18,7 @@ from audit.checkpoint.adapter import read_settings
 from audit.checkpoint.pair import open_pair
 from audit.commands.compare import compare
 from audit.errors import CheckpointError
+from audit.metrics import weights_metrics
 from audit.models.loading import load_model, load_tokenizer
 from audit.weights.scan import scan
 from tests.tiny import write_tiny
@@ -92,7 +93,7 @@ def test_a_change_below_the_bases_rounding_is_still_seen(tmp_path: Path) -> None
     base, adapter, _ = trained(tmp_path, dtype=torch.bfloat16)
     weights = adapter / "adapter_model.safetensors"
     save_file({name: 1e-3 * value for name, value in load_file(weights).items()}, weights)
-    found = scan(open_pair(base, adapter))
+    found = scan(open_pair(base, adapter), weights_metrics())
     assert found.weights.changed_tensors == 4
     assert all(row.dtype == "float32" for row in found.weights.per_tensor if row.changed)
 

@@ -35,6 +35,7 @@ from audit.checkpoint.pair import open_pair
 from audit.commands.compare import compare
 from audit.errors import AuditError
 from audit.evidence import load_concepts, open_tokenizer
+from audit.metrics import weights_metrics
 from audit.models.ffn import read_mlp
 from audit.models.loading import find_config, load_model, load_tokenizer
 from audit.questions.items import item_set
@@ -579,7 +580,7 @@ def test_row_36_two_number_formats(tmp_path: Path, shipped: Path) -> None:
     edit_config(unlearned, dtype="float16")
     assert not torch.equal(*(naive_probe(folder).view(torch.int16) for folder in (base, unlearned)))
     pair = open_pair(base, unlearned)
-    assert scan(pair).weights.changed_tensors == 0
+    assert scan(pair, weights_metrics()).weights.changed_tensors == 0
     assert "base is stored as bfloat16, unlearned as float16" in pair.notes[-1]
 
 

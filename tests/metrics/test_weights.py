@@ -9,13 +9,13 @@ import torch
 
 from audit.metrics.weights.code_flips import GROUP, LARGEST, count_flips
 from audit.metrics.weights.update_rank import Tally
-from audit.metrics.weights.weight_change import cosine
-from audit.weights.scan import Block, SharedTensor
+from audit.weights.blocks import Block, SharedTensor
+from audit.weights.norms import cosine
 
 
 @pytest.mark.parametrize("update", [1e-5, 1e-3])
 def test_flipped_4bit_codes_follow_the_closed_form(update: float) -> None:
-    """Weights of sd 0.02: while the update is small beside a step, the share is E|d| / step, averaged over groups."""
+    """Weights of sd 0.02: while the update is small against a step, the share is E|d| / step, averaged over groups."""
     generator = torch.Generator().manual_seed(0)
     base = 0.02 * torch.randn(2048, 1024, generator=generator)
     moved = base + update * torch.randn(base.shape, generator=generator)
@@ -50,26 +50,26 @@ def test_a_group_of_zeros_is_not_a_division_by_zero() -> None:
 
 
 def leading_singular_values(matrix: torch.Tensor, blocks: int = 1) -> list[float]:
-    """As the metric finds them when ``matrix`` is the update of a tensor, read in ``blocks`` parts."""
+    """What the metric computes if ``matrix`` is the update of a tensor, read in ``blocks`` parts."""
     tensor = SharedTensor("w", None, None, (), tuple(matrix.shape), torch.float32)
     tally = Tally(tensor)
     for rows in matrix.chunk(blocks):
         tally.add(Block(torch.zeros_like(rows), rows, changed=True))
-    while tally.more():
+    while tally.needs_another_pass():
         for rows in matrix.chunk(blocks):
-            tally.again(rows)
-    found = tally.found()
-    assert found is not None
-    return found[1]
+            tally.add_delta(rows)
+    result = tally.result()
+    assert result is not None
+    return result[1]
 
 
 @pytest.mark.parametrize("shape", [(300, 80), (80, 300), (5, 3), (1, 40), (40, 1)])
 def test_leading_singular_values_agree_with_the_exact_ones(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(3)) * torch.linspace(1, 0.01, shape[1])
-    found = leading_singular_values(matrix)
-    exact = torch.linalg.svdvals(matrix)[: len(found)]
-    assert found[0] == pytest.approx(float(exact[0]), rel=1e-3)
-    assert found == sorted(found, reverse=True)
+    values = leading_singular_values(matrix)
+    exact = torch.linalg.svdvals(matrix)[: len(values)]
+    assert values[0] == pytest.approx(float(exact[0]), rel=1e-3)
+    assert values == sorted(values, reverse=True)
 
 
 def test_white_noise_is_the_worst_case_and_stays_within_one_percent() -> None:

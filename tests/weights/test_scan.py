@@ -10,18 +10,20 @@ import torch
 
 from audit.checkpoint import combine_digests, open_checkpoint, tensor_digest
 from audit.checkpoint.pair import open_pair
+from audit.metrics import weights_metrics
 from audit.models.loading import load_tokenizer
-from audit.weights.scan import WeightScan, scan
+from audit.weights.comparison import compare_weights
+from audit.weights.scan import WeightScan
 from tests.tiny import edit, write_tiny
 
 Edit = Callable[[str, torch.Tensor], torch.Tensor]
 VALUES = "model.layers.1.mlp.down_proj.weight"
 
 
-def scanned(folder: Path, change: Edit, *, words: bool = False, **model: object) -> WeightScan:
+def scan_edited(folder: Path, change: Edit, *, words: bool = False, **model: object) -> WeightScan:
     base = write_tiny(folder / "base", **model)
     unlearned = edit(base, folder / "unlearned", change)
-    return scan(open_pair(base, unlearned), load_tokenizer(base) if words else None)
+    return compare_weights(open_pair(base, unlearned), weights_metrics(), load_tokenizer(base) if words else None)
 
 
 def noise(scale: float) -> Edit:
@@ -37,23 +39,23 @@ def one_neuron(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def test_identical_weights_are_recognised(tmp_path: Path) -> None:
-    found = scanned(tmp_path, lambda name, tensor: tensor)
-    assert found.identical
-    assert found.weights.changed_tensors == 0
-    assert found.digests["base"] == found.digests["unlearned"]
-    assert found.weights.top_neurons == []
+    scanned = scan_edited(tmp_path, lambda name, tensor: tensor)
+    assert scanned.identical
+    assert scanned.weights.changed_tensors == 0
+    assert scanned.digests["base"] == scanned.digests["unlearned"]
+    assert scanned.weights.top_neurons == []
 
 
 def test_one_halved_value_vector_is_the_only_change(tmp_path: Path) -> None:
-    found = scanned(tmp_path, one_neuron)
-    assert not found.identical
-    assert [row.name for row in found.weights.per_tensor if row.changed] == [VALUES]
-    (neuron,) = found.weights.top_neurons
+    scanned = scan_edited(tmp_path, one_neuron)
+    assert not scanned.identical
+    assert [row.name for row in scanned.weights.per_tensor if row.changed] == [VALUES]
+    (neuron,) = scanned.weights.top_neurons
     assert (neuron.layer, neuron.neuron) == (1, 3)
     assert neuron.relative_change == pytest.approx(0.5)
     assert neuron.cosine == pytest.approx(1.0)
-    assert [layer.changed_value_vectors for layer in found.weights.per_layer] == [0, 1]
-    assert found.digests["base"] != found.digests["unlearned"]
+    assert [layer.changed_value_vectors for layer in scanned.weights.per_layer] == [0, 1]
+    assert scanned.digests["base"] != scanned.digests["unlearned"]
 
 
 def test_a_neuron_is_the_same_in_gpt2_which_stores_it_the_other_way_round(tmp_path: Path) -> None:
@@ -63,15 +65,15 @@ def test_a_neuron_is_the_same_in_gpt2_which_stores_it_the_other_way_round(tmp_pa
             tensor[3] *= 0.5
         return tensor
 
-    found = scanned(tmp_path, halve, family="gpt2")
-    (neuron,) = found.weights.top_neurons
+    scanned = scan_edited(tmp_path, halve, family="gpt2")
+    (neuron,) = scanned.weights.top_neurons
     assert (neuron.layer, neuron.neuron) == (1, 3)
 
 
 def test_tensor_numbers_agree_with_a_plain_computation(tmp_path: Path) -> None:
-    found = scanned(tmp_path, noise(1e-2))
+    scanned = scan_edited(tmp_path, noise(1e-2))
     base, unlearned = (open_checkpoint(tmp_path / name) for name in ("base", "unlearned"))
-    for row in found.weights.per_tensor:
+    for row in scanned.weights.per_tensor:
         before, after = base.tensor(row.name).double(), unlearned.tensor(row.name).double()
         delta = after - before
         assert row.l2 == pytest.approx(float(delta.norm()), rel=1e-5)
@@ -85,10 +87,10 @@ def test_tensor_numbers_agree_with_a_plain_computation(tmp_path: Path) -> None:
 
 
 def test_digests_are_those_of_the_tensors_alone(tmp_path: Path) -> None:
-    found = scanned(tmp_path, one_neuron)
+    scanned = scan_edited(tmp_path, one_neuron)
     checkpoint = open_checkpoint(tmp_path / "unlearned")
     digests = [(name, tensor_digest(name, checkpoint.tensor(name))) for name in checkpoint.tensors]
-    assert found.digests["unlearned"] == combine_digests(digests)
+    assert scanned.digests["unlearned"] == combine_digests(digests)
 
 
 def test_values_that_are_not_finite_are_named_and_leave_the_pass_whole(tmp_path: Path) -> None:
@@ -98,30 +100,30 @@ def test_values_that_are_not_finite_are_named_and_leave_the_pass_whole(tmp_path:
             tensor[0, 0] = float("nan")
         return tensor
 
-    found = scanned(tmp_path, broken)
-    assert found.nonfinite == {"base": [], "unlearned": [VALUES]}
-    (row,) = (row for row in found.weights.per_tensor if row.name == VALUES)
+    scanned = scan_edited(tmp_path, broken)
+    assert scanned.nonfinite == {"base": [], "unlearned": [VALUES]}
+    (row,) = (row for row in scanned.weights.per_tensor if row.name == VALUES)
     assert row.l2 is None
 
 
 def test_what_only_rounding_separates_counts_as_unchanged(tmp_path: Path) -> None:
     base = write_tiny(tmp_path / "base", dtype=torch.float32)
     rounded = edit(base, tmp_path / "unlearned", lambda name, tensor: tensor.to(torch.bfloat16))
-    found = scan(open_pair(base, rounded))
-    assert found.weights.changed_tensors == 0
-    assert {row.dtype for row in found.weights.per_tensor} == {"bfloat16"}
+    scanned = compare_weights(open_pair(base, rounded), weights_metrics())
+    assert scanned.weights.changed_tensors == 0
+    assert {row.dtype for row in scanned.weights.per_tensor} == {"bfloat16"}
 
 
 def test_a_changed_neuron_is_shown_in_words(tmp_path: Path) -> None:
-    found = scanned(tmp_path, one_neuron, words=True)
-    (neuron,) = found.weights.top_neurons
+    scanned = scan_edited(tmp_path, one_neuron, words=True)
+    (neuron,) = scanned.weights.top_neurons
     assert neuron.tokens_before
     assert neuron.tokens_before == neuron.tokens_after  # halving a vector keeps its order of tokens
 
 
 def test_noise_everywhere_has_no_theme(tmp_path: Path) -> None:
-    found = scanned(tmp_path, noise(1e-2), words=True, intermediate_size=64)
-    assert found.weights.themes == []
+    scanned = scan_edited(tmp_path, noise(1e-2), words=True, intermediate_size=64)
+    assert scanned.weights.themes == []
 
 
 def test_a_planted_theme_is_found(tmp_path: Path) -> None:
@@ -138,8 +140,8 @@ def test_a_planted_theme_is_found(tmp_path: Path) -> None:
         return tensor
 
     tokenizer = load_tokenizer(base)
-    found = scan(open_pair(base, edit(base, tmp_path / "unlearned", plant)), tokenizer)
-    assert found.weights.themes[0] == "Italy"
+    scanned = compare_weights(open_pair(base, edit(base, tmp_path / "unlearned", plant)), weights_metrics(), tokenizer)
+    assert scanned.weights.themes[0] == "Italy"
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -148,10 +150,10 @@ def test_tensors_read_in_blocks_give_what_whole_ones_give(
 ) -> None:
     base = write_tiny(tmp_path / "base", family=family)
     unlearned = edit(base, tmp_path / "unlearned", noise(1e-2))
-    whole = scan(open_pair(base, unlearned))
-    monkeypatch.setattr("audit.weights.scan.LARGE", 100)
-    monkeypatch.setattr("audit.weights.scan.STEP", 100)
-    blocks = scan(open_pair(base, unlearned))
+    whole = compare_weights(open_pair(base, unlearned), weights_metrics())
+    monkeypatch.setattr("audit.weights.blocks.WHOLE_ELEMENTS", 100)
+    monkeypatch.setattr("audit.weights.blocks.BLOCK_ELEMENTS", 100)
+    blocks = compare_weights(open_pair(base, unlearned), weights_metrics())
     assert blocks.digests == whole.digests
     for row, expected in zip(blocks.weights.per_tensor, whole.weights.per_tensor, strict=True):
         same = {"singular_values", "stable_rank", "cosine", "l2", "relative_change"}
@@ -163,5 +165,5 @@ def test_tensors_read_in_blocks_give_what_whole_ones_give(
             its.changed_value_vectors,
             its.changed_key_rows,
         )
-    places = [[(row.layer, row.neuron) for row in found.weights.top_neurons] for found in (blocks, whole)]
+    places = [[(row.layer, row.neuron) for row in scanned.weights.top_neurons] for scanned in (blocks, whole)]
     assert places[0] == places[1]

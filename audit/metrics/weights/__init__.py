@@ -1,13 +1,23 @@
-"""Metrics of the weight tensors alone, fed by the one pass of ``audit.weights.scan``."""
+"""Metrics of the weight tensors alone: each file is one, fed by the pass of ``audit.weights.scan``.
+
+``audit.weights.contract`` says what a file defines.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from functools import cache
+
+from audit.plugins import discover
+from audit.weights.contract import WeightsMetric, check_contract
 
 
-class WeightsMetric(Protocol):
-    """A file of ``metrics/weights/``."""
+@cache
+def weights_metrics() -> dict[str, WeightsMetric]:
+    """File name -> metric, in alphabetical order.
 
-    TITLE: str
-    Tally: type[Any]
-    Observer: type[Any]
+    Raises:
+        PluginError: a file that does not define what ``audit.weights.contract`` asks for.
+    """
+    metrics = discover(__name__, WeightsMetric)
+    check_contract(metrics)
+    return metrics

@@ -3,23 +3,20 @@
 Each matrix is rounded to nearest with one absolute-maximum scale for every 32 consecutive weights of a row, symmetric,
 each model with its own scales; a code is flipped where the two codes differ. An update that flips few codes is largely
 undone by quantisation, whatever it did to the answers in full precision (arXiv 2410.16454). For an update much smaller
-than a step, the share is about ``E|d| / step``. Vectors (norms, biases) are left alone, as quantisers do.
+than a step, the share is about ``E|d| / step``. Vectors (norms, biases) are excluded, as in quantised models.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from audit.checkpoint.pair import ModelPair
-from audit.metrics.weights import _tally
-from audit.result import Measurement
-
-if TYPE_CHECKING:
-    from audit.weights.scan import Block, SharedTensor
+from audit.architectures import Architecture
+from audit.result import Column, Measurement
+from audit.weights import contract
+from audit.weights.blocks import Block, SharedTensor
 
 TITLE = "Quantisation codes flipped"
 GROUP = 32
@@ -27,11 +24,21 @@ GROUP = 32
 LARGEST = {4: 7, 8: 127}
 """Bits -> largest code of a symmetric grid."""
 SMALLEST = 1e-30
-"""Weights below are zeros to any grid."""
+"""Smallest scale; smaller weights round to zero on any grid."""
+COLUMNS = tuple(
+    Column(
+        name=f"flipped_{bits}bit",
+        title=f"{bits}-bit flips",
+        unit=f"share of {bits}-bit codes that differ",
+        kind="share",
+        tables=("tensor", "layer"),
+    )
+    for bits in LARGEST
+)
 
 
-class Tally(_tally.Tally):
-    """Codes of one matrix that differ, by bits."""
+class Tally(contract.Tally[dict[int, int] | None]):
+    """Bits -> codes of one matrix that differ; ``None`` for a vector."""
 
     def __init__(self, tensor: SharedTensor) -> None:
         super().__init__(tensor)
@@ -42,27 +49,27 @@ class Tally(_tally.Tally):
             for bits, count in count_flips(block.base, block.unlearned).items():
                 self.flips[bits] += count
 
-    def found(self) -> dict[int, int] | None:
+    def result(self) -> dict[int, int] | None:
         return self.flips if len(self.tensor.shape) > 1 else None
 
 
-class Observer:
+class Observer(contract.Observer[dict[int, int] | None]):
     """Counts codes and flipped codes of every matrix."""
 
-    def __init__(self, pair: ModelPair) -> None:
+    def __init__(self, architecture: Architecture | None) -> None:
         self.flipped: dict[tuple[int, int], int] = defaultdict(int)  # (bits, layer) -> codes; -1 is outside all layers
         self.codes: dict[int, int] = defaultdict(int)
 
-    def add(self, tensor: SharedTensor, found: dict[int, int] | None) -> dict[str, Any]:
-        if found is None:
+    def add(self, tensor: SharedTensor, result: dict[int, int] | None) -> contract.Columns:
+        if result is None:
             return {}
         layer = -1 if tensor.layer is None else tensor.layer
         self.codes[layer] += tensor.numel
-        for bits, count in found.items():
+        for bits, count in result.items():
             self.flipped[bits, layer] += count
-        return {f"flipped_{bits}bit": count / tensor.numel for bits, count in found.items()}
+        return {f"flipped_{bits}bit": count / tensor.numel for bits, count in result.items()}
 
-    def layer(self, layer: int) -> dict[str, Any]:
+    def layer(self, layer: int) -> contract.Columns:
         if not self.codes[layer]:
             return {}
         return {f"flipped_{bits}bit": self.flipped[bits, layer] / self.codes[layer] for bits in LARGEST}
@@ -75,7 +82,7 @@ class Observer:
             metric="code_flips",
             title=TITLE,
             value=shares[4],
-            not_measured=None if codes else "there is no matrix among the shared tensors",
+            not_measured=None if codes else "none of the shared tensors is a matrix",
             base=0.0 if codes else None,
             unit="share of 4-bit codes",
             direction="change",
@@ -92,23 +99,23 @@ def count_flips(base: torch.Tensor, unlearned: torch.Tensor) -> dict[int, int]:
     """Bits -> number of codes that differ, for rows of two float32 matrices."""
     flips = {}
     groups = [_groups(rows) for rows in (base, unlearned)]
-    scales = [_maxima(found) for found in groups]
+    scales = [_maxima(group) for group in groups]
     for bits, largest in LARGEST.items():
         codes, changed = (
-            (found * (largest / scale)).round_().to(torch.int8) for found, scale in zip(groups, scales, strict=True)
+            (group * (largest / scale)).round_().to(torch.int8) for group, scale in zip(groups, scales, strict=True)
         )
         flips[bits] = int(np.count_nonzero((changed != codes).numpy()))  # many times faster than torch's
     return flips
 
 
 def _groups(rows: torch.Tensor) -> torch.Tensor:
-    """Runs of 32 weights of a row ``[n, 32]``; a short last run is filled with zeros, which change no scale."""
+    """Groups of 32 consecutive weights of a row, ``[n, 32]``; zeros fill a short last group and change no scale."""
     short = -rows.shape[-1] % GROUP
     padded = torch.nn.functional.pad(rows, (0, short)) if short else rows
     return padded.reshape(-1, GROUP)
 
 
 def _maxima(groups: torch.Tensor) -> torch.Tensor:
-    """Absolute maximum of each group ``[n, 1]``, never so small that a scale overflows: zeros stay zeros."""
+    """Absolute maximum of each group, ``[n, 1]``, at least ``SMALLEST`` so that no scale overflows."""
     maxima: torch.Tensor = groups.abs().amax(dim=1, keepdim=True)
     return maxima.clamp_(min=SMALLEST)

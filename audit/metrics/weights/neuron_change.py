@@ -8,51 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from audit.checkpoint.pair import ModelPair
-from audit.metrics.weights import _tally
-from audit.metrics.weights.weight_change import cosine
-from audit.result import Measurement
-
-if TYPE_CHECKING:
-    from audit.architectures import Piece
-    from audit.weights.scan import Block, SharedTensor
+from audit.architectures import Architecture, Piece
+from audit.result import Column, Measurement
+from audit.weights import contract
+from audit.weights.blocks import Block, SharedTensor
+from audit.weights.neuron_table import NeuronTable
 
 TITLE = "FFN neurons changed"
+COLUMNS = (
+    Column(name="changed_value_vectors", title="value vectors", unit="neurons", tables=("layer",)),
+    Column(name="changed_key_rows", title="key rows", unit="neurons", tables=("layer",)),
+    Column(name="total_neurons", title="neurons", unit="neurons", tables=("layer",)),
+)
 KEYS = ("W_in", "W_gate")
-
-
-@dataclass(frozen=True)
-class NeuronTable:
-    """Squared norms of each neuron's rows, ``[n_layers, d_mlp]`` float64 each: base, unlearned and their difference.
-
-    Attributes:
-        value: of the value vector, by ``"base"``, ``"unlearned"``, ``"delta"``.
-        key: of ``W_in`` and ``W_gate`` together.
-        touched_value, touched_key: whether any bit of the rows differs.
-    """
-
-    value: dict[str, np.ndarray]
-    key: dict[str, np.ndarray]
-    touched_value: np.ndarray
-    touched_key: np.ndarray
-
-    def relative_change(self, kind: str = "value") -> np.ndarray:
-        """``||d|| / ||base||`` of each neuron; 0 where nothing changed, NaN where a changed row was zero before."""
-        sums = self.value if kind == "value" else self.key
-        touched = self.touched_value if kind == "value" else self.touched_key
-        with np.errstate(divide="ignore", invalid="ignore"):
-            change = np.sqrt(sums["delta"] / sums["base"])
-        return np.where(touched, np.where(np.isfinite(change), change, np.nan), 0.0)
-
-    def cosine(self, layer: int, neuron: int) -> float | None:
-        """Cosine of one value vector before and after."""
-        at = layer, neuron
-        return cosine(*(float(self.value[which][at]) for which in ("base", "unlearned", "delta")))
+"""Roles of the matrices with the key rows."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +38,12 @@ class NeuronRows:
     touched: np.ndarray
 
 
-class Tally(_tally.Tally):
-    """Rows of one FFN matrix: those of a block belong to neurons of their own, or every block has a part of each."""
+class Tally(contract.Tally[NeuronRows | None]):
+    """Norms of the rows of one FFN matrix, by neuron; ``None`` for other tensors.
+
+    Where neurons run along the first axis, each block has neurons of its own; otherwise each block has a part of every
+    neuron.
+    """
 
     def __init__(self, tensor: SharedTensor) -> None:
         super().__init__(tensor)
@@ -84,18 +61,17 @@ class Tally(_tally.Tally):
         touched: np.ndarray = block.differs.numpy().max(axis=across)  # many times faster than torch's
         self.parts.append(NeuronRows(base, _squares(block.unlearned, across), _squares(block.delta, across), touched))
 
-    def found(self) -> NeuronRows | None:
+    def result(self) -> NeuronRows | None:
         if self.axis is None:
             return None
         join = np.concatenate if self.axis == 0 else _added
         return NeuronRows(*(join([getattr(part, entry.name) for part in self.parts]) for entry in fields(NeuronRows)))
 
 
-class Observer:
+class Observer(contract.Observer[NeuronRows | None]):
     """Collects squared row norms of every FFN matrix."""
 
-    def __init__(self, pair: ModelPair) -> None:
-        architecture = pair.architecture
+    def __init__(self, architecture: Architecture | None) -> None:
         self.shape = (architecture.n_layers, architecture.d_mlp) if architecture else (0, 0)
         names = ("base", "unlearned", "delta")
         self.value = {name: np.zeros(self.shape) for name in names}
@@ -103,28 +79,28 @@ class Observer:
         self.touched_value = np.zeros(self.shape, dtype=bool)
         self.touched_key = np.zeros(self.shape, dtype=bool)
 
-    def add(self, tensor: SharedTensor, found: NeuronRows | None) -> dict[str, Any]:
-        if found is not None:
+    def add(self, tensor: SharedTensor, result: NeuronRows | None) -> contract.Columns:
+        if result is not None:
             for piece in tensor.pieces:
-                self._add(piece, found)
+                self._add(piece, result)
         return {}
 
-    def _add(self, piece: Piece, found: NeuronRows) -> None:
+    def _add(self, piece: Piece, rows: NeuronRows) -> None:
         sums, touched = (self.key, self.touched_key) if piece.role in KEYS else (self.value, self.touched_value)
         stored = slice(piece.start, piece.start + piece.count)
         at = piece.layer, slice(piece.first_neuron, piece.first_neuron + piece.count)
         for name in sums:
-            sums[name][at] += getattr(found, name)[stored]
-        touched[at] |= found.touched[stored]
+            sums[name][at] += getattr(rows, name)[stored]
+        touched[at] |= rows.touched[stored]
 
-    def layer(self, layer: int) -> dict[str, Any]:
+    def layer(self, layer: int) -> contract.Columns:
         return {
             "changed_value_vectors": int(self.touched_value[layer].sum()),
             "changed_key_rows": int(self.touched_key[layer].sum()),
             "total_neurons": self.shape[1],
         }
 
-    def table(self) -> NeuronTable:
+    def neuron_table(self) -> NeuronTable:
         return NeuronTable(self.value, self.key, self.touched_value, self.touched_key)
 
     def measure(self) -> Measurement:
@@ -133,7 +109,7 @@ class Observer:
             return Measurement(
                 metric="neuron_change", title=TITLE, not_measured="no supported family has these tensor names"
             )
-        change = self.table().relative_change()
+        change = self.neuron_table().relative_change()
         touched = change[self.touched_value]
         known = touched[np.isfinite(touched)]
         medians = [_median(change[layer][self.touched_value[layer]]) for layer in range(self.shape[0])]

@@ -1,8 +1,8 @@
 """Stable rank ``||d||_F^2 / sigma_1^2`` and leading singular values of each changed matrix's update ``d``.
 
-It names the kind of edit: a low rank is an adapter or a direction edit, a high one a full fine-tuning. It never tells
-whether knowledge is gone (the shape of an update is alike for true removal and for refusal training).
-At least 1 for a changed matrix; undefined for an unchanged one, which is left out and not averaged in as zero.
+It indicates the kind of edit: a low rank is an adapter or a direction edit, a high one a full fine-tuning. It does not
+show whether knowledge is gone: true removal and refusal training give updates of similar shape.
+At least 1 for a changed matrix; undefined for an unchanged one, which is excluded and not averaged in as zero.
 """
 
 from __future__ import annotations
@@ -10,31 +10,37 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
 
 import torch
 
-from audit.checkpoint.pair import ModelPair
-from audit.metrics.weights import _tally
-from audit.metrics.weights.weight_change import squared_norm
-from audit.result import Measurement
-
-if TYPE_CHECKING:
-    from audit.weights.scan import Block, SharedTensor
+from audit.architectures import Architecture
+from audit.result import Column, Measurement
+from audit.weights import contract
+from audit.weights.blocks import Block, SharedTensor
+from audit.weights.norms import squared_norm
 
 TITLE = "Rank of the update"
+COLUMNS = (
+    Column(name="stable_rank", title="stable rank", unit="squared Frobenius norm / squared spectral norm"),
+    Column(name="singular_values", title="largest σ", unit="singular values of the update, largest first", kind="list"),
+)
 LEADING = 5
+"""Singular values kept."""
 BLOCK_WIDTH = 8
+"""Directions of one block."""
 KRYLOV_BLOCKS = 5
 
+Spectrum = tuple[float, list[float]]
+"""Stable rank and leading singular values."""
 
-class Tally(_tally.Tally):
-    """Block Krylov iteration over one matrix ``d``, a pass for each block of directions and one for the end.
 
-    Seeded (Musco and Musco 2015, arXiv 1504.05477), with the Rayleigh-Ritz values of the whole basis: lower bounds,
-    the first within 2 % and the fifth within 3 % for white noise, whose spectrum is flat, and far closer where any
-    direction stands out; for the same work, depth gives more than width. The last pass measures the leading directions
-    themselves, smoothed once more, so that small values keep their digits.
+class Tally(contract.Tally[Spectrum | None]):
+    """Block Krylov iteration over one matrix ``d``: one pass for each block of directions, and a last one.
+
+    Seeded (Musco and Musco 2015, arXiv 1504.05477), with the Rayleigh-Ritz values of the whole basis. They are lower
+    bounds: the first within 2 % and the fifth within 3 % for white noise, whose spectrum is flat, and far closer where
+    the spectrum is not flat. For the same work, more blocks give more than wider ones. The last pass measures the
+    leading directions themselves, after one more power step, so that small values keep their digits.
     """
 
     def __init__(self, tensor: SharedTensor) -> None:
@@ -52,17 +58,17 @@ class Tally(_tally.Tally):
         if not block.changed or self.directions is None:
             return
         self.squared += squared_norm(block.delta)
-        self.again(block.delta)
+        self.add_delta(block.delta)
 
-    def again(self, delta: torch.Tensor) -> None:
+    def add_delta(self, delta: torch.Tensor) -> None:
         if self.leading is not None:
-            seen = (self.leading @ delta.T).to(torch.float64)  # [leading, rows]
-            self.image = _plus(self.image, seen @ seen.T)
+            projected = (self.leading @ delta.T).to(torch.float64)  # [leading, rows]
+            self.image = _plus(self.image, projected @ projected.T)
         elif self.directions is not None:
             image = (self.directions @ delta.T) @ delta  # directions' d^T d, [up to 8, n]
             self.image = _plus(self.image, image)
 
-    def more(self) -> bool:
+    def needs_another_pass(self) -> bool:
         if self.leading is not None or self.image is None or self.directions is None or not math.isfinite(self.squared):
             return False
         self.basis.append(self.directions)
@@ -74,13 +80,13 @@ class Tally(_tally.Tally):
             images = torch.cat(self.images)
             projected = (known @ images.T).to(torch.float64)
             _, vectors = torch.linalg.eigh((projected + projected.T) / 2)
-            smoothed = vectors[:, -2 * LEADING :].flip(1).to(torch.float32).T @ images  # one more step of the power
+            smoothed = vectors[:, -2 * LEADING :].flip(1).to(torch.float32).T @ images  # one more power step
             self.leading = orthonormal(smoothed)
         self.image = None
         return True
 
-    def found(self) -> tuple[float, list[float]] | None:
-        """Stable rank and leading singular values; ``None`` where the update is no finite matrix or nothing."""
+    def result(self) -> Spectrum | None:
+        """``None`` for a vector, and for an update that is zero or not finite."""
         if self.leading is None or self.image is None:
             return None
         values = torch.linalg.eigvalsh(self.image).clamp_(min=0).sqrt().flip(0)[:LEADING].tolist()
@@ -89,25 +95,22 @@ class Tally(_tally.Tally):
         return max(self.squared / values[0] ** 2, 1.0), values  # exact rank one can round to just below
 
 
-class Observer:
+class Observer(contract.Observer[Spectrum | None]):
     """Keeps the stable rank of each changed matrix."""
 
-    def __init__(self, pair: ModelPair) -> None:
+    def __init__(self, architecture: Architecture | None) -> None:
         self.ranks: list[float] = []
         self.by_layer: dict[int, list[float]] = defaultdict(list)
-        self.n_layers = pair.architecture.n_layers if pair.architecture else 0
+        self.n_layers = architecture.n_layers if architecture else 0
 
-    def add(self, tensor: SharedTensor, found: tuple[float, list[float]] | None) -> dict[str, Any]:
-        if found is None:
+    def add(self, tensor: SharedTensor, result: Spectrum | None) -> contract.Columns:
+        if result is None:
             return {}
-        rank, values = found
+        rank, values = result
         self.ranks.append(rank)
         if tensor.layer is not None:
             self.by_layer[tensor.layer].append(rank)
         return {"stable_rank": rank, "singular_values": values}
-
-    def layer(self, layer: int) -> dict[str, Any]:
-        return {}
 
     def measure(self) -> Measurement:
         layers = range(self.n_layers)
@@ -125,16 +128,16 @@ class Observer:
 
 
 def start_block(width: int) -> torch.Tensor:
-    """Seeded random orthonormal directions to begin with, ``[up to 8, width]``."""
+    """The first block: seeded random orthonormal directions, ``[up to BLOCK_WIDTH, width]``."""
     drawn = torch.randn(width, min(BLOCK_WIDTH, width), generator=torch.Generator().manual_seed(0))
     return orthonormal(drawn.T)
 
 
 def orthonormal(rows: torch.Tensor) -> torch.Tensor:
-    """Orthonormal rows that span those given, in their order; by reflections, so even of dependent ones."""
-    found: torch.Tensor = torch.linalg.qr(rows.T).Q.T.contiguous()
-    return found
+    """Orthonormal rows that span those given, in their order. Householder QR, so rows may be linearly dependent."""
+    basis: torch.Tensor = torch.linalg.qr(rows.T).Q.T.contiguous()
+    return basis
 
 
-def _plus(total: torch.Tensor | None, more: torch.Tensor) -> torch.Tensor:
-    return more if total is None else total.add_(more)
+def _plus(total: torch.Tensor | None, addend: torch.Tensor) -> torch.Tensor:
+    return addend if total is None else total.add_(addend)

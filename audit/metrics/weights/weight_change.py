@@ -1,10 +1,8 @@
 """How far the weights moved: ``||W' - W|| / ||W||``, cosine and L2 distance, by tensor, by layer, and over all.
 
-Sums run in float64 over blocks. The cosine is taken from norms,
-``1 - (||d||^2 - (||W'|| - ||W||)^2) / (2 ||W'|| ||W||)``, which keeps its digits where the update is small; a plain dot
-product in float32 would print 1 for any fine-tuning. Undefined where the base is all zero.
-A small value is no proof of anything: fine-tuning at a learning rate of 1e-5 removes answers and moves the weights by
-less than one part in a thousand.
+Sums run in float64 over blocks; the cosine is computed from norms (``audit.weights.norms.cosine``).
+Undefined where the base is all zero. A small value proves nothing: fine-tuning at a learning rate of 1e-5 removes
+answers and moves the weights by less than one part in a thousand.
 """
 
 from __future__ import annotations
@@ -12,18 +10,20 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-import torch
-
-from audit.checkpoint.pair import ModelPair
-from audit.metrics.weights import _tally
-from audit.result import Measurement
-
-if TYPE_CHECKING:
-    from audit.weights.scan import Block, SharedTensor
+from audit.architectures import Architecture
+from audit.result import Column, Measurement
+from audit.weights import contract
+from audit.weights.blocks import Block, SharedTensor
+from audit.weights.norms import cosine, squared_norm
 
 TITLE = "Change of the weights"
+UNIT = "L2 norm of the update / L2 norm of the base"
+COLUMNS = (
+    Column(name="relative_change", title="relative change", unit=UNIT, tables=("tensor", "layer")),
+    Column(name="cosine", title="cosine", unit="cosine of base and unlearned", tables=("tensor", "layer")),
+    Column(name="l2", title="L2", unit="L2 norm of the update", tables=("tensor", "layer")),
+)
 
 
 @dataclass
@@ -54,17 +54,8 @@ class Sums:
         return cosine(self.base, self.unlearned, self.delta)
 
 
-def cosine(base: float, unlearned: float, delta: float) -> float | None:
-    """Cosine from squared norms of ``W``, ``W'`` and ``W' - W``; ``None`` where a norm is zero."""
-    product = math.sqrt(base) * math.sqrt(unlearned)
-    if product == 0 or not math.isfinite(product):
-        return None
-    apart = delta - (math.sqrt(unlearned) - math.sqrt(base)) ** 2
-    return 1 - max(apart, 0.0) / (2 * product)
-
-
-class Tally(_tally.Tally):
-    """Squared norms of one tensor; an unchanged block is read once."""
+class Tally(contract.Tally[Sums]):
+    """Squared norms of one tensor; those of an unchanged block are computed once."""
 
     def __init__(self, tensor: SharedTensor) -> None:
         super().__init__(tensor)
@@ -78,28 +69,28 @@ class Tally(_tally.Tally):
             self.sums.delta += squared_norm(block.delta)
             self.sums.changed = True
 
-    def found(self) -> Sums:
+    def result(self) -> Sums:
         return self.sums
 
 
-class Observer:
+class Observer(contract.Observer[Sums]):
     """Adds up squared norms, by tensor, by layer, and over everything."""
 
-    def __init__(self, pair: ModelPair) -> None:
+    def __init__(self, architecture: Architecture | None) -> None:
         self.total = Sums()
         self.layers: dict[int, Sums] = defaultdict(Sums)
         self.changed_parameters = 0
         self.parameters = 0
 
-    def add(self, tensor: SharedTensor, found: Sums) -> dict[str, Any]:
-        self.total.add(found)
+    def add(self, tensor: SharedTensor, result: Sums) -> contract.Columns:
+        self.total.add(result)
         self.parameters += tensor.numel
-        self.changed_parameters += tensor.numel if found.changed else 0
+        self.changed_parameters += tensor.numel if result.changed else 0
         if tensor.layer is not None:
-            self.layers[tensor.layer].add(found)
-        return _columns(found)
+            self.layers[tensor.layer].add(result)
+        return _columns(result)
 
-    def layer(self, layer: int) -> dict[str, Any]:
+    def layer(self, layer: int) -> contract.Columns:
         return _columns(self.layers[layer])
 
     def measure(self) -> Measurement:
@@ -110,7 +101,7 @@ class Observer:
             value=value,
             not_measured=None if value is not None else "the norms of the weights are zero or not finite",
             base=0.0,
-            unit="L2 norm of the update / L2 norm of the base",
+            unit=UNIT,
             direction="change",
             n=self.parameters,
             layers={"unlearned": [self.layers[layer].relative_change for layer in sorted(self.layers)]},
@@ -118,18 +109,8 @@ class Observer:
         )
 
 
-def squared_norm(rows: torch.Tensor) -> float:
-    """Sum of the squares of a block."""
-    flat = rows.reshape(-1)
-    return float(torch.dot(flat, flat))
-
-
-def _columns(sums: Sums) -> dict[str, Any]:
-    return {
-        "relative_change": _finite(sums.relative_change),
-        "cosine": _finite(sums.cosine),
-        "l2": _finite(sums.l2),
-    }
+def _columns(sums: Sums) -> contract.Columns:
+    return {"relative_change": sums.relative_change, "cosine": sums.cosine, "l2": sums.l2}
 
 
 def _finite(value: float | None) -> float | None:

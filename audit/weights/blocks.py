@@ -1,0 +1,169 @@
+"""One tensor of both models, read in blocks of whole rows: what the metrics of the weights are given."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from audit.architectures import Piece
+from audit.checkpoint.pair import ModelPair
+from audit.checkpoint.row_blocks import row_blocks
+
+WHOLE_ELEMENTS = 1 << 25
+"""Elements of the largest tensor that stays in memory while it is compared; a larger one is read again in each pass."""
+BLOCK_ELEMENTS = 1 << 20
+"""Elements of a block: 4 MiB of float32. Measured: smaller blocks cost more calls, larger ones leave the cache."""
+COARSENESS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+"""Floating types from the fewest bits of significand to the most."""
+INTEGER_OF_WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class SharedTensor:
+    """A tensor that both models have in one shape.
+
+    Attributes:
+        role, layer: from the architecture; ``None`` where it does not know the tensor.
+        pieces: the FFN neurons in the tensor and their places; empty where it is not an FFN matrix.
+        dtype: the number format in which the two versions are compared.
+    """
+
+    name: str
+    role: str | None
+    layer: int | None
+    pieces: tuple[Piece, ...]
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole rows of a shared tensor, base and unlearned, both float32. Valid only while the block is processed.
+
+    Attributes:
+        changed: whether any bit differs.
+        delta_memory: where the difference is written, for later passes; newly allocated if not given.
+    """
+
+    base: torch.Tensor
+    unlearned: torch.Tensor
+    changed: bool
+    delta_memory: torch.Tensor | None = None
+
+    @cached_property
+    def delta(self) -> torch.Tensor:
+        """``unlearned - base``, float32."""
+        return torch.sub(self.unlearned, self.base, out=self.delta_memory)
+
+    @cached_property
+    def differs(self) -> torch.Tensor:
+        """Which elements differ in any bit, bool."""
+        return _bits(self.base) != _bits(self.unlearned)
+
+
+class DeltaMemory(threading.local):
+    """Memory for the difference of one tensor in each thread, reused: fresh pages cost as much as a pass."""
+
+    def __init__(self) -> None:
+        self.memory = torch.empty(0)
+
+    def of_shape(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Uninitialised float32 of this shape; the tensor of the call before is no longer valid."""
+        size = math.prod(shape)
+        if self.memory.numel() < size:
+            self.memory = torch.empty(size)
+        return self.memory[:size].view(shape)
+
+
+class StoredPair:
+    """Both versions of one tensor: read once where memory allows it, otherwise again in each pass."""
+
+    def __init__(self, pair: ModelPair, tensor: SharedTensor, memory: DeltaMemory) -> None:
+        self.pair, self.tensor = pair, tensor
+        self.whole = pair.tensors(tensor.name) if tensor.numel <= WHOLE_ELEMENTS else None
+        self.delta = memory.of_shape(tensor.shape) if self.whole is not None else None
+        self.changed: list[slice] = []
+
+    def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, Block]]:
+        """All blocks in order: base and unlearned as stored, and the block in which they are compared."""
+        for rows in row_blocks(self.tensor.shape, BLOCK_ELEMENTS):
+            base, unlearned = self._stored(rows)
+            block = _compared(
+                base, unlearned, self.tensor.dtype, None if self.delta is None else _part(self.delta, rows)
+            )
+            if block.changed:
+                self.changed.append(rows)
+            yield base, unlearned, block
+        self.whole = None
+
+    def deltas(self) -> Iterator[torch.Tensor]:
+        """``unlearned - base`` of each block that changed, float32; call it when ``blocks`` is exhausted."""
+        for rows in self.changed:
+            if self.delta is not None:
+                yield _part(self.delta, rows)
+            else:
+                yield _compared(*self._stored(rows), self.tensor.dtype).delta
+
+    def _stored(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.whole is None:
+            return self.pair.rows(self.tensor.name, rows.start, rows.stop)
+        base, unlearned = self.whole
+        return _part(base, rows), _part(unlearned, rows)
+
+
+def shared_tensor(pair: ModelPair, name: str) -> SharedTensor:
+    """What is known of a tensor before its values are read.
+
+    Different number formats are compared in the coarser one: values that differ only by rounding count as equal. An
+    adapter was merged into this very base, so its values are not rounded.
+    """
+    shape, base_dtype, unlearned_dtype = pair.layout(name)
+    architecture = pair.architecture
+    role, layer = architecture.roles.get(name, (None, None)) if architecture else (None, None)
+    return SharedTensor(
+        name=name,
+        role=role,
+        layer=layer,
+        pieces=architecture.pieces.get(name, ()) if architecture else (),
+        shape=shape,
+        dtype=torch.float32 if pair.unlearned.format == "adapter" else _coarser(base_dtype, unlearned_dtype),
+    )
+
+
+def _part(tensor: torch.Tensor, rows: slice) -> torch.Tensor:
+    return tensor[rows] if tensor.dim() else tensor  # a single number has no rows
+
+
+def _compared(
+    base: torch.Tensor, unlearned: torch.Tensor, dtype: torch.dtype, delta_memory: torch.Tensor | None = None
+) -> Block:
+    """The block of these rows, compared bit for bit: as stored where the formats agree, otherwise in ``dtype``."""
+    same = base.dtype == unlearned.dtype and torch.equal(_bits(base), _bits(unlearned))
+    if not same and base.dtype != unlearned.dtype:
+        base, unlearned = base.to(dtype), unlearned.to(dtype)
+        same = torch.equal(_bits(base), _bits(unlearned))
+    base = base.to(torch.float32)
+    if same:
+        return Block(base, base, changed=False)
+    return Block(base, unlearned.to(torch.float32), changed=True, delta_memory=delta_memory)
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as integers of its width, in which equal means bitwise equal, NaN and signed zero included."""
+    return tensor.contiguous().view(INTEGER_OF_WIDTH[tensor.element_size()])
+
+
+def _coarser(one: torch.dtype, other: torch.dtype) -> torch.dtype:
+    """The floating type with fewer significant bits; for integers, the base's own type."""
+    if one == other or one not in COARSENESS or other not in COARSENESS:
+        return one
+    return min(one, other, key=COARSENESS.index)

@@ -1,0 +1,29 @@
+"""What changed between the weights of two models, and what the changed neurons write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from audit.checkpoint.pair import ModelPair
+from audit.progress import SILENT, Progress
+from audit.weights.contract import WeightsMetric
+from audit.weights.neurons import describe_neurons
+from audit.weights.scan import WeightScan, scan
+
+
+def compare_weights(
+    pair: ModelPair, metrics: Mapping[str, WeightsMetric], tokenizer: Any = None, progress: Progress = SILENT
+) -> WeightScan:
+    """The pass over the weights, with the neurons that changed most and their common theme.
+
+    Args:
+        tokenizer: names the tokens that changed neurons write; without it they have no names.
+    """
+    scanned = scan(pair, metrics, progress)
+    progress.step("Reading changed neurons in vocabulary space")
+    neurons = describe_neurons(pair, scanned.neurons, tokenizer)
+    measurements = [*scanned.weights.measurements, neurons.measurement]
+    update = {"top_neurons": neurons.top, "themes": neurons.themes, "measurements": measurements}
+    return replace(scanned, weights=scanned.weights.model_copy(update=update))
