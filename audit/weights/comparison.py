@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from audit.checkpoint.pair import ModelPair
+from audit.models.tokenizer import Tokenizer
 from audit.progress import SILENT, Progress
 from audit.weights.contract import WeightsMetric
 from audit.weights.neurons import describe_neurons
@@ -14,7 +14,10 @@ from audit.weights.scan import WeightScan, scan
 
 
 def compare_weights(
-    pair: ModelPair, metrics: Mapping[str, WeightsMetric], tokenizer: Any = None, progress: Progress = SILENT
+    pair: ModelPair,
+    metrics: Mapping[str, WeightsMetric],
+    tokenizer: Tokenizer | None = None,
+    progress: Progress = SILENT,
 ) -> WeightScan:
     """The pass over the weights, with the neurons that changed most and their common theme.
 

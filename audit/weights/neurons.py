@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
 from audit.checkpoint.pair import ModelPair
 from audit.models.ffn import unembedding, value_vectors
+from audit.models.tokenizer import Tokenizer
 from audit.models.vocabulary import lexicon_of
 from audit.result import Measurement, NeuronChange
 from audit.weights.neuron_table import NeuronTable
@@ -41,7 +41,7 @@ class ChangedNeurons:
     measurement: Measurement
 
 
-def describe_neurons(pair: ModelPair, table: NeuronTable | None, tokenizer: Any) -> ChangedNeurons:
+def describe_neurons(pair: ModelPair, table: NeuronTable | None, tokenizer: Tokenizer | None) -> ChangedNeurons:
     """The ``LISTED_NEURONS`` whose value vectors moved furthest, their tokens, and the theme of ``THEME_NEURONS``.
 
     Args:
@@ -106,7 +106,7 @@ def _value_vectors(
 
 
 def _tokens(
-    pair: ModelPair, head: torch.Tensor, before: torch.Tensor, after: torch.Tensor, tokenizer: Any
+    pair: ModelPair, head: torch.Tensor, before: torch.Tensor, after: torch.Tensor, tokenizer: Tokenizer
 ) -> list[dict[str, list[str]]]:
     """The tokens that each neuron wrote, those it writes now, and those from which its change took most.
 
