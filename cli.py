@@ -152,29 +152,20 @@ def find(
 ) -> None:
     """Find the value vectors of one model that write a concept, with their tokens and p-values."""
     with report_errors(as_json, debug):
+        from audit.commands.find import FindOptions, find
+        from audit.request import RunContext
         from audit.result import VectorSearch
-        from audit.vectors.search import find_in
+        from audit.settings import Settings
         from reports.text import render_vectors
 
+        options = FindOptions(limit, fold_norm, validate, activations, generate, collateral)
         with show_progress(quiet) as progress:
-            found = find_in(
-                model,
-                concept,
-                config=config,
-                tokenizer=tokenizer,
-                limit=limit,
-                fold_norm=fold_norm,
-                validated=validate,
-                activations=activations,
-                generated=generate,
-                collateral=collateral,
-                seed=seed,
-                progress=progress,
-            )
+            context = RunContext(Settings(seed=seed), progress, command_line())
+            document = find(model, concept, options, config=config, tokenizer=tokenizer, context=context).as_json()
         typer.echo(
-            json.dumps(found.as_json(), ensure_ascii=False, indent=1)
+            json.dumps(document, ensure_ascii=False, indent=1)
             if as_json
-            else render_vectors(VectorSearch.model_validate(found.as_json()))
+            else render_vectors(VectorSearch.model_validate(document))
         )
 
 
@@ -209,30 +200,25 @@ def ablate(
 ) -> None:
     """Edit the vectors that carry a concept, measure what it did, and audit the edited model."""
     with report_errors(as_json, debug):
-        from audit.commands.ablate import ablate, parse_vectors
+        from audit.commands.ablate import EditOptions, ablate, parse_neurons
+        from audit.request import RunContext
         from audit.result import refuse_output
         from audit.settings import Settings
 
         refuse_output(output)
-        chosen = parse_vectors(vectors) if vectors else []
+        neurons = parse_neurons(vectors) if vectors else ()
+        options = EditOptions(neurons, strength, collateral, raw, everywhere)
+        settings = Settings(seed=seed, device=device, dtype=dtype, batch_size=batch_size, known_vectors=known_vectors)
         with show_progress(quiet) as progress:
             result = ablate(
                 model,
                 concept,
                 method,
-                vectors=chosen,
-                strength=strength,
-                collateral=collateral,
-                raw=raw,
-                everywhere=everywhere,
+                options,
                 save=save_to,
                 config=config,
                 tokenizer=tokenizer,
-                settings=Settings(
-                    seed=seed, device=device, dtype=dtype, batch_size=batch_size, known_vectors=known_vectors
-                ),
-                progress=progress,
-                command=command_line(),
+                context=RunContext(settings, progress, command_line()),
             )
         save(result, output)
         show(result, output, as_json)

@@ -14,7 +14,6 @@ from audit.architectures import Architecture
 from audit.checkpoint import Checkpoint
 from audit.checkpoint.pair import ModelPair
 from audit.errors import ConceptError, ModelError
-from audit.interventions import Place
 from audit.metrics.contract import Subjects
 from audit.models.loading import find_config, load_model, load_tokenizer
 from audit.models.vocabulary import TokenizerVocabulary
@@ -25,10 +24,13 @@ from audit.questions.jailbroken import with_jailbreaks
 from audit.questions.readings import Readings, generate, read
 from audit.questions.skill_queries import LACKING, SkillQuestions
 from audit.settings import Settings
-from audit.vectors.search import SIGNIFICANT, FoundVectors, find, matched_controls
+from audit.vectors.controls import matched_controls
+from audit.vectors.records import SearchResult
+from audit.vectors.search import find_vectors
 from audit.vectors.trace import TracedVectors, trace
 from audit.weights.scan import WeightScan
 from concepts.concept import Concept, load_concept
+from concepts.discovery import SIGNIFICANT
 from concepts.files import ConceptFileError
 from concepts.jailbreaks import translated
 from concepts.prompts import cut
@@ -221,7 +223,7 @@ class Collector:
     def trace_vectors(self, concept: Concept) -> TracedVectors | str:
         """The concept's vectors in the base and what became of them, or why there are none."""
         assert self.pair.architecture is not None
-        found = find(
+        found = find_vectors(
             self.pair.base,
             self.pair.architecture,
             concept,
@@ -230,9 +232,9 @@ class Collector:
             seed=self.settings.seed,
             progress=self.progress,
         )
-        chosen: Sequence[Place] = [vector for vector in found.vectors if vector.q_value < SIGNIFICANT]
+        chosen = [vector.place for vector in found.vectors if vector.q_value < SIGNIFICANT]
         if self.settings.known_vectors:
-            chosen = concept.vectors
+            chosen = [vector.place for vector in concept.vectors]
         elif not chosen:
             return f"no value vector of the base writes {concept.title} beyond chance ({best_of(found)})"
         per_vector = max(CONTROLS_PER_VECTOR, math.ceil(CONTROLS / len(chosen)))
@@ -241,17 +243,16 @@ class Collector:
             self.pair.architecture,
             chosen,
             per_vector=per_vector,
-            candidates=[(vector.layer, vector.neuron) for vector in found.vectors],
+            candidates=[vector.place for vector in found.vectors],
         )
-        places = [(vector.layer, vector.neuron, vector.sign) for vector in chosen]
         tokens = np.asarray(found.tokens.ids)
-        traced = trace(self.pair, [*places, *controls], tokens)
-        vectors = traced[: len(places)]
+        traced = trace(self.pair, [*chosen, *controls], tokens)
+        vectors = traced[: len(chosen)]
         vocabulary = TokenizerVocabulary(self.words.tokenizer, self.pair.architecture.d_vocab)
         return TracedVectors(
             writes=tuple(tuple(map(vocabulary.decode_one, vector.top_before[:SHOWN].tolist())) for vector in vectors),
             vectors=vectors,
-            controls=traced[len(places) :],
+            controls=traced[len(chosen) :],
             controls_per_vector=per_vector,
             tokens=tokens,
             words=found.tokens.words,
@@ -259,7 +260,7 @@ class Collector:
         )
 
 
-def best_of(found: FoundVectors) -> str:
+def best_of(found: SearchResult) -> str:
     """The nearest miss, for the reason why there are no vectors."""
     best = min((vector.q_value for vector in found.vectors), default=None)
     return "none was shortlisted" if best is None else f"best corrected p = {best:.2g}"

@@ -1,7 +1,7 @@
-"""For every concept of the library: the vectors that its answers rest on in SmolLM2, by ``audit find --validate``.
+"""For every concept of the library: the vectors that carry it in SmolLM2, by ``audit find --validate``.
 
-Vectors are chosen on half of the questions that the model answers, and every number is read on the other half. Each
-concept's document is kept under ``audit-report/causal/`` and found again there, so an interrupted run goes on.
+Vectors are chosen on half of the questions that the model answers; every number is from the other half. Each concept's
+document is cached under ``audit-report/causal/``, so that an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.record import publish
 
-KEPT = Path("audit-report/causal")
+CACHE = Path("audit-report/causal")
 GOAL = "a set whose held-out effect is 5 times that on unrelated questions, with an interval that excludes 1"
 
 
@@ -27,33 +27,33 @@ def main(names: list[str]) -> None:
     rows = []
     for name in names or library():
         print(f"{name} ...", file=sys.stderr, flush=True)
-        rows.append(row(name, found(name, model)))
+        rows.append(row(name, validated(name, model)))
     reached = sum(row["specific set"] for row in rows)
     publish("causal", rows, f"{reached} of {len(rows)} concepts have {GOAL}")
 
 
-def found(name: str, model: Path) -> dict[str, Any]:
-    """The document of ``audit find --validate --json``, kept or made now."""
+def validated(name: str, model: Path) -> dict[str, Any]:
+    """The document of ``audit find --validate --json``, cached or made now."""
+    from audit.commands.find import FindOptions, find
     from audit.errors import AuditError
-    from audit.vectors.search import find_in
 
-    kept = KEPT / f"{name}.json"
-    if kept.is_file():
-        document: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    cached = CACHE / f"{name}.json"
+    if cached.is_file():
+        document: dict[str, Any] = json.loads(cached.read_text(encoding="utf-8"))
         return document
     start = time.perf_counter()
     try:
-        document = find_in(model, name, validated=True).as_json()
+        document = find(model, name, FindOptions(validate=True)).as_json()
     except AuditError as error:
         document = {"error": str(error)}
     document["seconds"] = time.perf_counter() - start
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    cached.write_text(json.dumps(document, indent=1), encoding="utf-8")
     return document
 
 
 def row(name: str, document: dict[str, Any]) -> dict[str, Any]:
-    """What the table says of one concept; numbers are of the held-out questions."""
+    """One row of the table; numbers are of the held-out questions."""
     chosen = (document.get("effect") or {}).get("set")
     cells: dict[str, Any] = {"concept": name, "questions": None, "vectors": None, "writing its words": None}
     cells |= {"target": None, "unrelated": None, "ratio": None, "low": None, "high": None, "control": None}

@@ -1,12 +1,12 @@
-"""The ConceptVectors study on SmolLM2: does unlearning take a concept out of the weights, and what brings it back?
+"""The ConceptVectors study on SmolLM2: does unlearning remove a concept from the weights, and what brings it back?
 
-For each concept the base is unlearned by the gradient methods (GA, GradDiff, NPO, DPO), by training the concept's
-value vectors alone (needle) and by ablating them (noise, zero). Then come the paper's columns: cosine, L2 distance and
-Jaccard of the vectors; the answers to the concept's questions, to unrelated ones and the continuation of its text
-(BLEU and ROUGE-L against the base's own); and what jailbreak prompts bring back. The vectors are the set that
-``audit find --validate`` chose on questions of which half are not asked here for its choice.
+For each concept the base is unlearned by the gradient methods (GA, GradDiff, NPO, DPO), by training the concept's value
+vectors alone (needle) and by ablating them (noise, zero). The columns are those of the paper: cosine, L2 distance and
+Jaccard of the vectors; the answers to the concept's questions, to unrelated ones and the continuation of its text (BLEU
+and ROUGE-L against the base's own); and what jailbreak prompts bring back. The vectors are the set that ``audit find
+--validate`` chose; half of these questions were not used for its choice.
 
-Each concept and method is kept under ``audit-report/concepts/`` and found again there, so an interrupted run goes on.
+Each concept and method is cached under ``audit-report/concepts/``, so that an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from audit.architectures import identify
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.commands.demo import NEEDLE, default_cache, model_folder
 from audit.evidence import SHOWN
-from audit.interventions import Setting, apply, methods, needle, stored_rows
+from audit.interventions import EditInputs, apply, methods, needle, stored_rows
 from audit.metrics import concept_metrics
 from audit.metrics.answers.bleu import bleu
 from audit.metrics.answers.rouge_l import rouge_l
@@ -39,16 +39,18 @@ from audit.questions.readings import Readings, generate, read
 from audit.statistics import bootstrap_interval
 from audit.unlearning.methods import methods as unlearning_methods
 from audit.unlearning.training import Settings
-from audit.unlearning.training_examples import Lessons, lessons
-from audit.vectors.question_split import Spot
-from audit.vectors.search import SIGNIFICANT, find, matched_controls
-from audit.vectors.trace import Projected, TracedVectors, followed, project
-from benchmarks.causal import found as validated
+from audit.unlearning.training_examples import TrainingExamples, training_examples
+from audit.vectors.controls import matched_controls
+from audit.vectors.search import find_vectors
+from audit.vectors.trace import Projected, TracedVectors, join, project
+from benchmarks.causal import validated
 from benchmarks.record import publish
 from concepts.concept import Concept, load_concept
+from concepts.discovery import SIGNIFICANT
+from concepts.neuron import Neuron
 
 CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes", "germany", "chemistry", "planets", "computers")
-KEPT = Path("audit-report/concepts")
+CACHE = Path("audit-report/concepts")
 QUESTIONS = 10
 """Questions of each kind, about the concept and unrelated."""
 PASSAGES = 6
@@ -85,12 +87,12 @@ def main(names: Sequence[str]) -> None:
 
 
 def study(name: str) -> dict[str, Any]:
-    """Method -> what was measured of it, for one concept; kept or made now."""
+    """Method -> its measurements, for one concept; cached or made now."""
     wanted = (*TRAINING, *EDITS)
-    kept = {method: KEPT / f"{name}-{method}.json" for method in wanted}
-    if not all(file.is_file() for file in kept.values()):
+    cached = {method: CACHE / f"{name}-{method}.json" for method in wanted}
+    if not all(file.is_file() for file in cached.values()):
         subject = Subject(name)
-        for method, file in kept.items():
+        for method, file in cached.items():
             if file.is_file():
                 continue
             start = time.perf_counter()
@@ -99,7 +101,7 @@ def study(name: str) -> dict[str, Any]:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(document, indent=1), encoding="utf-8")
             print(f"{name} {method}: {document['seconds']:.0f} s", file=sys.stderr, flush=True)
-    return {method: json.loads(file.read_text(encoding="utf-8")) for method, file in kept.items()}
+    return {method: json.loads(file.read_text(encoding="utf-8")) for method, file in cached.items()}
 
 
 class Subject:
@@ -115,31 +117,29 @@ class Subject:
         tokenizer = load_tokenizer(folder, architecture.d_vocab)
         self.model: RunningModel = load_model(self.checkpoint, architecture, config, tokenizer)
         self.stored = {key: value.clone() for key, value in self.model.model.state_dict().items()}
-        self.taught: Lessons = lessons(self.concept)
-        self.found = find(self.checkpoint, architecture, self.concept, tokenizer)
-        self.spots = self.chosen(validated(name, folder))
-        others = matched_controls(self.checkpoint, architecture, self.spots, per_vector=2)
-        self.places = [(spot.layer, spot.neuron, spot.sign) for spot in self.spots] + list(others)
-        self.tokens = np.asarray(self.found.tokens.ids)
+        self.examples: TrainingExamples = training_examples(self.concept)
+        self.search = find_vectors(self.checkpoint, architecture, self.concept, tokenizer)
+        self.neurons = self.chosen(validated(name, folder))
+        self.places = [*self.neurons, *matched_controls(self.checkpoint, architecture, self.neurons, per_vector=2)]
+        self.tokens = np.asarray(self.search.tokens.ids)
         self.items: ItemSet = item_set(self.concept, tokenizer, self.model.context, QUESTIONS)
         written = generate(self.model, self.items)
         self.items = with_own_answers(self.items, written[0], tokenizer, self.model.context)
         self.items = with_jailbreaks(self.items, self.concept, tokenizer, self.model.context)
         self.base: Readings = read(self.model, self.items, written)
         self.vectors: Projected = self.projected()
-        tops = self.vectors[1][: len(self.spots), :SHOWN].tolist()
+        tops = self.vectors.top[: len(self.neurons), :SHOWN].tolist()
         self.writes = tuple(tuple(tokenizer.decode([token]) for token in top) for top in tops)
         self.passages = self.continued()
 
-    def chosen(self, document: Mapping[str, Any]) -> list[Spot]:
-        """The validated set where it is the concept's, else the vectors that write it."""
+    def chosen(self, document: Mapping[str, Any]) -> list[Neuron]:
+        """The validated set if it is specific, else the vectors that write the concept."""
         chosen = (document.get("effect") or {}).get("set")
         if chosen and chosen["specific"]:
-            signs = {(vector.layer, vector.neuron): vector.sign for vector in self.found.vectors}
-            places = [(row["layer"], row["neuron"]) for row in chosen["vectors"]]
-            return [Spot(*place, signs.get(place, 1)) for place in places]
-        written = [vector for vector in self.found.vectors if vector.q_value < SIGNIFICANT]
-        return [Spot(vector.layer, vector.neuron, vector.sign) for vector in written]
+            listed = {vector.place: vector.place for vector in self.search.vectors}  # with their signs
+            neurons = [Neuron(row["layer"], row["neuron"]) for row in chosen["vectors"]]
+            return [listed.get(place, place) for place in neurons]
+        return [vector.place for vector in self.search.vectors if vector.q_value < SIGNIFICANT]
 
     def measured(self, method: str) -> dict[str, Any]:
         """Unlearn by ``method``, measure, and give the model its weights back."""
@@ -156,40 +156,39 @@ class Subject:
             "concept": self.concept.name,
             "method": method,
             "settings": TRAINING[method].as_json() if method in TRAINING else {},
-            "vectors": [[spot.layer, spot.neuron] for spot in self.spots],
-            **{name: found.model_dump(mode="json", exclude={"items"}) for name, found in measurements.items()},
+            "vectors": [[place.layer, place.neuron] for place in self.neurons],
+            **{name: value.model_dump(mode="json", exclude={"items"}) for name, value in measurements.items()},
             "completion_bleu": compared(bleu, self.passages, passages),
             "completion_rouge_l": compared(rouge_l, self.passages, passages),
         }
 
     def unlearn(self, method: str) -> None:
-        forget, retain = self.taught.forget, self.taught.retain
+        forget, retain = self.examples.forget, self.examples.retain
         if method in TRAINING:
             unlearning_methods()[method].unlearn(self.model, forget, retain, TRAINING[method])
         elif method == "needle":
-            needle.edit(self.model, self.spots, forget, retain, NEEDLE, erase=True)
+            needle.edit(self.model, self.neurons, forget, retain, NEEDLE, erase=True)
         else:
             head = self.model.model.get_output_embeddings().weight.detach()
-            apply(self.model, methods()[method].target(self.model, self.spots, Setting(self.tokens, head)))
+            apply(self.model, methods()[method].target(self.model, self.neurons, EditInputs(self.tokens, head)))
 
     def projected(self) -> Projected:
         """The vectors and their controls as they are now."""
-        spots = [Spot(*place) for place in self.places]
         rows = {
-            (layer, neuron): value
-            for layer, found in stored_rows(self.model, spots).items()
-            for neuron, value in zip(found.neurons, found.values, strict=True)
+            Neuron(layer, neuron): value
+            for layer, stored in stored_rows(self.model, self.places).items()
+            for neuron, value in zip(stored.neurons, stored.values, strict=True)
         }
         head = self.model.model.get_output_embeddings().weight.detach()
-        return project(torch.stack([rows[spot.layer, spot.neuron] for spot in spots]), head, self.places, self.tokens)
+        return project(torch.stack([rows[place] for place in self.places]), head, self.places, self.tokens)
 
     def traced(self) -> TracedVectors:
-        both = followed(self.places, self.vectors, self.projected())
-        n = len(self.spots)
-        return TracedVectors(self.writes, both[:n], both[n:], 2, self.tokens, self.found.tokens.words, "float32")
+        traced = join(self.places, self.vectors, self.projected())
+        n = len(self.neurons)
+        return TracedVectors(self.writes, traced[:n], traced[n:], 2, self.tokens, self.search.tokens.words, "float32")
 
     def continued(self) -> list[str]:
-        """What the model writes after the first halves of the text's sentences."""
+        """What the model writes after the first half of each of the text's sentences."""
         halves = [words[: len(words) // 2] for words in map(str.split, self.concept.text.split(". "))][:PASSAGES]
         prompts = [tuple(self.model.tokenizer(" ".join(half))["input_ids"]) for half in halves]
         return [self.model.tokenizer.decode(ids) for ids in greedy(self.model, prompts, CONTINUED)]
@@ -209,11 +208,11 @@ def table_row(method: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, 
     """Means over concepts, each with its interval over concepts."""
 
     def mean(value: Callable[[Mapping[str, Any]], float | None]) -> str:
-        found = np.array([number for one in documents if (number := value(one[method])) is not None])
-        if not found.size:
+        values = np.array([number for one in documents if (number := value(one[method])) is not None])
+        if not values.size:
             return "not measured"
-        low, high = bootstrap_interval(found, seed=0) or (np.nan, np.nan)
-        return f"{found.mean():.3g} [{low:.3g}, {high:.3g}]"
+        low, high = bootstrap_interval(values, seed=0) or (np.nan, np.nan)
+        return f"{values.mean():.3g} [{low:.3g}, {high:.3g}]"
 
     def fall(one: Mapping[str, Any], metric: str) -> float | None:
         measured = one[metric]

@@ -1,7 +1,7 @@
-"""What SmolLM2 knows of every concept of the library, and the vector that writes it.
+"""What SmolLM2 knows about every concept of the library, and the vector that writes it most clearly.
 
 Names on the command line choose concepts (library names or TOML files); without any, the whole library is read and the
-table published. A question counts as answered where the model's greedy answer begins with a right one.
+table published. A question counts as answered if the model's greedy answer begins with a right one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from benchmarks.record import publish
 
 
 def main(names: Sequence[str]) -> None:
-    """One row a concept; what is not answered is listed on the error stream."""
+    """One row a concept; questions that are not answered are listed on stderr."""
     from audit.architectures import identify
     from audit.checkpoint import open_checkpoint
     from audit.commands.demo import default_cache, model_folder
@@ -37,26 +37,26 @@ def main(names: Sequence[str]) -> None:
 
 
 def row(model: Any, checkpoint: Any, concept: Any) -> dict[str, Any]:
-    """Counts of questions asked and answered, and the best vector with its Benjamini-Hochberg q-value."""
-    from audit.vectors.asking import known
-    from audit.vectors.search import find
+    """Numbers of questions, of those answered, and the best vector with its Benjamini-Hochberg q-value."""
+    from audit.vectors.question_split import answered
+    from audit.vectors.search import find_vectors
 
     avoid = [concept.title, *concept.seeds]
     cells: dict[str, Any] = {"concept": concept.name}
     for kind in ("questions", "two_hop", "neighbours"):
-        asked = getattr(concept, kind)
-        answered = {question.question for question in known(model, asked, avoid)}
-        for question in asked:
-            if question.question not in answered:
+        questions = getattr(concept, kind)
+        known = {question.question for question in answered(model, questions, avoid)}
+        for question in questions:
+            if question.question not in known:
                 print(f"{concept.name} {kind}: not answered: {question.question} ({question.answer})", file=sys.stderr)
-        cells[kind] = len(asked)
-        cells["answered" if kind == "questions" else f"{kind} answered"] = len(answered)
-    found = find(checkpoint, model.architecture, concept, model.tokenizer)
-    best = found.vectors[0] if found.vectors else None
+        cells[kind] = len(questions)
+        cells["answered" if kind == "questions" else f"{kind} answered"] = len(known)
+    result = find_vectors(checkpoint, model.architecture, concept, model.tokenizer)
+    best = result.vectors[0] if result.vectors else None
     return cells | {
         "open": len(concept.open),
         "groups": len(concept.groups),
-        "best vector": f"{best.layer}.{best.neuron}{'-' if best.sign < 0 else '+'}" if best else None,
+        "best vector": f"{best.place.layer}.{best.place.neuron}{'-' if best.place.sign < 0 else '+'}" if best else None,
         "q": best.q_value if best else None,
         "writes": " ".join(word.strip() for word in best.tokens[:5]) if best else None,
     }

@@ -1,8 +1,8 @@
-"""Training a concept's value vectors (needle) beside zeroing the same ones, at no more collateral.
+"""Needle (training a concept's value vectors) against zeroing the same vectors, at no more collateral.
 
-The rows are the set that ``audit find --validate`` chose (``benchmarks/causal.py``). What is reported are the questions
-that took no part in choosing rows or in training. Needle's strength is the one that reaches the goal for most of the
-*other* concepts, so no concept's own questions choose it. Each concept is kept under ``audit-report/needle/``.
+The neurons are the set that ``audit find --validate`` chose (``benchmarks/causal.py``). Numbers are of the questions
+that were used neither to choose neurons nor to train. Needle's strength is the one that reaches the goal for most
+*other* concepts, so that no concept's own questions choose it. Each concept is cached under ``audit-report/needle/``.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audit.statistics import bootstrap_interval
-from benchmarks.causal import found as validated
+from benchmarks.causal import validated
 from benchmarks.record import publish
 
 if TYPE_CHECKING:
     from audit.commands.ablate import Dose
 
 CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes", "germany", "chemistry", "planets", "computers")
-KEPT = Path("audit-report/needle")
+CACHE = Path("audit-report/needle")
 STRENGTHS = tuple(tenth / 10 for tenth in range(1, 11))
 GOAL = 2.0
 
@@ -41,12 +41,12 @@ def main(names: Sequence[str]) -> None:
 
 
 def notes(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How many concepts reach the goal, and all of them together with intervals over concepts."""
+    """How many concepts reach the goal, and the mean over all with intervals over concepts."""
     known = [row for row in rows if row["times"] is not None]
     count = sum(bool(row["reached"]) for row in rows)
     times = np.log([row["times"] for row in known])
     cost = np.array([row["needle: unrelated"] - row["zero: unrelated"] for row in known])
-    (low, high), (least, most) = (bootstrap_interval(found, seed=0) or (np.nan, np.nan) for found in (times, cost))
+    (low, high), (least, most) = (bootstrap_interval(values, seed=0) or (np.nan, np.nan) for values in (times, cost))
     return (
         f"{count} of {len(rows)} concepts: needle lowers answers {GOAL:g} times as far as zeroing, at no more cost; "
         f"together {np.exp(times.mean()):.2g} times as far (geometric mean, {np.exp(low):.2g} to {np.exp(high):.2g}), "
@@ -55,35 +55,35 @@ def notes(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def measured(name: str) -> dict[str, Any]:
-    """Both edits of one concept's set, kept or made now."""
-    kept = KEPT / f"{name}.json"
-    if not kept.is_file():
+    """Both edits of one concept's set, cached or made now."""
+    cached = CACHE / f"{name}.json"
+    if not cached.is_file():
         start = time.perf_counter()
         made = edited(name) | {"seconds": time.perf_counter() - start}
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(made, indent=1), encoding="utf-8")
-    document: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        cached.write_text(json.dumps(made, indent=1), encoding="utf-8")
+    document: dict[str, Any] = json.loads(cached.read_text(encoding="utf-8"))
     return document
 
 
 def edited(name: str) -> dict[str, Any]:
-    from audit.commands.ablate import Edit, open_subject
+    from audit.commands.ablate import EditOptions, open_subject, plan_edit
     from audit.commands.demo import default_cache, model_folder
     from audit.progress import SILENT
     from audit.settings import Settings
-    from audit.vectors.question_split import Spot
     from concepts.concept import load_concept
+    from concepts.neuron import Neuron
 
     folder = model_folder(default_cache())
     chosen = (validated(name, folder).get("effect") or {}).get("set")
     if chosen is None:
         return {"vectors": 0}
-    spots = [Spot(vector["layer"], vector["neuron"]) for vector in chosen["vectors"]]
+    options = EditOptions([Neuron(vector["layer"], vector["neuron"]) for vector in chosen["vectors"]])
     subject, concept = open_subject(folder, None, None, Settings(), SILENT), load_concept(name)
-    (zero,) = Edit.plan(subject, concept, "zero", spots, 0, False, False, SILENT).doses([1.0])
-    needle = Edit.plan(subject, concept, "needle", spots, 0, False, False, SILENT).doses(STRENGTHS)
+    (zero,) = plan_edit(subject, concept, "zero", options).doses([1.0], SILENT)
+    needle = plan_edit(subject, concept, "needle", options).doses(STRENGTHS, SILENT)
     return {
-        "vectors": len(spots),
+        "vectors": len(options.neurons),
         "specific": chosen["specific"],
         "zero": both(zero),
         "needle": [both(dose) for dose in needle],
@@ -91,7 +91,7 @@ def edited(name: str) -> dict[str, Any]:
 
 
 def both(dose: Dose) -> dict[str, Any]:
-    """A strength's effect on the questions that choose and on those that report."""
+    """The effect of one strength on both splits."""
     return {
         "strength": dose.strength,
         "choosing": dose.choosing.as_json(),
@@ -106,16 +106,16 @@ def usual(documents: Sequence[Mapping[str, Any]]) -> float:
 
 
 def reached(document: Mapping[str, Any]) -> list[bool]:
-    """Whether each strength reaches the goal on the questions that report."""
+    """Whether each strength reaches the goal on the held-out questions."""
     if "zero" not in document:
         return [False] * len(STRENGTHS)
     target, unrelated = held_out(document["zero"])
-    found = [held_out(dose) for dose in document["needle"]]
-    return [mine >= GOAL * target and cost <= max(unrelated, 0.0) for mine, cost in found]
+    falls = [held_out(dose) for dose in document["needle"]]
+    return [fall >= GOAL * target and cost <= max(unrelated, 0.0) for fall, cost in falls]
 
 
 def held_out(dose: Mapping[str, Any]) -> tuple[float, float]:
-    """Nats that the concept's answers and the unrelated ones fall."""
+    """Fall of the concept's answers and of unrelated ones, nats per token."""
     return dose["held_out"]["target"]["value"], dose["held_out"]["unrelated"]["value"]
 
 

@@ -1,4 +1,4 @@
-"""Finding one concept's vectors among all of a model: the screen, the exact top 200, and the one-by-one reference.
+"""Search of one concept's vectors among all of a model: the screen, the exact top 200, and the one-by-one reference.
 
 Run ``python -m benchmarks.screening [MODEL_FOLDER] [CONCEPT]``; without a folder the demo's model is used.
 """
@@ -32,6 +32,7 @@ from concepts.discovery import (
     rank,
     shortlist,
 )
+from concepts.neuron import Neuron
 from concepts.tokens import ConceptTokens, Lexicon, concept_tokens, matched_sets, matched_strata
 
 GOAL_SECONDS, GOAL_SPEEDUP, GOAL_MATMUL = 1.0, 300.0, 0.7
@@ -43,8 +44,6 @@ BATCH = 512
 """Vectors projected at once."""
 
 Result = TypeVar("Result")
-Place = tuple[int, int, int]
-"""Layer, neuron, sign."""
 
 
 def main(arguments: list[str]) -> None:
@@ -53,7 +52,7 @@ def main(arguments: list[str]) -> None:
     checkpoint = open_checkpoint(folder)
     architecture = identify(checkpoint, own_config(checkpoint))
     if architecture is None:
-        raise SystemExit(f"{folder}: a model of no known family")
+        raise SystemExit(f"{folder}: of no supported family")
     W_U = unembedding(checkpoint, architecture)
     layers = [(layer, value_vectors(checkpoint, architecture, layer)) for layer in range(architecture.n_layers)]
     lexicon = lexicon_of(load_tokenizer(folder), W_U.shape[0])
@@ -90,7 +89,7 @@ def measure(
     reference_seconds = one_by_one(everything, W_U) * everything.shape[0]
     exact_seconds, _ = timed(lambda: exhaustive_top(everything, W_U))
     matmul_seconds = matmul_only(everything, W_U)
-    missed = set(exact_best(layers, W_U, head, lexicon, tokens, controls)) - places(best)
+    missed = set(exact_best(layers, W_U, head, lexicon, tokens, controls)) - listed(best)
     speedup = reference_seconds / screen_seconds
     return [
         row("head statistics, once a model", head_seconds),
@@ -149,11 +148,11 @@ def exact_best(
     lexicon: Lexicon,
     tokens: ConceptTokens,
     controls: np.ndarray,
-) -> list[Place]:
-    """The 20 best that ``discover`` would list if its shortlist held every vector with both signs."""
+) -> list[tuple[Neuron, int]]:
+    """The 20 best with their signs, as ``discover`` lists them if its shortlist holds every vector with both signs."""
     strata = matched_strata(lexicon, tokens)
     rows, control_rows = (W_U[torch.from_numpy(lexicon.forms(ids))] for ids in (tokens.ids, controls))
-    found = []
+    ranked = []
     for layer in layers:
         whole = shortlist([layer], head, rows, control_rows, keep=2 * layer[1].shape[0])
         for start in range(0, len(whole.layers), BATCH):
@@ -166,14 +165,16 @@ def exact_best(
                 rows=whole.rows[part],
                 screened=BATCH,
             )
-            found += rank(batch, W_U, lexicon, tokens, strata)
-    q_values = false_discovery_control([vector.p_value for vector in found])
-    order = sorted(range(len(found)), key=lambda i: (q_values[i] >= SIGNIFICANT, -found[i].score))
-    return [(found[i].layer, found[i].neuron, found[i].sign) for i in order[:20]]
+            ranked += rank(batch, W_U, lexicon, tokens, strata)
+    q_values = false_discovery_control([vector.p_value for vector in ranked])
+    order = sorted(range(len(ranked)), key=lambda i: (q_values[i] >= SIGNIFICANT, -ranked[i].score))
+    return [(ranked[i].place, ranked[i].place.sign) for i in order[:20]]
 
 
-def places(best: Shortlist) -> set[Place]:
-    return set(zip(best.layers.tolist(), best.neurons.tolist(), best.signs.tolist(), strict=True))
+def listed(best: Shortlist) -> set[tuple[Neuron, int]]:
+    """Neurons of the shortlist, with their signs."""
+    rows = zip(best.layers.tolist(), best.neurons.tolist(), best.signs.tolist(), strict=True)
+    return {(Neuron(layer, neuron), sign) for layer, neuron, sign in rows}
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from concepts.files import ConceptFileError, read_json, read_text, read_toml
+from concepts.neuron import Neuron
 from concepts.prompts import mentions, normalise
 
 FEW_QUESTIONS = 5
@@ -114,6 +115,10 @@ class KnownVector(_Frozen):
     neuron: int = Field(ge=0)
     sign: Literal[1, -1] = 1
     model: str | None = None
+
+    @property
+    def place(self) -> Neuron:
+        return Neuron(self.layer, self.neuron, self.sign)
 
 
 class Completion(_Frozen):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from concepts.neuron import Neuron
 from concepts.tokens import ConceptTokens, Lexicon, matched_sets, matched_strata
 
 TOP = 200
@@ -55,8 +56,7 @@ class ConceptVector:
     """One value vector that writes a concept.
 
     Attributes:
-        layer, neuron: its place, counted from 0.
-        sign: +1 or -1, the side of the projection that carries the concept.
+        place: the neuron, with the side of the projection that carries the concept.
         score: mean logit of the concept's strongest words minus that of matched words, in standard deviations of the
             vector's logits; see ``contrast``.
         p_value: probability of ``hits`` or more if the concept's words were matched words; see ``matched_p_values``.
@@ -66,9 +66,7 @@ class ConceptVector:
         tokens: the top tokens of ``sign * W_U v``, best first.
     """
 
-    layer: int
-    neuron: int
-    sign: int
+    place: Neuron
     score: float
     p_value: float
     q_value: float
@@ -262,9 +260,7 @@ def rank(
     order = np.lexsort((-best.scores, q_values >= SIGNIFICANT))
     return [
         ConceptVector(
-            layer=int(best.layers[i]),
-            neuron=int(best.neurons[i]),
-            sign=int(best.signs[i]),
+            place=Neuron(int(best.layers[i]), int(best.neurons[i]), int(best.signs[i])),
             score=float(best.scores[i]),
             p_value=float(p_values[i]),
             q_value=float(q_values[i]),

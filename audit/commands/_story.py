@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from audit.result import Finding, Measurement
+from audit.thresholds import STILL_SAYS
 
 WAYS: Final = {
     "npo": "Training all weights against it (NPO)",
     "needle": "Editing its concept vectors alone",
 }
-ANSWERS_CHANGED: Final = 0.5
-"""Share of the base's right answer tokens kept, below which the answers have changed: as in ``audit/verdict.py``."""
 VECTORS_CHANGED: Final = 0.99
 """Mean cosine below which vectors have changed: training at a rate that keeps a model useful leaves 0.999 and more."""
 
@@ -59,7 +58,7 @@ def _change(finding: Finding) -> Change:
 def _answers_changed(memorised: Measurement | None) -> bool | None:
     if memorised is None or memorised.value is None or not memorised.base:
         return None
-    return memorised.value / memorised.base < ANSWERS_CHANGED
+    return memorised.value / memorised.base < STILL_SAYS.value
 
 
 def _vectors_changed(cosine: Measurement | None) -> bool | None:

@@ -1,7 +1,7 @@
-"""ablate(): edit the vectors that carry a concept, as far as unrelated answers allow, and audit what it did.
+"""ablate(): edit the value vectors that carry a concept, as far as unrelated answers allow, and audit the edited model.
 
-The vectors and the strength are chosen on one half of the questions; the effect is reported on the other. The edited
-model is then compared with the original like any other unlearned model.
+Neurons and strength are chosen on one split of the questions, the effect is reported on the other. The edited model is
+then compared with the original like any other unlearned model.
 """
 
 from __future__ import annotations
@@ -20,29 +20,51 @@ from audit.checkpoint.saving import refuse_occupied, save_model
 from audit.commands.compare import compare
 from audit.errors import AuditError, ConceptError, ModelError
 from audit.evidence import check_known_vectors, load_concepts
-from audit.interventions import Change, Place, Setting, apply, dose, methods, places
+from audit.interventions import Change, EditInputs, Intervention, apply, dose, methods, places
 from audit.models.ffn import unembedding
 from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
-from audit.progress import SILENT, Progress
+from audit.progress import Progress
+from audit.request import RunContext
 from audit.result import AuditResult, Cell, Control, Measurement
 from audit.settings import Settings
 from audit.thresholds import COLLATERAL
 from audit.unlearning.training import Record
-from audit.unlearning.training_examples import lessons
-from audit.vectors.asking import known_questions
+from audit.unlearning.training_examples import training_examples
+from audit.vectors.controls import Controls, matched_controls
 from audit.vectors.effects import Effect
-from audit.vectors.question_split import Bench, Spot
-from audit.vectors.search import POOL, FoundVectors, find, matched_controls, significant
-from audit.vectors.validation import search
+from audit.vectors.question_split import QuestionSplits, split_questions
+from audit.vectors.records import SearchResult
+from audit.vectors.search import POOL, find_vectors, significant
+from audit.vectors.validation import choose_set
 from concepts.concept import Concept
+from concepts.neuron import Neuron
 
 METRIC = "ablation_effect"
 TITLE = "Effect of the edit on answers"
 
 
 @dataclass(frozen=True)
+class EditOptions:
+    """Which value vectors are edited, and how far.
+
+    Attributes:
+        neurons: to edit; if empty, those that the concept names (``Settings.known_vectors``), or else the set that
+            ``audit.vectors.validation`` chooses.
+        strength: how far the edit goes; if ``None``, the strongest of the method's doses within ``collateral``.
+        collateral: the most that unrelated answers may fall on the choosing split, in nats per answer token.
+        raw, everywhere: see ``interventions.EditInputs``.
+    """
+
+    neurons: Sequence[Neuron] = ()
+    strength: float | None = None
+    collateral: float = COLLATERAL
+    raw: bool = False
+    everywhere: bool = False
+
+
+@dataclass(frozen=True)
 class Dose:
-    """One strength and its effect on the choosing side and on the reporting side, a mean over draws."""
+    """The effect at one strength on each split, a mean over draws."""
 
     strength: float
     choosing: Effect
@@ -67,68 +89,100 @@ class Subject:
     tokenizer_dir: Path
 
 
+@dataclass(frozen=True)
+class Edit:
+    """A planned edit: which neurons, and what their value vectors become at full strength.
+
+    Attributes:
+        origin: how the neurons were chosen, in words.
+        draws: the edit at full strength, once for each seed over which its effect is averaged; the first is applied.
+        controls: the same edit of control vectors; ``None`` if that would need training.
+    """
+
+    model: RunningModel
+    splits: QuestionSplits
+    neurons: tuple[Neuron, ...]
+    origin: str
+    draws: tuple[Change, ...]
+    controls: Change | None
+
+    @property
+    def target(self) -> Change:
+        """What is applied, at full strength."""
+        return self.draws[0]
+
+    def doses(self, strengths: Sequence[float], progress: Progress) -> list[Dose]:
+        """The effect at each strength, weakest first."""
+        doses = []
+        for done, strength in enumerate(sorted(strengths)):
+            progress.step("Trying strengths", done, len(strengths))
+            splits = (self.splits.choosing, self.splits.held_out)
+            doses.append(Dose(strength, *(split.mean_effect(self.draws, strength) for split in splits)))
+        return doses
+
+    def applied(self, chosen: Dose) -> Effect:
+        """The held-out effect of the draw that is applied."""
+        if len(self.draws) == 1:
+            return chosen.held_out
+        return self.splits.held_out.effect(dose(self.model, self.target, chosen.strength))
+
+    def control(self, strength: float) -> Control | None:
+        """The held-out effect of the same edit of control vectors."""
+        if self.controls is None:
+            return None
+        effect = self.splits.held_out.effect(dose(self.model, self.controls, strength))
+        return Control(
+            name="the same edit of as many vectors of the same layers and nearest norm",
+            value=effect.specificity,
+            interval=effect.intervals()["specificity"],
+        )
+
+
 def ablate(
     path: Path,
     concept: str,
     method: str,
+    options: EditOptions = EditOptions(),
     *,
-    vectors: Sequence[Place] = (),
-    strength: float | None = None,
-    collateral: float = COLLATERAL,
-    raw: bool = False,
-    everywhere: bool = False,
     save: Path | None = None,
     config: Path | None = None,
     tokenizer: Path | None = None,
-    settings: Settings = Settings(),
-    progress: Progress = SILENT,
-    command: str = "",
+    context: RunContext = RunContext(),
 ) -> AuditResult:
-    """Edit ``path``'s value vectors by ``method`` and compare the outcome with the original, which stays untouched.
+    """Edit the value vectors of a copy of ``path`` by ``method``, and compare it with the original.
 
     Args:
-        vectors: to edit; if empty, those that the concept names (``settings.known_vectors``) or else the set that
-            ``audit.vectors.validation`` finds.
-        strength: how far the edit goes; the strongest of the method's doses within ``collateral`` if ``None``.
-        collateral: the most that unrelated answers may fall on the choosing side, in nats per answer token.
-        raw, everywhere: see ``interventions.Setting``.
-        save: folder for the edited model; without it the model is kept only while it is compared.
+        save: folder for the edited model; without it, the model is deleted after the comparison.
 
     Raises:
-        AuditError: an unknown method or concept, a folder in use, a model that cannot be edited, in one line.
+        AuditError: an unknown method or concept, a folder in use, a model that cannot be edited.
     """
-    if method not in methods():
-        raise AuditError(f"no method {method!r}.", hint=f"Choose one of {', '.join(methods())}.")
+    intervention = _intervention(method)
     (wanted,) = load_concepts([concept])
     if save is not None:
         refuse_occupied(save, originals=[path])
-    known = settings.known_vectors
-    if known and vectors:
-        raise AuditError("--vectors and --known-vectors both name what to edit.", hint="Give one of them.")
-    check = partial(check_known_vectors, [wanted]) if known else None
-    subject = open_subject(path, config, tokenizer, settings, progress, check)
-    vectors = wanted.vectors if known else vectors
-    edit = Edit.plan(subject, wanted, method, vectors, settings.seed, raw, everywhere, progress)
-    doses = edit.doses([strength] if strength is not None else methods()[method].DOSES)
-    chosen = doses[0] if strength is not None else strongest(doses, collateral, method)
-    measured = edit.measurement(doses, chosen, collateral)
+    options = _with_known_vectors(options, wanted, context.settings)
+    check = partial(check_known_vectors, [wanted]) if context.settings.known_vectors else None
+    subject = open_subject(path, config, tokenizer, context.settings, context.progress, check)
+    edit = plan_edit(subject, wanted, method, options, context)
+    strengths = intervention.DOSES if options.strength is None else [options.strength]
+    doses = edit.doses(strengths, context.progress)
+    chosen = strongest(doses, options.collateral, method) if options.strength is None else doses[0]
+    measured = measurement(edit, wanted, doses, chosen, options.collateral)
     apply(subject.model, dose(subject.model, edit.target, chosen.strength))
     record = Record(
         method=method,
-        settings={"strength": chosen.strength, "raw": raw, "everywhere": everywhere, "seed": settings.seed},
+        settings={
+            "strength": chosen.strength,
+            "raw": options.raw,
+            "everywhere": options.everywhere,
+            "seed": context.settings.seed,
+        },
         changed={"value_vectors": places(edit.target)},
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = save or Path(scratch) / f"{wanted.name}-{method}"
-        progress.step(f"Saving {folder.name}")
-        save_model(
-            subject.model.model,
-            subject.checkpoint,
-            folder,
-            {**record.as_json(), "concept": wanted.name},
-            config_dir=config,
-            tokenizer_dir=subject.tokenizer_dir,
-        )
+        _save(subject, folder, wanted, record, config, context.progress)
         del edit, subject
         result = compare(
             path,
@@ -136,9 +190,9 @@ def ablate(
             concepts=[concept],
             config=config,
             tokenizer=tokenizer,
-            settings=settings,
-            progress=progress,
-            command=command,
+            settings=context.settings,
+            progress=context.progress,
+            command=context.command,
         )
     return with_measurement(result, measured)
 
@@ -154,7 +208,7 @@ def open_subject(
     """The model in ``path``, ready to be edited.
 
     Args:
-        check: what raises before the weights are read.
+        check: called before the weights are read; it raises if the edit is impossible.
 
     Raises:
         ModelError: of no supported family, or of one whose value vectors cannot be edited.
@@ -168,160 +222,61 @@ def open_subject(
         check(architecture)
     if checkpoint.config_dir is None and config is None:
         raise ModelError(
-            f"a {checkpoint.format} file has no config.json to save beside an edited model.",
+            f"a {checkpoint.format} file has no config.json to save with an edited model.",
             where=str(path),
             hint="Pass the folder of a model as transformers saves it.",
         )
-    beside = tokenizer or checkpoint.files[0].parent
-    words = load_tokenizer(beside, architecture.d_vocab)
+    tokenizer_dir = tokenizer or checkpoint.files[0].parent
+    loaded_tokenizer = load_tokenizer(tokenizer_dir, architecture.d_vocab)
     progress.step("Loading the model")
-    model = load_model(checkpoint, architecture, described, words, settings.device, settings.dtype)
-    return Subject(checkpoint, architecture, model, beside)
+    model = load_model(checkpoint, architecture, described, loaded_tokenizer, settings.device, settings.dtype)
+    return Subject(checkpoint, architecture, model, tokenizer_dir)
 
 
-@dataclass(frozen=True)
-class Edit:
-    """What is edited, and what it does at any strength.
-
-    Attributes:
-        spots: the value vectors.
-        origin: where they come from, in words.
-        draws: the edit in full, as often as the method draws anew; the first is the one that is applied.
-        beside: the first of control vectors (``None`` where that would take training).
-    """
-
-    bench: Bench
-    spots: tuple[Place, ...]
-    origin: str
-    draws: tuple[Change, ...]
-    beside: Change | None
-    model: RunningModel
-    title: str
-    progress: Progress
-
-    @property
-    def target(self) -> Change:
-        """What is applied, at full strength."""
-        return self.draws[0]
-
-    @classmethod
-    def plan(
-        cls,
-        subject: Subject,
-        concept: Concept,
-        method: str,
-        vectors: Sequence[Place],
-        seed: int,
-        raw: bool,
-        everywhere: bool,
-        progress: Progress,
-    ) -> Edit:
-        """Choose the vectors, and see what the method makes of them."""
-        model, checkpoint, architecture = subject.model, subject.checkpoint, subject.architecture
-        questions = known_questions(model, concept, seed, progress)
-        found = find(checkpoint, architecture, concept, model.tokenizer, limit=POOL, seed=seed, progress=progress)
-        bench = Bench(model, questions, seed, progress)
-        controls = partial(matched_controls, checkpoint, architecture, per_vector=1, candidates=found.candidates)
-        spots, origin = _spots(vectors, found, bench, model, controls, progress)
-        taught = lessons(concept.model_copy(update={"questions": questions.choosing}))
-        setting = Setting(
-            tokens=np.asarray(found.tokens.ids),
-            W_U=unembedding(checkpoint, architecture),
-            forget=taught.forget,
-            retain=taught.retain,
-            raw=raw,
-            everywhere=everywhere,
-            seed=seed,
-            progress=progress,
-        )
-        module = methods()[method]
-        seeds = range(seed, seed + getattr(module, "DRAWS", 1))
-        draws = tuple(module.target(model, spots, replace(setting, seed=each)) for each in seeds)
-        others = [Spot(*place) for place in controls(spots)]
-        beside = None if module.TRAINS or everywhere else module.target(model, others, setting)
-        return cls(bench, tuple(spots), origin, draws, beside, model, concept.title, progress)
-
-    def doses(self, strengths: Sequence[float]) -> list[Dose]:
-        """The effect at each strength, weakest first."""
-        found = []
-        for done, strength in enumerate(sorted(strengths)):
-            self.progress.step("Trying strengths", done, len(strengths))
-            choosing, held_out = (
-                side.dosed(self.draws, strength) for side in (self.bench.choosing, self.bench.reporting)
-            )
-            found.append(Dose(strength, choosing, held_out))
-        return found
-
-    def measurement(self, doses: Sequence[Dose], chosen: Dose, collateral: float) -> Measurement:
-        """The held-out effect of the edit as it is applied, with every dose beside it."""
-        effect = chosen.held_out
-        if len(self.draws) > 1:
-            effect = self.bench.reporting.effect(dose(self.model, self.target, chosen.strength))
-        control = None
-        if self.beside is not None:
-            other = self.bench.reporting.effect(dose(self.model, self.beside, chosen.strength))
-            control = Control(
-                name="the same edit of as many vectors of the same layers and nearest norm",
-                value=other.specificity,
-                interval=other.intervals()["specificity"],
-            )
-        return Measurement(
-            metric=METRIC,
-            title=TITLE,
-            value=effect.specificity,
-            interval=effect.intervals()["specificity"],
-            base=0.0,
-            unit=f"nats per answer token that answers about {self.title} fall more than unrelated ones",
-            direction="forgetting",
-            n=len(effect.target) + len(effect.unrelated),
-            control=control,
-            items=[row.as_row(row is chosen) for row in doses],
-            details={
-                "vectors": [[spot.layer, spot.neuron] for spot in self.spots],
-                "chosen_from": self.origin,
-                "strength": chosen.strength,
-                "draws": len(self.draws),
-                "collateral_limit": collateral,
-                "held_out": effect.as_json(),
-                "log_probability_before": self.bench.before,
-                "log_probability_floor": self.bench.floor,
-                "seed": self.bench.seed,
-            },
-        )
-
-
-def _spots(
-    vectors: Sequence[Place],
-    found: FoundVectors,
-    bench: Bench,
-    model: RunningModel,
-    controls: Callable[[Sequence[Place]], Sequence[tuple[int, int, int]]],
-    progress: Progress,
-) -> tuple[Sequence[Place], str]:
-    """The vectors to edit: those given, the set that carries the concept, or those that write it."""
-    if vectors:
-        signs = {(vector.layer, vector.neuron): vector.sign for vector in reversed(found.vectors)}
-        spots = [Spot(spot.layer, spot.neuron, signs.get((spot.layer, spot.neuron), spot.sign)) for spot in vectors]
-        return spots, "given"
-    coherent = significant(found)
-    best = search(model, bench, coherent, controls, progress=progress)
-    if best is not None:
-        origin = "the set with the largest effect on the choosing questions within the collateral limit"
-        return best.vectors, origin if best.is_specific else f"{origin}; on held-out questions it is not specific"
-    if not coherent:
-        raise ConceptError(
-            f"no value vector of the model carries {found.concept.title}: none writes it beyond chance, and no set "
-            "lowers its answers within the collateral limit.",
-            hint="Name vectors with --vectors, or raise --collateral.",
-        )
-    return coherent, "vectors that write the concept; no set stays within the collateral limit"
+def plan_edit(
+    subject: Subject, concept: Concept, method: str, options: EditOptions, context: RunContext = RunContext()
+) -> Edit:
+    """The neurons to edit, and what the method makes of their value vectors."""
+    seed, progress, model = context.settings.seed, context.progress, subject.model
+    checkpoint, architecture = subject.checkpoint, subject.architecture
+    questions = split_questions(model, concept, seed, progress)
+    result = find_vectors(checkpoint, architecture, concept, model.tokenizer, limit=POOL, seed=seed, progress=progress)
+    splits = QuestionSplits(model, questions, seed, progress)
+    controls = partial(matched_controls, checkpoint, architecture, per_vector=1, candidates=result.candidates)
+    neurons, origin = (
+        (_with_signs(options.neurons, result), "given")
+        if options.neurons
+        else _chosen_neurons(result, splits, model, controls, progress)
+    )
+    examples = training_examples(concept.model_copy(update={"questions": questions.choosing_questions}))
+    inputs = EditInputs(
+        tokens=np.asarray(result.tokens.ids),
+        W_U=unembedding(checkpoint, architecture),
+        forget=examples.forget,
+        retain=examples.retain,
+        raw=options.raw,
+        everywhere=options.everywhere,
+        seed=seed,
+        progress=progress,
+    )
+    intervention = _intervention(method)
+    draws = (replace(inputs, seed=each) for each in range(seed, seed + intervention.DRAWS))
+    costly = intervention.TRAINS or options.everywhere
+    return Edit(
+        model=model,
+        splits=splits,
+        neurons=tuple(neurons),
+        origin=origin,
+        draws=tuple(intervention.target(model, neurons, draw) for draw in draws),
+        controls=None if costly else intervention.target(model, controls(neurons), inputs),
+    )
 
 
 def strongest(doses: Sequence[Dose], collateral: float, method: str) -> Dose:
-    """The strongest dose within the limit on the choosing side.
+    """The strongest dose within the limit on the choosing split.
 
     Raises:
-        AuditError: there is none.
+        AuditError: every dose exceeds the limit.
     """
     allowed = [dose for dose in doses if dose.choosing.collateral <= collateral]
     if not allowed:
@@ -334,23 +289,107 @@ def strongest(doses: Sequence[Dose], collateral: float, method: str) -> Dose:
     return max(allowed, key=lambda dose: dose.choosing.on_target)
 
 
+def measurement(edit: Edit, concept: Concept, doses: Sequence[Dose], chosen: Dose, collateral: float) -> Measurement:
+    """The held-out effect of the edit as it is applied, with the effect of every dose."""
+    effect = edit.applied(chosen)
+    return Measurement(
+        metric=METRIC,
+        title=TITLE,
+        value=effect.specificity,
+        interval=effect.intervals()["specificity"],
+        base=0.0,
+        unit=f"nats per answer token that answers about {concept.title} fall more than unrelated ones",
+        direction="forgetting",
+        n=len(effect.target) + len(effect.unrelated),
+        control=edit.control(chosen.strength),
+        items=[row.as_row(row is chosen) for row in doses],
+        details={
+            "vectors": [[place.layer, place.neuron] for place in edit.neurons],
+            "chosen_from": edit.origin,
+            "strength": chosen.strength,
+            "draws": len(edit.draws),
+            "collateral_limit": collateral,
+            "held_out": effect.as_json(),
+            "log_probability_before": edit.splits.before,
+            "log_probability_floor": edit.splits.floor,
+            "seed": edit.splits.seed,
+        },
+    )
+
+
 def with_measurement(result: AuditResult, measured: Measurement) -> AuditResult:
-    """``result`` with one more measurement in its only finding."""
+    """``result`` with ``measured`` first in its only finding."""
     (finding,) = result.findings
     added = finding.model_copy(update={"measurements": [measured, *finding.measurements]})
     return result.model_copy(update={"findings": [added]})
 
 
-def parse_vectors(text: str) -> list[Spot]:
-    """``"29.555,22.610"`` -> layer 29, neuron 555, and so on.
+def parse_neurons(text: str) -> list[Neuron]:
+    """Layer and neuron of each value vector: ``"29.555,22.610"``.
 
     Raises:
         AuditError: not of that form.
     """
-    found = []
+    neurons = []
     for part in text.split(","):
         layer, dot, neuron = part.strip().partition(".")
         if not (dot and layer.isdecimal() and neuron.isdecimal()):
-            raise AuditError(f"{part.strip()!r} is no value vector.", hint="Write layer.neuron, as in 29.555,22.610.")
-        found.append(Spot(int(layer), int(neuron)))
-    return found
+            raise AuditError(
+                f"{part.strip()!r} does not name a value vector.", hint="Write layer.neuron, as in 29.555,22.610."
+            )
+        neurons.append(Neuron(int(layer), int(neuron)))
+    return neurons
+
+
+def _intervention(method: str) -> Intervention:
+    if method not in methods():
+        raise AuditError(f"no method {method!r}.", hint=f"Choose one of {', '.join(methods())}.")
+    return methods()[method]
+
+
+def _with_known_vectors(options: EditOptions, concept: Concept, settings: Settings) -> EditOptions:
+    """``options`` with the neurons that the concept's file names, where the settings ask for these."""
+    if not settings.known_vectors:
+        return options
+    if options.neurons:
+        raise AuditError("--vectors and --known-vectors both name what to edit.", hint="Give one of them.")
+    return replace(options, neurons=[vector.place for vector in concept.vectors])
+
+
+def _with_signs(neurons: Sequence[Neuron], result: SearchResult) -> Sequence[Neuron]:
+    """``neurons``, with the sign by which the search listed them where it did."""
+    listed = {vector.place: vector.place for vector in reversed(result.vectors)}
+    return [listed.get(place, place) for place in neurons]
+
+
+def _chosen_neurons(
+    result: SearchResult, splits: QuestionSplits, model: RunningModel, controls: Controls, progress: Progress
+) -> tuple[Sequence[Neuron], str]:
+    """The set that carries the concept, or else the neurons that write it; with where they come from, in words."""
+    coherent = [vector.place for vector in significant(result)]
+    causal_set = choose_set(model, splits, coherent, controls, progress=progress)
+    if causal_set is not None:
+        origin = "the set with the largest effect on the choosing questions within the collateral limit"
+        specific = "" if causal_set.is_specific else "; on held-out questions it is not specific"
+        return causal_set.neurons, f"{origin}{specific}"
+    if not coherent:
+        raise ConceptError(
+            f"no value vector of the model carries {result.concept.title}: none writes it beyond chance, and no set "
+            "lowers its answers within the collateral limit.",
+            hint="Name vectors with --vectors, or raise --collateral.",
+        )
+    return coherent, "vectors that write the concept; no set stays within the collateral limit"
+
+
+def _save(
+    subject: Subject, folder: Path, concept: Concept, record: Record, config: Path | None, progress: Progress
+) -> None:
+    progress.step(f"Saving {folder.name}")
+    save_model(
+        subject.model.model,
+        subject.checkpoint,
+        folder,
+        {**record.as_json(), "concept": concept.name},
+        config_dir=config,
+        tokenizer_dir=subject.tokenizer_dir,
+    )

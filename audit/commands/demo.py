@@ -32,17 +32,19 @@ from audit.checkpoint.gguf import gguf_config
 from audit.checkpoint.saving import WEIGHTS, read_record, save_model, writing_folder
 from audit.commands._story import tell
 from audit.commands.compare import compare
+from audit.commands.find import FindOptions, find
 from audit.errors import AuditError, ConceptError
 from audit.evidence import VECTORS, load_concepts
 from audit.interventions import needle
 from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
 from audit.progress import SILENT, Progress
+from audit.request import RunContext
 from audit.result import AuditResult
 from audit.settings import Settings as AuditSettings
 from audit.unlearning.methods import npo
 from audit.unlearning.training import Record, Settings
-from audit.unlearning.training_examples import Lessons, lessons
-from audit.vectors.search import find_in, significant
+from audit.unlearning.training_examples import TrainingExamples, training_examples
+from audit.vectors.search import significant
 from concepts.concept import Concept
 from concepts.discovery import ConceptVector
 
@@ -84,10 +86,10 @@ def run(
     (known,) = load_concepts([concept])
     base = open_checkpoint(model_folder(store, progress))
     vectors = concept_vectors(base, concept, seed, progress)
-    taught = lessons(known)
+    examples = training_examples(known)
     edited = {
-        "npo": _trained(base, store / f"{known.name}-npo", taught, seed, progress),
-        "needle": _edited(base, store / f"{known.name}-needle", taught, vectors, seed, progress),
+        "npo": _trained(base, store / f"{known.name}-npo", examples, seed, progress),
+        "needle": _edited(base, store / f"{known.name}-needle", examples, vectors, seed, progress),
     }
     results = {}
     for name, folder in edited.items():
@@ -139,36 +141,46 @@ def concept_vectors(base: Checkpoint, concept: str, seed: int, progress: Progres
     Raises:
         ConceptError: there is none.
     """
-    found = find_in(base.path, concept, limit=VECTORS, seed=seed, progress=progress)
-    chosen = significant(found)
+    context = RunContext(AuditSettings(seed=seed), progress)
+    chosen = significant(find(base.path, concept, FindOptions(limit=VECTORS), context=context))
     if not chosen:
         raise ConceptError(f"no value vector of the model writes {concept} beyond chance.", hint="Try another concept.")
     return chosen
 
 
-def _trained(base: Checkpoint, target: Path, taught: Lessons, seed: int, progress: Progress) -> Path:
+def _trained(base: Checkpoint, target: Path, examples: TrainingExamples, seed: int, progress: Progress) -> Path:
     """Way (a): every weight, by NPO."""
     settings = Settings(**{**asdict(NPO), "seed": seed})
 
     def unlearn(model: RunningModel) -> Record:
-        return npo.unlearn(model, taught.forget, taught.retain, settings, progress)
+        return npo.unlearn(model, examples.forget, examples.retain, settings, progress)
 
     return _made(
-        base, target, {"method": "npo", **settings.as_json(), "lessons": _digest_of(asdict(taught))}, unlearn, progress
+        base,
+        target,
+        {"method": "npo", **settings.as_json(), "lessons": _digest_of(asdict(examples))},
+        unlearn,
+        progress,
     )
 
 
 def _edited(
-    base: Checkpoint, target: Path, taught: Lessons, vectors: Sequence[ConceptVector], seed: int, progress: Progress
+    base: Checkpoint,
+    target: Path,
+    examples: TrainingExamples,
+    vectors: Sequence[ConceptVector],
+    seed: int,
+    progress: Progress,
 ) -> Path:
     """Way (b): the concept's value vectors alone, erased and trained."""
     settings = Settings(**{**asdict(NEEDLE), "seed": seed})
-    places = [[vector.layer, vector.neuron] for vector in vectors]
+    neurons = [vector.place for vector in vectors]
+    places = [[place.layer, place.neuron] for place in neurons]
 
     def edit(model: RunningModel) -> Record:
-        return needle.edit(model, vectors, taught.forget, taught.retain, settings, progress, erase=True)
+        return needle.edit(model, neurons, examples.forget, examples.retain, settings, progress, erase=True)
 
-    recipe = {"method": "needle", **settings.as_json(), "vectors": places, "lessons": _digest_of(asdict(taught))}
+    recipe = {"method": "needle", **settings.as_json(), "vectors": places, "lessons": _digest_of(asdict(examples))}
     return _made(base, target, recipe, edit, progress)
 
 

@@ -1,11 +1,8 @@
-"""The interventions: each sibling module with a function ``target`` says what chosen value vectors become.
+"""Interventions: edits of chosen value vectors. Each file of this folder is one method (contract ``Intervention``).
 
-Beside it a module has ``TITLE``, ``DOSES`` (strengths worth trying) and ``TRAINS`` (whether it takes training); one
-that draws at random also says over how many ``DRAWS`` its dose curve is averaged.
-
-A method names the rows it would write at full strength and touches nothing; ``dose`` goes any part of the way there, so
-that an edit can be tried (``audit.vectors.effects``) before it is applied, and every method has one scale of strength:
-0 leaves the model as it is, 1 is the method in full.
+``target`` gives the rows that a method would write at full strength, and changes nothing. ``dose`` goes any part of the
+way there, so an edit can be tried (``audit.vectors.effects``) before it is applied, and all methods have one scale of
+strength: 0 leaves the model unchanged, 1 is the method in full.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from audit.errors import AuditError, ModelError
@@ -25,19 +22,7 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.plugins import discover
 from audit.progress import SILENT, Progress
-
-
-class Place(Protocol):
-    """Where a value vector is, and which side of its projection writes the concept; a ``ConceptVector`` is one."""
-
-    @property
-    def layer(self) -> int: ...
-
-    @property
-    def neuron(self) -> int: ...
-
-    @property
-    def sign(self) -> int: ...
+from concepts.neuron import Neuron
 
 
 @dataclass(frozen=True)
@@ -58,19 +43,19 @@ Change = Mapping[int, Rows]
 
 
 @dataclass(frozen=True)
-class Setting:
-    """What a method may read besides the model and the vectors.
+class EditInputs:
+    """What a method may read, apart from the model and the neurons.
 
     Attributes:
-        tokens: ids of the concept's tokens, the first the most telling ``[n_tokens]``.
-        W_U: the head ``[d_vocab, d_model]`` float32.
+        tokens: ids of the concept's tokens, the most typical first.
+        W_U: the head, float32.
         forget, retain: examples, for methods that train.
-        raw: noise of the paper's standard deviation instead of one in proportion to the vector.
-        everywhere: project every value vector of the model, not the chosen ones alone.
-        seed: of whatever is drawn.
+        raw: noise of the paper's standard deviation, instead of one in proportion to the vector.
+        everywhere: project every value vector of the model, not only the chosen ones.
+        seed: of all random draws.
     """
 
-    tokens: np.ndarray
+    tokens: Int[np.ndarray, " n_tokens"]
     W_U: Float[Tensor, "d_vocab d_model"]
     forget: Sequence[Example] = ()
     retain: Sequence[Example] = ()
@@ -81,13 +66,20 @@ class Setting:
 
 
 class Intervention(Protocol):
-    """A file of this folder."""
+    """A file of this folder.
+
+    Attributes:
+        DOSES: strengths that are tried.
+        DRAWS: number of seeds over which the dose curve is averaged; 1 for a method without random draws.
+        TRAINS: whether ``target`` trains, which takes minutes.
+    """
 
     TITLE: str
     DOSES: tuple[float, ...]
+    DRAWS: int
     TRAINS: bool
 
-    def target(self, model: RunningModel, vectors: Sequence[Place], setting: Setting, /) -> Change: ...
+    def target(self, model: RunningModel, neurons: Sequence[Neuron], inputs: EditInputs, /) -> Change: ...
 
 
 @cache
@@ -96,7 +88,7 @@ def methods() -> dict[str, Intervention]:
     return discover(__name__, Intervention)
 
 
-def stored_rows(model: RunningModel, vectors: Sequence[Place]) -> dict[int, Rows]:
+def stored_rows(model: RunningModel, vectors: Sequence[Neuron]) -> dict[int, Rows]:
     """The chosen value vectors as they are.
 
     Raises:
@@ -141,7 +133,7 @@ def value_rows(model: RunningModel, layer: int) -> Float[Tensor, "d_mlp d_model"
     return stored if model.architecture.neuron_axis["W_out"] == 0 else stored.T
 
 
-def by_layer(model: RunningModel, vectors: Sequence[Place]) -> dict[int, list[int]]:
+def by_layer(model: RunningModel, vectors: Sequence[Neuron]) -> dict[int, list[int]]:
     """Layer -> neurons, both ascending.
 
     Raises:

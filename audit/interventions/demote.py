@@ -15,11 +15,13 @@ import numpy as np
 import torch
 
 from audit.errors import ConceptError
-from audit.interventions import Change, Place, Rows, Setting, by_layer, stored_rows
+from audit.interventions import Change, EditInputs, Rows, by_layer, stored_rows
 from audit.models.loading import RunningModel
+from concepts.neuron import Neuron
 
 TITLE = "The concept's tokens demoted in the chosen value vectors"
 DOSES = (0.25, 0.5, 0.75, 1.0)
+DRAWS = 1
 TRAINS = False
 FLOOR = 0.5
 """Share of the vocabulary that must stand above a demoted token: the middle, where a vector says nothing of it."""
@@ -27,22 +29,22 @@ RIDGE = 1e-9
 """Keeps equal token rows (a word and its twin) from making the problem singular; relative to the rows' squared norm."""
 
 
-def target(model: RunningModel, vectors: Sequence[Place], setting: Setting) -> Change:
+def target(model: RunningModel, vectors: Sequence[Neuron], inputs: EditInputs) -> Change:
     """Each vector with every concept token at or below the logit of the floor.
 
     Raises:
         ConceptError: no concept token is known.
     """
-    if not len(setting.tokens):
+    if not len(inputs.tokens):
         raise ConceptError("no token of the concept is known.", hint="Give it seeds that are common words.")
     by_layer(model, vectors)
-    signs = {(vector.layer, vector.neuron): vector.sign for vector in vectors}
+    signs = {neuron: neuron.sign for neuron in vectors}
     return {
         layer: Rows(
             rows.neurons,
             torch.stack(
                 [
-                    demoted(value, signs[layer, neuron], setting)
+                    demoted(value, signs[Neuron(layer, neuron)], inputs)
                     for neuron, value in zip(rows.neurons, rows.values, strict=True)
                 ]
             ),
@@ -51,18 +53,18 @@ def target(model: RunningModel, vectors: Sequence[Place], setting: Setting) -> C
     }
 
 
-def demoted(vector: torch.Tensor, sign: int, setting: Setting) -> torch.Tensor:
+def demoted(vector: torch.Tensor, sign: int, inputs: EditInputs) -> torch.Tensor:
     """The nearest vector to ``vector`` ``[d_model]`` with the concept's tokens at or below the floor."""
     from scipy.optimize import nnls  # slow to import
 
-    logits = (sign * (setting.W_U @ vector)).numpy().astype(np.float64)
+    logits = (sign * (inputs.W_U @ vector)).numpy().astype(np.float64)
     floor = np.sort(logits)[::-1][int(FLOOR * len(logits))]
-    rows = setting.W_U[torch.from_numpy(setting.tokens)].numpy().astype(np.float64)
-    above = np.maximum(logits[setting.tokens] - floor, 0.0)
+    rows = inputs.W_U[torch.from_numpy(inputs.tokens)].numpy().astype(np.float64)
+    above = np.maximum(logits[inputs.tokens] - floor, 0.0)
     if not above.any():
         return vector.clone()
     gram = rows @ rows.T
     lower = np.linalg.cholesky(gram + RIDGE * gram.trace() * np.eye(len(gram)))
-    slack = logits[setting.tokens] - floor  # negative where a token is below already, and may rise that far
+    slack = logits[inputs.tokens] - floor  # negative where a token is below already, and may rise that far
     push, _ = nnls(lower.T, np.linalg.solve(lower, slack))
     return vector - sign * torch.from_numpy(push @ rows).to(torch.float32)

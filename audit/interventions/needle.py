@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from audit.interventions import Change, Place, Rows, Setting, apply, cosines, places, stored_rows
+from audit.interventions import Change, EditInputs, Rows, apply, cosines, places, stored_rows
 from audit.models.hooks import BlockInputs, adding_to_value_vectors, recording_block_inputs, starting_at
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, answer_logprobs
@@ -22,27 +22,29 @@ from audit.progress import SILENT, Progress
 from audit.unlearning.methods.npo import forget_loss
 from audit.unlearning.objective import Objective
 from audit.unlearning.training import Record, Settings, minimise, prepare, trainable
+from concepts.neuron import Neuron
 
 TITLE = "Chosen value vectors trained alone, with negative preference optimization"
 DOSES = (0.25, 0.5, 1.0)
+DRAWS = 1
 TRAINS = True
 TRAINING: Final = Settings(steps=120, learning_rate=3e-3, retain_weight=50.0, retain_batch=32)
 
 
-def target(model: RunningModel, vectors: Sequence[Place], setting: Setting) -> Change:
+def target(model: RunningModel, vectors: Sequence[Neuron], inputs: EditInputs) -> Change:
     """The vectors trained from zero.
 
     Raises:
         AuditError: as ``edit``.
     """
-    settings = replace(TRAINING, seed=setting.seed)
-    change, _ = train(model, vectors, setting.forget, setting.retain, settings, setting.progress, erase=True)
+    settings = replace(TRAINING, seed=inputs.seed)
+    change, _ = train(model, vectors, inputs.forget, inputs.retain, settings, inputs.progress, erase=True)
     return change
 
 
 def edit(
     model: RunningModel,
-    vectors: Sequence[Place],
+    vectors: Sequence[Neuron],
     forget: Sequence[Example],
     retain: Sequence[Example],
     settings: Settings = Settings(learning_rate=1e-2),
@@ -72,7 +74,7 @@ def edit(
 
 def train(
     model: RunningModel,
-    vectors: Sequence[Place],
+    vectors: Sequence[Neuron],
     forget: Sequence[Example],
     retain: Sequence[Example],
     settings: Settings,

@@ -11,24 +11,25 @@ from collections.abc import Sequence
 
 import torch
 
-from audit.interventions import Change, Place, Rows, Setting, stored_rows
+from audit.interventions import Change, EditInputs, Rows, stored_rows
 from audit.models.loading import RunningModel
+from concepts.neuron import Neuron
 
 TITLE = "Noise on the chosen value vectors"
 DOSES = (0.25, 0.5, 1.0, 2.0, 4.0)
-TRAINS = False
 DRAWS = 3
+TRAINS = False
 RAW = 0.1
 """Standard deviation of the paper."""
 
 
-def target(model: RunningModel, vectors: Sequence[Place], setting: Setting) -> Change:
+def target(model: RunningModel, vectors: Sequence[Neuron], inputs: EditInputs) -> Change:
     """Each vector with noise of its own; equal for equal seeds and vectors."""
-    return noisy(model, vectors, setting.seed, setting.raw)
+    return noisy(model, vectors, inputs.seed, inputs.raw)
 
 
-def noisy(model: RunningModel, vectors: Sequence[Place], seed: int, raw: bool = False) -> Change:
-    """The same, for those who have no ``Setting``."""
+def noisy(model: RunningModel, vectors: Sequence[Neuron], seed: int, raw: bool = False) -> Change:
+    """The same, for those who have no ``EditInputs``."""
     found = {}
     for layer, rows in stored_rows(model, vectors).items():
         noise = torch.stack([_drawn(rows.values.shape[1], seed, layer, neuron) for neuron in rows.neurons])

@@ -1,8 +1,8 @@
-"""Ablation on the side of activations: coefficients of chosen neurons are held, the weights stay as they are.
+"""Ablation of activations: the coefficients of chosen neurons are held at a value while the weights stay unchanged.
 
-Holding a coefficient at zero is the same as setting the value vector to zero, and the two must agree. Holding it at its
-mean is another question: it takes away what the neuron says of this input and leaves what it always says. By
-TransformerLens' hooks, whose names are the same for all families (``blocks.N.mlp.hook_post``).
+Holding a coefficient at zero is the same edit as setting the value vector to zero, and both must agree. Holding it at
+its mean removes what the neuron contributes to this input and keeps what it contributes to any input. Uses the hooks of
+TransformerLens, whose names are the same for all families (``blocks.N.mlp.hook_post``).
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audit.interventions import Place
 from audit.models.packing import Example, tokenize
+from concepts.neuron import Neuron
 
-Held = Mapping[tuple[int, int], float]
-"""(layer, neuron) -> the coefficient it is held at."""
-
-
-def held_at(spots: Sequence[Place], value: float = 0.0) -> Held:
-    """The same coefficient for all ``spots``."""
-    return {(spot.layer, spot.neuron): value for spot in spots}
+Held = Mapping[Neuron, float]
+"""The coefficient that each neuron is held at."""
 
 
-def mean_coefficients(bridge: Any, tokenizer: Any, texts: Sequence[str], spots: Sequence[Place]) -> Held:
+def held_at(neurons: Sequence[Neuron], value: float = 0.0) -> Held:
+    """The same coefficient for all ``neurons``."""
+    return dict.fromkeys(neurons, value)
+
+
+def mean_coefficients(bridge: Any, tokenizer: Any, texts: Sequence[str], neurons: Sequence[Neuron]) -> Held:
     """Mean coefficient of each neuron over all tokens of ``texts``.
 
     Args:
-        bridge: as ``running.load_bridge`` gives it.
+        bridge: the model as ``loading.load_bridge`` returns it.
     """
-    sums = dict.fromkeys(((spot.layer, spot.neuron) for spot in spots), 0.0)
+    sums = dict.fromkeys(neurons, 0.0)
     tokens = 0
-    names = {_hook(layer) for layer, _ in sums}
+    names = {_hook(place.layer) for place in neurons}
     for text in texts:
         ids = torch.tensor([tokenizer(text)["input_ids"]])
         tokens += ids.shape[1]
         with torch.inference_mode():
             _, cache = bridge.run_with_cache(ids, names_filter=lambda name: name in names)
-        for layer, neuron in sums:
-            sums[layer, neuron] += float(cache[_hook(layer)][..., neuron].double().sum())
+        for place in neurons:
+            sums[place] += float(cache[_hook(place.layer)][..., place.neuron].double().sum())
     return {place: total / tokens for place, total in sums.items()}
 
 
 def answer_logprobs_with(
     bridge: Any, tokenizer: Any, questions: Sequence[Example], held: Held
 ) -> Float[np.ndarray, " n_questions"]:
-    """Mean log-probability of each answer's tokens, in nats, while the coefficients are held; as they are if none."""
+    """Mean log-probability of each answer's tokens, in nats, while the coefficients in ``held`` are held."""
     layers: dict[int, dict[int, float]] = {}
-    for (layer, neuron), value in held.items():
-        layers.setdefault(layer, {})[neuron] = value
+    for place, value in held.items():
+        layers.setdefault(place.layer, {})[place.neuron] = value
 
     def hook(values: Mapping[int, float]) -> Any:
         def hold(keys: Tensor, hook: Any) -> Tensor:
@@ -63,14 +63,14 @@ def answer_logprobs_with(
         return hold
 
     hooks = [(_hook(layer), hook(values)) for layer, values in layers.items()]
-    found = []
+    means = []
     for tokens in tokenize(tokenizer, questions):
         ids = torch.tensor([tokens.prompt + tokens.answer])
         with torch.inference_mode():
             logits = bridge.run_with_hooks(ids, fwd_hooks=hooks, return_type="logits")[0]
         logprobs = torch.log_softmax(logits[len(tokens.prompt) - 1 : -1].float(), dim=-1)
-        found.append(float(logprobs.gather(1, torch.tensor(tokens.answer)[:, None]).mean()))
-    return np.array(found)
+        means.append(float(logprobs.gather(1, torch.tensor(tokens.answer)[:, None]).mean()))
+    return np.array(means)
 
 
 def _hook(layer: int) -> str:

@@ -13,17 +13,28 @@ from typer.testing import CliRunner
 
 import cli
 from audit.commands import ablate as ablation
-from audit.commands.ablate import METRIC, Dose, Edit, ablate, open_subject, parse_vectors, strongest
+from audit.commands.ablate import (
+    METRIC,
+    Dose,
+    EditOptions,
+    ablate,
+    measurement,
+    open_subject,
+    parse_neurons,
+    plan_edit,
+    strongest,
+)
 from audit.errors import AuditError, ModelError
 from audit.evidence import load_concepts
 from audit.interventions import methods
 from audit.progress import SILENT
+from audit.request import RunContext
 from audit.result import AuditResult
 from audit.settings import Settings
-from audit.vectors.asking import Questions, asked
 from audit.vectors.effects import Effect
-from audit.vectors.question_split import Spot
+from audit.vectors.question_split import AnsweredQuestions, as_examples
 from concepts.concept import Question
+from concepts.neuron import Neuron
 from tests.tiny import write_tiny
 
 QUESTIONS = (
@@ -32,7 +43,9 @@ QUESTIONS = (
     ("Which city is in the north?", "Milan"),
     ("What is an old city?", "Rome"),
 )
-CHOSEN = [Spot(0, 3), Spot(1, 17)]
+CHOSEN = [Neuron(0, 3), Neuron(1, 17)]
+
+KNOWN = RunContext(Settings(known_vectors=True))
 
 
 @pytest.fixture
@@ -49,18 +62,18 @@ def concept(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tiny model that is taken to know every question: what it does know does not matter here."""
+    """A tiny model that counts as answering every question; what it really answers does not matter here."""
     target = [
         Question(question=question, answer=answer, paraphrases=(f"Tell me: {question}",))
         for question, answer in QUESTIONS
     ]
     other = [Question(question=f"What is number {index}?", answer="insulin") for index in range(8)]
 
-    def known(*_: object) -> Questions:
-        sides = (asked(target[:2], []), asked(target[2:], []), asked(other[:4], []), asked(other[4:], []))
-        return Questions(*sides, tuple(target[:2]), ())
+    def all_answered(*_: object) -> AnsweredQuestions:
+        splits = [as_examples(questions, []) for questions in (target[:2], target[2:], other[:4], other[4:])]
+        return AnsweredQuestions(*splits, tuple(target[:2]), ())
 
-    monkeypatch.setattr(ablation, "known_questions", known)
+    monkeypatch.setattr(ablation, "split_questions", all_answered)
     return write_tiny(tmp_path / "base", intermediate_size=400)
 
 
@@ -74,7 +87,7 @@ def test_the_edited_model_differs_in_the_chosen_rows_alone(
 ) -> None:
     before = digests(model)
     saved = tmp_path / "edited"
-    result = ablate(model, str(concept), method, vectors=CHOSEN, strength=1.0, save=saved)
+    result = ablate(model, str(concept), method, EditOptions(CHOSEN, strength=1.0), save=saved)
     assert digests(model) == before
     base, edited = load_file(model / "model.safetensors"), load_file(saved / "model.safetensors")
     for name, tensor in base.items():
@@ -89,7 +102,7 @@ def test_the_edited_model_differs_in_the_chosen_rows_alone(
 
 
 def test_the_result_says_what_the_edit_did_at_each_dose(model: Path, concept: Path) -> None:
-    result = ablate(model, str(concept), "zero", vectors=CHOSEN, collateral=100.0)
+    result = ablate(model, str(concept), "zero", EditOptions(CHOSEN, collateral=100.0))
     measured = result.findings[0][METRIC]
     assert [row["strength"] for row in measured.items] == list(methods()["zero"].DOSES)
     assert sum(bool(row["chosen"]) for row in measured.items) == 1
@@ -100,22 +113,22 @@ def test_the_result_says_what_the_edit_did_at_each_dose(model: Path, concept: Pa
 
 
 def test_a_trained_edit_has_no_control_and_an_untouched_model_no_effect(model: Path, concept: Path) -> None:
-    found = ablate(model, str(concept), "zero", vectors=CHOSEN, strength=0.0)
-    assert found.findings[0][METRIC].value == pytest.approx(0.0, abs=1e-6)
-    assert found.weights.changed_tensors == 0
+    result = ablate(model, str(concept), "zero", EditOptions(CHOSEN, strength=0.0))
+    assert result.findings[0][METRIC].value == pytest.approx(0.0, abs=1e-6)
+    assert result.weights.changed_tensors == 0
 
 
 def test_noise_is_judged_over_several_draws_and_reported_as_applied(model: Path, concept: Path) -> None:
     settings = Settings(seed=3)
     subject = open_subject(model, None, None, settings, SILENT)
     (wanted,) = load_concepts([str(concept)])
-    edit = Edit.plan(subject, wanted, "noise", [Spot(1, 3)], 3, False, False, SILENT)
+    edit = plan_edit(subject, wanted, "noise", EditOptions([Neuron(1, 3)]), RunContext(settings))
     assert len(edit.draws) == 3
-    (dosed,) = edit.doses([1.0])
-    each = [edit.bench.reporting.effect(draw) for draw in edit.draws]
+    (dosed,) = edit.doses([1.0], SILENT)
+    each = [edit.splits.held_out.effect(draw) for draw in edit.draws]
     assert dosed.held_out.on_target == pytest.approx(np.mean([effect.on_target for effect in each]))
     assert len({effect.on_target for effect in each}) == 3
-    measured = edit.measurement([dosed], dosed, 1.0)
+    measured = measurement(edit, wanted, [dosed], dosed, 1.0)
     assert measured.value == pytest.approx(each[0].specificity)
 
 
@@ -134,7 +147,7 @@ def test_a_folder_in_use_is_refused_before_the_work(model: Path, concept: Path, 
     used.mkdir()
     (used / "thesis.txt").write_text("mine")
     with pytest.raises(AuditError, match="already there"):
-        ablate(model, str(concept), "zero", vectors=CHOSEN, save=used)
+        ablate(model, str(concept), "zero", EditOptions(CHOSEN), save=used)
     assert (used / "thesis.txt").read_text() == "mine"
 
 
@@ -142,16 +155,16 @@ def test_the_original_is_never_the_target(model: Path, concept: Path, monkeypatc
     monkeypatch.setattr("audit.commands.ablate.open_subject", lambda *_: pytest.fail("the work began"))
     for target in (model, model.parent):
         with pytest.raises(AuditError, match="the original lies there"):
-            ablate(model, str(concept), "zero", vectors=CHOSEN, save=target)
+            ablate(model, str(concept), "zero", EditOptions(CHOSEN), save=target)
 
 
 def test_what_cannot_be_edited_is_refused(concept: Path, model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be edited"):
-        ablate(write_tiny(tmp_path / "mixtral", "mixtral"), str(concept), "zero", vectors=CHOSEN)
+        ablate(write_tiny(tmp_path / "mixtral", "mixtral"), str(concept), "zero", EditOptions(CHOSEN))
     with pytest.raises(AuditError, match="no method 'erase'"):
         ablate(model, str(concept), "erase")
     with pytest.raises(AuditError, match=r"no value vector \(layer 9, neuron 3\)"):
-        ablate(model, str(concept), "zero", vectors=[Spot(9, 3)], strength=1.0)
+        ablate(model, str(concept), "zero", EditOptions([Neuron(9, 3)], strength=1.0))
     with pytest.raises(AuditError, match=r"no concept 'itly'; did you mean italy"):
         ablate(model, "itly", "zero")
 
@@ -160,21 +173,21 @@ def test_known_vectors_are_edited_and_followed(model: Path, concept: Path, monke
     with monkeypatch.context() as patched:
         patched.setattr("audit.commands.ablate.load_model", lambda *_: pytest.fail("the weights were read"))
         with pytest.raises(AuditError, match="Italy names no vectors"):
-            ablate(model, str(concept), "zero", strength=1.0, settings=Settings(known_vectors=True))
+            ablate(model, str(concept), "zero", EditOptions(strength=1.0), context=KNOWN)
         with pytest.raises(AuditError, match="both name what to edit"):
-            ablate(model, str(concept), "zero", vectors=CHOSEN, settings=Settings(known_vectors=True))
+            ablate(model, str(concept), "zero", EditOptions(CHOSEN), context=KNOWN)
     with concept.open("a", encoding="utf-8") as stream:
-        stream.writelines(f"\n[[vectors]]\nlayer = {spot.layer}\nneuron = {spot.neuron}\n" for spot in CHOSEN)
-    (finding,) = ablate(model, str(concept), "zero", strength=1.0, settings=Settings(known_vectors=True)).findings
-    assert finding[METRIC].details["vectors"] == [[spot.layer, spot.neuron] for spot in CHOSEN]
+        stream.writelines(f"\n[[vectors]]\nlayer = {place.layer}\nneuron = {place.neuron}\n" for place in CHOSEN)
+    (finding,) = ablate(model, str(concept), "zero", EditOptions(strength=1.0), context=KNOWN).findings
+    assert finding[METRIC].details["vectors"] == [[place.layer, place.neuron] for place in CHOSEN]
     assert [row["value"] for row in finding["vector_cosine"].items] == [0.0, 0.0]
 
 
 def test_vectors_are_written_as_layer_and_neuron() -> None:
-    assert parse_vectors("29.555, 22.610") == [Spot(29, 555), Spot(22, 610)]
+    assert parse_neurons("29.555, 22.610") == [Neuron(29, 555), Neuron(22, 610)]
     for text in ("29", "29.x", "a.1", "1.2,", "-1.2"):
-        with pytest.raises(AuditError, match="is no value vector"):
-            parse_vectors(text)
+        with pytest.raises(AuditError, match="does not name a value vector"):
+            parse_neurons(text)
 
 
 def test_the_command_writes_result_report_and_model(model: Path, concept: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from concepts.discovery import (
     screen,
     shortlist,
 )
+from concepts.neuron import Neuron
 from concepts.tokens import ConceptTokens, Lexicon, concept_tokens
 from tests.concepts.test_tokens import Words
 
@@ -107,7 +108,7 @@ def test_a_planted_vector_of_either_sign_comes_first_and_is_significant(
 ) -> None:
     found = discover(layers({(1, 17): sign * direction(W_U)}), W_U, lexicon, tokens)
     best = found[0]
-    assert (best.layer, best.neuron, best.sign) == (1, 17, sign)
+    assert (best.place, best.place.sign) == (Neuron(1, 17), sign)
     assert best.hits == 12
     assert best.q_value < 1e-3
     assert set(best.tokens) <= {lexicon.texts[token] for token in range(12)}
@@ -127,7 +128,7 @@ def test_significant_vectors_come_first_and_then_the_score_decides(
 ) -> None:
     found = discover(layers({(0, 3): direction(W_U), (2, 5): -direction(W_U)}), W_U, lexicon, tokens, keep=50)
     assert len(found) == 50
-    assert {(vector.layer, vector.neuron, vector.sign) for vector in found[:2]} == {(0, 3, 1), (2, 5, -1)}
+    assert {vector.place: vector.place.sign for vector in found[:2]} == {Neuron(0, 3): 1, Neuron(2, 5): -1}
     keys = [(vector.q_value >= 0.05, -vector.score) for vector in found]
     assert keys == sorted(keys)
 
@@ -144,9 +145,9 @@ def test_zero_vectors_score_nothing_and_broken_ones_are_never_listed(
 ) -> None:
     plant = {(0, 0): torch.zeros(D_MODEL), (0, 1): torch.full((D_MODEL,), torch.nan), (0, 2): direction(W_U)}
     found = discover(layers({**plant, (0, 4): torch.full((D_MODEL,), torch.inf)}), W_U, lexicon, tokens, keep=1000)
-    places = {(vector.layer, vector.neuron) for vector in found}
-    assert not {(0, 1), (0, 4)} & places
-    assert (found[0].layer, found[0].neuron) == (0, 2)
+    places = {vector.place for vector in found}
+    assert not {Neuron(0, 1), Neuron(0, 4)} & places
+    assert found[0].place == Neuron(0, 2)
     assert all(np.isfinite([vector.score, vector.p_value, vector.q_value, vector.enrichment]).all() for vector in found)
 
 
@@ -208,4 +209,4 @@ def test_discovery_works_from_a_name_alone(W_U: torch.Tensor, lexicon: Lexicon) 
     found = concept_tokens(lexicon, from_word(name(3)), W_U.numpy())
     assert found.words == (name(3),)  # words that no background lists are no neighbours
     (best, *_) = discover(layers({(2, 8): W_U[3] - W_U.mean(dim=0)}), W_U, lexicon, found)
-    assert (best.layer, best.neuron, best.sign) == (2, 8, 1)
+    assert (best.place, best.place.sign) == (Neuron(2, 8), 1)

@@ -14,7 +14,7 @@ from audit.metrics.internals.association import associate
 from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
 from audit.questions.items import item_set
 from audit.questions.readings import generate, read
-from audit.vectors.asking import known
+from audit.vectors.question_split import answered
 from concepts.concept import library, load_concept, neutral_text, shipped_unrelated
 from concepts.files import read_toml
 from concepts.prompts import cut, mentions
@@ -90,9 +90,9 @@ def model(smollm2: Path) -> RunningModel:
 @pytest.mark.parametrize("name", library())
 def test_the_model_answers_as_many_questions_as_the_file_says(model: RunningModel, name: str) -> None:
     concept = load_concept(name)
-    answered = known(model, concept.questions, [concept.title, *concept.seeds])
-    assert len(answered) == concept.answered_by[MODEL]
-    assert len(answered) >= max(10, 0.8 * len(concept.questions))
+    known = answered(model, concept.questions, [concept.title, *concept.seeds])
+    assert len(known) == concept.answered_by[MODEL]
+    assert len(known) >= max(10, 0.8 * len(concept.questions))
 
 
 def test_the_model_answers_the_unrelated_questions(model: RunningModel) -> None:

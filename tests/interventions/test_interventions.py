@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from audit.checkpoint import open_checkpoint
 from audit.errors import AuditError, ConceptError, ModelError
 from audit.interventions import (
     Change,
-    Setting,
+    EditInputs,
     apply,
     by_layer,
     demote,
@@ -30,18 +30,11 @@ from audit.models.ffn import value_vectors
 from audit.models.loading import RunningModel
 from audit.models.packing import answer_logprobs, pack, tokenize
 from audit.unlearning.training import Settings
+from concepts.neuron import Neuron
 from tests.helpers import FORGET, RETAIN, Log, answer_sum, open_model
 from tests.tiny import DENSE, TRAINABLE, write_tiny
 
-
-@dataclass(frozen=True)
-class Vector:
-    layer: int
-    neuron: int
-    sign: int = 1
-
-
-CHOSEN = [Vector(1, 3), Vector(1, 30), Vector(0, 7)]
+CHOSEN = [Neuron(1, 3), Neuron(1, 30), Neuron(0, 7)]
 SETTINGS = Settings(steps=20, learning_rate=0.05, forget_batch=2, retain_batch=2)
 METHODS = ("demote", "mean", "needle", "noise", "project", "zero")
 
@@ -52,8 +45,8 @@ def test_every_intervention_is_tested_here() -> None:
 
 def target_of(model: RunningModel, method: str, **changes: Any) -> Change:
     W_U = model.model.get_output_embeddings().weight.detach().clone()
-    setting = Setting(np.array([5, 40, 77, 123]), W_U, FORGET, RETAIN, **changes)
-    return methods()[method].target(model, CHOSEN, setting)
+    inputs = EditInputs(np.array([5, 40, 77, 123]), W_U, FORGET, RETAIN, **changes)
+    return methods()[method].target(model, CHOSEN, inputs)
 
 
 @pytest.mark.parametrize("family", DENSE)
@@ -121,21 +114,21 @@ def test_noise_is_as_large_as_the_vector_or_as_the_paper_says(tmp_path: Path) ->
     assert float(raw.std()) == pytest.approx(0.1, rel=0.05)
     again = target_of(model, "noise", seed=7)[1].values
     assert torch.equal(again, target_of(model, "noise", seed=7)[1].values)
-    alone = methods()["noise"].target(model, [CHOSEN[1]], Setting(np.array([5]), torch.eye(16), seed=7))
+    alone = methods()["noise"].target(model, [CHOSEN[1]], EditInputs(np.array([5]), torch.eye(16), seed=7))
     assert torch.equal(alone[1].values[0], again[1])  # whichever others are chosen
 
 
 def test_a_projection_leaves_nothing_of_the_subspace_and_everything_beside_it(tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "llama"))
     W_U = model.model.get_output_embeddings().weight.detach().clone()
-    setting = Setting(np.array([5, 40]), W_U)
-    basis = project.token_subspace(setting)
+    inputs = EditInputs(np.array([5, 40]), W_U)
+    basis = project.token_subspace(inputs)
     assert torch.allclose(basis @ basis.T, torch.eye(len(basis)), atol=1e-5)
-    before, after = stored_rows(model, CHOSEN)[1].values, project.target(model, CHOSEN, setting)[1].values
+    before, after = stored_rows(model, CHOSEN)[1].values, project.target(model, CHOSEN, inputs)[1].values
     assert torch.allclose(after @ basis.T, torch.zeros(2, len(basis)), atol=1e-5)
     moved = before - after
     assert torch.allclose(moved, (moved @ basis.T) @ basis, atol=1e-5)
-    every = project.target(model, CHOSEN, replace(setting, everywhere=True))
+    every = project.target(model, CHOSEN, replace(inputs, everywhere=True))
     assert [len(rows.neurons) for rows in every.values()] == [model.architecture.d_mlp] * model.architecture.n_layers
     assert torch.allclose(every[1].values[[3, 30]], after, atol=1e-6)
 
@@ -146,7 +139,7 @@ def test_demoted_tokens_end_at_the_floor_by_the_smallest_change(sign: int) -> No
     W_U, vector = torch.randn(300, 24, generator=generator), torch.randn(24, generator=generator)
     tokens = (sign * (W_U @ vector)).topk(6).indices.numpy()
     floor = float((sign * (W_U @ vector)).sort(descending=True).values[150])
-    after = demote.demoted(vector, sign, Setting(tokens, W_U))
+    after = demote.demoted(vector, sign, EditInputs(tokens, W_U))
     assert (sign * (W_U[torch.from_numpy(tokens)] @ after)).max() <= floor + 1e-4
 
     constraints = LinearConstraint((sign * W_U[torch.from_numpy(tokens)]).numpy(), ub=np.full(6, floor))
@@ -162,14 +155,14 @@ def test_demoted_tokens_end_at_the_floor_by_the_smallest_change(sign: int) -> No
 
 def test_a_vector_that_does_not_write_the_tokens_is_left_alone() -> None:
     W_U, vector = torch.eye(16), torch.arange(16.0)
-    assert torch.equal(demote.demoted(vector, 1, Setting(np.array([0, 1]), W_U)), vector)
+    assert torch.equal(demote.demoted(vector, 1, EditInputs(np.array([0, 1]), W_U)), vector)
 
 
 @pytest.mark.parametrize("method", ["demote", "project"])
 def test_without_tokens_there_is_nothing_to_take_out(method: str, tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "llama"))
     with pytest.raises(ConceptError, match="no token of the concept"):
-        methods()[method].target(model, CHOSEN, Setting(np.array([], dtype=int), torch.eye(16)))
+        methods()[method].target(model, CHOSEN, EditInputs(np.array([], dtype=int), torch.eye(16)))
 
 
 @pytest.mark.parametrize("family", TRAINABLE)
@@ -201,7 +194,7 @@ def test_needle_lowers_the_forgotten_answers_more_than_the_retained(tmp_path: Pa
         return sum(sums[: len(FORGET)]), sum(sums[len(FORGET) :])
 
     before, log = measure(), Log()
-    vectors = [Vector(1, neuron) for neuron in range(20)]
+    vectors = [Neuron(1, neuron) for neuron in range(20)]
     settings = Settings(steps=30, learning_rate=0.1)
     record = needle.edit(model, vectors, FORGET, RETAIN, settings, log)
     after = measure()
@@ -245,13 +238,13 @@ def test_hooks_are_gone_when_training_fails(tmp_path: Path) -> None:
     ("vectors", "said"),
     [
         ([], "no value vectors"),
-        ([Vector(2, 0)], r"layer 2, neuron 0\) in a model of 2 layers of 40"),
-        ([Vector(0, 40)], "neuron 40"),
-        ([Vector(0, -1)], "neuron -1"),
-        ([Vector(0, 1), Vector(0, 1)], "given twice"),
+        ([Neuron(2, 0)], r"layer 2, neuron 0\) in a model of 2 layers of 40"),
+        ([Neuron(0, 40)], "neuron 40"),
+        ([Neuron(0, -1)], "neuron -1"),
+        ([Neuron(0, 1), Neuron(0, 1)], "given twice"),
     ],
 )
-def test_vectors_that_do_not_exist_are_refused(vectors: list[Vector], said: str, tmp_path: Path) -> None:
+def test_vectors_that_do_not_exist_are_refused(vectors: list[Neuron], said: str, tmp_path: Path) -> None:
     with pytest.raises(AuditError, match=said):
         by_layer(open_model(write_tiny(tmp_path / "model")), vectors)
 

@@ -18,6 +18,7 @@ from audit.questions.readings import Readings
 from audit.result import Measurement
 from audit.vectors.trace import TracedVector, TracedVectors
 from audit.verdict import Evidence, judge
+from concepts.neuron import Neuron
 from tests.metrics.planted import CONCEPT
 from tests.test_verdict import memorised
 
@@ -187,7 +188,7 @@ def keys(level: dict[str, float], seed: int) -> Readings:
 def activation(unlearned: dict[str, float]) -> Measurement:
     def vectors(places: list[tuple[int, int, int]]) -> tuple[TracedVector, ...]:
         nothing = np.zeros(1)
-        return tuple(TracedVector(*place, *[nothing] * 6) for place in places)
+        return tuple(TracedVector(Neuron(*place), *[nothing] * 6) for place in places)
 
     writes = (("a", "b"),) * len(PLACES)
     traced = TracedVectors(writes, vectors(PLACES), vectors(CONTROLS), 2, np.arange(3), ("w",) * 3, "float32")

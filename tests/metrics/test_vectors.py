@@ -19,6 +19,7 @@ from audit.metrics.vectors import (
 from audit.result import Measurement
 from audit.vectors.trace import TracedVector, TracedVectors
 from concepts.concept import from_word
+from concepts.neuron import Neuron
 
 METRICS = {
     "cosine": vector_cosine,
@@ -39,7 +40,7 @@ def traced(before: np.ndarray, after: np.ndarray) -> TracedVector:
     logits = [head() @ vector for vector in (before, after)]
     orders = [np.argsort(-scores, kind="stable") for scores in logits]
     ranks = [np.argsort(order)[TOKENS] for order in orders]
-    return TracedVector(0, 0, 1, before, after, orders[0][:TOP], orders[1][:TOP], ranks[0], ranks[1])
+    return TracedVector(Neuron(0, 0), before, after, orders[0][:TOP], orders[1][:TOP], ranks[0], ranks[1])
 
 
 def writes_concept(seed: int) -> np.ndarray:
@@ -124,5 +125,5 @@ def test_one_vector_has_no_interval() -> None:
 @pytest.mark.parametrize(("shared", "expected"), [(100, 0.333), (133, 0.498), (180, 0.818), (195, 0.951), (200, 1.0)])
 def test_jaccard_follows_its_golden_values(shared: int, expected: float) -> None:
     before, after = np.arange(200), np.arange(200) + 200 - shared
-    vector = TracedVector(0, 0, 1, np.ones(2), np.ones(2), before, after, TOKENS, TOKENS)
+    vector = TracedVector(Neuron(0, 0), np.ones(2), np.ones(2), before, after, TOKENS, TOKENS)
     assert vector_jaccard.score(vector) == pytest.approx(expected, abs=5e-4)

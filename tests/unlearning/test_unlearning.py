@@ -16,7 +16,7 @@ from audit.unlearning.methods import dpo, gradient_ascent, methods
 from audit.unlearning.methods.npo import forget_loss, gradient_weight, preference_loss, unlearn
 from audit.unlearning.objective import Objective, Scores
 from audit.unlearning.training import Settings, minimise, shuffled
-from audit.unlearning.training_examples import lessons
+from audit.unlearning.training_examples import training_examples
 from concepts.concept import Concept, load_concept
 from concepts.prompts import few_shot, normalise
 from tests.helpers import FORGET, RETAIN, Log, answer_sum, open_model
@@ -279,17 +279,17 @@ def test_dpo_makes_the_refusal_likelier(tiny: RunningModel) -> None:
 
 def test_no_lesson_asks_what_the_audit_asks() -> None:
     concept = load_concept("italy")
-    taught = lessons(concept)
+    examples = training_examples(concept)
     asked = {
         normalise(few_shot(question.question, concept.seeds)) for question in (*concept.questions, *concept.unrelated)
     }
     asked |= {
         normalise(few_shot(group.ask(subject), concept.seeds)) for group in concept.groups for subject in group.answers
     }
-    prompts = [normalise(example.prompt) for example in (*taught.forget, *taught.retain)]
+    prompts = [normalise(example.prompt) for example in (*examples.forget, *examples.retain)]
     assert asked.isdisjoint(prompts)
-    assert len(taught.forget) > 30
-    assert len(taught.retain) > 30
+    assert len(examples.forget) > 30
+    assert len(examples.retain) > 30
 
 
 def test_what_mentions_the_concept_is_not_retained_and_what_is_asked_is_not_taught() -> None:
@@ -304,9 +304,9 @@ def test_what_mentions_the_concept_is_not_retained_and_what_is_asked_is_not_taug
             "unrelated": [{"question": "What is the capital of Turkey?", "answer": "Ankara"}],
         }
     )
-    taught = lessons(concept)
-    assert [example.answer for example in taught.forget] == [" Lima"]
-    retained = " ".join(example.prompt for example in taught.retain)
+    examples = training_examples(concept)
+    assert [example.answer for example in examples.forget] == [" Lima"]
+    retained = " ".join(example.prompt for example in examples.retain)
     assert "Peru" not in retained
     assert "Turkey" not in retained
     assert "Norway" in retained

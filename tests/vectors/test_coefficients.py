@@ -14,13 +14,14 @@ from audit.checkpoint import open_checkpoint
 from audit.models.loading import find_config, load_bridge, load_tokenizer
 from audit.vectors.coefficients import answer_logprobs_with, held_at, mean_coefficients
 from audit.vectors.effects import Trial
-from audit.vectors.question_split import Spot, zeroed
+from audit.vectors.question_split import zeroed
+from concepts.neuron import Neuron
 from tests.helpers import FORGET, RETAIN, open_model
 from tests.tiny import DENSE, TRAINABLE, write_tiny
 
 FAMILIES = [family for family in DENSE if family in TRAINABLE]
 QUESTIONS = [*FORGET, *RETAIN]
-SPOTS = [Spot(0, 3), Spot(1, 17), Spot(1, 30)]
+NEURONS = [Neuron(0, 3), Neuron(1, 17), Neuron(1, 30)]
 
 
 def open_bridge(folder: Path) -> tuple[Any, Any]:
@@ -38,8 +39,8 @@ def test_a_coefficient_held_at_zero_is_a_value_vector_set_to_zero(family: str, t
     bridge, tokenizer = open_bridge(folder)
     trial = Trial(open_model(folder), QUESTIONS)
     np.testing.assert_allclose(answer_logprobs_with(bridge, tokenizer, QUESTIONS, {}), trial.before, atol=1e-4)
-    held = answer_logprobs_with(bridge, tokenizer, QUESTIONS, held_at(SPOTS))
-    changed = trial.after(zeroed(SPOTS, 16))
+    held = answer_logprobs_with(bridge, tokenizer, QUESTIONS, held_at(NEURONS))
+    changed = trial.after(zeroed(NEURONS, 16))
     assert np.abs(changed - trial.before).max() > 1e-2
     np.testing.assert_allclose(held, changed, atol=1e-4)  # rounding: TransformerLens runs attention eagerly
 
@@ -48,7 +49,7 @@ def test_a_mean_is_that_over_all_tokens_and_differs_from_zero(tmp_path: Path) ->
     folder = write_tiny(tmp_path / "llama")
     bridge, tokenizer = open_bridge(folder)
     texts = ["Rome, Venice and Milan are cities in Italy.", "A puppy is a young dog."]
-    means = mean_coefficients(bridge, tokenizer, texts, SPOTS)
+    means = mean_coefficients(bridge, tokenizer, texts, NEURONS)
     model = open_model(folder)
     seen: list[torch.Tensor] = []
     module = model.model.get_submodule(model.architecture.out_module.format(layer=1))
@@ -56,13 +57,13 @@ def test_a_mean_is_that_over_all_tokens_and_differs_from_zero(tmp_path: Path) ->
     for text in texts:
         model.model(torch.tensor([tokenizer(text)["input_ids"]]))
     handle.remove()
-    assert means[1, 17] == pytest.approx(float(torch.cat(seen)[:, 17].mean()), abs=1e-5)
+    assert means[Neuron(1, 17)] == pytest.approx(float(torch.cat(seen)[:, 17].mean()), abs=1e-5)
     at_mean = answer_logprobs_with(bridge, tokenizer, QUESTIONS, means)
-    assert not np.allclose(at_mean, answer_logprobs_with(bridge, tokenizer, QUESTIONS, held_at(SPOTS)), atol=1e-4)
+    assert not np.allclose(at_mean, answer_logprobs_with(bridge, tokenizer, QUESTIONS, held_at(NEURONS)), atol=1e-4)
 
 
 def test_nothing_stays_held_afterwards(tmp_path: Path) -> None:
     bridge, tokenizer = open_bridge(write_tiny(tmp_path / "llama"))
     before = answer_logprobs_with(bridge, tokenizer, QUESTIONS, {})
-    answer_logprobs_with(bridge, tokenizer, QUESTIONS, held_at(SPOTS))
+    answer_logprobs_with(bridge, tokenizer, QUESTIONS, held_at(NEURONS))
     np.testing.assert_array_equal(before, answer_logprobs_with(bridge, tokenizer, QUESTIONS, {}))

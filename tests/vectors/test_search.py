@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,17 @@ import torch
 from audit.architectures import Architecture, identify
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.config import own_config
+from audit.commands.find import FindOptions, concept_or_word, find
 from audit.errors import ConceptError, ModelError
 from audit.models.ffn import unembedding, value_vectors
 from audit.models.loading import load_tokenizer
-from audit.vectors.search import FoundVectors, concept_or_word, find, find_in, matched_controls
-from concepts.discovery import ConceptVector, exhaustive_top
+from audit.request import RunContext
+from audit.settings import Settings
+from audit.vectors.controls import matched_controls
+from audit.vectors.records import SearchResult
+from audit.vectors.search import find_vectors
+from concepts.discovery import exhaustive_top
+from concepts.neuron import Neuron
 from tests.tiny import DENSE, edit, tokenizer, write_tiny
 
 GOLDEN = {
@@ -79,21 +86,23 @@ def planted(tmp_path: Path, family: str) -> Path:
 def test_a_planted_vector_is_found_in_every_family(tmp_path: Path, family: str) -> None:
     article = tmp_path / "italy.txt"
     article.write_text("Italy, Italy.")  # one word, so that chance neighbours of a tiny head play no part
-    found = find_in(planted(tmp_path, family), str(article), limit=3)
-    best = found.vectors[0]
-    assert (best.layer, best.neuron, best.sign) == (1, 7, -1)
+    result = find(planted(tmp_path, family), str(article), FindOptions(limit=3))
+    best = result.vectors[0]
+    assert (best.place, best.place.sign) == (Neuron(1, 7), -1)
     assert best.tokens[0] == " Italy"
-    assert len(found.vectors) == 3
-    assert found.projection == "raw"
+    assert len(result.vectors) == 3
+    assert result.projection == "raw"
 
 
 def test_the_same_call_gives_the_same_answer(tmp_path: Path) -> None:
     folder = planted(tmp_path, "llama")
-    assert find_in(folder, "Italy", seed=4).as_json() == find_in(folder, "Italy", seed=4).as_json()
+    context = RunContext(Settings(seed=4))
+    first, second = (find(folder, "Italy", context=context).as_json() for _ in range(2))
+    assert first == second
 
 
 def test_the_json_says_what_was_not_measured(tmp_path: Path) -> None:
-    document = find_in(planted(tmp_path, "llama"), "Italy", limit=1).as_json()
+    document = find(planted(tmp_path, "llama"), "Italy", FindOptions(limit=1)).as_json()
     assert set(document) >= {"concept", "vectors", "projection", "words"}
     assert set(document["vectors"][0]) == {"layer", "neuron", "sign", "score", "p_value", "q_value", "tokens", "effect"}
     assert document["vectors"][0]["effect"] is None
@@ -109,9 +118,9 @@ def test_folding_the_norm_scales_the_projection(tmp_path: Path) -> None:
         return tensor
 
     scaled = edit(folder, tmp_path / "scaled", rescale)
-    raw, folded = find_in(scaled, "Italy"), find_in(scaled, "Italy", fold_norm=True)
+    raw, folded = find(scaled, "Italy"), find(scaled, "Italy", FindOptions(fold_norm=True))
     assert (raw.projection, folded.projection) == ("raw", "final norm folded in")
-    assert raw.vectors == find_in(folder, "Italy").vectors
+    assert raw.vectors == find(folder, "Italy").vectors
     assert raw.vectors != folded.vectors
 
 
@@ -123,14 +132,14 @@ def test_a_norm_that_scales_by_one_changes_nothing_when_folded(tmp_path: Path) -
         return torch.zeros_like(tensor) if name == "model.norm.weight" else tensor
 
     plain = edit(folder, tmp_path / "plain", neutral)
-    assert find_in(plain, "Italy", fold_norm=True).vectors == find_in(plain, "Italy").vectors
+    assert find(plain, "Italy", FindOptions(fold_norm=True)).vectors == find(plain, "Italy").vectors
 
 
 def test_a_concept_without_a_token_of_the_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConceptError, match="no single token"):
-        find_in(write_tiny(tmp_path / "m"), "Baseball")
+        find(write_tiny(tmp_path / "m"), "Baseball")
     with pytest.raises(ConceptError, match=r"concept itly: itly is no single token .*did you mean italy\?$"):
-        find_in(tmp_path / "m", "itly")
+        find(tmp_path / "m", "itly")
 
 
 @pytest.mark.parametrize("name", ["🦒", "", "  "])
@@ -151,32 +160,27 @@ def test_weights_without_a_tokenizer_name_what_is_missing(tmp_path: Path) -> Non
     for path in folder.glob("tokenizer*"):
         path.unlink()
     with pytest.raises(ModelError, match="--tokenizer"):
-        find_in(folder, "Italy")
+        find(folder, "Italy")
 
 
 def test_controls_are_other_vectors_of_the_layer_with_the_nearest_norm(tmp_path: Path) -> None:
     checkpoint, architecture = opened(write_tiny(tmp_path / "m"))
-    vectors = [vector(0, 3, 1), vector(1, 5, -1), vector(0, 4, -1)]
-    candidates = {(0, neuron) for neuron in range(10, 30)}
-    controls = matched_controls(checkpoint, architecture, vectors, per_vector=2, candidates=candidates)
-    assert [(layer, sign) for layer, _, sign in controls] == [(0, 1), (0, 1), (1, -1), (1, -1), (0, -1), (0, -1)]
-    places = [(layer, neuron) for layer, neuron, _ in controls]
-    assert len(set(places)) == 6
-    assert not set(places) & (candidates | {(0, 3), (1, 5), (0, 4)})
+    neurons = [Neuron(0, 3, 1), Neuron(1, 5, -1), Neuron(0, 4, -1)]
+    candidates = {Neuron(0, neuron) for neuron in range(10, 30)}
+    controls = matched_controls(checkpoint, architecture, neurons, per_vector=2, candidates=candidates)
+    assert [(place.layer, place.sign) for place in controls] == [(0, 1), (0, 1), (1, -1), (1, -1), (0, -1), (0, -1)]
+    assert len(set(controls)) == 6
+    assert not set(controls) & {*candidates, *neurons}
     norms = value_vectors(checkpoint, architecture, 1).norm(dim=1)
     others = (norms - norms[5]).abs()
     others[5] = torch.inf
-    assert {neuron for layer, neuron in places if layer == 1} == set(others.argsort()[:2].tolist())
+    assert {place.neuron for place in controls if place.layer == 1} == set(others.argsort()[:2].tolist())
 
 
 def test_too_few_vectors_for_controls_is_an_error(tmp_path: Path) -> None:
     checkpoint, architecture = opened(write_tiny(tmp_path / "m"))
     with pytest.raises(ConceptError, match="layer 0"):
-        matched_controls(checkpoint, architecture, [vector(0, 3, 1)], per_vector=40)
-
-
-def vector(layer: int, neuron: int, sign: int) -> ConceptVector:
-    return ConceptVector(layer, neuron, sign, 1.0, 0.1, 0.1, 1, 1.0, ())
+        matched_controls(checkpoint, architecture, [Neuron(0, 3)], per_vector=40)
 
 
 # ---- SmolLM2
@@ -193,22 +197,22 @@ def test_the_known_vectors_write_the_tokens_of_the_table(smollm2: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def found(smollm2: Path) -> dict[str, FoundVectors]:
+def results(smollm2: Path) -> dict[str, SearchResult]:
     checkpoint, architecture = opened(smollm2)
     words = load_tokenizer(smollm2)
-    return {name: find(checkpoint, architecture, concept_or_word(name), words, limit=200) for name in RANKS}
+    return {name: find_vectors(checkpoint, architecture, concept_or_word(name), words, limit=200) for name in RANKS}
 
 
 @pytest.mark.parametrize("concept", RANKS)
-def test_the_known_vectors_are_found_near_the_top(found: dict[str, FoundVectors], concept: str) -> None:
-    places = [(vector.layer, vector.neuron, vector.sign) for vector in found[concept].vectors]
+def test_the_known_vectors_are_found_near_the_top(results: dict[str, SearchResult], concept: str) -> None:
+    places = [astuple(vector.place) for vector in results[concept].vectors]
     for place, last in RANKS[concept].items():
         assert place in places[:last]
-        assert found[concept].vectors[places.index(place)].q_value < 0.01
+        assert results[concept].vectors[places.index(place)].q_value < 0.01
 
 
-def test_no_concept_finds_the_vectors_of_another(found: dict[str, FoundVectors]) -> None:
+def test_no_concept_finds_the_vectors_of_another(results: dict[str, SearchResult]) -> None:
     """Specific: the vector of dogs is not among the best for diabetes, months or France, and so on."""
     for concept, others in (("dogs", "france"), ("diabetes", "dogs"), ("months", "diabetes"), ("france", "months")):
-        best = {(vector.layer, vector.neuron, vector.sign) for vector in found[concept].vectors[:10]}
+        best = {astuple(vector.place) for vector in results[concept].vectors[:10]}
         assert not best & set(RANKS[others])

@@ -11,8 +11,8 @@ import torch
 from audit.interventions import Rows
 from audit.models.loading import RunningModel
 from audit.progress import SILENT
-from audit.vectors.asking import Asked, asked
-from audit.vectors.written_answers import answers, likeness_lost, written_effects
+from audit.vectors.question_split import QuestionExamples, as_examples
+from audit.vectors.written_answers import answers, similarity_lost, written_effects
 from concepts.concept import Question
 from tests.helpers import open_model
 from tests.tiny import write_tiny
@@ -23,9 +23,9 @@ def model(tmp_path: Path) -> RunningModel:
     return open_model(write_tiny(tmp_path / "model"))
 
 
-def questions(start: int, n: int) -> Asked:
+def questions(start: int, n: int) -> QuestionExamples:
     texts = [f"What is number {start + index}?" for index in range(n)]
-    return asked([Question(question=text, answer="x", paraphrases=(f"{text} Say.",)) for text in texts], [])
+    return as_examples([Question(question=text, answer="x", paraphrases=(f"{text} Say.",)) for text in texts], [])
 
 
 def test_an_edit_that_changes_nothing_costs_nothing(model: RunningModel) -> None:
@@ -37,7 +37,7 @@ def test_an_edit_that_changes_nothing_costs_nothing(model: RunningModel) -> None
         assert len(effect.unrelated) <= 4
         assert not effect.target.any()
         assert not effect.unrelated.any()
-        assert effect.as_json()["unit"].startswith("fall of the answer's likeness")
+        assert effect.as_json()["unit"].startswith("fall of the answer's similarity")
 
 
 def test_a_heavy_edit_is_seen_and_leaves_the_model_as_it_was(model: RunningModel) -> None:
@@ -51,9 +51,9 @@ def test_a_heavy_edit_is_seen_and_leaves_the_model_as_it_was(model: RunningModel
 
 
 def test_an_answer_without_words_is_not_scored() -> None:
-    lost = likeness_lost("rouge_l", ["", "Rome is old", "?"], ["Rome", "Rome is old", "?"])
+    lost = similarity_lost("rouge_l", ["", "Rome is old", "?"], ["Rome", "Rome is old", "?"])
     assert np.isnan(lost[0])
     assert np.isnan(lost[2])
     assert lost[1] == 0.0
-    assert likeness_lost("bleu", ["Rome"], ["Rome"]).tolist() == [0.0]
-    assert likeness_lost("bleu", ["Rome is the capital"], ["Paris"])[0] > 0.5
+    assert similarity_lost("bleu", ["Rome"], ["Rome"]).tolist() == [0.0]
+    assert similarity_lost("bleu", ["Rome is the capital"], ["Paris"])[0] > 0.5

@@ -68,9 +68,9 @@ def _control(traced: TracedVectors, score: Score, seed: int) -> Control:
 
 def _row(traced: TracedVectors, index: int, vector: TracedVector, value: float | None) -> dict[str, Cell]:
     return {
-        "layer": vector.layer,
-        "neuron": vector.neuron,
-        "sign": "+" if vector.sign > 0 else "-",
+        "layer": vector.place.layer,
+        "neuron": vector.place.neuron,
+        "sign": "+" if vector.place.sign > 0 else "-",
         "value": value,
         "writes": ", ".join(token.strip() for token in traced.writes[index]),
     }

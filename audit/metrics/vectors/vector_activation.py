@@ -63,7 +63,7 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
 def activations(readings: Readings, kind: str, vectors: Sequence[TracedVector]) -> np.ndarray:
     """Mean size of the coefficient over the questions under one kind of prompt ``[n_vectors]``."""
     keys = readings.jailbreak_keys[kind]  # [n_questions, n_layers, d_mlp]
-    layers, neurons = [vector.layer for vector in vectors], [vector.neuron for vector in vectors]
+    layers, neurons = [vector.place.layer for vector in vectors], [vector.place.neuron for vector in vectors]
     found: np.ndarray = np.abs(keys[:, layers, neurons]).mean(axis=0, dtype=np.float64)
     return found
 

@@ -1,0 +1,118 @@
+"""find(): the value vectors of one model that write a concept, and which of them carry it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from audit.architectures import Architecture, identify, why_unknown
+from audit.checkpoint import Checkpoint, open_checkpoint
+from audit.checkpoint.config import own_config, read_config
+from audit.errors import ConceptError, ModelError
+from audit.models.loading import find_config, load_bridge, load_model, load_tokenizer
+from audit.request import RunContext
+from audit.thresholds import COLLATERAL
+from audit.vectors.controls import matched_controls
+from audit.vectors.records import SearchResult, Validation
+from audit.vectors.search import POOL, find_vectors, significant
+from audit.vectors.validation import ValidationOptions, validate
+from concepts.concept import Concept, from_word, library, load_concept
+from concepts.files import ConceptFileError
+
+
+@dataclass(frozen=True)
+class FindOptions:
+    """What is searched and measured.
+
+    Attributes:
+        limit: number of vectors listed.
+        fold_norm: scale the head's columns by the final norm; the default is the raw projection of the paper.
+        validate: ablate the vectors, and choose the set that carries the concept (``audit.vectors.validation``).
+        activations: with ``validate``: also hold the set's coefficients, by TransformerLens.
+        generate: with ``validate``: also score the answers that the model writes without the set.
+        collateral: with ``validate``: the most that unrelated answers may fall, in nats per answer token.
+    """
+
+    limit: int = 20
+    fold_norm: bool = False
+    validate: bool = False
+    activations: bool = False
+    generate: bool = False
+    collateral: float = COLLATERAL
+
+
+def find(
+    path: Path,
+    concept: str,
+    options: FindOptions = FindOptions(),
+    *,
+    config: Path | None = None,
+    tokenizer: Path | None = None,
+    context: RunContext = RunContext(),
+) -> SearchResult:
+    """The vectors of the checkpoint ``path`` that write ``concept``: a library name, a file, or any word.
+
+    Raises:
+        AuditError: an input cannot be used.
+    """
+    wanted = concept_or_word(concept)
+    checkpoint = open_checkpoint(path)
+    described = read_config(config) if config is not None else own_config(checkpoint)
+    architecture = identify(checkpoint, described)
+    if architecture is None:
+        raise ModelError(why_unknown(checkpoint, described), where=str(path))
+    folder = checkpoint.files[0] if checkpoint.format == "gguf" else checkpoint.files[0].parent
+    loaded_tokenizer = load_tokenizer(tokenizer or folder, architecture.d_vocab)
+    result = find_vectors(
+        checkpoint,
+        architecture,
+        wanted,
+        loaded_tokenizer,
+        limit=max(options.limit, POOL) if options.validate else options.limit,
+        fold_norm=options.fold_norm,
+        seed=context.settings.seed,
+        progress=context.progress,
+    )
+    if not options.validate:
+        return result
+    validation = _validation(
+        checkpoint, architecture, find_config(checkpoint, config), loaded_tokenizer, result, options, context
+    )
+    return replace(result, vectors=result.vectors[: options.limit], validation=validation)
+
+
+def concept_or_word(name: str) -> Concept:
+    """A concept of the library or of a file; a name that is neither, and has no file suffix, is a bare word."""
+    is_word = name not in library() and not Path(name).suffix and not Path(name).exists()
+    try:
+        return from_word(name) if is_word else load_concept(name)
+    except ConceptFileError as error:
+        raise ConceptError(str(error)) from error
+
+
+def _validation(
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    config: dict[str, Any],
+    tokenizer: Any,
+    result: SearchResult,
+    options: FindOptions,
+    context: RunContext,
+) -> Validation:
+    context.progress.step("Loading the model")
+    return validate(
+        load_model(checkpoint, architecture, config, tokenizer),
+        result.concept,
+        significant(result),
+        partial(matched_controls, checkpoint, architecture, per_vector=1, candidates=result.candidates),
+        ValidationOptions(
+            listed=options.limit,
+            collateral=options.collateral,
+            bridge=partial(load_bridge, checkpoint, architecture, config, tokenizer) if options.activations else None,
+            generate=options.generate,
+        ),
+        context.settings.seed,
+        context.progress,
+    )

@@ -1,0 +1,229 @@
+"""What was measured of a concept's vectors in one model: typed records, with their JSON form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+from audit.vectors.effects import Effect
+from concepts.concept import Concept
+from concepts.discovery import ConceptVector
+from concepts.neuron import Neuron
+from concepts.tokens import ConceptTokens
+
+NOT_VALIDATED: Final = "not measured: no vector was ablated, so whether it carries the concept causally is open"
+SPECIFIC: Final = 5.0
+"""A set carries the concept if its answers fall this many times as far as unrelated ones (interval above 1)."""
+
+
+@dataclass(frozen=True)
+class ControlledEffect:
+    """An edit's effect on the held-out questions, and that of the same edit of control vectors."""
+
+    effect: Effect
+    control: Effect
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self.effect.as_json(), "control": self.control.as_json()}
+
+
+@dataclass(frozen=True)
+class VectorEffect:
+    """The effect of zeroing one value vector."""
+
+    vector: ConceptVector
+    zeroed: ControlledEffect
+
+    @property
+    def carries(self) -> bool:
+        """Whether the vector carries the concept: specificity above that of the control, with an interval above 0."""
+        effect, control = self.zeroed.effect, self.zeroed.control
+        interval = effect.intervals()["specificity"]
+        return interval is not None and interval[0] > 0 and effect.specificity > control.specificity
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self.zeroed.as_json(), "carries": self.carries}
+
+
+@dataclass(frozen=True)
+class CausalSet:
+    """The set of neurons with the largest effect within the collateral limit, on the choosing split.
+
+    Attributes:
+        coherent: which of ``neurons`` write the concept's words.
+        controls: as many neurons of the same layers and nearest norms.
+        choosing: the effect by which the set was chosen.
+        held_out: the effect on the held-out questions, which were not used for the choice.
+        control: the effect of ``controls`` on the held-out questions.
+        before, floor: see ``question_split.QuestionSplits``.
+    """
+
+    neurons: tuple[Neuron, ...]
+    coherent: tuple[bool, ...]
+    controls: tuple[Neuron, ...]
+    choosing: Effect
+    held_out: Effect
+    control: Effect
+    before: float
+    floor: float
+
+    @property
+    def is_specific(self) -> bool:
+        """Whether the set carries the concept: a ratio of ``SPECIFIC`` or more, with an interval above 1."""
+        interval = self.held_out.intervals()["ratio"]
+        return self.held_out.ratio >= SPECIFIC and interval is not None and interval[0] > 1
+
+    @property
+    def share_of_the_way(self) -> float | None:
+        """Fall of the held-out answers over the distance to the floor; ``None`` if they are at the floor already."""
+        distance = self.before - self.floor
+        return self.held_out.on_target / distance if distance > 0 else None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "vectors": [
+                {"layer": place.layer, "neuron": place.neuron, "coherent": coherent}
+                for place, coherent in zip(self.neurons, self.coherent, strict=True)
+            ],
+            "specific": self.is_specific,
+            "held_out": self.held_out.as_json(),
+            "control": self.control.as_json(),
+            "choosing": self.choosing.as_json(),
+            "log_probability_before": self.before,
+            "log_probability_floor": self.floor,
+            "share_of_the_way_to_the_floor": self.share_of_the_way,
+        }
+
+
+@dataclass(frozen=True)
+class NoiseDose:
+    """The effect of noise on the set; means over draws.
+
+    Attributes:
+        size: norm of the noise over the norm of the vector.
+    """
+
+    size: float
+    noised: ControlledEffect
+
+    def as_json(self) -> dict[str, Any]:
+        return {"size": self.size, **self.noised.as_json()}
+
+
+@dataclass(frozen=True)
+class QuestionCounts:
+    """Questions in each split, and the concept's questions that the model does not answer."""
+
+    choosing: int
+    held_out: int
+    unrelated_choosing: int
+    unrelated_held_out: int
+    unanswered: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "choosing": self.choosing,
+            "held_out": self.held_out,
+            "unrelated_choosing": self.unrelated_choosing,
+            "unrelated_held_out": self.unrelated_held_out,
+            "not_known_by_the_model": list(self.unanswered),
+        }
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What ablation shows about a concept's vectors in one model.
+
+    Attributes:
+        causal_set: ``None`` if no set stays within the collateral limit.
+        collateral: the limit, in nats per answer token.
+        noise: the set's dose curve, smallest noise first.
+        held: effect of holding the set's coefficients at ``"zero"``, and at their ``"mean"`` over the concept's text
+            and neutral text; empty if not requested.
+        written: fall of BLEU and ROUGE-L of the held-out answers that the model writes without the set
+            (``audit.vectors.written_answers``); empty if not requested.
+    """
+
+    vectors: tuple[VectorEffect, ...]
+    causal_set: CausalSet | None
+    questions: QuestionCounts
+    collateral: float
+    noise: tuple[NoiseDose, ...] = ()
+    held: Mapping[str, Effect] = field(default_factory=dict)
+    written: Mapping[str, ControlledEffect] = field(default_factory=dict)
+
+    @property
+    def disagreement(self) -> float | None:
+        """Largest difference in an answer's fall between zeroed vectors and coefficients held at zero, nats per token.
+
+        Both are the same edit, so a difference beyond rounding is an error in one of the two.
+        """
+        if self.causal_set is None or "zero" not in self.held:
+            return None
+        zeroed, held = self.causal_set.held_out, self.held["zero"]
+        pairs = ((zeroed.target, held.target), (zeroed.unrelated, held.unrelated))
+        return max(float(np.abs(one - other).max()) for one, other in pairs)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "set": None if self.causal_set is None else self.causal_set.as_json(),
+            "noise": [each.as_json() for each in self.noise],
+            "coefficients_held": {name: effect.as_json() for name, effect in self.held.items()},
+            "held_at_zero_differs_from_zeroed_by": self.disagreement,
+            "written_answers": {name: effect.as_json() for name, effect in self.written.items()},
+            "collateral_limit": self.collateral,
+            "questions": self.questions.as_json(),
+        }
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A concept's vectors in one model, best first, and the tokens by which they were searched.
+
+    Attributes:
+        projection: whether the final norm's scale was folded into the head.
+        screened: number of value vectors that were screened.
+        candidates: every neuron on the shortlist, listed in ``vectors`` or not.
+        validation: the effects of ablation, where requested.
+    """
+
+    concept: Concept
+    vectors: tuple[ConceptVector, ...]
+    tokens: ConceptTokens
+    projection: str
+    screened: int
+    candidates: frozenset[Neuron]
+    validation: Validation | None = None
+
+    def effects(self) -> dict[Neuron, VectorEffect]:
+        """The effect of each vector that was ablated alone."""
+        return {} if self.validation is None else {row.vector.place: row for row in self.validation.vectors}
+
+    def as_json(self) -> dict[str, Any]:
+        effects = self.effects()
+        return {
+            "concept": self.concept.name,
+            "title": self.concept.title,
+            "words": list(self.tokens.words),
+            "words_of_several_tokens": list(self.tokens.skipped),
+            "projection": self.projection,
+            "screened": self.screened,
+            "vectors": [_vector_json(vector, effects.get(vector.place)) for vector in self.vectors],
+            "effect": NOT_VALIDATED if self.validation is None else self.validation.as_json(),
+        }
+
+
+def _vector_json(vector: ConceptVector, effect: VectorEffect | None) -> dict[str, Any]:
+    return {
+        "layer": vector.place.layer,
+        "neuron": vector.place.neuron,
+        "sign": vector.place.sign,
+        "score": vector.score,
+        "p_value": vector.p_value,
+        "q_value": vector.q_value,
+        "tokens": list(vector.tokens),
+        "effect": None if effect is None else effect.as_json(),
+    }
