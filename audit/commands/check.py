@@ -1,4 +1,4 @@
-"""check(): are these checkpoints whole, safe and comparable, and what could an audit of them do? Headers and hashes."""
+"""check(): are these checkpoints intact, safe and comparable, and what could an audit of them measure?"""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from audit.architectures import Architecture, identify, why_unknown
+from audit.architectures import Architecture, Config, identify, why_unknown
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.config import own_config, read_config
 from audit.checkpoint.pair import ModelPair, open_pair
@@ -20,7 +20,8 @@ from audit.evidence import has_tokenizer
 from audit.progress import SILENT, Progress
 from audit.result import Check, FileCheck, PathCheck
 
-CHUNK: Final = 1 << 24  # bytes between two signs of progress
+CHUNK: Final = 1 << 24
+"""Bytes hashed between two progress steps."""
 SIZES: Final = ("n_layers", "d_model", "d_mlp", "d_vocab")
 
 
@@ -34,46 +35,46 @@ def check(
     trust: Trust = Trust(),
     progress: Progress = SILENT,
 ) -> Check:
-    """Look at each path as an audit would before its slow work.
+    """Check each path as an audit would before its slow work, and estimate that work.
 
-    Reads headers, and whole files for their hashes. Tensor values are read in one case: a head stored beside its
-    embedding is compared with it, up to the first difference, to tell whether the two are tied.
+    Reads headers, and whole files for their hashes. Tensor values are read in one case: a head stored next to its
+    embedding is compared with it, up to the first difference, to decide whether the two are tied.
 
     Args:
-        concepts: what the estimate of time and memory would ask the models about.
-        config, tokenizer: folders, where they do not lie beside the weights.
-        trust: whose signature on the files is believed.
+        concepts: concepts whose questions are included in the estimate of time and memory.
+        config, tokenizer: folders, if they are not next to the weights.
+        trust: key or certificates that signatures are verified with.
 
     Raises:
-        AuditError: a config or a concept that was named and cannot be used. A bad path is reported, not raised.
+        AuditError: a given config or concept that cannot be used. A bad path is reported, not raised.
     """
-    given = read_config(config) if config is not None else None
-    found: list[PathCheck] = []
-    opened: list[Checkpoint | None] = []
+    given_config = read_config(config) if config is not None else None
+    rows: list[PathCheck] = []
+    checkpoints: list[Checkpoint | None] = []
     for path in paths:
-        seen, checkpoint = _look(path, opened[0] if opened else None, given, hashes, trust, progress)
-        found.append(seen)
-        opened.append(checkpoint)
+        base = checkpoints[0] if checkpoints else None
+        row, checkpoint = _check_path(path, base, given_config, hashes, trust, progress)
+        rows.append(row)
+        checkpoints.append(checkpoint)
     pair: ModelPair | None = None
-    for at in range(1, len(paths)):
-        if opened[0] is None or opened[at] is None:
-            continue
-        found[at], other = _against(found[at], paths[0], paths[at], config)
-        pair = pair or other
-    stopped = next((entry.problem for entry in found if entry.problem is not None), None)
-    if stopped is not None:
-        return Check(tuple(found), (), None, stopped)
+    for place in range(1, len(paths)):
+        if checkpoints[0] is not None and checkpoints[place] is not None:
+            rows[place], compared = _compare(rows[place], paths[0], paths[place], config)
+            pair = pair or compared
+    problem = next((row.problem for row in rows if row.problem is not None), None)
+    if problem is not None:
+        return Check(tuple(rows), (), None, problem)
     try:
         pair = pair or open_pair(paths[0], paths[0], None, config)
         metrics = possible(pair, config=config, tokenizer=tokenizer)
         plan = plan_pair(pair, concepts=concepts, config=config, tokenizer=tokenizer)
     except AuditError as error:
-        return Check(tuple(found), (), None, str(error))
-    return Check(tuple(found), tuple(metrics), plan, None)
+        return Check(tuple(rows), (), None, str(error))
+    return Check(tuple(rows), tuple(metrics), plan, None)
 
 
 def hash_file(path: Path, progress: Progress = SILENT) -> str:
-    """SHA-256 of a file, with a sign of life for every ``CHUNK`` bytes."""
+    """SHA-256 of a file, with a progress step every ``CHUNK`` bytes."""
     digest, done, total = hashlib.sha256(), 0, path.stat().st_size
     with path.open("rb") as stream:
         while block := stream.read(CHUNK):
@@ -83,13 +84,18 @@ def hash_file(path: Path, progress: Progress = SILENT) -> str:
     return digest.hexdigest()
 
 
-def _look(
-    path: Path, base: Checkpoint | None, given: dict[str, Any] | None, hashes: bool, trust: Trust, progress: Progress
+def _check_path(
+    path: Path,
+    base: Checkpoint | None,
+    given_config: Config | None,
+    hashes: bool,
+    trust: Trust,
+    progress: Progress,
 ) -> tuple[PathCheck, Checkpoint | None]:
-    """One path by itself (an adapter: merged into ``base``), and the checkpoint where an audit would read it."""
+    """One path on its own (an adapter: merged into ``base``), with its checkpoint unless the path is refused."""
     try:
         checkpoint = open_checkpoint(path, base)
-        config = given if given is not None else own_config(checkpoint)
+        config = given_config if given_config is not None else own_config(checkpoint)
         architecture = identify(checkpoint, config)
         files = tuple(
             FileCheck(file.name, file.stat().st_size, hash_file(file, progress) if hashes else None)
@@ -98,13 +104,13 @@ def _look(
     except AuditError as error:
         return PathCheck(str(path), refused=str(error)), None
     progress.step("Looking for signatures")
-    signed = tuple(signatures(path, trust))
-    return replace(_describe(checkpoint, config, architecture, files), signatures=signed), checkpoint
+    row = _describe(checkpoint, config, architecture, files)
+    return replace(row, signatures=tuple(signatures(path, trust))), checkpoint
 
 
 def _describe(
     checkpoint: Checkpoint,
-    config: dict[str, Any] | None,
+    config: Config | None,
     architecture: Architecture | None,
     files: tuple[FileCheck, ...],
 ) -> PathCheck:
@@ -127,11 +133,11 @@ def _describe(
     )
 
 
-def _against(seen: PathCheck, base: Path, path: Path, config: Path | None) -> tuple[PathCheck, ModelPair | None]:
-    """What was seen of ``path`` together with whether it is a version of ``base``."""
+def _compare(row: PathCheck, base: Path, path: Path, config: Path | None) -> tuple[PathCheck, ModelPair | None]:
+    """``row``, the check of ``path``, with whether it is a version of ``base`` added."""
     try:
         pair = open_pair(base, path, None, config)
     except AuditError as error:
-        return replace(seen, comparable=False, differences=str(error)), None
-    notes = dict.fromkeys((*seen.notes, *pair.notes))
-    return replace(seen, comparable=True, notes=tuple(notes)), pair
+        return replace(row, comparable=False, differences=str(error)), None
+    notes = dict.fromkeys((*row.notes, *pair.notes))
+    return replace(row, comparable=True, notes=tuple(notes)), pair

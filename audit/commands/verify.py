@@ -1,8 +1,8 @@
-"""verify(): does a result still speak of the files it names, and do its numbers come out again?
+"""verify(): does a result still match the files it names, and can its numbers be reproduced?
 
-From the cheapest to the dearest: the document against itself, the files' hashes and the guard's, what the headers say,
-the tensors' digests, a sample of the tensor table, the verdicts. The first difference ends it. The models are not asked
-again: what they answered is taken as recorded, and a verdict must follow from it.
+Steps run from cheap to expensive and stop at the first difference: the document against itself, the hashes of the model
+files and of the guard, the headers, the digests of all tensors, a sample of the tensor table, the verdicts. No model is
+run: its recorded answers are taken as given, and each verdict must follow from them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,14 +27,13 @@ from audit.metrics import weights_metrics
 from audit.progress import SILENT, Progress
 from audit.result import AuditResult, Difference, Finding, SubjectRecord, Verification
 from audit.verdict import Evidence, judge
-from audit.weights.blocks import BLOCK_ELEMENTS, shared_tensor
+from audit.weights.blocks import BLOCK_ELEMENTS, SharedTensor, shared_tensor
 from audit.weights.scan import tensor_rows
 
 SAMPLE: Final = 8
 TOLERANCE: Final = 1e-5
-"""Relative: the same sums on another processor differ by a few units of float32's last place (6e-8 each)."""
+"""Relative; the same sums on another processor differ by a few units in the last place of float32 (6e-8 each)."""
 ABSENT: Final = "absent"
-TENSOR_HEADER: Final = ("name", "role", "layer", "shape", "dtype")
 
 Document = Mapping[str, Any]
 
@@ -47,13 +47,13 @@ def verify(
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Verification:
-    """Verify ``path``, a result, against the files it names.
+    """Verify the result at ``path`` against the files it names.
 
     Args:
-        moved: ``"base"``, ``"unlearned"``, ``"retained"`` -> where it lies now, if not where the result says.
-        config: folder with config.json, as it was given to the comparison.
-        sample: how many tensors' numbers are computed again, changed ones first.
-        seed: which ones.
+        moved: ``"base"``, ``"unlearned"``, ``"retained"`` -> its present path, if not the recorded one.
+        config: folder with config.json, as given to the comparison.
+        sample: number of tensors whose row is computed again, changed tensors first.
+        seed: of the sample.
 
     Raises:
         AuditError: a result that cannot be read, or files with the recorded hashes that cannot be opened.
@@ -72,18 +72,18 @@ def verify(
 def _steps(
     result: AuditResult, moved: Mapping[str, Path], config: Path | None, sample: int, seed: int, progress: Progress
 ) -> Iterator[tuple[str, Iterator[Difference]]]:
-    """Each step's title and what differs in it; a step begins when the one before has held."""
-    yield "the document agrees with itself", _document(result)
+    """(title, differences) of each step; a step starts only after the one before held."""
+    yield "the document is consistent", _document(result)
     records = {role: record for role, record in result.subjects if record is not None}
     places = {role: moved.get(role, Path(record.path)) for role, record in records.items()}
     yield f"files of {', '.join(records)}: names, sizes, SHA-256", _files(records, places, progress)
     guard = _guard(result)
     if guard is not None and Path(guard["path"]).exists():
-        found = digest_of(Path(guard["path"]))
-        yield "the guard's files: SHA-256", differences(guard["sha256"], found["sha256"], "run.settings.guard.sha256")
+        digest = digest_of(Path(guard["path"]))["sha256"]
+        yield "the guard's files: SHA-256", differences(guard["sha256"], digest, "run.settings.guard.sha256")
     pair = open_pair(places["base"], places["unlearned"], places.get("retained"), config)
     yield "the tensor table names the tensors that both models have", _headers(result, pair)
-    read = {role: _read(checkpoint, role, progress) for role, checkpoint in _models(pair).items()}
+    read = {role: _digest_all(checkpoint, role, progress) for role, checkpoint in _models(pair).items()}
     yield "digests of all tensors as loaded", _digests(result, pair, read)
     names = _sample(result, sample, seed)
     progress.step("Comparing a sample of tensors again")
@@ -95,7 +95,7 @@ def _steps(
 
 
 def _document(result: AuditResult) -> Iterator[Difference]:
-    """Counts against the rows they count."""
+    """Recorded counts against the rows they count."""
     weights = result.weights
     changed, total = sum(row.changed for row in weights.per_tensor), len(weights.per_tensor)
     counted = {
@@ -120,8 +120,8 @@ def _files(
 ) -> Iterator[Difference]:
     for role, record in records.items():
         place = places[role]
-        for at, file in enumerate(record.files):
-            field = f"subjects.{role}.files[{at}]"
+        for index, file in enumerate(record.files):
+            field = f"subjects.{role}.files[{index}]"
             path = place if place.is_file() else place / file.name
             if Path(file.name).name != file.name or not path.is_file():
                 yield Difference(f"{field}.name", file.name, f"{ABSENT} in {place}")
@@ -131,7 +131,7 @@ def _files(
 
 
 def _guard(result: AuditResult) -> Document | None:
-    """The protection that the result names with its digest."""
+    """The guard's entry in the settings, if the result records its digest."""
     guard = result.run.settings.get("guard")
     return guard if isinstance(guard, dict) and guard.get("path") and guard.get("sha256") else None
 
@@ -140,8 +140,8 @@ def _guard(result: AuditResult) -> Document | None:
 
 
 @dataclass(frozen=True)
-class _Read:
-    """Digests of one model's tensors by name, and the names of those with values that are not finite."""
+class _TensorDigests:
+    """One model's tensor digests by name, and the names of tensors that have non-finite values."""
 
     digests: Mapping[str, bytes]
     nonfinite: list[str]
@@ -152,7 +152,7 @@ def _models(pair: ModelPair) -> dict[str, Checkpoint]:
     return {role: checkpoint for role, checkpoint in models.items() if checkpoint is not None}
 
 
-def _read(checkpoint: Checkpoint, role: str, progress: Progress) -> _Read:
+def _digest_all(checkpoint: Checkpoint, role: str, progress: Progress) -> _TensorDigests:
     digests, nonfinite = {}, []
     for done, (name, info) in enumerate(checkpoint.tensors.items()):
         progress.step(f"Reading {role}", done, len(checkpoint.tensors))
@@ -163,38 +163,41 @@ def _read(checkpoint: Checkpoint, role: str, progress: Progress) -> _Read:
         digests[name] = digest.digest()
         if not finite:
             nonfinite.append(name)
-    return _Read(digests, nonfinite)
+    return _TensorDigests(digests, nonfinite)
 
 
 def _headers(result: AuditResult, pair: ModelPair) -> Iterator[Difference]:
-    """What the headers say of each subject and each row, apart from the digest."""
+    """Subjects, then rows of the tensor table, against the headers."""
     for role, checkpoint in _models(pair).items():
         recorded = getattr(result.subjects, role)
-        found = describe(pair, checkpoint, recorded.tensors_digest)
-        apart = {"path", "notes", "tensors_digest", "files"}
-        yield from differences(recorded.model_dump(exclude=apart), found.model_dump(exclude=apart), f"subjects.{role}")
-        names = [file.name for file in found.files]
+        subject = describe(pair, checkpoint, recorded.tensors_digest)
+        field, other_steps = f"subjects.{role}", {"path", "notes", "tensors_digest", "files"}
+        yield from differences(recorded.model_dump(exclude=other_steps), subject.model_dump(exclude=other_steps), field)
         if checkpoint.path.is_dir():
-            yield from differences([file.name for file in recorded.files], names, f"subjects.{role}.files")
+            names, recorded_names = ([file.name for file in record.files] for record in (subject, recorded))
+            yield from differences(recorded_names, names, f"{field}.files")
     rows = result.weights.per_tensor
     yield from differences([row.name for row in rows], [*pair.shared, *pair.views], "weights.per_tensor")
     for row in rows:
-        tensor = shared_tensor(pair, row.name)
-        found_row = {
-            "name": tensor.name,
-            "role": tensor.role,
-            "layer": tensor.layer,
-            "shape": list(tensor.shape),
-            "dtype": str(tensor.dtype).removeprefix("torch."),
-        }
-        yield from differences(row.model_dump(include=set(TENSOR_HEADER)), found_row, f"weights.per_tensor[{row.name}]")
+        header = _header(shared_tensor(pair, row.name))
+        yield from differences(row.model_dump(include=set(header)), header, f"weights.per_tensor[{row.name}]")
 
 
-def _digests(result: AuditResult, pair: ModelPair, read: Mapping[str, _Read]) -> Iterator[Difference]:
-    """One digest a subject; and each row's ``changed``, where both models store the tensor in one number format."""
-    for role, found in read.items():
+def _header(tensor: SharedTensor) -> Document:
+    return {
+        "name": tensor.name,
+        "role": tensor.role,
+        "layer": tensor.layer,
+        "shape": list(tensor.shape),
+        "dtype": str(tensor.dtype).removeprefix("torch."),
+    }
+
+
+def _digests(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDigests]) -> Iterator[Difference]:
+    """Each subject's digest; and ``changed`` of each row whose tensor both models store in the same dtype."""
+    for role, tensors in read.items():
         recorded = getattr(result.subjects, role).tensors_digest
-        yield from differences(recorded, combine_digests(found.digests.items()), f"subjects.{role}.tensors_digest")
+        yield from differences(recorded, combine_digests(tensors.digests.items()), f"subjects.{role}.tensors_digest")
     base, unlearned = read["base"].digests, read["unlearned"].digests
     for row in result.weights.per_tensor:
         if row.name in pair.shared and pair.base.tensors[row.name].dtype == pair.unlearned.tensors[row.name].dtype:
@@ -212,20 +215,20 @@ def _sample(result: AuditResult, size: int, seed: int) -> list[str]:
 def _numbers(result: AuditResult, pair: ModelPair, names: Sequence[str]) -> Iterator[Difference]:
     recorded = {row.name: row for row in result.weights.per_tensor}
     for row in tensor_rows(pair, weights_metrics(), names):
-        found = json.loads(row.model_dump_json())  # as a file would hold it: null where not finite
-        yield from differences(recorded[row.name].model_dump(), found, f"weights.per_tensor[{row.name}]")
+        stored = json.loads(row.model_dump_json())  # as in a file: null where not finite
+        yield from differences(recorded[row.name].model_dump(), stored, f"weights.per_tensor[{row.name}]")
 
 
 # ---- the verdicts
 
 
-def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _Read]) -> Iterator[Difference]:
-    """Each verdict from its own measurements; its sentence too, unless that names inputs the result leaves out."""
+def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDigests]) -> Iterator[Difference]:
+    """Each verdict from its own measurements; its sentences too, if they depend on nothing outside the result."""
     compared = (*pair.shared, *pair.views)
     nonfinite = {role: [name for name in compared if name in read[role].nonfinite] for role in ("base", "unlearned")}
     same_names = pair.base.tensors.keys() == pair.unlearned.tensors.keys()
     identical = result.weights.changed_tensors == 0 and same_names
-    for at, finding in enumerate(result.findings):
+    for index, finding in enumerate(result.findings):
         evidence = Evidence(
             title=finding.title if finding.concept is not None else None,
             measurements={row.metric: row for row in finding.measurements},
@@ -234,12 +237,12 @@ def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _Read]) -
             nonfinite=nonfinite,
         )
         fields = {"verdict", "reason", "would_reverse"} if _is_complete(evidence) else {"verdict"}
-        found = judge(finding.concept, evidence)
-        yield from differences(_only(finding, fields), _only(found, fields), f"findings[{at}]")
+        judged = judge(finding.concept, evidence)
+        yield from differences(_only(finding, fields), _only(judged, fields), f"findings[{index}]")
 
 
 def _is_complete(evidence: Evidence) -> bool:
-    """Whether the sentence can be written again: absent inputs are named in it and not kept in the result."""
+    """Whether the sentences can be written again: some name absent inputs, which the result does not record."""
     weights_decide = any(evidence.nonfinite.values()) or evidence.identical
     return weights_decide or evidence.title is None or evidence.measured("exact_memorisation") is not None
 
@@ -252,14 +255,13 @@ def _only(finding: Finding, fields: set[str]) -> Document:
 
 
 def differences(recorded: Any, found: Any, field: str) -> Iterator[Difference]:
-    """Fields in which two JSON values differ, in order; floats are equal within ``TOLERANCE``."""
+    """Fields in which two JSON values differ, in order; floats may differ by ``TOLERANCE``."""
     if isinstance(recorded, Mapping) and isinstance(found, Mapping):
         for name in dict.fromkeys([*recorded, *found]):
             yield from differences(recorded.get(name, ABSENT), found.get(name, ABSENT), f"{field}.{name}")
     elif isinstance(recorded, list) and isinstance(found, list):
-        for at in range(max(len(recorded), len(found))):
-            one, other = (entries[at] if at < len(entries) else ABSENT for entries in (recorded, found))
-            yield from differences(one, other, f"{field}[{at}]")
+        for index, (one, other) in enumerate(zip_longest(recorded, found, fillvalue=ABSENT)):
+            yield from differences(one, other, f"{field}[{index}]")
     elif isinstance(recorded, float) and isinstance(found, float):
         if not math.isclose(recorded, found, rel_tol=TOLERANCE):
             yield Difference(field, recorded, found)
@@ -268,9 +270,9 @@ def differences(recorded: Any, found: Any, field: str) -> Iterator[Difference]:
 
 
 def _notes(result: AuditResult) -> Iterator[str]:
-    yield "what the models answered, and the layer and neuron tables, are taken as recorded"
+    yield "the models' answers and the layer and neuron tables are not verified, they are taken as recorded"
     if (guard := _guard(result)) is not None and not Path(guard["path"]).exists():
-        yield f"the guard is no longer in {guard['path']}: it was not verified"
+        yield f"the guard was not verified: {guard['path']} no longer exists"
     ours = version("unlearning-audit")
     if result.tool.version != ours:
         yield f"the result was written by version {result.tool.version}, verified by {ours}"
