@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Final
 
 from audit.result import Check, Difference, PathCheck, Plan, Planned, Verification
-from reports.formatting import shorten, visible
+from reports.formatting import byte_size, shorten, visible
 from reports.text.console import blocks, labelled_lines
 
 LONGEST_VALUE: Final = 200
@@ -22,10 +22,8 @@ def render_check(check: Check) -> str:
 
 
 def _path(path: PathCheck) -> list[str]:
-    lines = [f"{visible(path.path)}: {_state(path)}"]
-    for label, text in _refused(path) if path.refused else _headers(path):
-        lines += labelled_lines(label, text)
-    return lines
+    rows = [("Refused", path.refused)] if path.refused else _headers(path)
+    return [f"{visible(path.path)}: {_state(path)}", *_lines(rows)]
 
 
 def _state(path: PathCheck) -> str:
@@ -34,10 +32,6 @@ def _state(path: PathCheck) -> str:
     if path.comparable is False:
         return "not comparable with the first path"
     return "sound" if path.sound else "does not match its signature"
-
-
-def _refused(path: PathCheck) -> Iterator[tuple[str, str]]:
-    yield "Refused", path.refused or ""
 
 
 def _headers(path: PathCheck) -> Iterator[tuple[str, str]]:
@@ -71,8 +65,8 @@ def _possible_audit(check: Check) -> Iterator[str]:
         return
     several = len(check.paths) > 1
     yield f"An audit of {'these checkpoints' if several else 'this checkpoint and a second version of it'}"
-    for label, text in (*_metrics(check.metrics), *_cost(check.plan, max(path.largest for path in check.paths))):
-        yield from labelled_lines(label, text)
+    yield from _lines(_metrics(check.metrics))
+    yield from _lines(_cost(check.plan, max(path.largest for path in check.paths)))
 
 
 def _metrics(metrics: Iterable[Planned]) -> Iterator[tuple[str, str]]:
@@ -89,32 +83,34 @@ def _metrics(metrics: Iterable[Planned]) -> Iterator[tuple[str, str]]:
 def _cost(plan: Plan, largest: int) -> Iterator[tuple[str, str]]:
     tokens = plan.forward_tokens + plan.generated_tokens
     running = f"{tokens:,} tokens run" if tokens else "questions would add to it, see --concept"
-    time = f"about {plan.seconds:.0f} s" if plan.seconds >= 1 else "under 1 s"
-    yield "Time", f"{time}: {plan.bytes_to_read:,} bytes read; {running}"
+    yield "Time", f"{_seconds(plan)}: {byte_size(plan.bytes_to_read)} read; {running}"
     memory = f"about {plan.memory_bytes / 1e9:.1f} GB, the program itself included"
     yield "Peak memory", f"{memory}; the largest tensor has {largest:,} of {plan.parameters:,} parameters"
+
+
+def _seconds(plan: Plan) -> str:
+    return f"about {plan.seconds:.0f} s" if plan.seconds >= 1 else "under 1 s"
 
 
 # ---- plan
 
 
 def render_plan(plan: Plan) -> str:
-    """What a comparison would read, run and need, then each metric with the reason if it cannot run."""
-    rows = [
+    """What a comparison would read, run and need; then the metrics of the weights and of each concept."""
+    comparison = [
         ("Architecture", plan.architecture or "not a supported family: tensor-level evidence only"),
         ("Parameters", f"{plan.parameters:,}"),
-        ("To read", f"{plan.bytes_to_read / 1e9:.2f} GB"),
+        ("To read", byte_size(plan.bytes_to_read)),
         ("To run", f"{plan.forward_tokens:,} tokens forward, about {plan.generated_tokens:,} generated"),
-        ("Time", f"about {plan.seconds:.0f} s on this machine"),
-        ("Memory", f"about {plan.memory_bytes / 1e9:.1f} GB"),
+        ("Time", f"{_seconds(plan)} on this machine"),
+        ("Peak memory", f"about {plan.memory_bytes / 1e9:.1f} GB"),
         *(("Note", note) for note in plan.notes),
     ]
-    return blocks([[*(f"{label:<14} {visible(text)}" for label, text in rows), *map(_planned, plan.metrics)]])
-
-
-def _planned(row: Planned) -> str:
-    name = f"{row.metric} ({visible(row.concept)})" if row.concept else row.metric
-    return f"  not measured {name}: {visible(row.missing)}" if row.missing else f"  would run    {name}"
+    sections = [("This comparison", comparison)]
+    for concept in dict.fromkeys(row.concept for row in plan.metrics):
+        title = "Weights" if concept is None else f"Concept {visible(concept)}"
+        sections.append((title, [*_metrics(row for row in plan.metrics if row.concept == concept)]))
+    return blocks([title, *_lines(rows)] for title, rows in sections)
 
 
 # ---- verify
@@ -122,17 +118,20 @@ def _planned(row: Planned) -> str:
 
 def render_verification(verification: Verification) -> str:
     """The steps that held, then the first difference."""
-    lines = [f"{visible(verification.result)}: {'holds' if verification.holds else 'does not hold'}"]
-    lines += [f"  Verified    {step}" for step in verification.verified]
+    rows = [("Verified", step) for step in verification.verified]
     if verification.difference is not None:
-        lines.append(f"  Difference  {_difference(verification.difference)}")
-    return blocks([[*lines, *(f"  Note        {visible(note)}" for note in verification.notes)]])
+        rows.append(("Difference", _difference(verification.difference)))
+    rows += [("Note", note) for note in verification.notes]
+    state = "holds" if verification.holds else "does not hold"
+    return blocks([[f"{visible(verification.result)}: {state}", *_lines(rows)]])
 
 
 def _difference(difference: Difference) -> str:
-    recorded, found = (_value(value) for value in (difference.recorded, difference.found))
-    return f"{visible(difference.field)}: recorded {recorded}, found {found}"
+    recorded, found = (shorten(str(value), LONGEST_VALUE) for value in (difference.recorded, difference.found))
+    return f"{difference.field}: recorded {recorded}, found {found}"
 
 
-def _value(value: Any) -> str:
-    return shorten(str(value), LONGEST_VALUE)
+def _lines(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """(label, text) pairs as lines."""
+    for label, text in rows:
+        yield from labelled_lines(label, text)
