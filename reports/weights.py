@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from audit.result import AuditResult, NeuronChange, TensorChange, Weights
+from audit.result import AuditResult, Column, ColumnValue, LayerChange, NeuronChange, TensorChange, Weights
+from audit.result.weights import OWN_FIELDS, ChangeRow, TableName
 from reports import figures
 from reports.formatting import integer, percent, shorten
 from reports.measurements import MeasuredView, views
-from reports.tables import BLANK, Cell, Table, capped, code, figure
+from reports.tables import BLANK, MOST_COLUMNS, Cell, Table, capped, code, figure
 
 TOP = 15
 """Tensors listed before the full table."""
@@ -48,8 +49,8 @@ def weights_view(result: AuditResult) -> WeightsView:
         grid_table=grid_table(rows) if rows else None,
         themes=[shorten(theme, 60) for theme in weights.themes[:40]],
         neurons=neurons_table(weights.top_neurons) if weights.top_neurons else None,
-        top=tensors_table("The tensors that changed most", changed[:TOP]) if changed else None,
-        tensors=tensors_table("Every tensor", weights.per_tensor) if weights.per_tensor else None,
+        top=tensors_table("The tensors that changed most", weights, changed[:TOP]) if changed else None,
+        tensors=tensors_table("Every tensor", weights, weights.per_tensor) if weights.per_tensor else None,
         layers=layers_table(weights) if weights.per_layer else None,
         measured=views(weights.measurements, "weights"),
     )
@@ -127,54 +128,52 @@ def tokens(found: Sequence[str]) -> Cell:
     return Cell(shown + more, "", "w")
 
 
-def tensors_table(caption: str, tensors: Sequence[TensorChange]) -> Table:
-    columns = ["tensor", "shape", "relative change", "cosine", "L2", "stable rank", "largest σ"]
-    columns += ["4-bit flips", "8-bit flips"]
+def tensors_table(caption: str, weights: Weights, tensors: Sequence[TensorChange]) -> Table:
+    columns = columns_of(weights, "tensor")
     rows = (
         [
-            code(found.name, 80),
-            code(" × ".join(str(size) for size in found.shape)),
-            figure(found.relative_change) if found.changed else Cell("unchanged", "0", "n"),
-            figure(found.cosine),
-            figure(found.l2),
-            figure(found.stable_rank),
-            figure(found.singular_values[0]) if found.singular_values else BLANK,
-            share(found.flipped_4bit),
-            share(found.flipped_8bit),
+            code(tensor.name, 80),
+            code(" × ".join(str(size) for size in tensor.shape)),
+            *(
+                Cell("unchanged", "0", "n")
+                if column.name == "relative_change" and not tensor.changed
+                else column_cell(column, tensor)
+                for column in columns
+            ),
         ]
-        for found in tensors
+        for tensor in tensors
     )
-    return capped(caption, columns, rows, len(tensors))
+    return capped(caption, ["tensor", "shape", *headings(columns)], rows, len(tensors))
 
 
 def layers_table(weights: Weights) -> Table:
-    columns = [
-        "layer",
-        "relative change",
-        "cosine",
-        "L2",
-        "4-bit flips",
-        "8-bit flips",
-        "value vectors",
-        "key rows",
-        "of",
-    ]
-    rows = (
-        [
-            figure(found.layer),
-            figure(found.relative_change),
-            figure(found.cosine),
-            figure(found.l2),
-            share(found.flipped_4bit),
-            share(found.flipped_8bit),
-            figure(found.changed_value_vectors),
-            figure(found.changed_key_rows),
-            figure(found.total_neurons),
-        ]
-        for found in weights.per_layer
-    )
+    columns = columns_of(weights, "layer")
+    rows = ([figure(layer.layer), *(column_cell(column, layer) for column in columns)] for layer in weights.per_layer)
     caption = "Every layer: its tensors together, and how many of its neurons changed"
-    return capped(caption, columns, rows, len(weights.per_layer))
+    return capped(caption, ["layer", *headings(columns)], rows, len(weights.per_layer))
+
+
+def columns_of(weights: Weights, table: TableName) -> list[Column]:
+    """The metrics' columns of a table: fields of the record first, then the further ones that are declared.
+
+    A field that is not declared (in a result of an earlier version) has its name as title.
+    """
+    record = TensorChange if table == "tensor" else LayerChange
+    declared = {column.name: column for column in weights.columns if table in column.tables}
+    fields = [name for name in record.model_fields if name not in OWN_FIELDS]
+    columns = {name: Column(name=name, title=name.replace("_", " ")) for name in fields} | declared
+    return list(columns.values())[:MOST_COLUMNS]
+
+
+def headings(columns: Sequence[Column]) -> list[str]:
+    return [shorten(column.title, 40) for column in columns]
+
+
+def column_cell(column: Column, row: ChangeRow) -> Cell:
+    value: ColumnValue = getattr(row, column.name, None)
+    if isinstance(value, Sequence):
+        return figure(value[0]) if value else BLANK
+    return share(value) if column.kind == "share" else figure(value)
 
 
 def share(value: float | None) -> Cell:

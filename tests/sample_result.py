@@ -7,8 +7,10 @@ import math
 import random
 from typing import Any
 
+from audit.metrics import weights_metrics
 from audit.result import (
     AuditResult,
+    Column,
     Control,
     FileRecord,
     Finding,
@@ -136,7 +138,7 @@ def hostile() -> AuditResult:
         )
         for text in (*HOSTILE, "", "a/../../etc/passwd", "x" * 10_240)
     ]
-    change = tensor(bad, bad, 0, 0.5).model_copy(update={"dtype": bad})
+    change = tensor(bad, bad, 0, 0.5).model_copy(update={"dtype": bad, "extra": 0.5})
     neuron = NeuronChange(
         layer=0,
         neuron=0,
@@ -150,6 +152,7 @@ def hostile() -> AuditResult:
         changed_tensors=1,
         total_tensors=2,
         changed_fraction=0.5,
+        columns=[Column(name="extra", title=bad, unit=bad)],
         per_tensor=[change],
         top_neurons=[neuron],
         themes=list(HOSTILE),
@@ -224,6 +227,7 @@ def weights(n_layers: int, scale: float = 0.03) -> Weights:
         changed_tensors=len(changed),
         total_tensors=len(tensors),
         changed_fraction=len(changed) / len(tensors),
+        columns=[column for metric in weights_metrics().values() for column in metric.COLUMNS],
         per_tensor=tensors,
         per_layer=layers,
         top_neurons=[neuron(index, n_layers, rng) for index in range(20)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -13,19 +13,22 @@ ColumnValue = int | float | Sequence[Number] | None
 ColumnKind = Literal["number", "share", "list"]
 TableName = Literal["tensor", "layer"]
 
+OWN_FIELDS: Final = ("name", "role", "layer", "shape", "dtype", "changed")
+"""Fields of a row that say which tensor or layer it is; all others are columns of metrics."""
+
 
 class Column(Record):
     """A column of the tensor table or the layer table, as declared by the metric that fills it.
 
     Attributes:
-        name: the key in the rows of ``per_tensor`` and ``per_layer``.
+        name: the key in the rows of ``per_tensor`` and ``per_layer``; letters, digits, underscores.
         title: the heading, a few words for people.
         unit: what one unit of the values is.
         kind: how a value is shown: as it is, as a percentage, or the first entry of a list.
         tables: the tables that have the column.
     """
 
-    name: str
+    name: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")
     title: str
     unit: str = ""
     kind: ColumnKind = "number"
@@ -114,5 +117,7 @@ class Weights(Record):
             declared = {column.name for column in self.columns if table in column.tables}
             undeclared = {name for row in rows for name in row.model_extra or () if name not in declared}
             if undeclared:
-                raise ValueError(f"columns of the {table} table that are not declared: {', '.join(sorted(undeclared))}")
+                raise ValueError(
+                    f"columns of the {table} table that are not declared: {', '.join(map(repr, sorted(undeclared)))}"
+                )
         return self

@@ -16,11 +16,9 @@ from torch import Tensor
 from audit.architectures import Architecture
 from audit.plugins import PluginError
 from audit.result import Column, ColumnValue, Measurement
+from audit.result.weights import OWN_FIELDS
 from audit.weights.blocks import Block, SharedTensor
 from audit.weights.neuron_table import NeuronTable
-
-OWN_FIELDS = ("name", "role", "layer", "shape", "dtype", "changed")
-"""Fields of a row that are not a metric's."""
 
 Result = TypeVar("Result")
 """What a tally computes for one tensor: the metric's own type."""
