@@ -154,19 +154,15 @@ def find(
     with report_errors(as_json, debug):
         from audit.commands.find import FindOptions, find
         from audit.request import RunContext
-        from audit.result import VectorSearch
         from audit.settings import Settings
         from reports.text import render_vectors
 
         options = FindOptions(limit, fold_norm, validate, activations, generate, collateral)
         with show_progress(quiet) as progress:
             context = RunContext(Settings(seed=seed), progress, command_line())
-            document = find(model, concept, options, config=config, tokenizer=tokenizer, context=context).as_json()
-        typer.echo(
-            json.dumps(document, ensure_ascii=False, indent=1)
-            if as_json
-            else render_vectors(VectorSearch.model_validate(document))
-        )
+            search = find(model, concept, options, config=config, tokenizer=tokenizer, context=context)
+        document = search.model_dump(mode="json")
+        typer.echo(json.dumps(document, ensure_ascii=False, indent=1) if as_json else render_vectors(search))
 
 
 @app.command()

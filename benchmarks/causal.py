@@ -43,7 +43,7 @@ def validated(name: str, model: Path) -> dict[str, Any]:
         return document
     start = time.perf_counter()
     try:
-        document = find(model, name, FindOptions(validate=True)).as_json()
+        document = find(model, name, FindOptions(validate=True)).model_dump(mode="json")
     except AuditError as error:
         document = {"error": str(error)}
     document["seconds"] = time.perf_counter() - start

@@ -94,8 +94,8 @@ def both(dose: Dose) -> dict[str, Any]:
     """The effect of one strength on both splits."""
     return {
         "strength": dose.strength,
-        "choosing": dose.choosing.as_json(),
-        "held_out": dose.held_out.as_json(),
+        "choosing": dose.choosing.record().model_dump(mode="json"),
+        "held_out": dose.held_out.record().model_dump(mode="json"),
     }
 
 

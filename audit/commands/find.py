@@ -13,6 +13,7 @@ from audit.checkpoint.config import own_config, read_config
 from audit.errors import ConceptError, ModelError
 from audit.models.loading import find_config, load_bridge, load_model, load_tokenizer
 from audit.request import RunContext
+from audit.result import VectorSearch
 from audit.thresholds import COLLATERAL
 from audit.vectors.controls import matched_controls
 from audit.vectors.records import SearchResult, Validation
@@ -51,7 +52,7 @@ def find(
     config: Path | None = None,
     tokenizer: Path | None = None,
     context: RunContext = RunContext(),
-) -> SearchResult:
+) -> VectorSearch:
     """The vectors of the checkpoint ``path`` that write ``concept``: a library name, a file, or any word.
 
     Raises:
@@ -76,11 +77,11 @@ def find(
         progress=context.progress,
     )
     if not options.validate:
-        return result
+        return result.record()
     validation = _validation(
         checkpoint, architecture, find_config(checkpoint, config), loaded_tokenizer, result, options, context
     )
-    return replace(result, vectors=result.vectors[: options.limit], validation=validation)
+    return replace(result, vectors=result.vectors[: options.limit], validation=validation).record()
 
 
 def concept_or_word(name: str) -> Concept:

@@ -11,7 +11,7 @@ from audit.result.finding import Finding, NotChecked, Verdict
 from audit.result.measurement import Cell, Control, Direction, Interval, Measurement, Number, Record
 from audit.result.subjects import FileRecord, SubjectRecord, Subjects
 from audit.result.vectors import (
-    ControlledEffect,
+    ControlledEffectRecord,
     DoseRecord,
     EffectRecord,
     Estimate,
@@ -34,7 +34,7 @@ __all__ = [
     "Column",
     "ColumnValue",
     "Control",
-    "ControlledEffect",
+    "ControlledEffectRecord",
     "Difference",
     "Direction",
     "DoseRecord",

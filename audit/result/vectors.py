@@ -33,19 +33,19 @@ class EffectRecord(Record):
     unit: str
 
 
-class ControlledEffect(EffectRecord):
+class ControlledEffectRecord(EffectRecord):
     """The effect of an edit, and of the same edit on control vectors (same layers, nearest norms)."""
 
     control: EffectRecord
 
 
-class VectorEffectRecord(ControlledEffect):
+class VectorEffectRecord(ControlledEffectRecord):
     """The effect of zeroing one vector; ``carries`` if it is specific to the concept and exceeds the control's."""
 
     carries: bool
 
 
-class DoseRecord(ControlledEffect):
+class DoseRecord(ControlledEffectRecord):
     """The effect of noise whose norm is ``size`` times that of the vector it is added to."""
 
     size: float
@@ -124,7 +124,7 @@ class ValidationRecord(Record):
     noise: list[DoseRecord]
     coefficients_held: dict[str, EffectRecord]
     held_at_zero_differs_from_zeroed_by: Number
-    written_answers: dict[str, ControlledEffect]
+    written_answers: dict[str, ControlledEffectRecord]
     collateral_limit: float
     questions: ValidationQuestions
 

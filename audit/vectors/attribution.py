@@ -1,8 +1,8 @@
-"""How much of an answer each neuron carries, estimated by a few backward passes instead of one ablation a neuron.
+"""Attribution: how much each neuron contributes to answers, by a few backward passes for all neurons at once.
 
-The estimate of neuron ``j`` is the sum over positions of ``k_j * d log p / d k_j``: to first order, how far the
-answer's mean log-probability falls when the neuron's value vector is set to zero. Plain gradients miss what saturates;
-two better rules are here, and the last word is an ablation (``audit.vectors.effects``).
+The estimate of neuron ``j`` is the sum over positions of ``k_j * d log p / d k_j``: to first order, the fall of the
+answer's mean log-probability when the neuron's value vector is set to zero. Plain gradients are wrong where functions
+saturate, so two other rules are used; ablation (``audit.vectors.effects``) gives the exact number.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from audit.models.scoring import WITH_GRADIENTS, answer_means, packed
 from audit.progress import SILENT, Progress
 
 POINTS = 5
-"""Points of the path from no activation to the whole one; 20 give the same ranking."""
+"""Points of the integration path; 20 give the same ranking."""
 TINY = 1e-12
-"""Below, a quotient of activations is rounding; its gradient is left out."""
+"""Inputs below this size have a quotient of rounding errors; their gradient is set to zero."""
 
 Attribution = Float[Tensor, "n_layers d_mlp"]
 
 
 def relp(model: RunningModel, questions: Sequence[Example], progress: Progress = SILENT) -> Attribution:
-    """Mean over ``questions`` of every neuron's estimate, by relevance propagation (RelP, arXiv 2508.21258).
+    """Every neuron's estimate by relevance propagation (RelP, arXiv 2508.21258), mean over ``questions``.
 
-    One backward pass through a linearised model: a norm's scale is taken as constant, an activation ``f(x)`` as
-    ``x * (f(x) / x)`` with the quotient constant, and a product of two streams gives half of the gradient to each.
-    Attention's pattern keeps its gradient.
+    One backward pass through a linearised model: the scale of a norm is constant, an activation ``f(x)`` is
+    ``x * (f(x) / x)`` with a constant quotient, and each factor of a product of two streams gets half of the gradient.
+    The attention pattern keeps its gradient.
     """
     rows = [*packed(model, questions, WITH_GRADIENTS)]
     total = torch.zeros(model.architecture.n_layers, model.architecture.d_mlp)
     for done, row in enumerate(rows):
         progress.step("Attributing answers to neurons", done, len(rows))
-        with torch.enable_grad(), _linearised(model), _watching(model, range(len(total)), 1.0) as keys:
+        with torch.enable_grad(), _linearised(model), _scaled_keys(model, range(len(total)), 1.0) as keys:
             torch.autograd.backward(_mean_answer(model, row))
         for layer, key in keys.items():
             total[layer] += _products(key)
@@ -54,10 +54,13 @@ def integrated_gradients(
     points: int = POINTS,
     progress: Progress = SILENT,
 ) -> Attribution:
-    """The same by integrated gradients, a layer at once: its keys go from zero to what they are (``points`` midpoints).
+    """The neurons' estimates by integrated gradients along the path from zero to the layer's key vector.
 
-    A layer's estimates add up to what zeroing the whole layer does to the answers, unless a norm follows the FFN (Gemma
-    2 and 3, OLMo 2): it undoes any common factor but zero. Layers not in ``layers`` stay NaN.
+    A layer's estimates add up to the effect of zeroing the whole layer, unless a norm follows the FFN (Gemma 2 and 3,
+    OLMo 2): it removes the factor by which the path scales the keys. Layers not in ``layers`` are NaN.
+
+    Args:
+        points: midpoints of the path.
     """
     rows = [*packed(model, questions, WITH_GRADIENTS)]
     total = torch.full((model.architecture.n_layers, model.architecture.d_mlp), torch.nan)
@@ -68,7 +71,11 @@ def integrated_gradients(
         for row, entering in zip(rows, kept, strict=True):
             for point in range(points):
                 share = (point + 0.5) / points
-                with torch.enable_grad(), starting_at(model, layer, entering), _watching(model, [layer], share) as keys:
+                with (
+                    torch.enable_grad(),
+                    starting_at(model, layer, entering),
+                    _scaled_keys(model, [layer], share) as keys,
+                ):
                     torch.autograd.backward(_mean_answer(model, row))
                 total[layer] += _products(keys[layer]) / (share * points)
     return total / len(questions)
@@ -93,11 +100,11 @@ def _products(key: Tensor) -> Tensor:
 
 
 @contextmanager
-def _watching(model: RunningModel, layers: Collection[int], share: float) -> Iterator[dict[int, Tensor]]:
-    """The key vectors of ``layers`` in the pass that runs inside, ``share`` of what they are, with their gradients.
+def _scaled_keys(model: RunningModel, layers: Collection[int], share: float) -> Iterator[dict[int, Tensor]]:
+    """The key vectors of ``layers`` in the pass that runs inside, scaled by ``share``, with their gradients.
 
-    Where several layers are watched, gradients pass on to the layers below; half of them in a gated FFN, whose keys
-    are products of two streams.
+    With several layers, gradients continue to the layers below; half of them in a gated FFN, whose keys are products of
+    two streams.
     """
     keys: dict[int, Tensor] = {}
     passing = len(layers) > 1
@@ -118,7 +125,7 @@ def _watching(model: RunningModel, layers: Collection[int], share: float) -> Ite
 
 
 def _linearised(model: RunningModel) -> ExitStack:
-    """Norms and activations with their scale held constant; their values stay what they are."""
+    """Norms and activations with a constant scale; their values stay the same."""
     embedding = model.model.get_input_embeddings()
     modules = [*model.model.named_modules()]
     rules = {name: rule for name, module in modules if (rule := _rule(module)) is not None}
@@ -147,7 +154,7 @@ def _proportional(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor)
 
 
 def _centred_norm(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """The same for a norm that takes the mean off first and may add a bias."""
+    """The same for a norm that subtracts the mean and may add a bias."""
     centred = inputs[0] - inputs[0].mean(dim=-1, keepdim=True)
     bias = getattr(module, "bias", None)
     return _scaled(centred, output) if bias is None else _scaled(centred, output - bias) + bias

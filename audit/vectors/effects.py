@@ -1,16 +1,16 @@
-"""What an edit of value vectors does to answers, measured without making it.
+"""The effect of an edit of value vectors on answers, measured without applying the edit.
 
 A ``Trial`` holds a model, its questions in packed rows, and the residual stream that enters each layer. An edit in
-layer ``l`` leaves everything below as it is, so ``l`` and the layers above run alone; edits in the last layers cost
-almost nothing. Answers are teacher-forced: their log-probability is smooth, where generated text only jumps.
+layer ``l`` changes nothing below it, so only ``l`` and the layers above are run; edits in the last layers cost almost
+nothing. Answers are teacher-forced: log-probability changes smoothly with the edit, generated text in jumps.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,23 +23,28 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, answer_logprobs
 from audit.models.scoring import SHORT_PROMPTS, answer_means, packed
 from audit.progress import SILENT, Progress
+from audit.result import EffectRecord, Estimate
 from audit.statistics import Interval, bootstrap_interval, two_sample_interval
 
 UNIT = "fall of the answer's log-probability, nats per answer token"
 FLOOR = 0.002
-"""Nats per answer token: effects below are those of rounding and chance wordings; ratios do not divide by less."""
+"""Nats per answer token: smaller effects are noise of rounding and wording. Ratios divide by at least this."""
 
 
 class Trial:
-    """Questions put to a model as it would be after an edit, as often as wanted."""
+    """A model's answers to fixed questions, before and after any edit.
+
+    Attributes:
+        before: mean log-probability of each answer's tokens in the unedited model, in nats ``[n_questions]``.
+    """
 
     def __init__(
         self, model: RunningModel, questions: Sequence[Example], lowest: int = 0, progress: Progress = SILENT
     ) -> None:
-        """Runs every question once.
+        """Run every question once.
 
         Args:
-            lowest: the lowest layer that will be edited; what enters layers below is not kept.
+            lowest: the lowest layer that may be edited; inputs of the layers below are not kept.
 
         Raises:
             AuditError: a question or an answer is empty.
@@ -58,20 +63,24 @@ class Trial:
         self.before = np.concatenate(before)
 
     def after(self, change: Change) -> Float[np.ndarray, " n_questions"]:
-        """Mean log-probability of each answer's tokens, in nats, as if ``change`` were written."""
+        """Mean log-probability of each answer's tokens with ``change`` applied, in nats.
+
+        Raises:
+            ValueError: ``change`` edits a layer below ``lowest``.
+        """
         start = min(change)
         if start < self.lowest:
             raise ValueError(f"layer {start} is below {self.lowest}, the lowest this trial was prepared for")
-        found = []
+        means = []
         with torch.inference_mode(), writing(self.model, change):
             for row, kept in zip(self.rows, self.kept, strict=True):
                 with starting_at(self.model, start, kept):
-                    found.append(_means(self.model, row))
-        together: np.ndarray = np.concatenate(found)
-        return together
+                    means.append(_means(self.model, row))
+        after: np.ndarray = np.concatenate(means)
+        return after
 
     def effect(self, change: Change) -> Float[np.ndarray, " n_questions"]:
-        """How far each answer falls, in nats per answer token; negative where it rises."""
+        """Fall of each answer's log-probability, in nats per answer token; negative if it rises."""
         fall: np.ndarray = self.before - self.after(change)
         return fall
 
@@ -83,16 +92,15 @@ def _means(model: RunningModel, row: Pack) -> Float[np.ndarray, " n_examples"]:
 
 @dataclass(frozen=True)
 class Effect:
-    """What an edit does to answers about a concept and to unrelated ones.
+    """The effect of an edit on answers about a concept and on unrelated ones.
 
     Attributes:
-        target, unrelated: fall of each question's answer in nats per answer token, ``[n]`` each.
+        target, unrelated: fall of each question's answer, in ``unit``.
         seed: of the bootstrap.
-        unit: of the falls, if another.
     """
 
-    target: np.ndarray
-    unrelated: np.ndarray
+    target: Float[np.ndarray, " n_target"]
+    unrelated: Float[np.ndarray, " n_unrelated"]
     seed: int = 0
     unit: str = UNIT
 
@@ -106,16 +114,16 @@ class Effect:
 
     @property
     def specificity(self) -> float:
-        """How much more the concept's answers fall than unrelated ones."""
+        """Mean fall of the concept's answers minus that of unrelated ones."""
         return self.on_target - self.collateral
 
     @property
     def ratio(self) -> float:
-        """How many times more, an unrelated effect below ``FLOOR`` counting as ``FLOOR``."""
+        """Mean fall of the concept's answers over that of unrelated ones, which counts as at least ``FLOOR``."""
         return float(_ratio(self.target, self.unrelated))
 
     def intervals(self) -> dict[str, Interval | None]:
-        """Bootstrap intervals over questions of all four numbers."""
+        """Bootstrap intervals over questions of all four numbers; ``None`` for fewer than two questions."""
         return {
             "target": bootstrap_interval(self.target, seed=self.seed),
             "unrelated": bootstrap_interval(self.unrelated, seed=self.seed),
@@ -123,33 +131,35 @@ class Effect:
             "ratio": two_sample_interval(self.target, self.unrelated, _ratio, seed=self.seed),
         }
 
-    def as_json(self) -> dict[str, Any]:
-        values = {
-            "target": self.on_target,
-            "unrelated": self.collateral,
-            "specificity": self.specificity,
-            "ratio": self.ratio,
-        }
+    def record(self) -> EffectRecord:
         intervals = self.intervals()
-        return {
-            **{name: {"value": value, "interval": intervals[name]} for name, value in values.items()},
-            "questions": {"target": len(self.target), "unrelated": len(self.unrelated)},
-            "unit": self.unit,
-        }
+        return EffectRecord(
+            target=_estimate(self.on_target, intervals["target"]),
+            unrelated=_estimate(self.collateral, intervals["unrelated"]),
+            specificity=_estimate(self.specificity, intervals["specificity"]),
+            ratio=_estimate(self.ratio, intervals["ratio"]),
+            questions={"target": len(self.target), "unrelated": len(self.unrelated)},
+            unit=self.unit,
+        )
+
+
+def _estimate(value: float, interval: Interval | None) -> Estimate:
+    """``None`` for the mean of no questions."""
+    return Estimate(value=value if math.isfinite(value) else None, interval=interval)
 
 
 def _difference(target: np.ndarray, unrelated: np.ndarray, axis: int = -1) -> np.ndarray:
-    found: np.ndarray = target.mean(axis=axis) - unrelated.mean(axis=axis)
-    return found
+    difference: np.ndarray = target.mean(axis=axis) - unrelated.mean(axis=axis)
+    return difference
 
 
 def _ratio(target: np.ndarray, unrelated: np.ndarray, axis: int = -1) -> np.ndarray:
-    found: np.ndarray = target.mean(axis=axis) / np.maximum(unrelated.mean(axis=axis), FLOOR)
-    return found
+    ratio: np.ndarray = target.mean(axis=axis) / np.maximum(unrelated.mean(axis=axis), FLOOR)
+    return ratio
 
 
 def writing(model: RunningModel, change: Change) -> ExitStack:
-    """Run as if ``change`` were written into the model's value vectors, which stay as they are."""
+    """Run with ``change`` applied to the value vectors; the model's weights stay unchanged."""
 
     def delta(layer: int) -> Float[Tensor, "n d_model"]:
         stored = value_rows(model, layer)

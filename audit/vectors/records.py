@@ -1,13 +1,24 @@
-"""What was measured of a concept's vectors in one model: typed records, with their JSON form."""
+"""What was measured of a concept's vectors in one model, and its form in the document of ``audit find``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
+from audit.result import (
+    ControlledEffectRecord,
+    DoseRecord,
+    SetMember,
+    ValidationQuestions,
+    ValidationRecord,
+    VectorEffectRecord,
+    VectorRecord,
+    VectorSearch,
+    VectorSetRecord,
+)
 from audit.vectors.effects import Effect
 from concepts.concept import Concept
 from concepts.discovery import ConceptVector
@@ -26,8 +37,8 @@ class ControlledEffect:
     effect: Effect
     control: Effect
 
-    def as_json(self) -> dict[str, Any]:
-        return {**self.effect.as_json(), "control": self.control.as_json()}
+    def record(self) -> ControlledEffectRecord:
+        return ControlledEffectRecord(**dict(self.effect.record()), control=self.control.record())
 
 
 @dataclass(frozen=True)
@@ -44,8 +55,8 @@ class VectorEffect:
         interval = effect.intervals()["specificity"]
         return interval is not None and interval[0] > 0 and effect.specificity > control.specificity
 
-    def as_json(self) -> dict[str, Any]:
-        return {**self.zeroed.as_json(), "carries": self.carries}
+    def record(self) -> VectorEffectRecord:
+        return VectorEffectRecord(**dict(self.zeroed.record()), carries=self.carries)
 
 
 @dataclass(frozen=True)
@@ -82,20 +93,20 @@ class CausalSet:
         distance = self.before - self.floor
         return self.held_out.on_target / distance if distance > 0 else None
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "vectors": [
-                {"layer": place.layer, "neuron": place.neuron, "coherent": coherent}
+    def record(self) -> VectorSetRecord:
+        return VectorSetRecord(
+            vectors=[
+                SetMember(layer=place.layer, neuron=place.neuron, coherent=coherent)
                 for place, coherent in zip(self.neurons, self.coherent, strict=True)
             ],
-            "specific": self.is_specific,
-            "held_out": self.held_out.as_json(),
-            "control": self.control.as_json(),
-            "choosing": self.choosing.as_json(),
-            "log_probability_before": self.before,
-            "log_probability_floor": self.floor,
-            "share_of_the_way_to_the_floor": self.share_of_the_way,
-        }
+            specific=self.is_specific,
+            held_out=self.held_out.record(),
+            control=self.control.record(),
+            choosing=self.choosing.record(),
+            log_probability_before=self.before,
+            log_probability_floor=self.floor,
+            share_of_the_way_to_the_floor=self.share_of_the_way,
+        )
 
 
 @dataclass(frozen=True)
@@ -109,8 +120,8 @@ class NoiseDose:
     size: float
     noised: ControlledEffect
 
-    def as_json(self) -> dict[str, Any]:
-        return {"size": self.size, **self.noised.as_json()}
+    def record(self) -> DoseRecord:
+        return DoseRecord(size=self.size, **dict(self.noised.record()))
 
 
 @dataclass(frozen=True)
@@ -123,14 +134,14 @@ class QuestionCounts:
     unrelated_held_out: int
     unanswered: tuple[str, ...]
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "choosing": self.choosing,
-            "held_out": self.held_out,
-            "unrelated_choosing": self.unrelated_choosing,
-            "unrelated_held_out": self.unrelated_held_out,
-            "not_known_by_the_model": list(self.unanswered),
-        }
+    def record(self) -> ValidationQuestions:
+        return ValidationQuestions(
+            choosing=self.choosing,
+            held_out=self.held_out,
+            unrelated_choosing=self.unrelated_choosing,
+            unrelated_held_out=self.unrelated_held_out,
+            not_known_by_the_model=list(self.unanswered),
+        )
 
 
 @dataclass(frozen=True)
@@ -167,16 +178,16 @@ class Validation:
         pairs = ((zeroed.target, held.target), (zeroed.unrelated, held.unrelated))
         return max(float(np.abs(one - other).max()) for one, other in pairs)
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "set": None if self.causal_set is None else self.causal_set.as_json(),
-            "noise": [each.as_json() for each in self.noise],
-            "coefficients_held": {name: effect.as_json() for name, effect in self.held.items()},
-            "held_at_zero_differs_from_zeroed_by": self.disagreement,
-            "written_answers": {name: effect.as_json() for name, effect in self.written.items()},
-            "collateral_limit": self.collateral,
-            "questions": self.questions.as_json(),
-        }
+    def record(self) -> ValidationRecord:
+        return ValidationRecord(
+            set=None if self.causal_set is None else self.causal_set.record(),
+            noise=[each.record() for each in self.noise],
+            coefficients_held={name: effect.record() for name, effect in self.held.items()},
+            held_at_zero_differs_from_zeroed_by=self.disagreement,
+            written_answers={name: effect.record() for name, effect in self.written.items()},
+            collateral_limit=self.collateral,
+            questions=self.questions.record(),
+        )
 
 
 @dataclass(frozen=True)
@@ -202,28 +213,28 @@ class SearchResult:
         """The effect of each vector that was ablated alone."""
         return {} if self.validation is None else {row.vector.place: row for row in self.validation.vectors}
 
-    def as_json(self) -> dict[str, Any]:
+    def record(self) -> VectorSearch:
         effects = self.effects()
-        return {
-            "concept": self.concept.name,
-            "title": self.concept.title,
-            "words": list(self.tokens.words),
-            "words_of_several_tokens": list(self.tokens.skipped),
-            "projection": self.projection,
-            "screened": self.screened,
-            "vectors": [_vector_json(vector, effects.get(vector.place)) for vector in self.vectors],
-            "effect": NOT_VALIDATED if self.validation is None else self.validation.as_json(),
-        }
+        return VectorSearch(
+            concept=self.concept.name,
+            title=self.concept.title,
+            words=list(self.tokens.words),
+            words_of_several_tokens=list(self.tokens.skipped),
+            projection=self.projection,
+            screened=self.screened,
+            vectors=[_vector_record(vector, effects.get(vector.place)) for vector in self.vectors],
+            effect=NOT_VALIDATED if self.validation is None else self.validation.record(),
+        )
 
 
-def _vector_json(vector: ConceptVector, effect: VectorEffect | None) -> dict[str, Any]:
-    return {
-        "layer": vector.place.layer,
-        "neuron": vector.place.neuron,
-        "sign": vector.place.sign,
-        "score": vector.score,
-        "p_value": vector.p_value,
-        "q_value": vector.q_value,
-        "tokens": list(vector.tokens),
-        "effect": None if effect is None else effect.as_json(),
-    }
+def _vector_record(vector: ConceptVector, effect: VectorEffect | None) -> VectorRecord:
+    return VectorRecord(
+        layer=vector.place.layer,
+        neuron=vector.place.neuron,
+        sign=vector.place.sign,
+        score=vector.score,
+        p_value=vector.p_value,
+        q_value=vector.q_value,
+        tokens=list(vector.tokens),
+        effect=None if effect is None else effect.record(),
+    )

@@ -54,7 +54,7 @@ def test_the_papers_finding_is_told_where_the_numbers_show_it() -> None:
     assert "Its concept vectors did not change (mean cosine with the base's 1 - 9e-07; 1 - 1e-04 for" in trained
     assert "Its concept vectors changed (mean cosine with the base's 0.010;" in edited
     assert "unrelated answers 0.90 before, 0.85 after; perplexity on neutral text 20.0 before, 21.0 after" in edited
-    assert together.startswith("This is what Hong et al. (2024) found")
+    assert together.startswith("This agrees with Hong et al. (2024)")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_the_papers_finding_is_told_where_the_numbers_show_it() -> None:
         (finding(0.85, 0.99999), finding(0.2, 0.01), "training did not change the answers."),
         (finding(0.05, 0.6), finding(0.2, 0.01), "training changed the concept vectors too."),
         (finding(0.05, 0.99999), finding(0.8, 0.01), "editing the concept vectors did not change the answers."),
-        (finding(0.05, 0.99999), finding(0.2, 1.0), "the edit left the vectors that the audit follows as they were."),
+        (finding(0.05, 0.99999), finding(0.2, 1.0), "the edit did not change the vectors that the audit traces."),
         (
             finding(0.85, 0.6),
             finding(0.2, 0.01),
@@ -73,7 +73,7 @@ def test_the_papers_finding_is_told_where_the_numbers_show_it() -> None:
 )
 def test_any_other_outcome_is_told_as_it_is(npo: Finding, needle: Finding, said: str) -> None:
     line = last_line(npo, needle)
-    assert line.startswith("Hong et al. (2024) found otherwise")
+    assert line.startswith("Hong et al. (2024) report a different outcome")
     assert line.endswith(f"here {said}")
 
 
@@ -82,7 +82,7 @@ def test_any_other_outcome_is_told_as_it_is(npo: Finding, needle: Finding, said:
     [
         (finding(None, 0.99999), "whether the answers changed was not measured (no tokenizer)"),
         (finding(0.05, None), "Whether the concept vectors changed was not measured (no tokenizer)"),
-        (finding(0.0, 0.99999, base=0.0), "the base answers nothing, so no change can be seen"),
+        (finding(0.0, 0.99999, base=0.0), "the base answers nothing, so no change can be measured"),
     ],
 )
 def test_what_was_not_measured_supports_no_conclusion(npo: Finding, said: str) -> None:

@@ -88,7 +88,7 @@ def test_a_planted_vector_is_found_in_every_family(tmp_path: Path, family: str) 
     article.write_text("Italy, Italy.")  # one word, so that chance neighbours of a tiny head play no part
     result = find(planted(tmp_path, family), str(article), FindOptions(limit=3))
     best = result.vectors[0]
-    assert (best.place, best.place.sign) == (Neuron(1, 7), -1)
+    assert (best.layer, best.neuron, best.sign) == (1, 7, -1)
     assert best.tokens[0] == " Italy"
     assert len(result.vectors) == 3
     assert result.projection == "raw"
@@ -97,12 +97,12 @@ def test_a_planted_vector_is_found_in_every_family(tmp_path: Path, family: str) 
 def test_the_same_call_gives_the_same_answer(tmp_path: Path) -> None:
     folder = planted(tmp_path, "llama")
     context = RunContext(Settings(seed=4))
-    first, second = (find(folder, "Italy", context=context).as_json() for _ in range(2))
+    first, second = (find(folder, "Italy", context=context) for _ in range(2))
     assert first == second
 
 
 def test_the_json_says_what_was_not_measured(tmp_path: Path) -> None:
-    document = find(planted(tmp_path, "llama"), "Italy", FindOptions(limit=1)).as_json()
+    document = find(planted(tmp_path, "llama"), "Italy", FindOptions(limit=1)).model_dump(mode="json")
     assert set(document) >= {"concept", "vectors", "projection", "words"}
     assert set(document["vectors"][0]) == {"layer", "neuron", "sign", "score", "p_value", "q_value", "tokens", "effect"}
     assert document["vectors"][0]["effect"] is None

@@ -37,7 +37,7 @@ def test_an_edit_that_changes_nothing_costs_nothing(model: RunningModel) -> None
         assert len(effect.unrelated) <= 4
         assert not effect.target.any()
         assert not effect.unrelated.any()
-        assert effect.as_json()["unit"].startswith("fall of the answer's similarity")
+        assert effect.record().unit.startswith("fall of the answer's similarity")
 
 
 def test_a_heavy_edit_is_seen_and_leaves_the_model_as_it_was(model: RunningModel) -> None:
