@@ -1,8 +1,8 @@
-"""Errors a user can fix. Anything else that escapes is a defect of this tool.
+"""Errors that a user can fix. Any other exception that escapes is a defect of this tool.
 
 AuditError
-├── CheckpointError      a file or folder of weights that cannot be trusted or read
-├── IncomparableError    two sound checkpoints that are not versions of one model
+├── CheckpointError      a file or folder of weights that cannot be read or must not be trusted
+├── IncomparableError    two valid checkpoints that are not versions of one model
 ├── ModelError           config or tokenizer missing, broken or not matching the weights
 ├── ConceptError         a concept or skill that cannot be used as given
 └── ResultError          a result file that cannot be read
@@ -10,16 +10,23 @@ AuditError
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-LONGEST: Final = 2000
-"""Characters of a message; the longest of ours lists a concept file's entries."""
+MAX_LENGTH: Final = 2000
+"""Characters of a message; the longest of ours lists the entries of a concept file."""
+
+LISTED: Final = 5
+"""Names in a message before the rest is counted."""
 
 
 class AuditError(Exception):
-    """One thing the user can mend: what is wrong, where, and what to do about it.
+    """An error that the user can fix: what is wrong, where, and what to do about it.
 
-    ``kind`` is the machine-readable name used in ``--json`` output.
+    Attributes:
+        kind: the machine-readable name in ``--json`` output.
+        where: the file, folder or option with the error, ``None`` if there is none.
+        hint: what to do, as a sentence, ``None`` if the message says it.
     """
 
     kind = "error"
@@ -31,7 +38,7 @@ class AuditError(Exception):
         self.hint = None if hint is None else _printable(hint)
 
     def __str__(self) -> str:
-        """The whole story on one line."""
+        """Place, message and hint on one line."""
         prefix = f"{self.where}: " if self.where else ""
         suffix = f" {self.hint}" if self.hint else ""
         return f"{prefix}{self.message}{suffix}"
@@ -47,9 +54,15 @@ class AuditError(Exception):
         }
 
 
+def listed(names: Sequence[str], limit: int = LISTED) -> str:
+    """The first ``limit`` names for a message, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
 def _printable(text: str) -> str:
-    """One line of bounded length: names in a foreign file may hold line ends, terminal codes or a megabyte."""
-    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+    """One line of bounded length; a name in a foreign file may contain line ends, terminal codes or a megabyte."""
+    shown = text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]} ..."
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
 
 

@@ -1,4 +1,4 @@
-"""Telling a waiting person how far long work has come, without the library knowing how it is shown."""
+"""Progress interface: how long work reports its steps, without knowing how they are shown."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Receives one call for each step; the command line draws it on stderr, a notebook may ignore it."""
+    """Receives one call for each step; the command line shows it on stderr, a notebook may ignore it."""
 
     def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
-        """``text`` names the work; ``done`` of ``total`` units are finished where that is known."""
+        """``text`` names the work; ``done`` of ``total`` units are finished, where these are known."""
 
 
 class Silent:

@@ -8,15 +8,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Settings:
-    """How models are run and how chance is drawn.
+    """How models are run and how random numbers are drawn.
 
     Attributes:
-        seed: of every bootstrap, permutation and fold.
+        seed: seed of every bootstrap, permutation and fold.
         device, dtype: where and in which number format models run; weights are compared as stored.
         batch_size: prompts in one forward pass.
-        run_code: whether programs that a model writes are run, in a process of their own, to see if they are right.
-        limit: at most this many questions of each kind; ``None`` for all.
-        known_vectors: whether a concept's vectors are those that its file names, instead of those found in the base.
+        limit: maximum number of questions of each kind; ``None`` for all.
+        run_code: whether programs that a model writes are executed, each in a process of its own, to check them.
+        known_vectors: whether the concept vectors are those that the concept file names, and not those that a search in
+            the base finds.
     """
 
     seed: int = 0

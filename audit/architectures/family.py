@@ -74,8 +74,8 @@ class Family:
     Attributes:
         config: dimension symbol -> the key of config.json that states its size, or a product of keys.
         config_defaults: dimension symbol -> the keys that state its size where the first one is null or absent.
-        memory: parameter of the running model -> the tensors it consists of, where the names differ: concatenated along
-            axis 0, and stacked over the experts where the names contain ``{expert}``.
+        runtime_parameters: parameter of the running model -> the stored tensors it consists of, where the names differ:
+            concatenated along axis 0, and stacked over the experts where the names contain ``{expert}``.
         one_of: lists of optional groups of which a model has exactly one.
         unsupported: tensor pattern -> the unsupported variant of the family that it marks.
         unsupported_config: key of config.json -> value -> the unsupported variant that it marks.
@@ -97,7 +97,7 @@ class Family:
     config: Mapping[str, str]
     config_defaults: Mapping[str, str]
     templates: tuple[Template, ...]
-    memory: Mapping[str, tuple[str, ...]]
+    runtime_parameters: Mapping[str, tuple[str, ...]]
     one_of: tuple[tuple[str, ...], ...]
     unsupported: Mapping[str, str]
     unsupported_config: Mapping[str, Mapping[str, str]]
@@ -172,7 +172,7 @@ def _family(data: dict[str, Any]) -> Family:
         config=data["config"],
         config_defaults=data.get("config_defaults", {}),
         templates=tuple(_templates(data)),
-        memory={name: tuple(parts) for name, parts in data.get("memory", {}).items()},
+        runtime_parameters={name: tuple(parts) for name, parts in data.get("runtime_parameters", {}).items()},
         one_of=tuple(tuple(groups) for groups in data.get("one_of", ())),
         unsupported=data.get("unsupported", {}),
         unsupported_config=data.get("unsupported_config", {}),

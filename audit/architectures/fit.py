@@ -11,10 +11,8 @@ import torch
 
 from audit.architectures.family import Family, Template, count_layers_and_experts, split_layer
 from audit.architectures.stored_tensors import TensorLayout
-from audit.errors import CheckpointError
+from audit.errors import CheckpointError, listed
 
-LISTED = 5
-"""Names listed in a message before the rest is counted."""
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -129,12 +127,6 @@ def fit_shapes(fit: Fit, tensors: Mapping[str, TensorLayout]) -> dict[str, int]:
     if "d_expert" in result:
         result |= {"n_experts": fit.n_experts, "d_mlp": fit.n_experts * result["d_expert"]}
     return result
-
-
-def listed(names: list[str], limit: int = LISTED) -> str:
-    """The first ``limit`` names, and how many more there are."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
 
 
 def _parse_term(term: str) -> tuple[int, str]:

@@ -10,10 +10,9 @@ from typing import Any, Final
 import torch
 
 from audit.architectures import Architecture, identify, why_unknown
-from audit.architectures.fit import listed
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.config import own_config, read_config
-from audit.errors import IncomparableError
+from audit.errors import IncomparableError, listed
 
 COMPARED: Final = {"name": "architecture", "n_layers": "layers", "d_model": "d_model", "d_mlp": "d_mlp"}
 """What versions of one model have in common. The vocabulary may have grown, and the head may have been untied."""

@@ -1,20 +1,20 @@
-"""The one way to go through a tensor block by block, so that memory does not grow with the tensor."""
+"""Blocks of a tensor's rows, so that memory does not grow with the tensor."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from audit.checkpoint.source import numel
+from audit.checkpoint.weight_file import numel
 
 
 def row_blocks(shape: tuple[int, ...], most: int) -> Iterator[slice]:
     """Slices of the first axis, in order, that together cover a tensor of this shape.
 
     Args:
-        most: elements of a block, unless one row has more: a block is never smaller than a row.
+        most: maximum number of elements in a block; a block has at least one row, even if the row has more elements.
 
     Yields:
-        ``slice(start, stop)``; for a single number, which has no rows, the one slice ``slice(None)``.
+        ``slice(start, stop)``; for a scalar, which has no rows, ``slice(None)`` once.
     """
     if not shape:
         yield slice(None)

@@ -1,4 +1,4 @@
-"""An edited model as a complete folder beside the untouched original: weights, config, tokenizer, and what was done."""
+"""Saving an edited model as a complete folder: weights, config, tokenizer and a record of the edit."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any, Final
 import torch
 from safetensors.torch import save_file
 
-from audit.checkpoint import Checkpoint
-from audit.checkpoint.memory import in_memory
+from audit.checkpoint.checkpoint import Checkpoint
+from audit.checkpoint.runtime_parameters import under_stored_names
 from audit.errors import CheckpointError, ModelError
 
 RECORD: Final = "unlearning.json"
-"""What was done to the model, in its folder."""
+"""The file in a saved model's folder that records the edit."""
 WEIGHTS: Final = "model.safetensors"
 COPIED: Final = (".json", ".jinja", ".model", ".txt", ".tiktoken")
-"""Endings of the small files that make up config and tokenizer."""
+"""Endings of the files of config and tokenizer."""
 
 
 def save_model(
@@ -35,17 +35,21 @@ def save_model(
     config_dir: Path | None = None,
     tokenizer_dir: Path | None = None,
 ) -> Path:
-    """Write ``model``, an edited version of ``source``, as a folder that transformers loads; whole or not at all.
+    """Write ``model``, an edited version of ``source``, as a folder that transformers loads.
 
-    Tensors keep the names, shapes and number formats of ``source``; what the model does not hold (stored buffers) is
-    copied bit by bit. A folder that this function wrote earlier is replaced; nothing else ever is.
+    The folder appears when it is complete, or not at all; the source stays unchanged. Tensors keep the names, shapes
+    and number formats of ``source``. Tensors that the model does not have (stored buffers) are copied bit by bit. A
+    folder that this function wrote earlier is replaced; any other is left unchanged.
 
     Args:
         record: JSON values; written to ``unlearning.json`` together with the source's digests.
-        config_dir, tokenizer_dir: where they do not lie beside the source's weights.
+        config_dir, tokenizer_dir: the folders of config and tokenizer, if they are not with the source's weights.
+
+    Returns:
+        ``target``.
 
     Raises:
-        CheckpointError: ``target`` is in use, or is the source.
+        CheckpointError: ``target`` contains the source or other files.
         ModelError: no config.json, or a weight that is not finite.
     """
     folder = config_dir or source.config_dir
@@ -71,7 +75,7 @@ def save_model(
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of a saved edit, ``None`` where the folder holds none that can be read."""
+    """The record of a saved edit, ``None`` if the folder contains no readable one."""
     try:
         document = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -80,16 +84,19 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 
 def refuse_occupied(target: Path, marker: str = RECORD, originals: Iterable[Path] = ()) -> None:
-    """Stop before slow work whose outcome could not be written to ``target``.
+    """Check that ``target`` can be written, before slow work starts.
+
+    Args:
+        marker: a file that marks a folder as one that this tool wrote.
 
     Raises:
-        CheckpointError: ``target`` holds one of the ``originals``, or something that this tool did not write.
+        CheckpointError: ``target`` contains one of the ``originals``, or something that this tool did not write.
     """
     if any(path.resolve().is_relative_to(target.resolve()) for path in originals):
-        raise CheckpointError("the original lies there and is never overwritten.", where=str(target))
+        raise CheckpointError("contains the original, which is never overwritten.", where=str(target))
     if target.exists() and not (target.is_dir() and ((target / marker).is_file() or not any(target.iterdir()))):
         raise CheckpointError(
-            "already there, and nothing that this command wrote before, so it is left alone.",
+            "exists and was not written by this command, so it is left alone.",
             where=str(target),
             hint="Name a new folder.",
         )
@@ -97,37 +104,37 @@ def refuse_occupied(target: Path, marker: str = RECORD, originals: Iterable[Path
 
 @contextmanager
 def writing_folder(target: Path, marker: str = RECORD) -> Iterator[Path]:
-    """A new folder that becomes ``target`` when the block ends well, and vanishes when it does not.
+    """A new folder that becomes ``target`` when the block ends, and is removed if the block raises.
 
-    An existing ``target`` is replaced only if it is empty or holds ``marker``, that is, if this tool wrote it.
+    An existing ``target`` is replaced only if it is empty or contains ``marker``, which means that this tool wrote it.
 
     Raises:
-        CheckpointError: ``target`` holds something else.
+        CheckpointError: ``target`` contains something else.
     """
     refuse_occupied(target, marker)
     target.parent.mkdir(parents=True, exist_ok=True)
-    workplace = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
-        new = workplace / "new"
+        new = temporary / "new"
         new.mkdir()
         yield new
         _flush(new)
         if target.exists():
-            target.rename(workplace / "old")
+            target.rename(temporary / "old")
         new.rename(target)
     finally:
-        shutil.rmtree(workplace)
+        shutil.rmtree(temporary)
 
 
 def _tensors(model: torch.nn.Module, source: Checkpoint) -> dict[str, torch.Tensor]:
-    """The source's tensor names, each with the model's value; tied ones are stored as often as the source does."""
-    state = in_memory(model.state_dict(), source.joined)
+    """Tensor name in the source -> the model's value. A tied tensor is stored under each name that the source has."""
+    state = under_stored_names(model.state_dict(), source.runtime_parameters)
     tensors: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for name, info in source.tensors.items():
         tensor = state[name].detach().to("cpu", info.dtype).contiguous() if name in state else source.tensor(name)
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ModelError(f"{name} holds values that are not finite.", hint="Train with a lower learning_rate.")
+            raise ModelError(f"{name} has values that are not finite.", hint="Train with a lower learning_rate.")
         tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
     return tensors
@@ -140,7 +147,7 @@ def _copy_small_files(origin: Path, target: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Make sure that the files' bytes are on the disk before their folder gets its name."""
+    """Write the files' bytes to disk before their folder gets its name."""
     for file in folder.iterdir():
         file.chmod(0o644)
         with file.open("rb") as stream:

@@ -1,8 +1,8 @@
-"""OpenSSF model signatures: does a signature beside the weights hold, and for which key?
+"""OpenSSF model signatures: whether the signature files in a model's folder are valid, and for which key.
 
-The format is OpenSSF Model Signing v1: a Sigstore bundle whose statement names every file of the folder by digest. The
-reference library verifies it; without that library, or without a key or certificate to trust, nothing is claimed.
-Keyless signatures need Sigstore's own roots from the network and are not verified.
+The format is OpenSSF Model Signing v1: a Sigstore bundle whose statement lists every file of the folder with its
+digest. The reference library verifies it. Without that library, or without a trusted key or certificate, the state is
+*not verified*. Keyless signatures need Sigstore's own roots from the network and are not verified.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ EXTRA: Final = "install unlearning-audit[signatures] to verify it"
 
 @dataclass(frozen=True)
 class Trust:
-    """What signatures are verified with: an elliptic-curve public key (PEM), or certificates up to a root (PEM)."""
+    """What signatures are verified with: an elliptic-curve public key (PEM), or a chain of certificates (PEM)."""
 
     public_key: Path | None = None
     certificates: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if self.public_key is not None and self.certificates:
-            raise AuditError("a signature is verified by a key or by certificates, not by both.", hint="Give one.")
+            raise AuditError(
+                "a signature is verified by a key or by certificates, not by both.", hint="Pass one of them."
+            )
         for file in (self.public_key, *self.certificates):
             if file is not None and not file.is_file():
                 raise AuditError("no such key or certificate.", where=str(file))
@@ -45,29 +47,31 @@ class Trust:
 
 
 def signatures(path: Path, trust: Trust = Trust()) -> Iterator[Signature]:
-    """Every signature beside the weights in ``path``; a file's own signature bears its name."""
+    """The signatures in the folder of ``path``; the name of a single file's signature begins with the file's name."""
     folder = path if path.is_dir() else path.parent
     for file in sorted({entry for pattern in PATTERNS for entry in folder.glob(pattern)}):
         if path.is_dir() or file.name.startswith(path.name):
-            yield _verified(path, file, trust)
+            yield _verify(path, file, trust)
         else:
-            yield Signature(file.name, "not verified", "it speaks of the folder; check the folder")
+            yield Signature(file.name, "not verified", "it is a signature of the folder; check the folder")
 
 
-def _verified(path: Path, file: Path, trust: Trust) -> Signature:
+def _verify(path: Path, file: Path, trust: Trust) -> Signature:
     if not trust:
-        return Signature(file.name, "not verified", "name whom to trust with --public-key or --certificate")
+        return Signature(
+            file.name, "not verified", "pass a trusted key or certificate with --public-key or --certificate"
+        )
     if importlib.util.find_spec("model_signing") is None:
         return Signature(file.name, "not verified", EXTRA)
     try:
         _verifier(trust, file).verify(path, file)
-    except Exception as error:  # a bundle of unknown make may break the library anywhere; none of it verifies
+    except Exception as error:  # a malformed bundle may fail anywhere in the library; it is not valid then
         return Signature(file.name, "fails", f"{str(error).strip() or type(error).__name__}".splitlines()[0][:300])
-    return Signature(file.name, "holds", f"every file is as signed, by {trust}")
+    return Signature(file.name, "holds", f"every file is as signed, verified with {trust}")
 
 
 def _verifier(trust: Trust, file: Path) -> Any:
-    """The reference library's verifier; the signature itself is no part of what was signed, nor is git's folder."""
+    """The reference library's verifier. The signature file itself and git's folder are not part of the signed files."""
     from model_signing import hashing, verifying
 
     hashed = hashing.Config().set_ignored_paths(paths=[file.name]).set_allow_symlinks(True)

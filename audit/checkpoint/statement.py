@@ -1,4 +1,4 @@
-"""A result as an in-toto Statement v1: which files it speaks of, and what was found (in-toto/attestation, spec/v1)."""
+"""A result as an in-toto Statement v1: the audited files and the verdicts on them (in-toto/attestation, spec/v1)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PREDICATE_TYPE: Final = "urn:unlearning-audit:verdicts:v1"
 
 
 def statement(result: AuditResult, document: bytes) -> dict[str, Any]:
-    """The unsigned statement on ``result``.
+    """The unsigned statement about ``result``.
 
     Args:
-        document: the bytes of result.json, which the statement names by digest.
+        document: the bytes of result.json, whose digest is in the statement.
     """
     return {
         "_type": STATEMENT_TYPE,
@@ -39,10 +39,10 @@ def statement(result: AuditResult, document: bytes) -> dict[str, Any]:
 
 
 def write_statement(result: Path, target: Path) -> None:
-    """Write the statement on the result in ``result`` to ``target``, whole or not at all.
+    """Write the statement about the result file ``result`` to ``target``, whole or not at all.
 
     Raises:
-        ResultError: ``result`` holds no result.
+        ResultError: ``result`` is not a result file.
     """
     read = AuditResult.read(result)
     write_text(target, json.dumps(statement(read, result.read_bytes()), ensure_ascii=False, indent=1) + "\n")

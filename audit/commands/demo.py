@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from audit.architectures import Architecture, identify
 from audit.checkpoint import Checkpoint, open_checkpoint
-from audit.checkpoint.gguf import gguf_config
+from audit.checkpoint.formats.gguf_config import gguf_config
 from audit.checkpoint.saving import WEIGHTS, read_record, save_model, writing_folder
 from audit.commands._story import tell
 from audit.commands.compare import compare

@@ -20,7 +20,7 @@ import torch
 from audit.architectures import Architecture
 from audit.checkpoint import Checkpoint
 from audit.checkpoint.config import read_config
-from audit.checkpoint.gguf import gguf_config
+from audit.checkpoint.formats.gguf_config import gguf_config
 from audit.errors import ModelError
 from audit.models.tokenizer import Tokenizer
 

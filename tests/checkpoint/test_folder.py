@@ -205,7 +205,7 @@ def test_a_malformed_index_is_refused(sharded: Path, content: str, message: str)
 def test_a_huge_index_is_refused_unread(sharded: Path) -> None:
     with (sharded / INDEX).open("wb") as stream:
         stream.truncate(500_000_000)  # sparse: takes no room
-    assert "an index of 500,000,000 bytes" in refusal(sharded)
+    assert "500,000,000 bytes are too many for an index" in refusal(sharded)
 
 
 def test_a_single_file_beside_an_index_is_ambiguous(tmp_path: Path, sharded: Path) -> None:
@@ -256,4 +256,4 @@ def test_a_folder_without_weights_and_an_adapter_alone_are_refused(tmp_path: Pat
     assert "no weights in this folder" in refusal(tmp_path)
     save_file({"a": torch.ones(2)}, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text("{}")
-    assert "an adapter, which is no model without its base" in refusal(tmp_path)
+    assert "an adapter, which is not a model without its base" in refusal(tmp_path)

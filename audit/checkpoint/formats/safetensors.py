@@ -1,8 +1,8 @@
-"""safetensors files, read by our own header reader.
+"""safetensors files, with a header reader of our own.
 
-The format's own Python binding accepts a header with the same key twice, so a header is parsed and checked here: size
-cap, no duplicate key, every byte of the buffer covered exactly once, each tensor as many bytes as shape and dtype need.
-Format: https://github.com/huggingface/safetensors#format.
+The ``safetensors`` package accepts a header with a duplicate key and uses the last one, so the header is parsed and
+checked here: its size is bounded, no key appears twice, the tensors cover every byte of the buffer exactly once, and
+each has as many bytes as its shape and dtype need. Format: https://github.com/huggingface/safetensors#format.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import torch
 
-from audit.checkpoint.source import Format, TensorInfo, is_shape, naturals, numel, read_block, unique_keys
+from audit.checkpoint.json_file import unique_keys
+from audit.checkpoint.weight_file import Format, TensorInfo, are_naturals, is_shape, numel, read_block
 from audit.errors import CheckpointError
 
 HEADER_LIMIT: Final = 100_000_000  # bytes; the format's own limit
@@ -41,7 +42,7 @@ DTYPES: Final = {
 
 @dataclass(frozen=True)
 class SafetensorsFile:
-    """A verified safetensors file; ``offsets`` are absolute positions of the tensors' first bytes."""
+    """A verified safetensors file; ``offsets`` are the positions of the tensors' first bytes in the file."""
 
     path: Path
     tensors: Mapping[str, TensorInfo]
@@ -67,27 +68,27 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     """Read and verify the header of ``path``.
 
     Raises:
-        CheckpointError: truncated, too long, malformed, or a tensor whose bytes do not fit its shape.
+        CheckpointError: truncated, too long, malformed, or a tensor whose size in bytes does not match its shape.
     """
     header, data_start = _read_header(path)
     header.pop("__metadata__", None)
-    entries = {name: _entry(name, value, path) for name, value in header.items()}
+    entries = {name: _parse_entry(name, value, path) for name, value in header.items()}
     _check_coverage(entries, path.stat().st_size - data_start, path)
     tensors = {name: info for name, (info, _) in entries.items()}
     return SafetensorsFile(path, tensors, {name: data_start + begin for name, (_, begin) in entries.items()})
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
-    """The header as parsed JSON, and where the buffer behind it begins."""
+    """The header as parsed JSON, and the position of the buffer that follows it."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8:
-            raise _short(path, 8 - size, "within its header")
+            raise _truncated(path, 8 - size, "within its header")
         if length > HEADER_LIMIT:
             raise _malformed(path, f"its header would be {length:,} bytes long (at most {HEADER_LIMIT:,} are allowed)")
         if 8 + length > size:
-            raise _short(path, 8 + length - size, "within its header")
+            raise _truncated(path, 8 + length - size, "within its header")
         raw = stream.read(length)
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique_keys)
@@ -98,8 +99,8 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _entry(name: str, value: Any, path: Path) -> tuple[TensorInfo, int]:
-    """One header entry as (info, first byte in the buffer), its byte range checked against shape and dtype."""
+def _parse_entry(name: str, value: Any, path: Path) -> tuple[TensorInfo, int]:
+    """One header entry as (info, offset in the buffer), with its byte range checked against shape and dtype."""
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         raise _malformed(path, f"its entry for {name} is not {{dtype, shape, data_offsets}}")
     stated, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
@@ -107,7 +108,7 @@ def _entry(name: str, value: Any, path: Path) -> tuple[TensorInfo, int]:
     if dtype is None:
         shown = repr(stated) if isinstance(stated, str) else f"of type {type(stated).__name__}"
         raise CheckpointError(f"tensor {name} has dtype {shown}, which is not supported.", where=str(path))
-    if not is_shape(shape) or not naturals(offsets) or len(offsets) != 2:
+    if not is_shape(shape) or not are_naturals(offsets) or len(offsets) != 2:
         raise _malformed(path, f"shape or offsets of {name} are not lists of non-negative integers")
     info = TensorInfo(name, tuple(shape), dtype, path.name)
     begin, end = offsets
@@ -117,20 +118,20 @@ def _entry(name: str, value: Any, path: Path) -> tuple[TensorInfo, int]:
 
 
 def _check_coverage(entries: Mapping[str, tuple[TensorInfo, int]], buffer_bytes: int, path: Path) -> None:
-    """Every byte of the buffer belongs to exactly one tensor."""
+    """Raises CheckpointError unless every byte of the buffer belongs to exactly one tensor."""
     position = 0
     for info, begin in sorted(entries.values(), key=lambda entry: (entry[1], entry[0].nbytes)):
         if begin != position:
-            what = "overlaps the tensor before it" if begin < position else "leaves a hole before it"
-            raise _malformed(path, f"tensor {info.name} {what} (it begins at {begin:,}, expected {position:,})")
+            problem = "overlaps the tensor before it" if begin < position else "leaves a gap before it"
+            raise _malformed(path, f"tensor {info.name} {problem} (it begins at {begin:,}, expected {position:,})")
         position += info.nbytes
     if position > buffer_bytes:
-        raise _short(path, position - buffer_bytes, "within its tensors")
+        raise _truncated(path, position - buffer_bytes, "within its tensors")
     if position < buffer_bytes:
         raise _malformed(path, f"{buffer_bytes - position:,} bytes follow the last tensor")
 
 
-def _short(path: Path, missing: int, where: str) -> CheckpointError:
+def _truncated(path: Path, missing: int, where: str) -> CheckpointError:
     return CheckpointError(
         f"the file ends {where} and is at least {missing:,} bytes short: an incomplete download?",
         where=str(path),
@@ -138,5 +139,7 @@ def _short(path: Path, missing: int, where: str) -> CheckpointError:
     )
 
 
-def _malformed(path: Path, why: str) -> CheckpointError:
-    return CheckpointError(f"not a sound safetensors file: {why}.", where=str(path), hint="Download or save it again.")
+def _malformed(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"not a valid safetensors file: {reason}.", where=str(path), hint="Download or save it again."
+    )

@@ -16,8 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from audit.checkpoint import open_checkpoint
-from audit.checkpoint.config import read_config
-from audit.errors import AuditError, CheckpointError
+from audit.errors import CheckpointError
 
 WHOLE = save({"a": torch.arange(4.0), "b": torch.ones(2, 3)})
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
@@ -71,7 +70,7 @@ DAMAGED = {
         f"needs {4 * 2**80:,} bytes but has 8",
     ),
     "bytes that do not fit": (pack({"a": {**F32, "shape": [3]}}, bytes(8)), "needs 12 bytes but has 8"),
-    "a hole": (pack({"a": {**F32, "data_offsets": [4, 12]}}, bytes(12)), "leaves a hole before it"),
+    "a gap": (pack({"a": {**F32, "data_offsets": [4, 12]}}, bytes(12)), "leaves a gap before it"),
     "an overlap": (
         pack({"a": F32, "b": {**F32, "data_offsets": [4, 12]}}, bytes(12)),
         "tensor b overlaps the tensor before it",
@@ -134,7 +133,7 @@ def test_a_file_cut_after_opening_is_noticed(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(path)
     last = list(checkpoint.tensors)[-1]
     path.write_bytes(WHOLE[:-4])
-    with pytest.raises(CheckpointError, match="4 bytes are gone since the file was opened"):
+    with pytest.raises(CheckpointError, match="the file has lost 4 bytes since it was opened"):
         checkpoint.tensor(last)
 
 
@@ -149,20 +148,3 @@ def test_any_changed_byte_is_read_or_refused_but_never_crashes(
     except CheckpointError:
         return
     assert sum(checkpoint.tensor(name).nbytes for name in checkpoint.tensors) == 40
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"{", "not valid JSON"),
-        (b"[]", "holds list"),
-        (b'{"n_layer": 1, "n_layer": 2}', "'n_layer' appears twice"),
-        (b"\xff\xfe", "not valid JSON"),
-        (b" " * 10_000_001, "no model config"),
-    ],
-)
-def test_a_broken_config_is_refused_with_its_path(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(AuditError, match=message) as caught:
-        read_config(tmp_path)
-    assert str(tmp_path / "config.json") in str(caught.value)

@@ -1,20 +1,20 @@
-"""The header of a GGUF file, each length checked against the file before it is used.
+"""The header of a GGUF file: metadata and tensor table, with every length checked against the file before it is used.
 
-The gguf package's own reader keeps the whole file mapped, and where a damaged file states an array of 2^60 entries it
-reads on past the end that often. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+The gguf package's own reader keeps the whole file mapped, and if a damaged file states an array of 2^60 entries, it
+loops that often past the end. Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from audit.checkpoint.source import numel
+from audit.checkpoint.weight_file import numel
 from audit.errors import CheckpointError
 
 VERSIONS: Final = (2, 3)
@@ -27,8 +27,13 @@ SCALARS: Final = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"
 
 
 @dataclass(frozen=True)
-class StoredTensor:
-    """One tensor as stored; ``shape`` has the slowest axis first, ``begin`` is its first byte in the file."""
+class GgufTensor:
+    """One entry of the tensor table.
+
+    Attributes:
+        shape: the slowest axis first, as in torch.
+        begin: position of the tensor's first byte in the file.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -51,19 +56,21 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class GgufHeader:
+    """Metadata by key, tensors by their GGUF names."""
+
     metadata: Mapping[str, Any]
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, GgufTensor]
 
 
 def read_header(path: Path) -> GgufHeader:
-    """Metadata and tensor table of ``path``.
+    """The header of ``path``.
 
     Raises:
-        CheckpointError: truncated, malformed, of another version or byte order, or of an unknown quantisation.
+        CheckpointError: truncated, malformed, or of an unsupported version, byte order or quantisation type.
     """
     with path.open("rb") as stream:
         cursor = _Cursor(stream, path)
-        cursor.take(4)  # the magic, by which the format was recognised
+        cursor.take(4)  # the magic number; detect_format has checked it
         version = cursor.number("I")
         if version not in VERSIONS:
             raise cursor.error(f"version {version} or big-endian; versions 2 and 3, little-endian, are read")
@@ -74,17 +81,17 @@ def read_header(path: Path) -> GgufHeader:
             if key in metadata:
                 raise cursor.error(f"the metadata key {key!r} appears twice")
             metadata[key] = cursor.value()
-        tensors: dict[str, StoredTensor] = {}
+        tensors: dict[str, GgufTensor] = {}
         for _ in range(n_tensors):
-            stored = _stored_tensor(cursor)
-            if stored.name in tensors:
-                raise cursor.error(f"tensor {stored.name} appears twice")
-            tensors[stored.name] = stored
-        return GgufHeader(metadata, _placed(tensors, metadata, cursor))
+            tensor = _read_tensor(cursor)
+            if tensor.name in tensors:
+                raise cursor.error(f"tensor {tensor.name} appears twice")
+            tensors[tensor.name] = tensor
+        return GgufHeader(metadata, _check_positions(tensors, metadata, cursor))
 
 
 class _Cursor:
-    """Reads on through a file and never asks for more than is left of it."""
+    """Reads a file from its start, and never more bytes than remain in it."""
 
     def __init__(self, stream: BinaryIO, path: Path) -> None:
         self._stream = stream
@@ -95,7 +102,7 @@ class _Cursor:
     def take(self, count: int) -> bytes:
         if count > self.size - self.position:
             raise self.error(
-                f"it needs {count:,} bytes at {self.position:,}, where {self.size - self.position:,} are left"
+                f"it needs {count:,} bytes at position {self.position:,}, but {self.size - self.position:,} remain"
             )
         self.position += count
         return self._stream.read(count)
@@ -125,14 +132,12 @@ class _Cursor:
         raw = self.take(length * struct.calcsize(f"<{SCALARS[kind]}"))
         return struct.unpack(f"<{length}{SCALARS[kind]}", raw)
 
-    def error(self, why: str) -> CheckpointError:
-        return CheckpointError(
-            f"not a sound GGUF file: {why}.", where=str(self._path), hint="Download it again, whole."
-        )
+    def error(self, reason: str) -> CheckpointError:
+        return CheckpointError(f"not a valid GGUF file: {reason}.", where=str(self._path), hint="Download it again.")
 
 
-def _stored_tensor(cursor: _Cursor) -> StoredTensor:
-    """One entry of the tensor table; ``begin`` is still counted from the start of the data."""
+def _read_tensor(cursor: _Cursor) -> GgufTensor:
+    """One entry of the tensor table; its ``begin`` is relative to the start of the data."""
     name, n_dimensions = cursor.text(), cursor.number("I")
     if not 1 <= n_dimensions <= MAX_DIMENSIONS:
         raise cursor.error(f"tensor {name} has {n_dimensions} dimensions")
@@ -146,31 +151,32 @@ def _stored_tensor(cursor: _Cursor) -> StoredTensor:
         known = ", ".join(quantisation.name for quantisation in GGML_QUANT_SIZES)
         raise cursor.error(f"tensor {name} is of unknown quantisation type {kind}; known are {known}") from error
     if shape[-1] % GGML_QUANT_SIZES[quantisation][0]:
-        raise cursor.error(f"rows of {name} ({shape[-1]}) are no multiple of {quantisation.name}'s block")
-    return StoredTensor(name, shape, quantisation, begin)
+        raise cursor.error(f"the row length of {name} ({shape[-1]}) is not a multiple of {quantisation.name}'s block")
+    return GgufTensor(name, shape, quantisation, begin)
 
 
-def _placed(
-    tensors: Mapping[str, StoredTensor], metadata: Mapping[str, Any], cursor: _Cursor
-) -> dict[str, StoredTensor]:
-    """The tensors at their places in the file, which they fill without overlap, each inside it."""
+def _check_positions(
+    tensors: Mapping[str, GgufTensor], metadata: Mapping[str, Any], cursor: _Cursor
+) -> dict[str, GgufTensor]:
+    """The tensors with ``begin`` counted from the start of the file.
+
+    Raises:
+        CheckpointError: they overlap, leave gaps larger than the alignment, or do not end where the file ends.
+    """
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
-        raise cursor.error(f"an alignment of {alignment!r}, which is no power of two")
+        raise cursor.error(f"an alignment of {alignment!r}, which is not a power of two")
     start = -(-cursor.position // alignment) * alignment
     end = 0
-    for stored in sorted(tensors.values(), key=lambda stored: (stored.begin, stored.nbytes)):
-        if not end <= stored.begin < end + alignment or stored.begin % alignment:
+    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.begin, tensor.nbytes)):
+        if not end <= tensor.begin < end + alignment or tensor.begin % alignment:
             raise cursor.error(
-                f"tensor {stored.name} begins at {stored.begin:,} of the data, after {end:,} bytes of others"
+                f"tensor {tensor.name} begins at {tensor.begin:,} of the data, after {end:,} bytes of other tensors"
             )
-        end = stored.begin + stored.nbytes
+        end = tensor.begin + tensor.nbytes
     excess = cursor.size - start - end
     if excess < 0:
         raise cursor.error(f"it is {-excess:,} bytes short: an incomplete download?")
     if excess >= alignment:
         raise cursor.error(f"{excess:,} bytes follow the last tensor")
-    return {
-        name: StoredTensor(name, stored.shape, stored.quantisation, start + stored.begin)
-        for name, stored in tensors.items()
-    }
+    return {name: replace(tensor, begin=start + tensor.begin) for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""One name for one tensor: prefixes that training tools add are taken off, one that older files leave out is added."""
+"""Canonical tensor names: prefixes that training tools add are removed, and one that older files omit is added."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Final
 from audit.architectures.family import families
 
 WRAPPERS: Final = ("module.", "_orig_mod.", "base_model.model.")
-"""What DataParallel, torch.compile and a merged PEFT model put in front of each name."""
+"""Prefixes that DataParallel, torch.compile and a merged PEFT model put on every name."""
 
 
 def canonical_names(stored: Collection[str]) -> tuple[dict[str, str], tuple[str, ...]]:
     """Stored name -> canonical name, and a note for each prefix changed.
 
-    A prefix is taken off only where *all* names carry it: with some it is damage, which the family's check will say.
+    A prefix is removed only if *all* names have it. If only some do, the file is damaged, and the family's check
+    reports the names.
     """
     names = {name: name for name in stored}
     notes = []
@@ -26,12 +27,12 @@ def canonical_names(stored: Collection[str]) -> tuple[dict[str, str], tuple[str,
         marks = {family.by_role["embedding"].pattern, family.by_role["W_out"].name(0)}
         if family.prefix and {mark.removeprefix(family.prefix) for mark in marks} <= set(names.values()):
             names = {n: current if current == head else family.prefix + current for n, current in names.items()}
-            notes.append(f"added prefix {family.prefix!r}, which this file leaves out, to tensor names")
+            notes.append(f"added prefix {family.prefix!r}, which this file omits, to tensor names")
     return names, tuple(notes)
 
 
 def _shared_wrapper(names: Collection[str]) -> str | None:
-    """The wrapper prefix that every name carries, if there is one."""
+    """The wrapper prefix that every name has, if there is one."""
     for prefix in WRAPPERS:
         if names and all(name.startswith(prefix) for name in names):
             return prefix

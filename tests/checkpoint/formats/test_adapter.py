@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from audit.checkpoint import open_checkpoint
-from audit.checkpoint.adapter import read_settings
+from audit.checkpoint.formats.adapter_config import read_settings
 from audit.checkpoint.pair import open_pair
 from audit.commands.compare import compare
 from audit.errors import CheckpointError
@@ -100,7 +100,7 @@ def test_a_change_below_the_bases_rounding_is_still_seen(tmp_path: Path) -> None
 
 def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:
     _, adapter, _ = trained(tmp_path)
-    with pytest.raises(CheckpointError, match="no model without its base"):
+    with pytest.raises(CheckpointError, match="not a model without its base"):
         open_checkpoint(adapter)
 
 
@@ -138,7 +138,7 @@ def test_an_adapter_of_another_size_or_place_is_refused(tmp_path: Path) -> None:
         ({"lora_alpha": None}, "alpha None"),
         ({"rank_pattern": {"(a+)+$": 4}}, "not a module's name"),
         ({"alpha_pattern": {"q_proj": 0}}, "not a positive number"),
-        ({"use_dora": True}, "no DoRA"),
+        ({"use_dora": True}, "not a DoRA module"),
     ],
 )
 def test_settings_that_change_the_merge_are_understood_or_refused(
@@ -172,5 +172,5 @@ def test_half_a_factor_and_a_stray_tensor_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="lacks the rest"):
         open_checkpoint(adapter, open_checkpoint(base))
     save_file({**state, "base_model.model.model.nowhere.weight": torch.ones(2)}, weights)
-    with pytest.raises(CheckpointError, match=r"no place in the base: model\.nowhere\.weight"):
+    with pytest.raises(CheckpointError, match=r"no counterpart in the base: model\.nowhere\.weight"):
         open_checkpoint(adapter, open_checkpoint(base))

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from audit.checkpoint import open_checkpoint, torchfile
+from audit.checkpoint import open_checkpoint
+from audit.checkpoint.formats import torch_file
 from audit.errors import CheckpointError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.bfloat16)}
@@ -104,9 +105,9 @@ def test_nested_wrappers_and_prefixes_come_off_together(tmp_path: Path) -> None:
         ({"model": STATE, "state_dict": STATE}, "found several (state_dict, model)"),
         ({"net": STATE, "step": 1}, "found none (its keys: net, step)"),
         ({}, "found none"),
-        ([STATE], "holds a list, not a state dict"),
-        (torch.ones(2), "holds a Tensor, not a state dict"),
-        ({1: torch.ones(2)}, "holds a dict, not a state dict"),
+        ([STATE], "contains a list, not a state dict"),
+        (torch.ones(2), "contains a tensor, not a state dict"),
+        ({1: torch.ones(2)}, "contains a dict, not a state dict"),
         ({"a": torch.eye(3).to_sparse()}, "a is not a plain dense tensor"),
         ({"a": torch.ones(1).expand(10**9)}, "a claims 4,000,000,000 bytes in a file of"),
     ],
@@ -119,7 +120,7 @@ def test_anything_but_one_state_dict_is_refused(tmp_path: Path, content: Any, me
 
 def test_entries_that_are_no_tensors_are_ignored_and_said(tmp_path: Path) -> None:
     torch.save({**STATE, "version": 2}, tmp_path / "model.pt")
-    assert open_checkpoint(tmp_path / "model.pt").notes == ("ignored entries that are no tensors: version",)
+    assert open_checkpoint(tmp_path / "model.pt").notes == ("ignored entries that are not tensors: version",)
 
 
 def test_parameters_and_strided_views_read_as_plain_tensors(tmp_path: Path) -> None:
@@ -190,13 +191,13 @@ def test_a_file_cut_after_opening_is_noticed(tmp_path: Path) -> None:
     torch.save(STATE, path)
     checkpoint = open_checkpoint(path)
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="are gone since the file was opened"):
+    with pytest.raises(CheckpointError, match=r"has lost \d+ bytes since it was opened"):
         checkpoint.tensor("a.weight")
 
 
 def test_every_number_format_that_is_supported_reads_bitwise(tmp_path: Path) -> None:
     """Those without a storage class of their own are saved in another way, which the reader must know too."""
-    state = {name: torch.arange(6).reshape(2, 3).to(dtype) for name, dtype in torchfile.DTYPES.items()}
+    state = {name: torch.arange(6).reshape(2, 3).to(dtype) for name, dtype in torch_file.DTYPES.items()}
     for legacy in (False, True):
         torch.save(state, tmp_path / "model.pt", _use_new_zipfile_serialization=not legacy)
         checkpoint = open_checkpoint(tmp_path / "model.pt")
