@@ -319,7 +319,7 @@ def test_a_folder_in_use_is_refused_before_the_work(skills: tuple[Path, Path, Pa
     used.mkdir()
     (used / "thesis.txt").write_text("mine")
     for method, target in (("key-space", {"save": used}), ("prune", {"save_edited": used})):
-        with pytest.raises(AuditError, match="already there"):
+        with pytest.raises(AuditError, match="left alone"):
             guarded(tmp_path / "no model", skills, method, **target)
     assert (used / "thesis.txt").read_text() == "mine"
 
