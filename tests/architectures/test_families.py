@@ -29,7 +29,7 @@ from audit.metrics import weights_metrics
 from audit.models.ffn import read_mlp
 from audit.models.forward import Row, expert_keys, run
 from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
-from audit.weights.scan import scan
+from audit.weights.comparison import compare_weights
 from tests.tiny import DENSE, FAMILIES, edit, edit_config, tokenizer, write_tiny
 
 State = dict[str, torch.Tensor]
@@ -138,8 +138,8 @@ def test_a_change_of_one_neuron_is_found_at_its_place(tmp_path: Path, family: st
             read_mlp(checkpoint, architecture, 1).__dict__[role] for checkpoint in (pair.base, pair.unlearned)
         )
         assert (before != after).any(dim=1).nonzero().tolist() == [[neuron]]
-    weights = scan(pair, weights_metrics()).weights
-    assert [(found.layer, found.neuron) for found in weights.top_neurons] == [(1, neuron)]
+    weights = compare_weights(pair, weights_metrics()).weights
+    assert [(change.layer, change.neuron) for change in weights.top_neurons] == [(1, neuron)]
     assert [row.changed_key_rows for row in weights.per_layer] == [0, 1]
     assert weights.changed_tensors == (2 if family == "phi3" else len(roles))
 
