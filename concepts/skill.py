@@ -1,30 +1,26 @@
-"""A skill: queries that need it, how an answer is checked, and the files that hold one.
+"""A skill: queries that need it, how an answer is checked, and how the queries are split.
 
-Read are the tool's own form (TOML, or JSON lines with ``prompt``), GSM8K, HumanEval (also ``.gz``), MBPP, SQuAD and
-XQuAD, and plain text with a query on each line; which one it is shows in the content. Loads no torch.
+A skill is loaded from a file; ``concepts.readers.skills`` has one reader for each layout. Loads no torch.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from concepts.concept import slug
-from concepts.files import MAX_BYTES, ConceptFileError, read_text, read_toml
+from concepts.files import ConceptFileError, read_records, slug
+from concepts.plugins import discover
 from concepts.prompts import normalise
+from concepts.readers import Reader, layout, reader_for
 
 Checker = Literal["number", "text", "choice", "code"]
-Document = Mapping[str, Any]
 Wording = Annotated[str, Field(min_length=1)]
 
 FINAL = "####"
@@ -41,10 +37,10 @@ class _Frozen(BaseModel):
 class Query(_Frozen):
     """One prompt that needs the skill.
 
-    ``answer`` is ``None`` where the source gives none; of a choice it is the letter. ``accept`` are further right
-    answers. ``tests`` is Python that raises where a program, the prompt continued, is wrong. ``paraphrases`` ask the
-    same in other words, ``translations`` in other languages (``"de"`` -> the query in German): a guard of the skill is
-    attacked with both.
+    ``answer`` is ``None`` where the source gives none; for a multiple choice it is the letter. ``accept`` holds further
+    right answers. ``tests`` is Python code that raises an exception if a program (the prompt and its continuation) is
+    wrong. ``paraphrases`` ask the same in other words, ``translations`` in other languages (``"de"`` -> the query in
+    German): a guard of the skill is attacked with both.
     """
 
     prompt: str = Field(min_length=1)
@@ -57,7 +53,7 @@ class Query(_Frozen):
 
 
 class Skill(_Frozen):
-    """What is looked for in key space; ``name`` is a slug of the file's name."""
+    """Queries that need one ability of a model; ``name`` is a slug of the file's name."""
 
     name: str
     title: str = Field(min_length=1)
@@ -76,7 +72,7 @@ class Skill(_Frozen):
 
 @dataclass(frozen=True)
 class Splits:
-    """Indices of a skill's queries: to fit on, to choose settings and thresholds by, and to report on."""
+    """Indices of a skill's queries: to fit on, to choose settings and thresholds with, and to report on."""
 
     fit: tuple[int, ...]
     choose: tuple[int, ...]
@@ -84,9 +80,9 @@ class Splits:
 
 
 def split(skill: Skill, seed: int = 0) -> Splits:
-    """Three equal parts at random (sizes differ by one at most); the same seed gives the same parts.
+    """Three equal random parts (their sizes differ by one at most); the same seed gives the same parts.
 
-    Queries of the same prompt, case and punctuation aside, stay together, so that none is reported that was fitted.
+    Queries of the same prompt, ignoring case and punctuation, stay in one part: no query of the fit is reported on.
     """
     prompts = [normalise(query.prompt) or query.prompt for query in skill.queries]
     order = list(dict.fromkeys(prompts))
@@ -101,14 +97,14 @@ def split(skill: Skill, seed: int = 0) -> Splits:
 # ---- checkers
 
 
-def right(skill: Skill, query: Query, output: str) -> bool:
-    """Whether the model's ``output`` answers ``query`` rightly.
+def is_right(skill: Skill, query: Query, output: str) -> bool:
+    """Whether the model's ``output`` is a right answer to ``query``.
 
     Raises:
-        ValueError: the query has no answer, or its answer is a program, which would have to be run.
+        ValueError: the query has no answer, or its answer is a program, whose tests must be run instead.
     """
     if skill.checker == "code":
-        raise ValueError("a program is right if its tests pass; they would have to be run")
+        raise ValueError("a program is right if its tests pass: run them instead")
     if query.answer is None:
         raise ValueError(f"no answer is known for {query.prompt!r}")
     if skill.checker == "number":
@@ -119,159 +115,65 @@ def right(skill: Skill, query: Query, output: str) -> bool:
 
 
 def last_number(text: str) -> Decimal | None:
-    """The number after the last ``####`` of a text, or else its last one; ``None`` where there is none."""
+    """The number after the last ``####`` of a text, or else the last number in it; ``None`` if it has none."""
     _, marked, final = text.rpartition(FINAL)
-    found = _NUMBER.findall(final) if marked else []
-    numbers = found[:1] or _NUMBER.findall(text)[-1:]
+    marked_numbers = _NUMBER.findall(final) if marked else []
+    numbers = marked_numbers[:1] or _NUMBER.findall(text)[-1:]
     return Decimal(numbers[0].replace(",", "")) if numbers else None
 
 
 def chosen_letter(text: str) -> str | None:
-    """The letter that a text opens with (``"(B) Rome"``, ``"B."``) or calls its answer, else ``None``."""
-    found = _LETTER.search(text.strip())
-    return (found[1] or found[2]) if found else None
+    """The letter that a text begins with (``"(B) Rome"``, ``"B."``) or gives as its answer, else ``None``."""
+    match = _LETTER.search(text.strip())
+    return (match[1] or match[2]) if match else None
 
 
 def _letters(query: Query) -> tuple[str, ...]:
     return tuple(chr(ord("A") + number) for number in range(len(query.choices)))
 
 
-# ---- readers
+# ---- files
+
+
+class SkillReader(Reader[Skill], Protocol):
+    """The contract of a file in ``concepts/readers/skills/``."""
 
 
 def load_skill(path: str | Path) -> Skill:
-    """The skill in a file of any form named above.
+    """The skill in a file of any layout in ``concepts/readers/skills/``.
 
     Raises:
         ConceptFileError: naming the file, the line or query, and the field.
     """
     path = Path(path)
+    readers = discover(f"{__package__}.readers.skills", SkillReader)
+    reader = reader_for(path, readers)
+    if reader is None:
+        raise _unrecognised(path, readers.values())
+    return reader.read(path)
+
+
+def parse_skill(document: Mapping[str, Any], path: Path) -> Skill:
+    """The skill with the fields of ``document``; its name and title are the file's, where the document has none.
+
+    Raises:
+        ConceptFileError: naming the file and the field.
+    """
     stem = path.name.removesuffix(".gz").rpartition(".")[0] or path.name
-    base = {"name": slug(stem), "title": stem}
-    if path.suffix.lower() == ".toml":
-        return _validated({**base, **read_toml(path)}, str(path))
-    text = _unpacked(path) if path.suffix.lower() == ".gz" else read_text(path)
-    if not text.lstrip().startswith(("{", "[")):
-        queries = [{"prompt": line.strip()} for line in text.splitlines() if line.strip()]
-        return _validated({**base, "queries": queries}, str(path))
-    return _validated({**base, **_from_json(text, str(path))}, str(path))
-
-
-def _unpacked(path: Path) -> str:
     try:
-        with gzip.open(path) as stream:
-            data = stream.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ConceptFileError(f"unpacks to more than {MAX_BYTES:,} bytes.", where=str(path))
-        return data.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ConceptFileError(f"cannot be unpacked to UTF-8 text ({error}).", where=str(path)) from error
-
-
-def _from_json(text: str, where: str) -> Document:
-    """One JSON document (SQuAD), or one on each line."""
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        return _from_lines(_lines(text, where), where)
-    if isinstance(document, dict) and "data" in document:
-        return _squad(document, where)
-    return _from_lines([(1, document)], where)
-
-
-def _lines(text: str, where: str) -> list[tuple[int, Any]]:
-    found = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        try:
-            found += [(number, json.loads(line))] if line.strip() else []
-        except (ValueError, RecursionError) as error:
-            raise ConceptFileError(f"line {number} is not JSON: {error}.", where=where) from error
-    return found
-
-
-def _from_lines(lines: Sequence[tuple[int, Any]], where: str) -> Document:
-    """All lines have the form of the first; its fields tell which."""
-    first = lines[0][1]
-    form = next((form for form in FORMS if isinstance(first, dict) and form.fields <= first.keys()), None)
-    if form is None:
-        known = "; ".join(f"{form.name}: {', '.join(sorted(form.fields))}" for form in FORMS)
-        raise ConceptFileError(
-            f"line {lines[0][0]} has the fields of no known form.", where=where, hint=f"Known: {known}."
-        )
-    queries = []
-    for number, entry in lines:
-        missing = sorted(form.fields - entry.keys()) if isinstance(entry, dict) else sorted(form.fields)
-        if missing:
-            raise ConceptFileError(f"line {number} lacks the field {missing[0]} of {form.name}.", where=where)
-        try:
-            queries.append(Query.model_validate(form.query(entry)))
-        except ValidationError as error:
-            raise ConceptFileError(f"line {number}, {_first(error)}.", where=where) from error
-        except (TypeError, AttributeError) as error:
-            raise ConceptFileError(f"line {number} is not as {form.name} writes it ({error}).", where=where) from error
-    return {"checker": form.checker(first), "queries": queries}
-
-
-@dataclass(frozen=True)
-class _Form:
-    """A file with one query on each line: the fields that tell it, its checker, and a line's query."""
-
-    name: str
-    fields: frozenset[str]
-    checker: Callable[[Document], str]
-    query: Callable[[Document], Document]
-
-
-def _gsm8k(entry: Document) -> Document:
-    return {"prompt": entry["question"], "answer": entry["answer"]}
-
-
-def _humaneval(entry: Document) -> Document:
-    tests = f"{entry['test']}\ncheck({entry['entry_point']})\n"
-    return {"prompt": entry["prompt"], "answer": entry.get("canonical_solution"), "tests": tests}
-
-
-def _mbpp(entry: Document) -> Document:
-    return {"prompt": entry["text"], "answer": entry["code"], "tests": "\n".join(entry["test_list"])}
-
-
-def _own(entry: Document) -> Document:
-    return {field: value for field, value in entry.items() if field != "checker"}
-
-
-FORMS = (
-    _Form("HumanEval", frozenset({"prompt", "test", "entry_point"}), lambda _: "code", _humaneval),
-    _Form("MBPP", frozenset({"text", "code", "test_list"}), lambda _: "code", _mbpp),
-    _Form("GSM8K", frozenset({"question", "answer"}), lambda _: "number", _gsm8k),
-    _Form("our own", frozenset({"prompt"}), lambda entry: entry.get("checker", "text"), _own),
-)
-
-
-def _squad(document: Document, where: str) -> Document:
-    """The questions of SQuAD or XQuAD, without their contexts."""
-    queries = []
-    try:
-        for article in document["data"]:
-            for paragraph in article["paragraphs"]:
-                for asked in paragraph["qas"]:
-                    answers = [answer["text"] for answer in asked["answers"]]
-                    queries.append(
-                        {"prompt": asked["question"], "answer": (answers or [None])[0], "accept": answers[1:]}
-                    )
-    except (KeyError, TypeError) as error:
-        raise ConceptFileError(f"query {len(queries)} is not as SQuAD writes it ({error!r}).", where=where) from error
-    return {"checker": "text", "queries": queries}
-
-
-def _validated(document: Document, where: str) -> Skill:
-    try:
-        return Skill.model_validate(document)
+        return Skill.model_validate({"name": slug(stem), "title": stem, **document})
     except ValidationError as error:
-        raise ConceptFileError(f"{_first(error)}.", where=where) from error
+        raise ConceptFileError(f"{first_problem(error)}.", where=str(path)) from error
 
 
-def _first(error: ValidationError) -> str:
-    """The first thing wrong, with its field."""
+def first_problem(error: ValidationError) -> str:
+    """The first problem of a record, with its field."""
     problem = error.errors()[0]
     field = ".".join(str(part) for part in problem["loc"])
     return f"field {field}: {problem['msg']}" if field else problem["msg"].removeprefix("Value error, ")
+
+
+def _unrecognised(path: Path, readers: Iterable[SkillReader]) -> ConceptFileError:
+    line, _ = read_records(path)[0]
+    known = "; ".join(sorted(layout(reader) for reader in readers))
+    return ConceptFileError(f"line {line} has the fields of no known layout.", where=str(path), hint=f"Known: {known}.")

@@ -23,7 +23,7 @@ from audit.questions.sandbox import passes
 from concepts.concept import Concept, shipped_unrelated
 from concepts.files import ConceptFileError
 from concepts.prompts import ASK, answer_text, cut, normalise
-from concepts.skill import Query, Skill, load_skill, right
+from concepts.skill import Query, Skill, is_right, load_skill
 
 QUERIES: Final = 60
 """Queries of a skill, and as many of all others together."""
@@ -118,7 +118,7 @@ class SkillQuestions:
                 found[prompt.id] = passes(f"{query.prompt}{_body(written[prompt.id])}\n{query.tests}")
             elif query.answer is not None and (skill.checker in ("text", "choice") or prompt.id in long):
                 text = written[prompt.id]
-                found[prompt.id] = right(skill, query, text if skill.checker == "number" else cut(text))
+                found[prompt.id] = is_right(skill, query, text if skill.checker == "number" else cut(text))
         return found
 
     def worked_out(self, items: ItemSet) -> list[Prompt]:

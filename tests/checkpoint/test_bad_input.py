@@ -43,7 +43,8 @@ from audit.questions.items import item_set
 from audit.result import Measurement, write_text
 from audit.verdict import judge
 from audit.weights.scan import scan
-from concepts.concept import load_concept, slug
+from concepts.concept import load_concept
+from concepts.files import slug
 from reports.html import render
 from tests.checkpoint.formats.gguf_files import entry
 from tests.checkpoint.formats.gguf_files import pack as gguf_file

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from concepts.concept import Concept, Question, from_word, load_concept, shipped_unrelated, slug
-from concepts.files import MAX_BYTES, ConceptFileError
+from concepts.concept import Concept, Question, from_word, load_concept, shipped_unrelated
+from concepts.files import MAX_BYTES, ConceptFileError, slug
 from concepts.prompts import mentions
 
 MINIMAL = 'title = "Rivers"\nseeds = ["river"]\n'
@@ -75,7 +75,7 @@ def test_broken_toml_is_reported_with_its_line(tmp_path: Path) -> None:
         ('title = "R"\nseeds = "river"\n', "seeds", "tuple"),
         (MINIMAL + '[[questions]]\nquestion = ""\n', "questions.0.question", "at least 1"),
         (MINIMAL + '[[questions]]\nquestion = "a?"\nanser = "b"\n', "questions.0.anser", "not permitted"),
-        ('title = "R"\n', "", "nothing to look for"),
+        ('title = "R"\n', "", "nothing to measure"),
         ('title = "R"\nseeds = ["a", "A"]\n', "seeds", "2 times"),
         (MINIMAL + 2 * QUESTION.format("Rome", "tears"), "", "2 times"),
         (MINIMAL + 2 * GROUP, "", "2 times"),
@@ -85,7 +85,7 @@ def test_broken_toml_is_reported_with_its_line(tmp_path: Path) -> None:
         (MINIMAL + GROUP.replace('"Paris"', '"rome"'), "groups.0", "2 times"),
         (MINIMAL + GROUP.replace('Spain = "Madrid"\n', ""), "groups.0", "too few"),
         (MINIMAL + GROUP.replace('"Rome"', '"Italy"'), "groups.0", "own question"),
-        ('name = "x"\n' + MINIMAL, "name", "own name"),
+        ('name = "x"\n' + MINIMAL, "name", "named after its file"),
         (MINIMAL + "[[vectors]]\nlayer = -1\nneuron = 0\n", "vectors.0.layer", "greater than or equal to 0"),
         (MINIMAL + "[[vectors]]\nlayer = 1\nneuron = 0\nsign = 2\n", "vectors.0.sign", "1 or -1"),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from concepts.files import MAX_BYTES, ConceptFileError
-from concepts.skill import Query, Skill, chosen_letter, last_number, load_skill, right, split
+from concepts.skill import Query, Skill, chosen_letter, is_right, last_number, load_skill, split
 
 HUMANEVAL = {"task_id": "0", "prompt": "def one():\n", "test": "def check(f): assert f() == 1", "entry_point": "one"}
 
@@ -27,8 +27,8 @@ def many(count: int) -> Skill:
 def test_gsm8k_is_checked_by_its_final_number(tmp_path: Path) -> None:
     skill = load_skill(written(tmp_path / "m.jsonl", {"question": "How much?", "answer": "2 * 9 = 18\n#### 1,018"}))
     assert skill.checker == "number"
-    assert right(skill, skill.queries[0], "It makes $1018.00.")
-    assert not right(skill, skill.queries[0], "1018, or rather 18")
+    assert is_right(skill, skill.queries[0], "It makes $1018.00.")
+    assert not is_right(skill, skill.queries[0], "1018, or rather 18")
 
 
 def test_packed_humaneval_calls_its_own_check(tmp_path: Path) -> None:
@@ -37,8 +37,8 @@ def test_packed_humaneval_calls_its_own_check(tmp_path: Path) -> None:
     skill = load_skill(path)
     assert (skill.name, skill.checker) == ("h", "code")
     assert skill.queries[0].tests.endswith("check(one)\n")
-    with pytest.raises(ValueError, match="have to be run"):
-        right(skill, skill.queries[0], "    return 1")
+    with pytest.raises(ValueError, match="run them"):
+        is_right(skill, skill.queries[0], "    return 1")
 
 
 def test_mbpp_joins_its_tests(tmp_path: Path) -> None:
@@ -49,8 +49,8 @@ def test_mbpp_joins_its_tests(tmp_path: Path) -> None:
 def test_squad_gives_questions_with_every_accepted_answer(tmp_path: Path) -> None:
     asked = {"question": "Wer?", "answers": [{"text": "Anna"}, {"text": "die Anna"}]}
     skill = load_skill(written(tmp_path / "x.json", {"data": [{"paragraphs": [{"context": "", "qas": [asked]}]}]}))
-    assert right(skill, skill.queries[0], "Die Anna.")
-    assert not right(skill, skill.queries[0], "Otto")
+    assert is_right(skill, skill.queries[0], "Die Anna.")
+    assert not is_right(skill, skill.queries[0], "Otto")
 
 
 def test_own_forms_and_plain_text_give_their_prompts(tmp_path: Path) -> None:
@@ -60,20 +60,20 @@ def test_own_forms_and_plain_text_give_their_prompts(tmp_path: Path) -> None:
     assert load_skill(tmp_path / "s.toml").checker == "number"
     assert [query.prompt for query in load_skill(tmp_path / "s.txt").queries] == ["one", "two"]
     skill = load_skill(written(tmp_path / "c.jsonl", choice))
-    assert right(skill, skill.queries[0], "(B) y")
-    assert not right(skill, skill.queries[0], "(A) x")
+    assert is_right(skill, skill.queries[0], "(B) y")
+    assert not is_right(skill, skill.queries[0], "(A) x")
 
 
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ([{"x": 1}], "no known form"),
-        ([{"prompt": "a"}, {"answer": "b"}], "line 2 lacks the field prompt"),
+        ([{"x": 1}], "no known layout"),
+        ([{"prompt": "a"}, {"answer": "b"}], "line 2 has no field prompt, which the tool's own layout requires"),
         ([{"prompt": "a"}, {"prompt": ""}], "line 2, field prompt"),
         ([{"prompt": "a", "checker": "choice", "answer": "C", "choices": ["x"]}], "not the letter"),
         ([{"question": "a", "answer": "none"}], "holds no number"),
-        ([{"prompt": "a"}, 3], "line 2 lacks"),
-        ([{"data": [{"paragraphs": [{"qas": [{"question": "?"}]}]}]}], "query 0 is not as SQuAD"),
+        ([{"prompt": "a"}, 3], "line 2 has no field prompt"),
+        ([{"data": [{"paragraphs": [{"qas": [{"question": "?"}]}]}]}], "query 0 does not have the layout of SQuAD"),
     ],
 )
 def test_a_broken_file_is_one_error_with_its_place(tmp_path: Path, entries: list[Any], said: str) -> None:
