@@ -5,7 +5,8 @@ AuditError
 ├── IncomparableError    two valid checkpoints that are not versions of one model
 ├── ModelError           config or tokenizer missing, broken or not matching the weights
 ├── ConceptError         a concept or skill that cannot be used as given
-└── ResultError          a result file that cannot be read
+├── ResultError          a result file that cannot be read
+└── UnexpectedError      anything else, put into this form by the command line
 """
 
 from __future__ import annotations
@@ -84,3 +85,13 @@ class ConceptError(AuditError):
 
 class ResultError(AuditError):
     kind = "result"
+
+
+class UnexpectedError(AuditError):
+    """An error that is not one of ours (memory, disk, a library), in the same form."""
+
+    kind = "unexpected"
+
+    def __init__(self, error: BaseException) -> None:
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        super().__init__(message, hint="Run again with --debug for the traceback.")

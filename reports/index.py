@@ -14,8 +14,7 @@ from reports.matrix import Column, Matrix, matrices
 from reports.measurements import anchors_of
 from reports.page import anchors
 from reports.tables import Cell, Table, capped, text
-from reports.weights import summary
-from reports.wording import VERDICTS, headline, name_of
+from reports.wording import VERDICTS, headline, name_of, weights_summary
 
 MOST_COLUMNS = 24
 """Findings set side by side; of more the list is enough."""
@@ -90,7 +89,7 @@ def entry_view(entry: Entry) -> EntryView:
         facts=[
             ("unlearned", shorten(result.subjects.unlearned.path)),
             ("base", shorten(result.subjects.base.path)),
-            ("weights", summary(result.weights)),
+            ("weights", weights_summary(result.weights)),
             ("started", moment(result.run.started)),
         ],
     )

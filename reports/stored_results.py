@@ -12,8 +12,7 @@ from urllib.parse import quote
 
 from audit.errors import ResultError
 from audit.result import AuditResult, write_text
-from reports import html, index
-from reports.formatting import moment, shorten
+from reports import html, index, paper_figures
 from reports.wording import name_of
 
 RESULT, PAGE = "result.json", "report.html"
@@ -101,21 +100,19 @@ def _finished(result: AuditResult) -> datetime | None:
         return None
 
 
-def as_table(rows: Sequence[Row]) -> str:
-    """The list as text: when, what was found, where."""
-    if not rows:
-        return "No results here. An audit compare leaves one."
-    lines = []
-    for row in rows:
-        lines.append(f"{moment(row.result.run.started) if row.result else 'unreadable':<24} {shorten(str(row.path))}")
-        if row.error is not None:
-            lines.append(f"    {shorten(row.error, 400)}")
-        for concept, verdict in row.verdicts:
-            lines.append(f"    {verdict:<13} {concept}")
-    return "\n".join(lines)
+# ---- writing results, pages and figures
 
 
-# ---- drawing pages
+def save(result: AuditResult, folder: Path) -> None:
+    """``result.json`` and ``report.html`` in ``folder``; an interrupted write leaves an earlier file as it was."""
+    result.write(folder / RESULT)
+    write_text(folder / PAGE, html.render(result))
+
+
+def save_figures(places: Sequence[Path], folder: Path) -> list[Path]:
+    """The charts of the newest result among ``places``, as SVG files in ``folder``."""
+    (_, newest), *_ = readable(places)
+    return paper_figures.save_figures(newest, folder)
 
 
 def draw(places: Sequence[Path], output: Path) -> None:

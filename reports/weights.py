@@ -11,6 +11,7 @@ from reports import figures
 from reports.formatting import integer, percent, shorten
 from reports.measurements import MeasuredView, views
 from reports.tables import BLANK, MOST_COLUMNS, Cell, Table, capped, code, figure
+from reports.wording import weights_summary
 
 TOP = 15
 """Tensors listed before the full table."""
@@ -41,7 +42,7 @@ def weights_view(result: AuditResult) -> WeightsView:
         (found for found in weights.per_tensor if found.changed), key=lambda found: -(found.relative_change or 0.0)
     )
     return WeightsView(
-        summary=summary(weights),
+        summary=weights_summary(weights),
         strip=figures.strip("strip", "Change of each layer's weights", per_layer_change(weights)),
         last_layer=max(len(per_layer_change(weights)) - 1, 0),
         grid=figures.grid("layer-grid", "Relative change by layer and role", rows) if rows else "",
@@ -54,16 +55,6 @@ def weights_view(result: AuditResult) -> WeightsView:
         layers=layers_table(weights) if weights.per_layer else None,
         measured=views(weights.measurements, "weights"),
     )
-
-
-def summary(weights: Weights) -> str:
-    """How much changed, in a sentence."""
-    changed, total = weights.changed_tensors, weights.total_tensors
-    if not changed:
-        return f"None of the {integer(total)} tensors differs: the weights are identical bit for bit."
-    fraction = weights.changed_fraction
-    share = f" ({percent(fraction)})" if fraction is not None else ""
-    return f"{integer(changed)} of {integer(total)} tensors differ{share}."
 
 
 def per_layer_change(weights: Weights) -> list[float | None]:

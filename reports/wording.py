@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from audit.result import AuditResult, Finding, Measurement, Verdict
-from reports.formatting import integer, interval, number, shorten
+from audit.result import AuditResult, Finding, Measurement, Verdict, Weights
+from reports.formatting import integer, interval, number, percent, shorten
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,16 @@ def counts(result: AuditResult) -> list[tuple[Verdict | None, int, str]]:
     ]
     not_run = len(result.not_checked)
     return [*shown, (None, not_run, "test not run" if not_run == 1 else "tests not run")]
+
+
+def weights_summary(weights: Weights) -> str:
+    """How many tensors changed, in a sentence."""
+    changed, total = weights.changed_tensors, weights.total_tensors
+    if not changed:
+        return f"None of the {integer(total)} tensors differs: the weights are identical bit for bit."
+    fraction = weights.changed_fraction
+    share = f" ({percent(fraction)})" if fraction is not None else ""
+    return f"{integer(changed)} of {integer(total)} tensors differ{share}."
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from rich.table import Table
 from audit.result import AuditResult, Finding, Measurement, Weights
 from reports.formatting import integer, interval, moment, number, shorten
 from reports.text.console import number_or_dash, print_indented, print_labelled, printed, table
-from reports.weights import summary
-from reports.wording import VERDICTS, compare_to_base, headline, name_of
+from reports.wording import VERDICTS, compare_to_base, headline, name_of, weights_summary
 
 MOST_LAYERS: Final = 3
 MOST_THEMES: Final = 8
@@ -81,7 +80,7 @@ def title_of(measurement: Measurement) -> str:
 
 def weights_lines(weights: Weights) -> Iterable[str]:
     """How much changed, in which layers most, and the themes of the changed neurons."""
-    yield summary(weights)
+    yield weights_summary(weights)
     ranked = sorted(weights.per_layer, key=lambda layer: -(layer.relative_change or 0.0))
     most = [layer for layer in ranked[:MOST_LAYERS] if layer.relative_change]
     if most:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from audit.errors import ResultError
-from reports import index, server
-from reports import stored_results as shelf
+from reports import index, server, stored_results
 from reports.html import render
+from reports.text import render_listing
 from tests.reports.test_html import Page
 from tests.sample_result import HOSTILE, destroyed, hostile, sample, single
 
@@ -36,35 +36,35 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_results_are_listed_newest_first_and_a_broken_one_with_its_reason(folder: Path) -> None:
-    rows = shelf.list_results([folder])
+    rows = stored_results.list_results([folder])
     assert [row.path.parent.name for row in rows] == ["new", "old", "broken"]
     assert rows[0].as_json()["verdicts"] == [
         {"concept": "Italy", "verdict": "hidden"},
         {"concept": "France", "verdict": "inconclusive"},
     ]
     assert "not readable as JSON" in str(rows[2].as_json()["error"])
-    shown = shelf.as_table(rows)
+    shown = render_listing(rows)
     assert "not readable as JSON" in shown
     assert shown.index("new") < shown.index("old")
 
 
 def test_a_result_named_twice_is_listed_once(folder: Path) -> None:
-    assert len(shelf.list_results([folder, folder / "new", folder / "new" / "result.json"])) == 3
+    assert len(stored_results.list_results([folder, folder / "new", folder / "new" / "result.json"])) == 3
 
 
 def test_a_place_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="nowhere"):
-        shelf.list_results([tmp_path / "nowhere"])
+        stored_results.list_results([tmp_path / "nowhere"])
 
 
 def test_one_result_is_drawn_as_its_report(folder: Path, tmp_path: Path) -> None:
-    shelf.draw([folder / "new"], tmp_path / "page.html")
+    stored_results.draw([folder / "new"], tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == render(sample())
 
 
 def test_several_results_are_drawn_as_an_index_whose_links_lead_to_pages(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "elsewhere" / "index.html"
-    shelf.draw([folder / "new", folder / "old"], output)
+    stored_results.draw([folder / "new", folder / "old"], output)
     links = Page(output.read_text(encoding="utf-8")).attributes("href")
     pages = {link.split("#")[0] for link in links if "report.html" in link}
     assert len(pages) == 2
@@ -73,11 +73,11 @@ def test_several_results_are_drawn_as_an_index_whose_links_lead_to_pages(folder:
 
 def test_drawing_a_broken_result_or_an_empty_folder_is_an_error(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="broken"):
-        shelf.draw([folder], tmp_path / "page.html")
+        stored_results.draw([folder], tmp_path / "page.html")
     (tmp_path / "empty").mkdir()
     for act in (
-        lambda: shelf.draw([tmp_path / "empty"], tmp_path / "p.html"),
-        lambda: shelf.page_of([tmp_path / "empty"]),
+        lambda: stored_results.draw([tmp_path / "empty"], tmp_path / "p.html"),
+        lambda: stored_results.page_of([tmp_path / "empty"]),
     ):
         with pytest.raises(ResultError, match="empty"):
             act()
@@ -85,13 +85,13 @@ def test_drawing_a_broken_result_or_an_empty_folder_is_an_error(folder: Path, tm
 
 
 def test_the_page_of_the_newest_result_is_drawn_where_it_is_missing_or_old(folder: Path) -> None:
-    page = shelf.page_of([folder])
+    page = stored_results.page_of([folder])
     assert page == folder / "new" / "report.html"
     assert page.read_text(encoding="utf-8") == render(sample())
     page.write_text("kept")
-    assert shelf.page_of([folder]).read_text() == "kept"
+    assert stored_results.page_of([folder]).read_text() == "kept"
     os.utime(page, (0, 0))
-    assert shelf.page_of([folder]).read_text(encoding="utf-8") == render(sample())
+    assert stored_results.page_of([folder]).read_text(encoding="utf-8") == render(sample())
 
 
 # ---- the index
