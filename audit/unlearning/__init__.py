@@ -1,1 +1,1 @@
-"""Unlearning by training: the objective, the loop, the examples, and in ``methods/`` one file a method."""
+"""Unlearning by training: objective, training loop, training examples; ``methods/`` has one file a method."""

@@ -1,7 +1,7 @@
-"""What the gradient methods share: a loss on the answers to forget, a retain term, and the order of batches.
+"""The objective of the gradient methods: a loss on the answers to forget, a retain term, and the order of batches.
 
-A method gives the forget loss; everything else is alike, so that two methods differ in nothing but what they are. The
-reference is the model before its first step; its numbers are read once, so one model is in memory.
+A method gives the forget loss; everything else is the same for all, so that methods can be compared. The reference is
+the model before its first step; it is read once, so that only one model is in memory.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch import Tensor
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, Tokens, answer_logprobs, pack, tokenize
 from audit.progress import SILENT, Progress
-from audit.unlearning.training import Record, Settings, minimise, prepare, shuffled, trainable
+from audit.unlearning.training import Record, TrainingSettings, minimise, prepare, shuffled, trainable
 
 Forward = Callable[[Pack], Tensor]
-"""A row of examples -> log-probabilities ``[m, d_vocab]`` at its scored places."""
+"""A row of examples -> log-probabilities ``[m, d_vocab]`` at its scored positions."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Scores:
     """Log-probabilities of the answers in a batch of examples to forget, in nats, summed over each answer's tokens.
 
     Attributes:
-        now, reference: of the model in training and of the one it was ``[n, n_answers]``; the first answer is the one
-            to forget, the second (where a method gives one) the one to give instead.
-        lengths: tokens of the answer to forget ``[n]``.
+        now, reference: of the model in training, and before training; the first answer is the one to forget, the second
+            (if the method has one) the preferred one.
+        lengths: number of tokens of the answer to forget.
     """
 
     now: Float[Tensor, "n n_answers"]
@@ -42,17 +42,20 @@ class Scores:
         return self.now - self.reference
 
 
-ForgetLoss = Callable[[Scores, Settings], tuple[Tensor, dict[str, float]]]
-"""The loss of a batch, and what to record of it."""
+ForgetLoss = Callable[[Scores], tuple[Tensor, dict[str, float]]]
+"""The loss of a batch, and the numbers to record."""
 
 
 @dataclass
 class Objective:
-    """Forget loss and retain term over the next batch; the only state is how far the shuffled order has come.
+    """Forget loss and retain term of the next batch; its only state is the position in the shuffled order.
 
-    Examples are numbered forget first (all answers of the first, of the second, ...), then retain. ``reference_sums``
-    ``[n_forget * n_answers]`` and ``reference_logprobs`` (one ``[answer tokens, d_vocab]`` for each retain example,
-    where the retain term is a divergence from them) are the model's own before training.
+    Examples are numbered: first all answers of each example to forget, in order, then those to retain.
+
+    Attributes:
+        reference_sums: log-probability of each answer to forget before training ``[n_forget * n_answers]``.
+        reference_logprobs: the model's distribution before training at each retained answer ``[n_tokens, d_vocab]``;
+            empty if the retain term is a cross-entropy.
     """
 
     loss: ForgetLoss
@@ -60,7 +63,7 @@ class Objective:
     tokens: list[Tokens]
     n_forget: int
     n_answers: int
-    settings: Settings
+    settings: TrainingSettings
     reference_sums: Tensor
     reference_logprobs: list[Tensor]
 
@@ -71,10 +74,10 @@ class Objective:
         forward: Forward,
         forget: Sequence[Sequence[Tokens]],
         retain: Sequence[Tokens],
-        settings: Settings,
+        settings: TrainingSettings,
         progress: Progress,
     ) -> Objective:
-        """Read the reference from the model as it is now; ``forget`` holds each example with all its answers."""
+        """Read the reference from the model; ``forget`` has each example with all of its answers."""
         n_answers = len(forget[0])
         answers = [tokens for example in forget for tokens in example]
         everything = [*enumerate([*answers, *(retain if settings.retain_weight else ())])]
@@ -104,7 +107,7 @@ class Objective:
         self._retain = shuffled(n_retain, self.settings.retain_batch, generator) if n_retain else None
 
     def step(self) -> tuple[Tensor, dict[str, float]]:
-        """Loss of the next batch, and what became of it: the method's own readings and the retain term."""
+        """Loss of the next batch, and the numbers to record: the method's own, ``log_ratio`` and ``retain``."""
         batch = next(self._forget)
         forget = [index * self.n_answers + answer for index in batch for answer in range(self.n_answers)]
         retain = [self._first_retain + index for index in next(self._retain)] if self._retain else []
@@ -116,7 +119,7 @@ class Objective:
             reference=self.reference_sums[forget].view(shape),
             lengths=torch.tensor([len(self.tokens[index].answer) for index in forget[:: self.n_answers]]),
         )
-        loss, readings = self.loss(scores, self.settings)
+        loss, readings = self.loss(scores)
         readings["log_ratio"] = scores.log_ratios[:, 0].mean().item()
         if retain:
             held = self._retain_term(row, logprobs, len(forget))
@@ -141,21 +144,21 @@ def train_all(
     model: RunningModel,
     forget: Sequence[Example],
     retain: Sequence[Example],
-    settings: Settings,
+    settings: TrainingSettings,
     progress: Progress = SILENT,
-    instead: Sequence[Example] = (),
+    preferred: Sequence[Example] = (),
 ) -> Record:
     """Train every weight of ``model``, in place, by ``loss`` and the retain term.
 
     Args:
-        instead: for each example of ``forget`` the same prompt with the answer to give instead; empty if none.
+        preferred: for each example of ``forget`` the prompt with the preferred answer; empty if the method has none.
 
     Raises:
         AuditError: see ``training.prepare``.
         ModelError: training diverged.
     """
     answers, held = prepare(model.tokenizer, forget, retain, settings)
-    examples = [*zip(answers, tokenize(model.tokenizer, instead), strict=True)] if instead else [*zip(answers)]
+    examples = [*zip(answers, tokenize(model.tokenizer, preferred), strict=True)] if preferred else [*zip(answers)]
     with trainable(model.model, every=True):
         objective = Objective.start(loss, partial(answer_logprobs, model), examples, held, settings, progress)
         text = f"Training all weights ({method})"

@@ -1,4 +1,4 @@
-"""What every method that trains shares: its settings, the order of examples, one loop, and the record of it."""
+"""Shared by all methods that train: common settings, order of examples, the training loop, and the record."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from torch import Tensor
 
 from audit.errors import AuditError, ModelError
 from audit.models.packing import Example, Tokens, tokenize
+from audit.models.tokenizer import Tokenizer
 from audit.progress import Progress
 
 Step = Callable[[], tuple[Tensor, dict[str, float]]]
-"""Gives the loss of the next batch and what to record of it."""
+"""Gives the loss of the next batch, and the numbers to record."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to train.
+class TrainingSettings:
+    """Settings that all methods have; each method extends them with its own, and has its own defaults.
 
     Attributes:
         steps: number of updates.
         learning_rate: of AdamW (no weight decay), reached linearly over ``warmup`` steps.
-        beta: NPO's inverse temperature; the smaller, the closer to gradient ascent.
-        retain_weight: factor of the retain term; 0 leaves it out.
-        retain_loss: ``"kl"`` to the model's own starting distribution at the answers, or ``"ce"`` on the answers.
+        retain_weight: factor of the retain term; 0 means no retain term.
+        retain_loss: ``"kl"`` to the model's own distribution before training, or ``"ce"`` on the retained answers.
         forget_batch, retain_batch: examples in each step.
-        seed: of the order of examples, the only thing drawn by chance.
+        seed: of the order of examples, the only random draw.
+
+    Raises:
+        AuditError: a number is out of range.
     """
 
     steps: int = 24
     learning_rate: float = 4e-5
-    beta: float = 0.1
     retain_weight: float = 10.0
     retain_loss: Literal["kl", "ce"] = "kl"
     forget_batch: int = 8
@@ -44,9 +46,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "learning_rate", "beta", "forget_batch", "retain_batch", "warmup"):
-            if not getattr(self, name) > 0:
-                raise AuditError(f"{name} must be positive, not {getattr(self, name)}.")
+        require_positive(self, "steps", "learning_rate", "forget_batch", "retain_batch", "warmup")
         if self.retain_weight < 0:
             raise AuditError(f"retain_weight must not be negative, but is {self.retain_weight}.")
 
@@ -54,15 +54,23 @@ class Settings:
         return asdict(self)
 
 
+def require_positive(settings: TrainingSettings, *names: str) -> None:
+    """Raises AuditError for the first of these settings that is not above 0."""
+    for name in names:
+        if not getattr(settings, name) > 0:
+            raise AuditError(f"{name} must be positive, not {getattr(settings, name)}.")
+
+
 @dataclass(frozen=True)
 class Record:
-    """What was done to a model, for the file saved beside it.
+    """What was done to a model: the content of unlearning.json, which is saved with it.
 
     Attributes:
-        method: the module's name.
-        settings, examples: of the training; empty where nothing was trained.
+        method: the method's file name.
+        settings: of the method.
+        examples: number of training examples by set; empty if nothing was trained.
         trajectory: one row for each step.
-        changed: what the edit was allowed to change, e.g. ``{"value_vectors": [[layer, neuron], ...]}``.
+        changed: what the edit may have changed, e.g. ``{"value_vectors": [[layer, neuron], ...]}``.
     """
 
     method: str
@@ -76,12 +84,12 @@ class Record:
 
 
 def prepare(
-    tokenizer: Any, forget: Sequence[Example], retain: Sequence[Example], settings: Settings
+    tokenizer: Tokenizer, forget: Sequence[Example], retain: Sequence[Example], settings: TrainingSettings
 ) -> tuple[list[Tokens], list[Tokens]]:
-    """Both sets in token ids.
+    """Both sets as token ids.
 
     Raises:
-        AuditError: nothing to forget, nothing to retain although asked to, an empty answer, or an example in both sets.
+        AuditError: a set that the settings need is empty, an answer is empty, or an example is in both sets.
     """
     if not forget:
         raise AuditError("there is nothing to forget.", hint="Give at least one example.")
@@ -94,7 +102,7 @@ def prepare(
 
 
 def shuffled(n_items: int, batch: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """Batches of ``batch`` indices without end, every item once before any comes again (never twice in one batch)."""
+    """Endless batches of ``batch`` indices: every item once before any is repeated, and never twice in one batch."""
     batch = min(batch, n_items)
     while True:
         order = torch.randperm(n_items, generator=generator).tolist()
@@ -103,12 +111,12 @@ def shuffled(n_items: int, batch: int, generator: torch.Generator) -> Iterator[l
 
 
 def minimise(
-    parameters: Iterable[torch.nn.Parameter], step: Step, settings: Settings, progress: Progress, text: str
+    parameters: Iterable[torch.nn.Parameter], step: Step, settings: TrainingSettings, progress: Progress, text: str
 ) -> tuple[Mapping[str, float], ...]:
-    """``settings.steps`` updates by AdamW; what ``step`` recorded at each, before its update.
+    """``settings.steps`` updates by AdamW; the numbers that ``step`` recorded before each update.
 
     Raises:
-        ModelError: the loss is no longer finite.
+        ModelError: the loss is not finite.
     """
     optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
     trajectory = []
@@ -127,9 +135,9 @@ def minimise(
 
 @contextmanager
 def trainable(model: torch.nn.Module, every: bool) -> Iterator[None]:
-    """All parameters of ``model`` trained (``every``) or none, and as they were again afterwards.
+    """Let all parameters of ``model`` be trained (``every``) or none, and restore the earlier state afterwards.
 
-    The model stays in evaluation mode: dropout would make log-probabilities differ from the reference's.
+    The model stays in evaluation mode: with dropout, log-probabilities would differ from the reference's.
     """
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import torch
 from audit.errors import AuditError, ModelError
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Tokens, answer_logprobs, pack, tokenize
+from audit.unlearning import methods as methods_folder
 from audit.unlearning.methods import dpo, gradient_ascent, methods
-from audit.unlearning.methods.npo import forget_loss, gradient_weight, preference_loss, unlearn
+from audit.unlearning.methods.npo import NPOSettings, forget_loss, gradient_weight, preference_loss, unlearn
 from audit.unlearning.objective import Objective, Scores
-from audit.unlearning.training import Settings, minimise, shuffled
+from audit.unlearning.training import TrainingSettings, minimise, shuffled
 from audit.unlearning.training_examples import training_examples
 from concepts.concept import Concept, load_concept
 from concepts.prompts import few_shot, normalise
@@ -23,6 +25,7 @@ from tests.helpers import FORGET, RETAIN, Log, answer_sum, open_model
 from tests.tiny import TRAINABLE, tokenizer, write_tiny
 
 BETAS = (0.01, 0.1, 1.0, 5.0)
+npo_loss = partial(forget_loss, beta=0.1)
 
 
 @pytest.fixture
@@ -134,10 +137,10 @@ def test_a_constant_added_to_all_logits_changes_nothing(tiny: RunningModel) -> N
 
 
 def test_the_first_step_of_a_model_has_weight_one_and_the_gradient_of_ascent(tiny: RunningModel) -> None:
-    settings = Settings(retain_weight=0, forget_batch=2)
+    settings = NPOSettings(retain_weight=0, forget_batch=2)
     forget = tokenize(tiny.tokenizer, FORGET)
     tiny.model.requires_grad_(True)
-    objective = Objective.start(forget_loss, partial(answer_logprobs, tiny), [*zip(forget)], [], settings, Log())
+    objective = Objective.start(npo_loss, partial(answer_logprobs, tiny), [*zip(forget)], [], settings, Log())
     loss, readings = objective.step()
     loss.backward()
     npo = {name: parameter.grad.clone() for name, parameter in tiny.model.named_parameters()}
@@ -151,9 +154,9 @@ def test_the_first_step_of_a_model_has_weight_one_and_the_gradient_of_ascent(tin
 def test_the_retain_term_starts_at_zero_and_counts_retained_answers_only(tiny: RunningModel) -> None:
     forget, retain = [*zip(tokenize(tiny.tokenizer, FORGET))], tokenize(tiny.tokenizer, RETAIN)
     read = partial(answer_logprobs, tiny)
-    kl = Objective.start(forget_loss, read, forget, retain, Settings(), Log())
+    kl = Objective.start(npo_loss, read, forget, retain, NPOSettings(), Log())
     assert kl.step()[1]["retain"] == pytest.approx(0.0, abs=1e-6)
-    ce = Objective.start(forget_loss, read, forget, retain, Settings(retain_loss="ce"), Log())
+    ce = Objective.start(npo_loss, read, forget, retain, NPOSettings(retain_loss="ce"), Log())
     with torch.no_grad():
         total = sum(answer_sum(tiny, one).item() for one in retain)
     assert ce.step()[1]["retain"] == pytest.approx(-total / sum(len(one.answer) for one in retain), rel=1e-4)
@@ -161,13 +164,13 @@ def test_the_retain_term_starts_at_zero_and_counts_retained_answers_only(tiny: R
 
 def test_gradient_ascent_lowers_the_mean_log_probability_of_the_tokens() -> None:
     scores = Scores(torch.tensor([[-1.0], [-6.0]]), torch.zeros(2, 1), torch.tensor([1, 3]))
-    assert gradient_ascent.forget_loss(scores, Settings())[0].item() == pytest.approx(-7 / 4)
+    assert gradient_ascent.forget_loss(scores)[0].item() == pytest.approx(-7 / 4)
 
 
 def test_dpo_has_the_value_of_its_paper() -> None:
     """``-1/beta log sigma(beta ((-3 + 5) - (-2 + 1)))`` with beta 0.5: ``-2 log sigma(1.5)``."""
     scores = Scores(torch.tensor([[-2.0, -3.0]]), torch.tensor([[-1.0, -5.0]]), torch.tensor([1]))
-    loss, readings = dpo.forget_loss(scores, Settings(beta=0.5))
+    loss, readings = dpo.forget_loss(scores, beta=0.5)
     assert loss.item() == pytest.approx(2 * math.log(1 + math.exp(-1.5)))
     assert readings["margin"] == pytest.approx(3.0)
 
@@ -182,7 +185,7 @@ def test_unlearning_lowers_the_forgotten_answers_and_holds_the_retained(tiny: Ru
 
     forget, retain = measure(FORGET), measure(RETAIN)
     log = Log()
-    record = unlearn(tiny, FORGET, RETAIN, Settings(steps=25, learning_rate=6e-3), log)
+    record = unlearn(tiny, FORGET, RETAIN, NPOSettings(steps=25, learning_rate=6e-3), log)
     fallen = forget - measure(FORGET)
     assert fallen > 15
     assert abs(retain - measure(RETAIN)) < fallen / 3
@@ -201,7 +204,7 @@ def test_without_a_retain_term_the_retained_answers_fall_too(tmp_path: Path) -> 
         tokens = tokenize(model.tokenizer, RETAIN)
         with torch.no_grad():
             before = sum(answer_sum(model, one).item() for one in tokens)
-            unlearn(model, FORGET, RETAIN, Settings(steps=25, learning_rate=6e-3, retain_weight=weight))
+            unlearn(model, FORGET, RETAIN, NPOSettings(steps=25, learning_rate=6e-3, retain_weight=weight))
             lost[weight] = before - sum(answer_sum(model, one).item() for one in tokens)
     assert lost[0.0] > lost[10.0] + 3
 
@@ -210,7 +213,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
     states = []
     for run, seed in enumerate((0, 0, 1)):
         model = open_model(write_tiny(tmp_path / str(run)))
-        unlearn(model, FORGET, RETAIN, Settings(steps=4, forget_batch=1, retain_batch=1, seed=seed))
+        unlearn(model, FORGET, RETAIN, NPOSettings(steps=4, forget_batch=1, retain_batch=1, seed=seed))
         states.append(model.model.state_dict())
     first, again, other = states
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -231,13 +234,13 @@ def test_unusable_examples_are_refused(
 @pytest.mark.parametrize("wrong", [{"beta": 0}, {"steps": 0}, {"learning_rate": -1e-3}, {"retain_weight": -1}])
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(AuditError, match=next(iter(wrong))):
-        Settings(**wrong)
+        NPOSettings(**wrong)
 
 
 def test_a_loss_that_is_not_finite_ends_the_training() -> None:
     parameter = torch.nn.Parameter(torch.ones(1))
     with pytest.raises(ModelError, match="loss is inf at step 0"):
-        minimise([parameter], lambda: (parameter.sum() * torch.inf, {}), Settings(), Log(), "")
+        minimise([parameter], lambda: (parameter.sum() * torch.inf, {}), TrainingSettings(), Log(), "")
 
 
 def test_every_example_comes_once_before_any_comes_again() -> None:
@@ -246,8 +249,15 @@ def test_every_example_comes_once_before_any_comes_again() -> None:
         assert sorted(index for _ in range(3) for index in next(batches)) == list(range(6))
 
 
-def test_methods_are_the_files_that_can_unlearn() -> None:
-    assert list(methods()) == ["dpo", "grad_diff", "gradient_ascent", "npo"]
+def test_every_file_of_the_folder_is_a_method() -> None:
+    folder = Path(methods_folder.__file__).parent
+    assert {path.stem for path in folder.glob("[!_]*.py")} == set(methods())
+
+
+def test_gradient_ascent_has_no_retain_term() -> None:
+    with pytest.raises(TypeError, match="retain_weight"):
+        gradient_ascent.GradientAscentSettings(retain_weight=1.0)  # type: ignore[call-arg]
+    assert gradient_ascent.SETTINGS.retain_weight == 0
 
 
 @pytest.mark.parametrize("method", sorted(methods()))
@@ -257,7 +267,9 @@ def test_every_method_lowers_the_forgotten_answers_and_says_what_it_did(method: 
             return sum(answer_sum(tiny, one).item() for one in tokenize(tiny.tokenizer, examples))
 
     forget, retain = measure(FORGET), measure(RETAIN)
-    record = methods()[method].unlearn(tiny, FORGET, RETAIN, Settings(steps=25, learning_rate=6e-3))
+    chosen = methods()[method]
+    settings = replace(chosen.SETTINGS, steps=25, learning_rate=6e-3)
+    record = chosen.unlearn(tiny, FORGET, RETAIN, settings, Log())
     fallen, lost = forget - measure(FORGET), retain - measure(RETAIN)
     assert fallen > 5
     assert lost > 10 if method == "gradient_ascent" else lost < min(10, fallen / 3)  # it has nothing to retain by
@@ -270,7 +282,7 @@ def test_dpo_makes_the_refusal_likelier(tiny: RunningModel) -> None:
     refusing = tokenize(tiny.tokenizer, [Example(FORGET[0].prompt, dpo.REFUSALS[0])])
     with torch.no_grad():
         before = answer_sum(tiny, refusing[0]).item()
-        dpo.unlearn(tiny, FORGET, RETAIN, Settings(steps=25, learning_rate=6e-3))
+        dpo.unlearn(tiny, FORGET, RETAIN, dpo.DPOSettings(steps=25, learning_rate=6e-3))
         assert answer_sum(tiny, refusing[0]).item() > before + 1
 
 

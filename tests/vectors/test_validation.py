@@ -39,9 +39,14 @@ def model(tmp_path: Path) -> RunningModel:
     return open_model(write_tiny(tmp_path / "model"))
 
 
-def test_a_question_with_a_wrong_answer_is_not_answered(model: RunningModel) -> None:
-    questions = [Question(question=f"What is number {index}?", answer="wrong answer") for index in range(6)]
-    assert answered(model, questions, []) == []
+def test_a_question_is_answered_if_the_greedy_answer_begins_with_a_right_one(model: RunningModel) -> None:
+    (italy,) = model.tokenizer(" Italy")["input_ids"]
+    always_italy = torch.zeros(model.architecture.d_vocab)
+    always_italy[italy] = 100.0
+    right, wrong = (Question(question="Which country?", answer=answer) for answer in ("Italy", "France"))
+    assert answered(model, [right, wrong], []) == []
+    model.model.get_output_embeddings().register_forward_hook(lambda module, inputs, output: output + always_italy)
+    assert answered(model, [right, wrong], []) == [right]
 
 
 def test_the_answer_that_is_given_is_the_one_that_is_scored(

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from audit.interventions import Rows
+from audit.interventions import Rows, stored_rows
 from audit.models.loading import RunningModel
 from audit.progress import SILENT
 from audit.vectors.question_split import QuestionExamples, as_examples
 from audit.vectors.written_answers import answers, similarity_lost, written_effects
 from concepts.concept import Question
+from concepts.neuron import Neuron
 from tests.helpers import open_model
 from tests.tiny import write_tiny
 
@@ -29,14 +30,13 @@ def questions(start: int, n: int) -> QuestionExamples:
 
 
 def test_an_edit_that_changes_nothing_costs_nothing(model: RunningModel) -> None:
-    """BLEU of a word with itself is below 1, and no fall all the same."""
-    (effects,) = written_effects(model, questions(0, 3), questions(10, 4), [{}])
+    """The stored rows written as a change: the hooks run, and all answers stay the same."""
+    stored = stored_rows(model, [Neuron(0, 3), Neuron(1, 17)])
+    (effects,) = written_effects(model, questions(0, 3), questions(10, 4), [stored])
     assert set(effects) == {"bleu", "rouge_l"}
     for effect in effects.values():
-        assert len(effect.target) <= 3
-        assert len(effect.unrelated) <= 4
-        assert not effect.target.any()
-        assert not effect.unrelated.any()
+        assert effect.target.tolist() == [0.0] * 3
+        assert effect.unrelated.tolist() == [0.0] * 4
         assert effect.record().unit.startswith("fall of the answer's similarity")
 
 

@@ -1,7 +1,6 @@
-"""The unlearning methods: each file of this folder is one, and adding a file adds a method.
+"""Unlearning methods that train all weights: each file of this folder is one (contract ``Method``).
 
-``unlearn(model, forget, retain, settings, progress) -> Record`` changes the model it is given, which the caller has
-loaded for that purpose, and records what it did. The module's name is the method's name everywhere.
+The file's name is the method's name everywhere.
 """
 
 from __future__ import annotations
@@ -14,23 +13,29 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.plugins import discover
 from audit.progress import Progress
-from audit.unlearning.training import Record, Settings
+from audit.unlearning.training import Record, TrainingSettings
 
 
 class Method(Protocol):
-    """A file of this folder."""
+    """A file of this folder.
+
+    Attributes:
+        SETTINGS: the method's own settings, with its defaults; ``dataclasses.replace`` changes some of them.
+    """
 
     TITLE: str
+    SETTINGS: TrainingSettings
 
     def unlearn(
         self,
         model: RunningModel,
         forget: Sequence[Example],
         retain: Sequence[Example],
-        settings: Settings = ...,
-        progress: Progress = ...,
+        settings: TrainingSettings,
+        progress: Progress,
         /,
-    ) -> Record: ...
+    ) -> Record:
+        """Train ``model``, in place, to forget; ``settings`` are of the type of ``SETTINGS``."""
 
 
 @cache
