@@ -1,4 +1,4 @@
-"""Progress interface: how long work reports its steps, without knowing how they are shown."""
+"""Progress interface: work that takes long reports its steps, without knowing how they are shown."""
 
 from __future__ import annotations
 

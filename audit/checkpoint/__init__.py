@@ -1,7 +1,7 @@
 """Bytes to tensors: weight files opened read-only, verified, and read one tensor at a time."""
 
 from audit.checkpoint.checkpoint import Checkpoint
-from audit.checkpoint.digests import TensorDigest, combine_digests, digest_tensor, tensor_digest
+from audit.checkpoint.digests import TensorDigest, combine_digests, stored_tensor_digest, tensor_digest
 from audit.checkpoint.opening import open_checkpoint
 from audit.checkpoint.weight_file import Format, TensorInfo
 
@@ -11,7 +11,7 @@ __all__ = [
     "TensorDigest",
     "TensorInfo",
     "combine_digests",
-    "digest_tensor",
     "open_checkpoint",
+    "stored_tensor_digest",
     "tensor_digest",
 ]

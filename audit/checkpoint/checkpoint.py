@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
 from audit.checkpoint.row_blocks import row_blocks
 from audit.checkpoint.runtime_parameters import RuntimeParameter, TensorPart
@@ -65,7 +67,7 @@ class Checkpoint:
         runtime = self.runtime_parameters.get(parameter)
         return (parameter,) if runtime is None else tuple(chain.from_iterable(runtime.experts))
 
-    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+    def rows(self, name: str, start: int, stop: int) -> Shaped[Tensor, "rows ..."]:
         """Rows ``start`` to ``stop`` (exclusive) of the first axis; where the format allows, no others are read.
 
         Raises:
@@ -77,10 +79,10 @@ class Checkpoint:
             raise IndexError(f"rows {start}:{stop} of {name}, which has rows 0:{length}")
         return part.rows(start, stop)
 
-    def blocks(self, name: str, most: int) -> Iterator[torch.Tensor]:
-        """The tensor in blocks of rows, first to last, each of at most ``most`` elements (at least one row)."""
+    def blocks(self, name: str, max_elements: int) -> Iterator[torch.Tensor]:
+        """The tensor in blocks of rows, first to last, each of at most ``max_elements`` elements (at least one row)."""
         shape = self.tensors[name].shape
-        for rows in row_blocks(shape, most):
+        for rows in row_blocks(shape, max_elements):
             yield self.rows(name, rows.start, rows.stop) if shape else self.tensor(name)
 
     def file_records(self) -> list[FileRecord]:

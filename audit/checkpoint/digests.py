@@ -32,10 +32,10 @@ def tensor_digest(name: str, tensor: torch.Tensor) -> bytes:
     return digest.digest()
 
 
-def digest_tensor(checkpoint: Checkpoint, name: str, most: int) -> bytes:
-    """The digest of a tensor on disk, read in blocks of rows with at most ``most`` elements (at least one row)."""
+def stored_tensor_digest(checkpoint: Checkpoint, name: str, max_elements: int) -> bytes:
+    """The digest of a tensor on disk, read in blocks of rows; ``max_elements`` limits a block as in ``row_blocks``."""
     digest = TensorDigest(checkpoint.tensors[name])
-    for block in checkpoint.blocks(name, most):
+    for block in checkpoint.blocks(name, max_elements):
         digest.update(block)
     return digest.digest()
 

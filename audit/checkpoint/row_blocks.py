@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from audit.checkpoint.weight_file import numel
 
 
-def row_blocks(shape: tuple[int, ...], most: int) -> Iterator[slice]:
+def row_blocks(shape: tuple[int, ...], max_elements: int) -> Iterator[slice]:
     """Slices of the first axis, in order, that together cover a tensor of this shape.
 
     Args:
-        most: maximum number of elements in a block; a block has at least one row, even if the row has more elements.
+        max_elements: most elements of a block, which has at least one row, even if the row has more elements.
 
     Yields:
         ``slice(start, stop)``; for a scalar, which has no rows, ``slice(None)`` once.
     """
     if not shape:
         yield slice(None)
-    elif numel(shape) <= most:
+    elif numel(shape) <= max_elements:
         yield slice(0, shape[0])
     else:
-        rows = max(most * shape[0] // numel(shape), 1)
+        rows = max(max_elements * shape[0] // numel(shape), 1)
         for start in range(0, shape[0], rows):
             yield slice(start, min(start + rows, shape[0]))

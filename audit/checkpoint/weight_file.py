@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import torch
+from jaxtyping import Shaped, UInt8
+from torch import Tensor
 
 from audit.errors import CheckpointError
 
@@ -50,7 +52,7 @@ class WeightFile(Protocol):
     def tensor(self, name: str) -> torch.Tensor:
         """A copy of the whole tensor."""
 
-    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+    def rows(self, name: str, start: int, stop: int) -> Shaped[Tensor, "rows ..."]:
         """Rows ``start`` to ``stop`` (exclusive) of the first axis; the caller has checked the range."""
 
 
@@ -80,7 +82,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_block(path: Path, offset: int, nbytes: int) -> torch.Tensor:
+def read_block(path: Path, offset: int, nbytes: int) -> UInt8[Tensor, " nbytes"]:
     """``nbytes`` bytes of the file from ``offset`` on, as a uint8 tensor that owns its memory.
 
     Raises:

@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 
-from audit.checkpoint import Checkpoint, TensorDigest, combine_digests, digest_tensor
+from audit.checkpoint import Checkpoint, TensorDigest, combine_digests, stored_tensor_digest
 from audit.checkpoint.pair import ModelPair
 from audit.progress import SILENT, Progress
 from audit.result import TensorChange, Weights
@@ -167,7 +167,7 @@ def _digest_remaining(pair: ModelPair, digests: dict[str, dict[str, bytes]]) -> 
         by_name = digests.setdefault(subject, {})
         for name in checkpoint.tensors:
             if name not in by_name:
-                by_name[name] = digest_tensor(checkpoint, name, BLOCK_ELEMENTS)
+                by_name[name] = stored_tensor_digest(checkpoint, name, BLOCK_ELEMENTS)
 
 
 def _weights(pair: ModelPair, rows: list[TensorChange], tables: ChangeTables) -> Weights:

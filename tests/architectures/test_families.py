@@ -51,8 +51,8 @@ def running(folder: Path) -> RunningModel:
 
 def logits(folder: Path) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = running(folder).model(IDS).logits
-    return found
+        output: torch.Tensor = running(folder).model(IDS).logits
+    return output
 
 
 def as_torch_file(folder: Path, target: Path, state: State | None = None) -> Path:
@@ -119,7 +119,7 @@ def test_a_state_dict_from_memory_has_the_names_of_a_published_file(tmp_path: Pa
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_change_of_one_neuron_is_found_at_its_place(tmp_path: Path, family: str) -> None:
+def test_a_change_of_one_neuron_is_reported_with_its_layer_and_number(tmp_path: Path, family: str) -> None:
     base = write_tiny(tmp_path / "base", family)
     _, architecture = opened(base)
     roles = ("W_in", "W_gate", "W_out") if architecture.gated else ("W_in", "W_out")
@@ -241,7 +241,7 @@ def test_biases_that_a_family_may_lack(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "config", "said"),
+    ("family", "config", "message_part"),
     [
         ("opt", {"word_embed_proj_dim": 8}, "project_in.weight: embeddings of another width than the model"),
         ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before = false: norms after attention and FFN"),
@@ -249,10 +249,10 @@ def test_biases_that_a_family_may_lack(tmp_path: Path) -> None:
     ],
 )
 def test_a_variant_that_is_not_supported_is_refused_by_name(
-    tmp_path: Path, family: str, config: dict[str, Any], said: str
+    tmp_path: Path, family: str, config: dict[str, Any], message_part: str
 ) -> None:
     message = refusal(write_tiny(tmp_path / "model", family, **config))
-    assert said in message
+    assert message_part in message
     assert message.endswith("which is not supported.")
 
 
@@ -265,7 +265,7 @@ def test_published_files_without_a_prefix_get_it(tmp_path: Path, family: str, pr
     assert opened(folder)[1] == expected
 
 
-def test_families_of_one_set_of_names_are_told_apart_by_the_config_alone(tmp_path: Path) -> None:
+def test_families_with_equal_names_are_distinguished_by_the_config_alone(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "mistral", "mistral")
     _, architecture = opened(folder)
     alone = identify(open_checkpoint(folder), None)
@@ -276,11 +276,11 @@ def test_families_of_one_set_of_names_are_told_apart_by_the_config_alone(tmp_pat
 
 
 @pytest.mark.parametrize("family", ["mistral", "mixtral", "phi3"])
-def test_a_window_without_a_list_of_layers_holds_for_all(tmp_path: Path, family: str) -> None:
+def test_a_window_without_a_list_of_layers_applies_to_all(tmp_path: Path, family: str) -> None:
     assert running(write_tiny(tmp_path / "m", family, sliding_window=8)).window == 8
 
 
-def test_a_family_without_a_longest_input_takes_what_its_file_says(tmp_path: Path) -> None:
+def test_a_family_without_a_longest_input_takes_the_default_of_its_file(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "bloom", "bloom")
     assert running(folder).context == 2048
     edit_config(folder, seq_length=512)

@@ -167,7 +167,7 @@ def test_any_other_shape_is_refused(llama: Path, shape: tuple[int, ...]) -> None
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn])
 def test_quantised_weights_are_refused(llama: Path, dtype: torch.dtype) -> None:
     rewrite(llama, lambda state: state.update({DOWN: torch.ones(16, 40).to(dtype)}))
-    transformers_loads(llama)  # cast without a word
+    transformers_loads(llama)  # cast without a message
     assert f"{DOWN} is stored as {str(dtype).removeprefix('torch.')}" in refusal(llama)
 
 
@@ -193,7 +193,7 @@ def test_quantised_weights_are_refused(llama: Path, dtype: torch.dtype) -> None:
         ("llama", {"model_type": "gemma3_text"}, "not a complete gemma3 model"),
     ],
 )
-def test_a_config_that_says_otherwise_is_refused(
+def test_a_config_that_contradicts_the_file_is_refused(
     tmp_path: Path, family: str, change: dict[str, Any], message: str
 ) -> None:
     assert message in refusal(edit_config(write_tiny(tmp_path / "model", family), **change))
@@ -227,7 +227,7 @@ def test_a_tied_head_stored_a_second_time_is_tied(llama: Path) -> None:
     assert architecture.names("head") == ("lm_head.weight",)
 
 
-def test_a_head_of_its_own_against_a_config_that_ties_it_is_used_and_said(llama: Path) -> None:
+def test_a_head_of_its_own_against_a_config_that_ties_it_is_used_with_a_note(llama: Path) -> None:
     rewrite(llama, lambda state: state.update({"lm_head.weight": state["model.embed_tokens.weight"] + 1}))
     architecture = identified(llama)
     assert not architecture.tied
@@ -254,7 +254,7 @@ def test_derivable_buffers_of_older_files_are_ignored(tmp_path: Path) -> None:
     assert identified(gpt2).n_layers == 2
 
 
-def test_gpt2_without_its_prefix_gets_it_back(tmp_path: Path) -> None:
+def test_the_prefix_that_a_gpt2_file_omits_is_added(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "model", "gpt2")
     expected = identified(folder)
 
@@ -268,7 +268,7 @@ def test_gpt2_without_its_prefix_gets_it_back(tmp_path: Path) -> None:
     assert "added prefix 'transformer.'" in open_checkpoint(folder).notes[0]
 
 
-def test_other_models_have_no_architecture_and_the_reason_is_said(tmp_path: Path) -> None:
+def test_other_models_have_no_architecture_but_a_reason(tmp_path: Path) -> None:
     state = {"encoder.0.weight": torch.ones(3, 3)}
     save_file(state, tmp_path / "model.safetensors")
     checkpoint = open_checkpoint(tmp_path)
@@ -279,7 +279,7 @@ def test_other_models_have_no_architecture_and_the_reason_is_said(tmp_path: Path
     assert "model_type 'bert' of config.json is not supported" in why_unknown(checkpoint, {"model_type": "bert"})
 
 
-def test_a_head_alone_is_no_damaged_model(tmp_path: Path) -> None:
+def test_a_head_alone_is_not_a_damaged_model(tmp_path: Path) -> None:
     save_file({"lm_head.weight": torch.ones(4, 2), "probe.weight": torch.ones(2)}, tmp_path / "model.safetensors")
     assert identify(open_checkpoint(tmp_path), None) is None
 
@@ -296,7 +296,7 @@ def test_a_related_family_is_not_taken_for_a_damaged_one(tmp_path: Path) -> None
     assert identify(checkpoint, json.loads((tmp_path / "config.json").read_text())) is None
 
 
-def test_a_multimodal_model_is_called_that(tmp_path: Path) -> None:
+def test_a_multimodal_model_is_reported_as_one(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "model", "gemma3")
     rewrite(folder, lambda state: [state.__setitem__(f"language_model.{n}", state.pop(n)) for n in list(state)])
     checkpoint = open_checkpoint(folder)

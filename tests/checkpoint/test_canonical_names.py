@@ -12,7 +12,7 @@ from tests.checkpoint.state_dicts import STATE, bits, write_state
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "base_model.model.", "module._orig_mod."])
-def test_wrapper_prefixes_on_all_names_are_stripped_and_said(tmp_path: Path, prefix: str) -> None:
+def test_wrapper_prefixes_on_all_names_are_stripped_and_noted(tmp_path: Path, prefix: str) -> None:
     state = {prefix + name: tensor for name, tensor in STATE.items()}
     checkpoint = open_checkpoint(write_state(tmp_path / "weights.safetensors", state))
     assert set(checkpoint.tensors) == set(STATE)

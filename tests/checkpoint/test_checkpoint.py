@@ -1,4 +1,4 @@
-"""Checkpoint: what comes out is bit for bit what is stored, whatever stores it, and memory stays small."""
+"""Checkpoint: tensors are read bit for bit in every format, and memory does not grow with the file."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_tensor_read_twice_shares_no_memory_with_itself_or_the_file(tmp_path: 
         assert path.read_bytes() == before
 
 
-def test_file_records_hold_size_and_sha256_of_each_weight_file(tmp_path: Path) -> None:
+def test_file_records_contain_size_and_sha256_of_each_weight_file(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "model")
     (record,) = open_checkpoint(folder).file_records()
     content = (folder / "model.safetensors").read_bytes()

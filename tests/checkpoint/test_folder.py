@@ -1,7 +1,7 @@
-"""Folders and shards: which weights are meant is never guessed, and nothing outside the folder is read.
+"""Folders and shards: an ambiguous folder is refused, and nothing outside the folder is read.
 
-Where transformers loads the planted folder without an exception, the test shows that it does: those are the inputs that
-would have been audited as something they are not.
+Where transformers loads such a folder without an exception, the test shows it: with transformers' choice, an audit would
+report on weights that the user did not mean.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def test_torch_shards_read_as_one_model(tmp_path: Path) -> None:
     assert all(torch.equal(checkpoint.tensor(name), state[name]) for name in state)
 
 
-def test_an_index_that_forgets_a_shard_is_refused_with_the_shard(sharded: Path) -> None:
+def test_an_index_that_omits_a_shard_is_refused_with_the_shard(sharded: Path) -> None:
     true = open_checkpoint(sharded).tensor(PROBE)
     forgotten = weight_map(sharded)[PROBE]
     edit_index(sharded, **{name: None for name, shard in weight_map(sharded).items() if shard == forgotten})
@@ -116,7 +116,7 @@ def test_an_index_that_names_the_wrong_shard_is_refused_with_the_tensor(sharded:
     assert f"{PROBE} (said to be in {wrong}, is in" in message
 
 
-def test_a_tensor_the_index_leaves_out_is_refused(sharded: Path) -> None:
+def test_a_tensor_that_the_index_omits_is_refused(sharded: Path) -> None:
     edit_index(sharded, **{PROBE: None})
     assert f"{PROBE} (in " in refusal(sharded)
 
@@ -142,14 +142,14 @@ def test_an_index_that_leaves_the_folder_is_refused(tmp_path: Path, sharded: Pat
     (sharded / shard).unlink()
     target = f"../elsewhere/{shard}" if how == "relative" else str(elsewhere / shard)
     edit_index(sharded, **{name: target for name, its in weight_map(sharded).items() if its == shard})
-    assert (transformers_reads(sharded) == 9.0).all()  # the outside file, without a word
+    assert (transformers_reads(sharded) == 9.0).all()  # the outside file, without a message
     message = refusal(sharded)
     assert "which is not a file name in this folder" in message
     assert target in message
 
 
 @pytest.mark.parametrize("value", ["", ".", "..", "sub/x.safetensors", "..\\x.safetensors", "x\0.safetensors", 7, None])
-def test_an_index_value_that_is_no_file_name_is_refused(sharded: Path, value: object) -> None:
+def test_an_index_value_that_is_not_a_file_name_is_refused(sharded: Path, value: object) -> None:
     index = {"weight_map": {**weight_map(sharded), PROBE: value}}
     (sharded / INDEX).write_text(json.dumps(index))
     assert "which is not a file name in this folder" in refusal(sharded)
@@ -208,7 +208,7 @@ def test_a_huge_index_is_refused_unread(sharded: Path) -> None:
     assert "500,000,000 bytes are too many for an index" in refusal(sharded)
 
 
-def test_a_single_file_beside_an_index_is_ambiguous(tmp_path: Path, sharded: Path) -> None:
+def test_a_single_file_next_to_an_index_is_ambiguous(tmp_path: Path, sharded: Path) -> None:
     other = write_tiny(tmp_path / "other", seed=1)
     shutil.copy(other / "model.safetensors", sharded)
     assert torch.equal(transformers_reads(sharded), load_file(other / "model.safetensors")[PROBE])  # the file wins
@@ -221,7 +221,7 @@ def test_shards_without_an_index_are_refused(sharded: Path) -> None:
     assert "shards without their index" in refusal(sharded)
 
 
-def test_safetensors_is_used_beside_a_torch_file_and_a_note_says_so(tmp_path: Path) -> None:
+def test_safetensors_is_preferred_to_a_torch_file_with_a_note(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "model")
     torch.save({PROBE: torch.zeros(16, 40)}, folder / "pytorch_model.bin")
     checkpoint = open_checkpoint(folder)

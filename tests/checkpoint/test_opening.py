@@ -1,4 +1,4 @@
-"""Opening a path: what is found beside the weights, and errors of the file system."""
+"""Opening a path: the folder of its config, and errors of the file system."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.checkpoint.state_dicts import write_state
 from tests.tiny import write_tiny
 
 
-def test_config_dir_is_the_folder_that_holds_a_config(tmp_path: Path) -> None:
+def test_config_dir_is_the_folder_that_contains_a_config(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "model")
     assert open_checkpoint(folder).config_dir == folder
     assert open_checkpoint(folder / "model.safetensors").config_dir == folder

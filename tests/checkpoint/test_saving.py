@@ -34,8 +34,8 @@ def test_transformers_loads_what_was_saved(family: str, tie: bool, dtype: torch.
     value_rows(model, 1)[5] = 0.25
     target = save_model(model.model, open_checkpoint(source), tmp_path / "out" / "edited", {"method": "test"})
 
-    loaded, told = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32, output_loading_info=True)
-    assert not any(told[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    loaded, loading_info = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32, output_loading_info=True)
+    assert not any(loading_info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     expected = model.model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
     text = "What is the capital of Italy?"
@@ -49,7 +49,7 @@ def test_transformers_loads_what_was_saved(family: str, tie: bool, dtype: torch.
     assert digests(source) == before
 
 
-def test_the_record_says_what_was_done_and_to_which_bytes(tmp_path: Path) -> None:
+def test_the_record_names_the_edit_and_the_source_files(tmp_path: Path) -> None:
     source = write_tiny(tmp_path / "base")
     model = open_model(source)
     target = save_model(model.model, open_checkpoint(source), tmp_path / "edited", {"method": "zero", "n": 3})
@@ -63,7 +63,7 @@ def test_the_record_says_what_was_done_and_to_which_bytes(tmp_path: Path) -> Non
     assert read_record(target) is None
 
 
-def test_a_head_stored_beside_its_tied_embedding_is_stored_again(tmp_path: Path) -> None:
+def test_a_head_stored_in_addition_to_its_tied_embedding_is_stored_again(tmp_path: Path) -> None:
     source = write_tiny(tmp_path / "base")
     state = load_file(source / "model.safetensors")
     state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
@@ -108,7 +108,7 @@ def test_a_failure_leaves_neither_half_a_folder_nor_a_changed_one(tmp_path: Path
 
 
 @pytest.mark.parametrize("content", [{"model.safetensors.index.json": "{}", "pytorch_model.bin": "x"}, {RECORD: "{}"}])
-def test_other_weights_and_earlier_records_are_not_carried_along(content: dict[str, str], tmp_path: Path) -> None:
+def test_other_weights_and_earlier_records_are_not_copied(content: dict[str, str], tmp_path: Path) -> None:
     source = write_tiny(tmp_path / "base")
     model, checkpoint = open_model(source), open_checkpoint(source)
     for name, text in content.items():

@@ -1,4 +1,4 @@
-"""OpenSSF model signatures beside the weights: verified with the key named, and never taken on trust."""
+"""OpenSSF model signatures: verified with the key that is passed, and not verified without one."""
 
 from __future__ import annotations
 
@@ -46,53 +46,55 @@ def sign(model: Path, private: Path) -> Path:
     return signature
 
 
-def test_a_signature_holds_for_its_key_and_says_which(model: Path, tmp_path: Path) -> None:
+def test_a_signature_holds_for_its_key_and_names_it(model: Path, tmp_path: Path) -> None:
     _, private, public = key_pair(tmp_path, "maker")
     sign(model, private)
-    found = check([model], trust=Trust(public))
-    (signature,) = found.paths[0].signatures
+    checked = check([model], trust=Trust(public))
+    (signature,) = checked.paths[0].signatures
     assert (signature.file, signature.state) == ("model.sig", "holds")
     assert "key of sha256" in signature.detail
-    assert found.sound
+    assert checked.sound
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
-def test_a_changed_file_is_not_as_it_was_signed(model: Path, tmp_path: Path, file: str) -> None:
+def test_a_changed_file_does_not_match_the_signature(model: Path, tmp_path: Path, file: str) -> None:
     _, private, public = key_pair(tmp_path, "maker")
     sign(model, private)
     text = (model / file).read_bytes()
     (model / file).write_bytes(text[:-5] + bytes([text[-5] ^ 1]) + text[-4:] if file != "config.json" else text + b"\n")
-    found = check([model], trust=Trust(public))
-    assert found.paths[0].signatures[0].state == "fails"
-    assert file in found.paths[0].signatures[0].detail
-    assert not found.sound
-    assert "does not match its signature" in render_check(found)
+    checked = check([model], trust=Trust(public))
+    assert checked.paths[0].signatures[0].state == "fails"
+    assert file in checked.paths[0].signatures[0].detail
+    assert not checked.sound
+    assert "does not match its signature" in render_check(checked)
 
 
-def test_an_added_file_is_not_as_it_was_signed(model: Path, tmp_path: Path) -> None:
+def test_an_added_file_does_not_match_the_signature(model: Path, tmp_path: Path) -> None:
     _, private, public = key_pair(tmp_path, "maker")
     sign(model, private)
     (model / "generation_config.json").write_text("{}")
     assert next(signatures(model, Trust(public))).state == "fails"
 
 
-def test_anothers_key_does_not_verify(model: Path, tmp_path: Path) -> None:
+def test_the_key_of_another_signer_does_not_verify(model: Path, tmp_path: Path) -> None:
     _, private, _ = key_pair(tmp_path, "maker")
     _, _, other = key_pair(tmp_path, "other")
     sign(model, private)
     assert next(signatures(model, Trust(other))).state == "fails"
 
 
-def test_without_a_key_nothing_is_claimed_and_nothing_refused(model: Path, tmp_path: Path) -> None:
+def test_without_a_key_a_signature_is_not_verified_and_not_an_error(model: Path, tmp_path: Path) -> None:
     _, private, _ = key_pair(tmp_path, "maker")
     sign(model, private)
-    found = check([model])
-    assert found.sound
-    assert found.paths[0].signatures[0].state == "not verified"
-    assert "--public-key" in render_check(found)
+    checked = check([model])
+    assert checked.sound
+    assert checked.paths[0].signatures[0].state == "not verified"
+    assert "--public-key" in render_check(checked)
 
 
-def test_without_the_library_nothing_is_claimed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_a_signature_is_not_verified(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, private, public = key_pair(tmp_path, "maker")
     sign(model, private)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -102,7 +104,7 @@ def test_without_the_library_nothing_is_claimed(model: Path, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("content", ["", "not json", "{}", '{"mediaType": "x", "dsseEnvelope": {"payload": "e30="}}'])
-def test_what_is_no_signature_fails(model: Path, tmp_path: Path, content: str) -> None:
+def test_a_file_that_is_not_a_signature_fails(model: Path, tmp_path: Path, content: str) -> None:
     (model / "model.sig").write_text(content)
     _, _, public = key_pair(tmp_path, "maker")
     assert next(signatures(model, Trust(public))).state == "fails"
@@ -132,7 +134,7 @@ def certificate(
     usage = dict.fromkeys(
         ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only"), False
     )
-    made = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(by)
@@ -153,7 +155,7 @@ def certificate(
         .sign(issuer_key, hashes.SHA256())
     )
     path = folder / f"{name}.pem"
-    path.write_bytes(made.public_bytes(PEM))
+    path.write_bytes(signed.public_bytes(PEM))
     return path
 
 
@@ -165,7 +167,7 @@ def test_a_key_and_certificates_together_are_refused(tmp_path: Path) -> None:
         Trust(tmp_path / "absent.pub")
 
 
-def test_the_command_says_it_in_its_exit_code_and_json(model: Path, tmp_path: Path) -> None:
+def test_the_command_reports_signatures_in_its_exit_code_and_json(model: Path, tmp_path: Path) -> None:
     _, private, public = key_pair(tmp_path, "maker")
     sign(model, private)
     run = CliRunner()

@@ -1,4 +1,4 @@
-"""A result as an in-toto statement: its shape, its subjects, and the document it speaks of."""
+"""A result as an in-toto statement: its fields, its subjects, and the digest of the result file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_statement_names_every_file_the_verdicts_and_the_result(tmp_path: Path
     assert written["predicate"]["result"]["digest"]["sha256"] == hashlib.sha256(content).hexdigest()
 
 
-def test_nothing_is_stated_of_what_is_no_result(tmp_path: Path) -> None:
+def test_no_statement_is_written_about_a_file_that_is_not_a_result(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ResultError):
         write_statement(tmp_path / "other.json", tmp_path / "statement.json")

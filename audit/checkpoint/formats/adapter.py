@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Final
 
 import torch
+from jaxtyping import Float32
+from torch import Tensor
 
 from audit.architectures.family import families
 from audit.checkpoint.checkpoint import Checkpoint
@@ -97,7 +99,9 @@ class AdapterFile:
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         return self.tensor(name)[start:stop].clone()
 
-    def _merge_weight(self, module: str, parts: Mapping[str, str], weight: torch.Tensor) -> torch.Tensor:
+    def _merge_weight(
+        self, module: str, parts: Mapping[str, str], weight: Float32[Tensor, "rows columns"]
+    ) -> Float32[Tensor, "rows columns"]:
         if parts.keys() >= EMBEDDING_FACTORS:
             product = (self._part(parts["lora_embedding_B"]) @ self._part(parts["lora_embedding_A"])).T
         else:

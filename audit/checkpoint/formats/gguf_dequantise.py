@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
+from jaxtyping import Float32
+from torch import Tensor
 
 from audit.checkpoint.formats.gguf_header import GgufTensor
 from audit.checkpoint.weight_file import read_block
@@ -19,7 +21,7 @@ ROWS_AT_A_TIME: Final = 1024
 """Rows dequantised together; ``gguf.quants.dequantize`` needs several times their size as working memory."""
 
 
-def dequantise_rows(path: Path, tensor: GgufTensor, start: int, stop: int) -> torch.Tensor:
+def dequantise_rows(path: Path, tensor: GgufTensor, start: int, stop: int) -> Float32[Tensor, "n_rows n_columns"]:
     """Rows ``start`` to ``stop`` of the tensor seen as a matrix ``[n_rows, shape[-1]]``, float32.
 
     A quantisation block never crosses a row, so that rows can be read on their own.
@@ -33,7 +35,7 @@ def dequantise_rows(path: Path, tensor: GgufTensor, start: int, stop: int) -> to
     return values
 
 
-def undo_rotary_interleaving(rows: torch.Tensor, heads: int) -> torch.Tensor:
+def undo_rotary_interleaving(rows: Float32[Tensor, "rows ..."], heads: int) -> Float32[Tensor, "rows ..."]:
     """Restore the row order of Hugging Face files: within each head, rows a0 b0 a1 b1 ... become a0 a1 ... b0 b1 ..."""
     return rows.reshape(heads, -1, 2, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 

@@ -1,4 +1,4 @@
-"""GGUF files for tests: a whole model, and headers packed by hand to be damaged."""
+"""GGUF files for tests: a complete model, and headers packed by hand so that they can be damaged."""
 
 from __future__ import annotations
 

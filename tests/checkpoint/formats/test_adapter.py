@@ -1,4 +1,4 @@
-"""Adapters: PEFT's own merge is the reference; what it would not say aloud is refused."""
+"""Adapters: PEFT's own merge is the reference; an adapter that PEFT would merge in part is refused."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def test_the_answers_are_those_of_the_wrapped_model(tmp_path: Path) -> None:
     architecture = pair.architectures["unlearned"]
     assert architecture is not None
     assert pair.config is not None
-    words = load_tokenizer(base)
-    running = load_model(pair.unlearned, architecture, pair.config, words)
-    ids = torch.tensor([words("What is the capital of Italy?")["input_ids"]])
+    tokenizer = load_tokenizer(base)
+    running = load_model(pair.unlearned, architecture, pair.config, tokenizer)
+    ids = torch.tensor([tokenizer("What is the capital of Italy?")["input_ids"]])
     torch.testing.assert_close(running.model(ids).logits, expected(ids).logits, rtol=1e-4, atol=1e-4)
 
 
@@ -93,12 +93,12 @@ def test_a_change_below_the_bases_rounding_is_still_seen(tmp_path: Path) -> None
     base, adapter, _ = trained(tmp_path, dtype=torch.bfloat16)
     weights = adapter / "adapter_model.safetensors"
     save_file({name: 1e-3 * value for name, value in load_file(weights).items()}, weights)
-    found = scan(open_pair(base, adapter), weights_metrics())
-    assert found.weights.changed_tensors == 4
-    assert all(row.dtype == "float32" for row in found.weights.per_tensor if row.changed)
+    scanned = scan(open_pair(base, adapter), weights_metrics())
+    assert scanned.weights.changed_tensors == 4
+    assert all(row.dtype == "float32" for row in scanned.weights.per_tensor if row.changed)
 
 
-def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:
+def test_an_adapter_alone_is_not_a_model(tmp_path: Path) -> None:
     _, adapter, _ = trained(tmp_path)
     with pytest.raises(CheckpointError, match="not a model without its base"):
         open_checkpoint(adapter)
@@ -117,7 +117,7 @@ def test_an_adapter_on_an_embedding_that_is_also_the_head_is_refused(tmp_path: P
         open_checkpoint(adapter, open_checkpoint(tied))
 
 
-def test_an_adapter_of_another_size_or_place_is_refused(tmp_path: Path) -> None:
+def test_an_adapter_of_another_size_or_depth_is_refused(tmp_path: Path) -> None:
     _, adapter, _ = trained(tmp_path)
     wider = write_tiny(tmp_path / "wider", intermediate_size=44)
     with pytest.raises(CheckpointError, match=r"down_proj.*the adapter changes \[16, 40\], the base has \[16, 44\]"):
@@ -141,7 +141,7 @@ def test_an_adapter_of_another_size_or_place_is_refused(tmp_path: Path) -> None:
         ({"use_dora": True}, "not a DoRA module"),
     ],
 )
-def test_settings_that_change_the_merge_are_understood_or_refused(
+def test_settings_that_change_the_merge_are_supported_or_refused(
     change: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     base, adapter, _ = trained(tmp_path)

@@ -1,4 +1,4 @@
-"""The config in a GGUF file's metadata: whole, or refused."""
+"""The config in a GGUF file's metadata: complete, or refused."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ DAMAGED = {
         pack({"llama.attention.head_count": struct.pack("<II", 4, 3)}, (entry("blk.0.attn_q.weight", (1, 8)),)),
         "llama.attention.head_count is 3, which does not divide",
     ),
-    "heads unsaid": (pack({}, (entry("blk.0.attn_q.weight", (1, 8)),)), "llama.attention.head_count is None"),
+    "number of heads absent": (pack({}, (entry("blk.0.attn_q.weight", (1, 8)),)), "llama.attention.head_count is None"),
 }
 
 

@@ -89,7 +89,7 @@ def test_the_undamaged_file_is_read(tmp_path: Path) -> None:
     assert torch.equal(open_checkpoint(tmp_path).tensor("b"), torch.ones(2, 3))
 
 
-def test_a_duplicate_key_would_have_been_read_without_a_word(tmp_path: Path) -> None:
+def test_a_duplicate_key_is_read_by_the_package_without_an_error(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(DAMAGED["duplicate key"][0])
     with safe_open(path, "pt") as reader:
@@ -103,13 +103,13 @@ def test_a_header_whose_length_looks_like_a_pickle_is_still_read(tmp_path: Path)
     assert torch.equal(open_checkpoint(tmp_path).tensor("a"), torch.zeros(2))
 
 
-def test_metadata_is_no_tensor(tmp_path: Path) -> None:
+def test_metadata_is_not_a_tensor(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(pack({"__metadata__": {"format": "pt"}, "a": F32}, bytes(8)))
     assert set(open_checkpoint(tmp_path).tensors) == {"a"}
 
 
 @pytest.mark.parametrize("fraction", [0.999, 0.5, 0.001])
-def test_a_truncated_download_is_called_that(tmp_path: Path, fraction: float) -> None:
+def test_a_truncated_download_is_reported_as_one(tmp_path: Path, fraction: float) -> None:
     whole = save({"w": torch.zeros(50_000)})
     message = refusal(tmp_path / "model.safetensors", whole[: int(len(whole) * fraction)])
     assert "short: an incomplete download" in message

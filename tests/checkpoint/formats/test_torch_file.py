@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,16 @@ def refusal(path: Path) -> str:
     return text
 
 
+def test_the_process_that_reads_a_pickle_imports_the_standard_library_alone() -> None:
+    folder = Path(torch_file.__file__).parent
+    program = torch_file.READ_PICKLE.partition("main(")[0] + "print(*sys.modules)"
+    command = [sys.executable, "-I", "-S", "-c", program, str(folder)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = {name.partition(".")[0] for name in run.stdout.split()}
+    assert "torch_pickle" in imported
+    assert imported - sys.stdlib_module_names <= {"torch_pickle", "__main__", "__mp_main__"}
+
+
 def recompress(source: Path, target: Path) -> Path:
     """The same archive with every member deflated."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new:
@@ -68,7 +80,7 @@ def test_an_archive_with_callables_never_reaches_the_unpickler(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_whole_pickled_model_is_called_that(tmp_path: Path, legacy: bool) -> None:
+def test_a_pickled_model_is_reported_as_one(tmp_path: Path, legacy: bool) -> None:
     path = tmp_path / "model.pt"
     torch.save(torch.nn.Linear(2, 3), path, _use_new_zipfile_serialization=not legacy)
     message = refusal(path)
@@ -77,7 +89,7 @@ def test_a_whole_pickled_model_is_called_that(tmp_path: Path, legacy: bool) -> N
     assert "state_dict()" in message
 
 
-def test_a_torchscript_program_is_called_that(tmp_path: Path) -> None:
+def test_a_torchscript_program_is_reported_as_one(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.jit.script(torch.nn.Linear(2, 3)).save(path)
     assert "a TorchScript program" in refusal(path)
@@ -118,7 +130,7 @@ def test_anything_but_one_state_dict_is_refused(tmp_path: Path, content: Any, me
     assert message in refusal(tmp_path / "model.pt")
 
 
-def test_entries_that_are_no_tensors_are_ignored_and_said(tmp_path: Path) -> None:
+def test_entries_that_are_not_tensors_are_ignored_with_a_note(tmp_path: Path) -> None:
     torch.save({**STATE, "version": 2}, tmp_path / "model.pt")
     assert open_checkpoint(tmp_path / "model.pt").notes == ("ignored entries that are not tensors: version",)
 
@@ -138,7 +150,7 @@ def test_compressed_members_are_refused_before_they_are_unpacked(tmp_path: Path)
     torch.save({"bomb": torch.zeros(10_000_000)}, tmp_path / "stored.pt")
     bomb = recompress(tmp_path / "stored.pt", tmp_path / "bomb.pt")
     assert bomb.stat().st_size < 100_000
-    assert torch.load(bomb, weights_only=True)["bomb"].nbytes == 40_000_000  # torch unpacks it without a word
+    assert torch.load(bomb, weights_only=True)["bomb"].nbytes == 40_000_000  # torch unpacks it without a message
     assert "is compressed or encrypted" in refusal(bomb)
 
 
