@@ -1,7 +1,7 @@
 """Folders and shards: an ambiguous folder is refused, and nothing outside the folder is read.
 
-Where transformers loads such a folder without an exception, the test shows it: with transformers' choice, an audit would
-report on weights that the user did not mean.
+Where transformers loads such a folder without an exception, the test shows it: with transformers' choice, an audit
+would report on weights that the user did not mean.
 """
 
 from __future__ import annotations
