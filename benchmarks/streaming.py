@@ -1,7 +1,7 @@
 """Comparing two sharded bfloat16 checkpoints of 3.2 billion random parameters (6.4 GB each) without a tokenizer.
 
-Each case runs in a child process: seconds of ``compare``, and the peak of resident memory of the whole process, against
-reading and hashing all shards on one thread in the same run. Needs 13 GB of disk; "--layers" makes it smaller.
+A child process measures the seconds of ``compare`` and the peak of its resident memory, and for comparison the seconds
+to read and hash all shards on one thread. Needs 13 GB of disk; ``--layers N`` makes the models smaller.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ for folder in (base, unlearned):
 hashed = time.perf_counter() - start
 from audit.commands.compare import compare
 start = time.perf_counter()
-found = compare(base, unlearned)
+result = compare(base, unlearned)
 seconds = time.perf_counter() - start
 peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 print(json.dumps({"hashed": hashed, "seconds": seconds, "gigabytes": peak / 1e6,
-                  "changed": found.weights.changed_tensors, "total": found.weights.total_tensors}))
+                  "changed": result.weights.changed_tensors, "total": result.weights.total_tensors}))
 """
 
 
@@ -49,24 +49,24 @@ def main(arguments: list[str]) -> None:
         base, unlearned = Path(scratch) / "base", Path(scratch) / "unlearned"
         size = write_pair(base, unlearned, layers)
         command = [sys.executable, "-c", CHILD, str(base), str(unlearned)]
-        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    ratio = found["seconds"] / found["hashed"]
+        measured = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    ratio = measured["seconds"] / measured["hashed"]
     row = {
         "model": f"{layers} layers, {size / 2e9:.1f} billion parameters, bfloat16",
-        "changed tensors": f"{found['changed']} of {found['total']}",
-        "read and hash s": found["hashed"],
-        "compare s": found["seconds"],
+        "changed tensors": f"{measured['changed']} of {measured['total']}",
+        "read and hash s": measured["hashed"],
+        "compare s": measured["seconds"],
         "ratio": ratio,
         "goal ratio": GOAL_RATIO,
-        "peak GB": found["gigabytes"],
+        "peak GB": measured["gigabytes"],
         "goal GB": GOAL_GIGABYTES,
-        "reached": ratio <= GOAL_RATIO and found["gigabytes"] <= GOAL_GIGABYTES,
+        "reached": ratio <= GOAL_RATIO and measured["gigabytes"] <= GOAL_GIGABYTES,
     }
     publish("streaming", [row], "peak: of the whole process, the interpreter and torch included")
 
 
 def write_pair(base: Path, unlearned: Path, layers: int) -> int:
-    """Both models in shards of seven layers with an index; bytes of one of them."""
+    """Write both models, in shards of ``SHARD_LAYERS`` layers with an index; return the bytes of one of them."""
     import torch
     from safetensors.torch import save_file
 
@@ -99,7 +99,7 @@ def write_pair(base: Path, unlearned: Path, layers: int) -> int:
 
 
 def tensor_shapes(layers: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a Llama with a tied head."""
+    """Name -> shape of a Llama model whose head is tied."""
     d, mlp, kv = SIZES["d_model"], SIZES["d_mlp"], SIZES["d_kv"]
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (SIZES["d_vocab"], d), "model.norm.weight": (d,)}
     for layer in range(layers):

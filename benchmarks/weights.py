@@ -1,7 +1,7 @@
 """Comparing the weights of two SmolLM2 checkpoints (float32, 538 MB each), against reading and hashing the files.
 
-Each case runs in a child process: seconds of ``compare`` on two bare files, late imports included, and the peak of
-resident memory above that of the interpreter with torch imported.
+Each case runs in a child process: seconds of ``compare`` on two files without config and tokenizer, late imports
+included, and the peak of resident memory above that of the interpreter with torch imported.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ for path in (base, unlearned):
 hashed = time.perf_counter() - start
 from audit.commands.compare import compare
 start = time.perf_counter()
-found = compare(base, unlearned)
+result = compare(base, unlearned)
 seconds = time.perf_counter() - start
 print(json.dumps({"hashed": hashed, "seconds": seconds, "megabytes": (peak() - before) / 1024,
-                  "changed": found.weights.changed_tensors, "total": found.weights.total_tensors}))
+                  "changed": result.weights.changed_tensors, "total": result.weights.total_tensors}))
 """
 
 
 def main() -> None:
-    """The worst case (every tensor changed) and an edit of forty rows; the median of five runs each."""
+    """Every tensor changed (the worst case), and forty value vectors changed; the median of five runs each."""
     from audit.commands.demo import default_cache, model_folder
 
     source = model_folder(default_cache()) / "model.safetensors"
     with tempfile.TemporaryDirectory() as scratch:
         base, everything, few = (Path(scratch) / f"{name}.safetensors" for name in ("base", "all", "few"))
-        shutil.copy(source, base)  # away from its tokenizer, with which changed neurons would be read in words
+        shutil.copy(source, base)  # without its tokenizer: the words of changed neurons are not part of this benchmark
         perturb(base, everything, everywhere=True)
         perturb(base, few, everywhere=False)
         rows = [case("every tensor changed", base, everything), case("40 value vectors changed", base, few)]

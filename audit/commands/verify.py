@@ -27,7 +27,7 @@ from audit.metrics import weights_metrics
 from audit.progress import SILENT, Progress
 from audit.result import AuditResult, Difference, Finding, SubjectRecord, Verification
 from audit.verdict import Evidence, judge
-from audit.weights.blocks import BLOCK_ELEMENTS, SharedTensor, shared_tensor
+from audit.weights.blocks import BLOCK_ELEMENTS, shared_tensor
 from audit.weights.scan import tensor_rows
 
 SAMPLE: Final = 8
@@ -179,18 +179,8 @@ def _headers(result: AuditResult, pair: ModelPair) -> Iterator[Difference]:
     rows = result.weights.per_tensor
     yield from differences([row.name for row in rows], [*pair.shared, *pair.views], "weights.per_tensor")
     for row in rows:
-        header = _header(shared_tensor(pair, row.name))
+        header = shared_tensor(pair, row.name).header
         yield from differences(row.model_dump(include=set(header)), header, f"weights.per_tensor[{row.name}]")
-
-
-def _header(tensor: SharedTensor) -> Document:
-    return {
-        "name": tensor.name,
-        "role": tensor.role,
-        "layer": tensor.layer,
-        "shape": list(tensor.shape),
-        "dtype": str(tensor.dtype).removeprefix("torch."),
-    }
 
 
 def _digests(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDigests]) -> Iterator[Difference]:

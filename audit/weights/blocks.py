@@ -44,6 +44,17 @@ class SharedTensor:
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def header(self) -> dict[str, str | int | list[int] | None]:
+        """The fields of its row in the tensor table that need no values."""
+        return {
+            "name": self.name,
+            "role": self.role,
+            "layer": self.layer,
+            "shape": list(self.shape),
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+
 
 @dataclass(frozen=True)
 class Block:

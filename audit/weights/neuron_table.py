@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from audit.weights.norms import cosine
+from concepts.neuron import Neuron
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class NeuronTable:
             change = np.sqrt(sums["delta"] / sums["base"])
         return np.where(touched, np.where(np.isfinite(change), change, np.nan), 0.0)
 
-    def cosine(self, layer: int, neuron: int) -> float | None:
+    def cosine(self, neuron: Neuron) -> float | None:
         """Cosine of one value vector before and after."""
-        at = layer, neuron
-        return cosine(*(float(self.value[which][at]) for which in ("base", "unlearned", "delta")))
+        sums = (self.value[which][neuron.layer, neuron.neuron] for which in ("base", "unlearned", "delta"))
+        return cosine(*map(float, sums))

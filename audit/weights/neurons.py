@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from audit.checkpoint.pair import ModelPair
 from audit.models.ffn import unembedding, value_vectors
@@ -18,6 +20,7 @@ from audit.models.vocabulary import lexicon_of
 from audit.result import Measurement, NeuronChange
 from audit.weights.neuron_table import NeuronTable
 from audit.weights.themes import content_words, find_theme, not_measured
+from concepts.neuron import Neuron
 
 LISTED_NEURONS = 20
 LISTED_TOKENS = 10
@@ -27,9 +30,6 @@ THEME_NEURONS = 200
 TYPICAL_NEURONS = 1_000
 """Value vectors that show what the model usually writes."""
 SEED = 0
-
-Place = tuple[int, int]
-"""Layer, neuron."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +48,23 @@ def describe_neurons(pair: ModelPair, table: NeuronTable | None, tokenizer: Toke
         table: of all neurons; ``None`` where it was not computed.
         tokenizer: without it the neurons are listed without tokens.
     """
-    if pair.architecture is None or table is None or not (places := most_changed(table, THEME_NEURONS)):
+    if pair.architecture is None or table is None or not (neurons := most_changed(table, THEME_NEURONS)):
         return ChangedNeurons([], [], not_measured("no value vector was changed"))
-    listed = places[:LISTED_NEURONS]
+    listed = neurons[:LISTED_NEURONS]
     if tokenizer is None:
         reason = "no tokenizer names the tokens"
-        return ChangedNeurons([_record(table, place) for place in listed], [], not_measured(reason))
-    typical_places = random_places(places, table.touched_value.shape[1], TYPICAL_NEURONS)
-    before, after, typical = _value_vectors(pair, places, typical_places)
-    head = unembedding(pair.base, pair.architecture)  # [d_vocab, d_model]
+        return ChangedNeurons([_record(table, neuron) for neuron in listed], [], not_measured(reason))
+    typical_neurons = random_neurons(neurons, table.touched_value.shape[1], TYPICAL_NEURONS)
+    before, after, typical = _value_vectors(pair, neurons, typical_neurons)
+    head = unembedding(pair.base, pair.architecture)
     tokens = _tokens(pair, head, before[: len(listed)], after[: len(listed)], tokenizer)
     words = content_words(lexicon_of(tokenizer, len(head)), head)
     themes, measurement = find_theme(words, after - before, typical, SEED)
-    top = [_record(table, place, **lists) for place, lists in zip(listed, tokens, strict=True)]
+    top = [_record(table, neuron, **lists) for neuron, lists in zip(listed, tokens, strict=True)]
     return ChangedNeurons(top, themes, measurement)
 
 
-def most_changed(table: NeuronTable, limit: int) -> list[Place]:
+def most_changed(table: NeuronTable, limit: int) -> list[Neuron]:
     """Changed neurons by distance moved over the median norm of the layer's value vectors, largest first.
 
     Vectors that contain NaN or infinity have no distance and are excluded; the scan names their tensors. Divided by
@@ -75,38 +75,44 @@ def most_changed(table: NeuronTable, limit: int) -> list[Place]:
     finite = np.where(table.touched_value & np.isfinite(distance), distance, -np.inf)
     moved = finite / np.maximum(median, np.finfo(np.float64).tiny)
     order = np.argsort(-moved, axis=None, kind="stable")[:limit]
-    places = [divmod(int(flat), moved.shape[1]) for flat in order]
-    return [place for place in places if moved[place] >= 0]
+    indices = [divmod(int(flat), moved.shape[1]) for flat in order]
+    return [Neuron(*index) for index in indices if moved[index] >= 0]
 
 
-def random_places(places: Sequence[Place], d_mlp: int, count: int) -> list[Place]:
-    """``count`` random neurons, distributed over the layers as ``places`` are."""
+def random_neurons(like: Sequence[Neuron], d_mlp: int, count: int) -> list[Neuron]:
+    """``count`` random neurons, distributed over the layers as ``like`` is."""
     rng = np.random.default_rng(SEED)
-    layers = rng.choice([layer for layer, _ in places], size=count)
-    return list(zip(layers.tolist(), rng.integers(d_mlp, size=count).tolist(), strict=True))
+    layers = rng.choice([neuron.layer for neuron in like], size=count)
+    return [
+        Neuron(int(layer), int(index)) for layer, index in zip(layers, rng.integers(d_mlp, size=count), strict=True)
+    ]
 
 
 def _value_vectors(
-    pair: ModelPair, places: Sequence[Place], typical_places: Sequence[Place]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Value vectors of ``places`` before and after, and typical ones before; one layer in memory at a time."""
+    pair: ModelPair, changed: Sequence[Neuron], typical: Sequence[Neuron]
+) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, "n d_model"], Float[Tensor, "n_typical d_model"]]:
+    """Value vectors of the changed neurons before and after, and of the typical ones before; layer by layer."""
     assert pair.architecture is not None
-    before = torch.empty(len(places), pair.architecture.d_model)
-    after, typical = torch.empty_like(before), torch.empty(len(typical_places), pair.architecture.d_model)
-    for layer in sorted({layer for layer, _ in places}):
+    before = torch.empty(len(changed), pair.architecture.d_model)
+    after, others = torch.empty_like(before), torch.empty(len(typical), pair.architecture.d_model)
+    for layer in sorted({neuron.layer for neuron in changed}):
         base = value_vectors(pair.base, pair.architecture, layer)
         unlearned = value_vectors(pair.unlearned, pair.architecture, layer)
-        for index, (at, neuron) in enumerate(places):
-            if at == layer:
-                before[index], after[index] = base[neuron], unlearned[neuron]
-        for index, (at, neuron) in enumerate(typical_places):
-            if at == layer:
-                typical[index] = base[neuron]
-    return before, after, typical
+        for index, neuron in enumerate(changed):
+            if neuron.layer == layer:
+                before[index], after[index] = base[neuron.neuron], unlearned[neuron.neuron]
+        for index, neuron in enumerate(typical):
+            if neuron.layer == layer:
+                others[index] = base[neuron.neuron]
+    return before, after, others
 
 
 def _tokens(
-    pair: ModelPair, head: torch.Tensor, before: torch.Tensor, after: torch.Tensor, tokenizer: Tokenizer
+    pair: ModelPair,
+    head: Float[Tensor, "d_vocab d_model"],
+    before: Float[Tensor, "n d_model"],
+    after: Float[Tensor, "n d_model"],
+    tokenizer: Tokenizer,
 ) -> list[dict[str, list[str]]]:
     """The tokens that each neuron wrote, those it writes now, and those from which its change took most.
 
@@ -128,7 +134,9 @@ def _tokens(
     ]
 
 
-def top_tokens(decode: Callable[[list[int]], str], scores: torch.Tensor, limit: int = LISTED_TOKENS) -> list[str]:
+def top_tokens(
+    decode: Callable[[list[int]], str], scores: Float[Tensor, " d_vocab"], limit: int = LISTED_TOKENS
+) -> list[str]:
     """The tokens with the largest scores; of variants in case and spacing, the first."""
     texts: dict[str, str] = {}
     for token in scores.topk(min(4 * limit, len(scores))).indices.tolist():
@@ -138,15 +146,15 @@ def top_tokens(decode: Callable[[list[int]], str], scores: torch.Tensor, limit: 
     return list(texts.values())
 
 
-def _record(table: NeuronTable, place: Place, **tokens: list[str]) -> NeuronChange:
-    layer, neuron = place
+def _record(table: NeuronTable, neuron: Neuron, **tokens: list[str]) -> NeuronChange:
+    index = neuron.layer, neuron.neuron
     return NeuronChange(
-        layer=layer,
-        neuron=neuron,
-        relative_change=_finite(table.relative_change()[place]),
-        cosine=table.cosine(layer, neuron),
-        l2=float(np.sqrt(table.value["delta"][place])),
-        key_relative_change=_finite(table.relative_change("key")[place]),
+        layer=neuron.layer,
+        neuron=neuron.neuron,
+        relative_change=_finite(table.relative_change()[index]),
+        cosine=table.cosine(neuron),
+        l2=float(np.sqrt(table.value["delta"][index])),
+        key_relative_change=_finite(table.relative_change("key")[index]),
         **tokens,
     )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 
-def squared_norm(rows: torch.Tensor) -> float:
+def squared_norm(rows: Float[Tensor, "*shape"]) -> float:
     """Sum of the squares of all elements."""
     flat = rows.reshape(-1)
     return float(torch.dot(flat, flat))

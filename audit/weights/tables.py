@@ -25,15 +25,8 @@ class ChangeTables:
     def tensor(self, tensor: SharedTensor, changed: bool, results: Mapping[str, object]) -> TensorChange:
         """One tensor's row, from the results of its tallies by metric."""
         given = {name: observer.add(tensor, results[name]) for name, observer in self.observers.items()}
-        header = {
-            "name": tensor.name,
-            "role": tensor.role,
-            "layer": tensor.layer,
-            "shape": list(tensor.shape),
-            "dtype": str(tensor.dtype).removeprefix("torch."),
-            "changed": changed,
-        }
-        return TensorChange.model_validate(header | self._columns("tensor", given, TensorChange))
+        columns = self._columns("tensor", given, TensorChange)
+        return TensorChange.model_validate(tensor.header | {"changed": changed} | columns)
 
     def layer(self, layer: int) -> LayerChange:
         """One layer's row, once every tensor has been added."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from audit.result import Control, Measurement
 from concepts.discovery import HeadStatistics, screen
@@ -33,22 +35,22 @@ THEME_SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class ContentWords:
-    """Content words of a vocabulary, each with the mean head row over its forms: ``rows [n_words, d_model]``."""
+    """Content words of a vocabulary; ``rows`` has, for each word, the mean head row over its forms."""
 
     words: tuple[str, ...]
-    rows: torch.Tensor
+    rows: Float[Tensor, "n_words d_model"]
     head: HeadStatistics
 
-    def squared_scores(self, vectors: torch.Tensor) -> torch.Tensor:
-        """Squared z-score of every word in every vector: ``vectors [n, d_model]`` -> ``[n, n_words]``."""
+    def squared_scores(self, vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n n_words"]:
+        """Squared z-score of every word's logit in every vector."""
         return screen(vectors, self.head, self.rows).square_()
 
 
-def content_words(lexicon: Lexicon, W_U: torch.Tensor) -> ContentWords:
+def content_words(lexicon: Lexicon, W_U: Float[Tensor, "d_vocab d_model"]) -> ContentWords:
     """The English words of the vocabulary without function words; variants in case and spacing are merged.
 
     Args:
-        W_U: the head, ``[d_vocab, d_model]`` float32.
+        W_U: the head, float32.
     """
     forms = {
         word: forms
@@ -73,12 +75,11 @@ class Excess:
     """The excess of every word, and the largest excess under the null.
 
     Attributes:
-        of_words: ``[n_words]``.
-        null: the largest excess of any word in each control set, ``[CONTROL_SETS]``.
+        null: the largest excess of any word in each control set.
     """
 
-    of_words: torch.Tensor
-    null: torch.Tensor
+    of_words: Float[Tensor, " n_words"]
+    null: Float[Tensor, " n_sets"]
 
     @property
     def largest(self) -> float:
@@ -94,8 +95,10 @@ class Excess:
         return float(torch.quantile(self.null, 1 - THEME_SIGNIFICANCE))
 
 
-def word_excess(words: ContentWords, changes: torch.Tensor, typical: torch.Tensor, seed: int) -> Excess:
-    """``changes [n, d_model]`` against sets of ``n`` drawn from ``typical [n_typical, d_model]``."""
+def word_excess(
+    words: ContentWords, changes: Float[Tensor, "n d_model"], typical: Float[Tensor, "n_typical d_model"], seed: int
+) -> Excess:
+    """The excess in ``changes``, and in ``CONTROL_SETS`` sets of as many vectors drawn from ``typical``."""
     n, n_typical = len(changes), len(typical)
     squares = words.squared_scores(typical)  # [n_typical, n_words]
     expected = squares.mean(dim=0).clamp_(min=torch.finfo(torch.float32).tiny)
@@ -106,13 +109,13 @@ def word_excess(words: ContentWords, changes: torch.Tensor, typical: torch.Tenso
 
 
 def find_theme(
-    words: ContentWords, changes: torch.Tensor, typical: torch.Tensor, seed: int = 0
+    words: ContentWords, changes: Float[Tensor, "n d_model"], typical: Float[Tensor, "n_typical d_model"], seed: int = 0
 ) -> tuple[list[str], Measurement]:
     """The words that the changes share beyond chance, strongest first, and the test behind them.
 
     Args:
-        changes: of value vectors, ``[n, d_model]``.
-        typical: value vectors of the base from the same layers, ``[n_typical, d_model]``.
+        changes: of value vectors.
+        typical: value vectors of the base from the same layers.
     """
     if not words.words:
         return [], not_measured("the tokenizer has no English word that one token spells")

@@ -1,4 +1,4 @@
-"""The one pass over the weights: what counts as changed, what is digested, what unchanged and broken files give."""
+"""The comparison of weights: what counts as changed, digests, values that are not finite, neurons and their theme."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Edit = Callable[[str, torch.Tensor], torch.Tensor]
 VALUES = "model.layers.1.mlp.down_proj.weight"
 
 
-def scan_edited(folder: Path, change: Edit, *, words: bool = False, **model: object) -> WeightScan:
+def scan_edited(folder: Path, change: Edit, *, tokenizer: bool = False, **model: object) -> WeightScan:
     base = write_tiny(folder / "base", **model)
     unlearned = edit(base, folder / "unlearned", change)
-    return compare_weights(open_pair(base, unlearned), weights_metrics(), load_tokenizer(base) if words else None)
+    return compare_weights(open_pair(base, unlearned), weights_metrics(), load_tokenizer(base) if tokenizer else None)
 
 
 def noise(scale: float) -> Edit:
@@ -58,7 +58,7 @@ def test_one_halved_value_vector_is_the_only_change(tmp_path: Path) -> None:
     assert scanned.digests["base"] != scanned.digests["unlearned"]
 
 
-def test_a_neuron_is_the_same_in_gpt2_which_stores_it_the_other_way_round(tmp_path: Path) -> None:
+def test_a_neuron_of_gpt2_has_the_same_index_although_its_matrix_is_transposed(tmp_path: Path) -> None:
     def halve(name: str, tensor: torch.Tensor) -> torch.Tensor:
         if name == "transformer.h.1.mlp.c_proj.weight":
             tensor = tensor.clone()
@@ -93,7 +93,7 @@ def test_digests_are_those_of_the_tensors_alone(tmp_path: Path) -> None:
     assert scanned.digests["unlearned"] == combine_digests(digests)
 
 
-def test_values_that_are_not_finite_are_named_and_leave_the_pass_whole(tmp_path: Path) -> None:
+def test_tensors_with_values_that_are_not_finite_are_named_and_the_pass_completes(tmp_path: Path) -> None:
     def broken(name: str, tensor: torch.Tensor) -> torch.Tensor:
         if name == VALUES:
             tensor = tensor.clone()
@@ -106,7 +106,7 @@ def test_values_that_are_not_finite_are_named_and_leave_the_pass_whole(tmp_path:
     assert row.l2 is None
 
 
-def test_what_only_rounding_separates_counts_as_unchanged(tmp_path: Path) -> None:
+def test_a_difference_by_rounding_alone_counts_as_unchanged(tmp_path: Path) -> None:
     base = write_tiny(tmp_path / "base", dtype=torch.float32)
     rounded = edit(base, tmp_path / "unlearned", lambda name, tensor: tensor.to(torch.bfloat16))
     scanned = compare_weights(open_pair(base, rounded), weights_metrics())
@@ -115,14 +115,14 @@ def test_what_only_rounding_separates_counts_as_unchanged(tmp_path: Path) -> Non
 
 
 def test_a_changed_neuron_is_shown_in_words(tmp_path: Path) -> None:
-    scanned = scan_edited(tmp_path, one_neuron, words=True)
+    scanned = scan_edited(tmp_path, one_neuron, tokenizer=True)
     (neuron,) = scanned.weights.top_neurons
     assert neuron.tokens_before
     assert neuron.tokens_before == neuron.tokens_after  # halving a vector keeps its order of tokens
 
 
 def test_noise_everywhere_has_no_theme(tmp_path: Path) -> None:
-    scanned = scan_edited(tmp_path, noise(1e-2), words=True, intermediate_size=64)
+    scanned = scan_edited(tmp_path, noise(1e-2), tokenizer=True, intermediate_size=64)
     assert scanned.weights.themes == []
 
 
@@ -165,5 +165,5 @@ def test_tensors_read_in_blocks_give_what_whole_ones_give(
             its.changed_value_vectors,
             its.changed_key_rows,
         )
-    places = [[(row.layer, row.neuron) for row in scanned.weights.top_neurons] for scanned in (blocks, whole)]
+    places = [[(row.layer, row.neuron) for row in comparison.weights.top_neurons] for comparison in (blocks, whole)]
     assert places[0] == places[1]

@@ -12,6 +12,8 @@ from collections import defaultdict
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from audit.architectures import Architecture
 from audit.result import Column, Measurement
@@ -95,7 +97,7 @@ class Observer(contract.Observer[dict[int, int] | None]):
         return sum(count for (width, _), count in self.flipped.items() if width == bits) / codes if codes else None
 
 
-def count_flips(base: torch.Tensor, unlearned: torch.Tensor) -> dict[int, int]:
+def count_flips(base: Float[Tensor, "*shape"], unlearned: Float[Tensor, "*shape"]) -> dict[int, int]:
     """Bits -> number of codes that differ, for rows of two float32 matrices."""
     flips = {}
     groups = [_groups(rows) for rows in (base, unlearned)]
@@ -108,14 +110,14 @@ def count_flips(base: torch.Tensor, unlearned: torch.Tensor) -> dict[int, int]:
     return flips
 
 
-def _groups(rows: torch.Tensor) -> torch.Tensor:
-    """Groups of 32 consecutive weights of a row, ``[n, 32]``; zeros fill a short last group and change no scale."""
+def _groups(rows: Float[Tensor, "*shape"]) -> Float[Tensor, "n 32"]:
+    """Groups of 32 consecutive weights of a row; zeros fill a short last group and change no scale."""
     short = -rows.shape[-1] % GROUP
     padded = torch.nn.functional.pad(rows, (0, short)) if short else rows
     return padded.reshape(-1, GROUP)
 
 
-def _maxima(groups: torch.Tensor) -> torch.Tensor:
-    """Absolute maximum of each group, ``[n, 1]``, at least ``SMALLEST`` so that no scale overflows."""
-    maxima: torch.Tensor = groups.abs().amax(dim=1, keepdim=True)
+def _maxima(groups: Float[Tensor, "n 32"]) -> Float[Tensor, "n 1"]:
+    """Absolute maximum of each group, at least ``SMALLEST`` so that no scale overflows."""
+    maxima: Tensor = groups.abs().amax(dim=1, keepdim=True)
     return maxima.clamp_(min=SMALLEST)

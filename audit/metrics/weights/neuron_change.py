@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
 
 from audit.architectures import Architecture, Piece
 from audit.result import Column, Measurement
@@ -137,7 +139,7 @@ def _added(parts: Sequence[np.ndarray]) -> np.ndarray:
     return added
 
 
-def _squares(matrix: torch.Tensor, across: int) -> np.ndarray:
+def _squares(matrix: Float[Tensor, "rows columns"], across: int) -> Float64[np.ndarray, " neurons"]:
     """Squared norms of the rows (or columns) of ``matrix``, float64."""
     squares: np.ndarray = matrix.square().sum(dim=across).to(torch.float64).numpy()
     return squares

@@ -12,6 +12,8 @@ import statistics
 from collections import defaultdict
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from audit.architectures import Architecture
 from audit.result import Column, Measurement
@@ -46,11 +48,11 @@ class Tally(contract.Tally[Spectrum | None]):
     def __init__(self, tensor: SharedTensor) -> None:
         super().__init__(tensor)
         self.squared = 0.0
-        self.directions: torch.Tensor | None = None
-        self.image: torch.Tensor | None = None
-        self.basis: list[torch.Tensor] = []
-        self.images: list[torch.Tensor] = []
-        self.leading: torch.Tensor | None = None
+        self.directions: Tensor | None = None
+        self.image: Tensor | None = None
+        self.basis: list[Tensor] = []
+        self.images: list[Tensor] = []
+        self.leading: Tensor | None = None
         if len(tensor.shape) == 2:
             self.directions = start_block(tensor.shape[1])
 
@@ -60,7 +62,7 @@ class Tally(contract.Tally[Spectrum | None]):
         self.squared += squared_norm(block.delta)
         self.add_delta(block.delta)
 
-    def add_delta(self, delta: torch.Tensor) -> None:
+    def add_delta(self, delta: Float[Tensor, "rows width"]) -> None:
         if self.leading is not None:
             projected = (self.leading @ delta.T).to(torch.float64)  # [leading, rows]
             self.image = _plus(self.image, projected @ projected.T)
@@ -127,17 +129,17 @@ class Observer(contract.Observer[Spectrum | None]):
         )
 
 
-def start_block(width: int) -> torch.Tensor:
-    """The first block: seeded random orthonormal directions, ``[up to BLOCK_WIDTH, width]``."""
+def start_block(width: int) -> Float[Tensor, "k width"]:
+    """The first block: up to ``BLOCK_WIDTH`` seeded random orthonormal directions."""
     drawn = torch.randn(width, min(BLOCK_WIDTH, width), generator=torch.Generator().manual_seed(0))
     return orthonormal(drawn.T)
 
 
-def orthonormal(rows: torch.Tensor) -> torch.Tensor:
+def orthonormal(rows: Float[Tensor, "k width"]) -> Float[Tensor, "rank width"]:
     """Orthonormal rows that span those given, in their order. Householder QR, so rows may be linearly dependent."""
-    basis: torch.Tensor = torch.linalg.qr(rows.T).Q.T.contiguous()
+    basis: Tensor = torch.linalg.qr(rows.T).Q.T.contiguous()
     return basis
 
 
-def _plus(total: torch.Tensor | None, addend: torch.Tensor) -> torch.Tensor:
+def _plus(total: Tensor | None, addend: Tensor) -> Tensor:
     return addend if total is None else total.add_(addend)
