@@ -245,6 +245,9 @@ def skill(
     background: BackgroundFlag = True,
     absolute: Annotated[bool, typer.Option("--absolute", help="Choose neurons by the size of the difference.")] = False,
     post: Annotated[bool, typer.Option("--post", help="Choose neurons by post-activations.")] = False,
+    option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE: an option of the method by name; may be given again.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many queries of each skill.")] = None,
     config: ConfigOption = None,
     tokenizer: TokenizerOption = None,
@@ -256,30 +259,37 @@ def skill(
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Fit a guard that keeps a skill from showing, and measure it on queries it was not fitted on."""
+    """Fit a guard that suppresses a skill, and measure it on queries that it was not fitted on."""
     with report_errors(as_json, debug):
-        chosen = parse_layers(layers)
-        from audit.commands.skill import Options, guard_skill
+        chosen, named = parse_layers(layers), parse_options(option or [])
+        from audit.commands.skill import GuardRequest, guard_skill
+        from audit.request import RunContext
         from audit.result import refuse_output
         from audit.settings import Settings
         from reports.text import render_skill
 
         refuse_output(output)
         with show_progress(quiet) as progress:
-            result = guard_skill(
-                model,
-                forget,
-                retain,
-                method,
-                options=Options(chosen, region, misses, background, share, absolute, post),
+            request = GuardRequest(
+                forget=forget,
+                retain=retain,
+                method=method,
+                options={
+                    "layers": chosen,
+                    "region": region,
+                    "misses": misses,
+                    "background": background,
+                    "share": share,
+                    "absolute": absolute,
+                    "post": post,
+                    **named,
+                },
                 save=save_to,
                 save_edited=save_model,
-                config=config,
-                tokenizer=tokenizer,
-                settings=Settings(seed=seed, device=device, dtype=dtype, limit=limit),
-                progress=progress,
-                command=command_line(),
             )
+            settings = Settings(seed=seed, device=device, dtype=dtype, limit=limit)
+            context = RunContext(settings, progress, command_line())
+            result = guard_skill(model, request, config=config, tokenizer=tokenizer, context=context)
         deliver(result, output, as_json, render_skill)
         print_paths(as_json, Guard=save_to, Model=save_model)
 
@@ -474,6 +484,14 @@ def parse_layers(text: str) -> tuple[int, ...]:
         return tuple(sorted({int(layer) for layer in text.split(",") if layer.strip()}))
     except ValueError:
         raise typer.BadParameter(f"{text!r} is not a list of layers such as 12,15,18", param_hint="--layers") from None
+
+
+def parse_options(texts: list[str]) -> dict[str, str]:
+    """``NAME=VALUE`` as a mapping, hyphens of names as underscores; a usage error says what is wrong."""
+    wrong = next((text for text in texts if not text.partition("=")[1]), None)
+    if wrong is not None:
+        raise typer.BadParameter(f"{wrong!r} is not NAME=VALUE", param_hint="--option")
+    return {name.strip().replace("-", "_"): value for name, _, value in (text.partition("=") for text in texts)}
 
 
 def deliver(

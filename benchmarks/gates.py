@@ -1,4 +1,4 @@
-"""Guards of GSM8K attacked with translations that people made, beside the attacks that rules write.
+"""Guards of GSM8K attacked with human translations and with the attacks that rules write.
 
     python -m benchmarks.gates DATA MGSM      # DATA as for benchmarks.skills; MGSM a folder with mgsm_en.tsv and others
 
@@ -31,8 +31,9 @@ def main() -> None:
     """A row for each method and way of asking."""
     from audit.commands.ablate import open_subject
     from audit.commands.demo import default_cache, model_folder
-    from audit.commands.skill import Options, guard_skill
+    from audit.commands.skill import GuardRequest, guard_skill
     from audit.progress import SILENT
+    from audit.request import RunContext
     from audit.settings import Settings
 
     data, mgsm = folders("DATA", "MGSM")
@@ -44,8 +45,8 @@ def main() -> None:
         math = translated(skills.pop("math"), mgsm, Path(scratch) / "math.jsonl")
         for method in METHODS:
             guard = Path(scratch) / method
-            fit, settings = Options(misses=MISSES), Settings(limit=QUERIES)
-            guard_skill(folder, math, [*skills.values()], method, options=fit, settings=settings, save=guard)
+            request = GuardRequest(math, [*skills.values()], method, {"misses": MISSES}, save=guard)
+            guard_skill(folder, request, context=RunContext(Settings(limit=QUERIES)))
             rows += [{"method": method, **row} for row in attacked_rows(subject, guard)]
     publish("gates", rows, "share of held-out GSM8K queries with 95 % intervals; translations from MGSM")
 
@@ -78,37 +79,37 @@ def attacked_rows(subject: Subject, folder: Path) -> Iterator[dict[str, Any]]:
     import numpy as np
 
     from audit.guards import read_guard
-    from audit.guards.attack import Asked, asked
+    from audit.guards.attack import AttackedQueries, put_queries
     from concepts.attacks import ATTACKS
 
     saved = read_guard(folder)
     queries = [query for query in saved.held_out if query.forget]
 
-    def under(written: list[str]) -> Asked:
-        return asked(subject.model, saved, queries, written, subject.architecture)
+    def put(prompts: list[str]) -> AttackedQueries:
+        return put_queries(subject.model, saved.guard, queries, prompts)
 
-    ways: Mapping[str, list[str]] = {
+    prompts_by_attack: Mapping[str, list[str]] = {
         name: [attack(query.prompt, np.random.default_rng((0, at))) for at, query in enumerate(queries)]
         for name, attack in ATTACKS.items()
     } | {language: [query.translations[language] for query in queries] for language in LANGUAGES}
-    plain = under(ways["plain"])
-    for name, written in ways.items():
-        found = under(written)
+    plain = put(prompts_by_attack["plain"])
+    for name, prompts in prompts_by_attack.items():
+        answered = put(prompts)
         yield {
             "asked": name,
             "n": len(queries),
-            "stopped": share(found.stopped),
-            "leaks": share(found.leaks(plain)),
-            "answer, guard off": round(float(np.nanmean(found.off)), 2),
+            "stopped": share(answered.stopped),
+            "leaks": share(answered.leaks(plain)),
+            "answer, guard off": round(float(np.nanmean(answered.off)), 2),
         }
 
 
-def share(which: np.ndarray) -> str:
-    """A share in per cent with its interval."""
+def share(marked: np.ndarray) -> str:
+    """The share of marked queries in per cent, with its interval."""
     from audit.statistics import share_interval
 
-    low, high = share_interval(which)
-    return f"{100 * which.mean():.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+    low, high = share_interval(marked)
+    return f"{100 * marked.mean():.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 if __name__ == "__main__":

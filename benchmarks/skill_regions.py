@@ -19,7 +19,7 @@ from audit.architectures import identify
 from audit.checkpoint import open_checkpoint
 from audit.commands.demo import default_cache, model_folder
 from audit.guards.measurements import GOALS
-from audit.guards.regions import best_cube, voting
+from audit.guards.regions import best_cube, voting_layers
 from audit.models.keys import collect
 from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
 from benchmarks.record import folders, publish
@@ -98,14 +98,14 @@ def _vote(forget: str, keys: Collected, parts: Parts) -> dict[str, Any]:
     """With the layers and the slack that let in least of others and of strangers on the choose parts."""
     (own, kept), beside = _kept(forget, keys, parts), keys[BACKGROUND]
     n_layers = keys[forget].shape[1] // 2
-    region, choice = choose_region(own, [*kept.values()], voting(n_layers), background=beside)
+    region, choice = choose_region(own, [*kept.values()], voting_layers(n_layers), background=beside)
     strangers, unknown = {}, {}
     for name in kept:
         rest = [other for each, other in kept.items() if each != name]
         reported = keys[name][list(parts[name].report)]
         without = region_of(own, rest, choice, background=beside)
         strangers[name] = float(without.inside(reported).mean())
-        never_seen, _ = choose_region(own, rest, voting(n_layers), background=beside)
+        never_seen, _ = choose_region(own, rest, voting_layers(n_layers), background=beside)
         unknown[name] = float(never_seen.inside(reported).mean())
     inside, worst, who = _report(region, forget, keys, parts)
     layers, slack = choice

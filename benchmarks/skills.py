@@ -26,7 +26,8 @@ from benchmarks.record import folders, publish
 
 if TYPE_CHECKING:
     from audit.guards.activity import Activity
-    from audit.guards.splits import Part
+    from audit.guards.methods import Guard
+    from audit.guards.splits import TokenizedSkill
     from audit.models.loading import RunningModel
     from audit.result import Measurement
 
@@ -52,7 +53,7 @@ def main() -> None:
     """One row a method and forget skill; the model is loaded once, and read once for what all of them share."""
     from audit.commands.ablate import open_subject
     from audit.commands.demo import default_cache, model_folder
-    from audit.guards.splits import as_part
+    from audit.guards.splits import tokenize_skill
     from audit.progress import SILENT
     from audit.settings import Settings
     from concepts.skill import load_skill
@@ -61,12 +62,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         skills = [load_skill(written(name, data / file, Path(scratch))) for name, file in FILES.items()]
     model = open_subject(model_folder(default_cache()), None, None, Settings(), SILENT).model
-    parts = [
-        as_part(skill.model_copy(update={"title": name, "queries": skill.queries[:QUERIES]}), model, SEED)
+    tokenized = [
+        tokenize_skill(skill.model_copy(update={"title": name, "queries": skill.queries[:QUERIES]}), model, SEED)
         for name, skill in zip(FILES, skills, strict=True)
     ]
-    rows = [row("key-space", [measured]) for measured in by_key_space(model, parts)]
-    rows += [row(method, measured) for method, measured in by_neurons(model, parts)]
+    rows = [row("key-space", [measured]) for measured in by_key_space(model, tokenized)]
+    rows += [row(method, measured) for method, measured in by_neurons(model, tokenized)]
     publish(
         "skills",
         rows,
@@ -97,69 +98,76 @@ def written(name: str, source: Path, folder: Path) -> Path:
     return target
 
 
-def by_key_space(model: RunningModel, parts: Sequence[Part]) -> Iterator[Measurement]:
+def by_key_space(model: RunningModel, skills: Sequence[TokenizedSkill]) -> Iterator[Measurement]:
     """As ``audit skill --method key-space`` measures each skill against the others."""
     from audit.guards.measurements import held_out_inside
     from audit.guards.regions import SkillKeys, fit_regions, read_keys
 
-    keys = read_keys(model, parts, background=True)
-    for at in range(len(parts)):
-        told(f"key-space {parts[at].title}")
-        turned = turn(parts, at)
-        own = SkillKeys(tuple(turn(keys.parts, at)), keys.neutral, keys.background)
-        yield held_out_inside(turned, own, fit_regions(turned, own, "vote", (), MISSES))
+    keys = read_keys(model, skills, background=True)
+    for at in range(len(skills)):
+        log(f"key-space {skills[at].title}")
+        reordered = forget_first(skills, at)
+        own = SkillKeys(tuple(forget_first(keys.skills, at)), keys.neutral, keys.background)
+        yield held_out_inside(reordered, own, fit_regions(reordered, own, "vote", (), MISSES))
 
 
-def by_neurons(model: RunningModel, parts: Sequence[Part]) -> Iterator[tuple[str, list[Measurement]]]:
+def by_neurons(model: RunningModel, skills: Sequence[TokenizedSkill]) -> Iterator[tuple[str, list[Measurement]]]:
     """The same for the methods that change activations."""
-    from audit.commands.skill import Options
-    from audit.guards import on_model
-    from audit.guards.activity import activity
-    from audit.guards.effects import answers, compared, questions
+    from audit.guards.activity import read_activity
+    from audit.guards.effects import held_out_answers, pair_scores, score_answers
     from audit.guards.measurements import guard_effect, guard_perplexity
-    from audit.guards.methods import methods
+    from audit.guards.sites import Sites
 
-    each = [activity(model, part.some("fit")) for part in parts]
-    asked = questions(model, parts)
-    before = answers(model, asked, "before")
+    activities = [read_activity(model, skill.ids_of("fit")) for skill in skills]
+    answers = held_out_answers(model, skills)
+    before = score_answers(model, answers, "before")
     for method in METHODS[1:]:
-        for at, part in enumerate(parts):
-            told(f"{method} {part.title}")
-            forget, *others = turn(each, at)
-            guard = methods()[method].fit(forget, pooled(others), Options().share)
-            with on_model(model.model, guard, model.architecture):
-                after = answers(model, asked, "after")
-            found = compared(turn(asked, at), turn(before, at), turn(after, at))
-            yield method, [guard_effect(found, SEED), guard_perplexity(found, SEED)]
+        for at, skill in enumerate(skills):
+            log(f"{method} {skill.title}")
+            forget, *others = forget_first(activities, at)
+            guard = choose(method, forget, pooled(others))
+            with guard.apply(model.model, Sites.from_architecture(model.architecture)):
+                after = score_answers(model, answers, "after")
+            effects = pair_scores(forget_first(answers, at), forget_first(before, at), forget_first(after, at))
+            yield method, [guard_effect(effects, SEED), guard_perplexity(effects, SEED)]
 
 
-def turn(entries: Sequence[T], at: int) -> list[T]:
+def choose(method: str, forget: Activity, retain: Activity) -> Guard:
+    """The guard of neurons with its default options."""
+    from audit.guards.methods import neuron_adjust, prune
+
+    if method == "prune":
+        return prune.choose(forget, retain, prune.PruneOptions())
+    return neuron_adjust.choose(forget, retain, neuron_adjust.NeuronAdjustOptions(), SEED)
+
+
+def forget_first(entries: Sequence[T], at: int) -> list[T]:
     """The entry to forget first, then the others in their order."""
     return [entries[at], *entries[:at], *entries[at + 1 :]]
 
 
-def pooled(some: Sequence[Activity]) -> Activity:
+def pooled(activities: Sequence[Activity]) -> Activity:
     """What all their prompts together do to every neuron."""
     import numpy as np
 
     from audit.guards.activity import Activity
     from concepts.adjust import Moments
 
-    weights = np.array([found.tokens for found in some], dtype=float)
+    weights = np.array([activity.tokens for activity in activities], dtype=float)
     weights /= weights.sum()
 
     def mean(values: Iterable[np.ndarray]) -> np.ndarray:
         return np.tensordot(weights, np.stack([*values]), axes=1)
 
-    def moments(of: Sequence[Moments]) -> Moments:
-        first = mean(found.mean for found in of)
-        return Moments(first, np.sqrt(mean(found.std**2 + found.mean**2 for found in of) - first**2))
+    def moments(parts: Sequence[Moments]) -> Moments:
+        first = mean(part.mean for part in parts)
+        return Moments(first, np.sqrt(mean(part.std**2 + part.mean**2 for part in parts) - first**2))
 
     return Activity(
-        pre=moments([found.pre for found in some]),
-        keys=moments([found.keys for found in some]),
-        key_size=mean(found.key_size for found in some),
-        tokens=sum(found.tokens for found in some),
+        pre=moments([activity.pre for activity in activities]),
+        keys=moments([activity.keys for activity in activities]),
+        key_size=mean(activity.key_size for activity in activities),
+        tokens=sum(activity.tokens for activity in activities),
     )
 
 
@@ -178,7 +186,7 @@ def row(method: str, measured: Sequence[Measurement]) -> dict[str, Any]:
     return cells
 
 
-def told(step: str) -> None:
+def log(step: str) -> None:
     print(f"{step} ...", file=sys.stderr, flush=True)
 
 

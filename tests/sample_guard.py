@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from audit.guards.effects import NEUTRAL, Effect
-from audit.guards.measurements import Share, guard_effect, guard_perplexity
+from audit.guards.effects import NEUTRAL, GuardEffect, Role
+from audit.guards.measurements import ShareInside, guard_effect, guard_perplexity
+from audit.models.scoring import AnswerScores
 from audit.result import AuditResult, Control, Measurement
 from tests.sample_result import identical
 
@@ -55,11 +56,13 @@ def of_a_skill(measured: list[Measurement], method: str) -> AuditResult:
     return found.model_copy(update={"findings": [only], "run": found.run.model_copy(update={"settings": settings})})
 
 
-def share(kind: str, layers: str, name: str, role: str, inside: int, n: int = 80) -> Share:
-    return Share(kind, layers, name, role, np.arange(n) < inside)
+def share(kind: str, layers: str, name: str, role: str, inside: int, n: int = 80) -> ShareInside:
+    return ShareInside(kind, layers, name, role, np.arange(n) < inside)
 
 
-def effect(name: str, role: str, n: int, change: float, rng: np.random.Generator) -> Effect:
+def effect(name: str, role: Role, n: int, change: float, rng: np.random.Generator) -> GuardEffect:
     before = -2 + rng.normal(0, 0.2, n)
     exact = np.zeros(n, dtype=bool)
-    return Effect(name, role, 12, before, before + rng.normal(change, 0.1, n), exact, exact, tokens=40 * n)
+    after = before + rng.normal(change, 0.1, n)
+    scores = AnswerScores(before, exact), AnswerScores(after, exact)
+    return GuardEffect(name, role, 12, *scores, tokens=40 * n)

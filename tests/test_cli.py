@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
+from audit.commands.skill import GuardRequest
 from audit.errors import CheckpointError
 from audit.result import AuditResult
 from tests.sample_guard import guarded
@@ -100,16 +101,18 @@ def test_a_guards_options_arrive_and_its_result_is_written_and_shown(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def guard_skill(*given: Any, **options: Any) -> AuditResult:
-        seen.update(options, given=given)
+    def guard_skill(path: Path, request: GuardRequest, **given: Any) -> AuditResult:
+        seen.update(given, path=path, request=request)
         return guarded()
 
     monkeypatch.setattr("audit.commands.skill.guard_skill", guard_skill)
     line = ["skill", "m", "--forget", "f", "--retain", "r", "--retain", "s", "--method", "prune", "--layers", "3,1,3"]
     shown = run.invoke(cli.app, [*line, "--share", "0.1", "--limit", "9", "--save", "g", "-o", str(tmp_path)])
     assert shown.exit_code == 0
-    assert seen["given"] == (Path("m"), Path("f"), [Path("r"), Path("s")], "prune")
-    assert (seen["options"].layers, seen["options"].share, seen["settings"].limit) == ((1, 3), 0.1, 9)
+    request = seen["request"]
+    assert (seen["path"], request.forget, request.retain) == (Path("m"), Path("f"), [Path("r"), Path("s")])
+    assert (request.method, request.options["layers"], request.options["share"]) == ("prune", (1, 3), 0.1)
+    assert seen["context"].settings.limit == 9
     assert AuditResult.read(tmp_path / "result.json") == guarded()
     assert (tmp_path / "report.html").is_file()
     assert "GATED" in shown.output

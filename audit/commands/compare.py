@@ -20,8 +20,8 @@ from audit import evidence as gather
 from audit.checkpoint import Checkpoint
 from audit.checkpoint.pair import ModelPair, open_pair
 from audit.errors import AuditError
-from audit.guards import Saved
-from audit.guards.attack import examine, open_guard
+from audit.guards.attack import attack_guard
+from audit.guards.saving import SavedGuard, open_guard
 from audit.metrics import concept_metrics, weights_metrics
 from audit.metrics.contract import Subjects as Gathered
 from audit.progress import SILENT, Progress
@@ -156,7 +156,7 @@ def measure(name: str, subjects: Gathered, concept: Concept) -> Measurement:
 
 def attack(
     pair: ModelPair,
-    guard: Saved | None,
+    guard: SavedGuard | None,
     words: gather.Tokenizer,
     identical: bool,
     config: Path | None,
@@ -168,7 +168,7 @@ def attack(
         return []
     base = None if identical else pair.base
     architecture = pair.architectures["unlearned"] if pair.architecture else None
-    return examine(guard, pair.unlearned, base, architecture, words.tokenizer, config, settings, progress)
+    return attack_guard(guard, pair.unlearned, base, architecture, words.tokenizer, config, settings, progress)
 
 
 def whole_pair(weights: WeightScan, guard: Path | None, attacked: Sequence[Measurement] = ()) -> Evidence:

@@ -13,7 +13,7 @@ import torch
 from audit.checkpoint import Checkpoint
 from audit.checkpoint.pair import ModelPair, open_pair
 from audit.evidence import Collector, check_known_vectors, lacking, load_concepts, open_tokenizer
-from audit.guards.attack import is_guard
+from audit.guards.saving import is_guard
 from audit.metrics import concept_metrics, weights_metrics
 from audit.progress import SILENT
 from audit.questions.further import with_further

@@ -1,10 +1,10 @@
-"""guard_skill(): a skill's queries and others in; out come a guard and what it does on queries it was not fitted on."""
+"""guard_skill(): fit a guard to the queries of a skill, and measure it on queries that it was not fitted on."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -14,20 +14,24 @@ from audit.checkpoint.pair import open_pair
 from audit.checkpoint.saving import refuse_occupied, save_model
 from audit.commands.ablate import Subject, open_subject
 from audit.commands.compare import Stopwatch, as_result, compare, digest_of, guard_name
-from audit.errors import AuditError, ModelError
-from audit.guards import DOCUMENT, Guard, save_guard
-from audit.guards.activity import activity
-from audit.guards.effects import effects
-from audit.guards.measurements import guard_effect, guard_perplexity, held_out_inside
-from audit.guards.methods import key_space, methods
-from audit.guards.regions import fit_regions, read_keys
+from audit.errors import AuditError
+from audit.guards.methods import (
+    FittedGuard,
+    Guard,
+    GuardOptions,
+    OptionValue,
+    WritableGuard,
+    find_method,
+    is_writable,
+    method_of,
+    options_for,
+)
+from audit.guards.saving import DOCUMENT, save_guard
 from audit.guards.sites import Sites
-from audit.guards.splits import Part, as_part, held_out, read_skills, refuse_few_to_choose
-from audit.interventions import value_rows
+from audit.guards.splits import TokenizedSkill, held_out_queries, read_skills, tokenize_skill
 from audit.metrics import weights_metrics
-from audit.progress import SILENT, Progress
+from audit.request import RunContext
 from audit.result import AuditResult, Finding, Measurement, NotChecked
-from audit.settings import Settings
 from audit.verdict import Evidence, judge
 from audit.weights.comparison import compare_weights
 from audit.weights.scan import WeightScan
@@ -37,182 +41,144 @@ UNATTACKED: Final = "the guard was measured, not attacked; audit compare BASE BA
 
 
 @dataclass(frozen=True)
-class Options:
-    """How a guard is fitted.
+class GuardRequest:
+    """Which skill is guarded, how, and what is saved.
 
     Attributes:
-        layers: of key-space those that vote, or among which the cube's is chosen; of the neuron methods those whose
-            neurons may be chosen. Empty: by the choosing parts, and all.
-        region, misses, background: of key-space: ``"vote"`` or ``"hypercube"``; the share of the skill that a vote may
-            miss; whether a vote is told from the tool's own prompts of other kinds besides.
-        share: of the neurons of those layers, for the neuron methods.
-        absolute, post: see ``guards.neuron_adjust.fit``.
+        forget, retain: files of queries: the skill to guard, and those to leave alone.
+        options: values for the method's options; those of other methods are ignored (``options_for``).
+        save: folder for the guard.
+        save_edited: folder for a model with the guard written into its weights.
     """
 
-    layers: tuple[int, ...] = ()
-    region: str = "vote"
-    misses: float = 0.02
-    background: bool = True
-    share: float = 0.02
-    absolute: bool = False
-    post: bool = False
+    forget: Path
+    retain: Sequence[Path]
+    method: str = "key-space"
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+    save: Path | None = None
+    save_edited: Path | None = None
 
 
 def guard_skill(
     path: Path,
-    forget: Path,
-    retain: Sequence[Path],
-    method: str = "key-space",
+    request: GuardRequest,
     *,
-    options: Options = Options(),
-    save: Path | None = None,
-    save_edited: Path | None = None,
     config: Path | None = None,
     tokenizer: Path | None = None,
-    settings: Settings = Settings(),
-    progress: Progress = SILENT,
-    command: str = "",
+    context: RunContext = RunContext(),
 ) -> AuditResult:
-    """Fit a guard for the skill in ``forget`` that leaves those in ``retain`` alone, and measure it.
+    """Fit a guard for a skill of the model in ``path``, and measure it.
 
-    No weight changes, so the skill is ``gated``. Where the pruned neurons are saved as an edited model, that model is
+    No weight changes, so the skill is ``gated``. Where the guard is written into an edited model, that model is
     compared with the original, which stays untouched.
 
     Args:
-        save: folder for the guard.
-        save_edited: folder for a model whose pruned neurons write nothing.
-        settings: its ``limit`` counts the queries of each skill.
+        context: the ``limit`` of its settings counts the queries of each skill.
 
     Raises:
         AuditError: an unknown method, skills that overlap, too few queries, a model that cannot be guarded.
     """
-    clock = Stopwatch()
-    refuse_request(path, method, options, save, save_edited)
-    skills = read_skills([forget, *retain], settings.limit)
-    if method == "key-space" and options.region == "vote":
-        refuse_few_to_choose(skills[0], split(skills[0], settings.seed), options.misses)
-    subject = open_subject(path, config, tokenizer, settings, progress, partial(refuse_model, options.layers))
-    parts = [as_part(skill, subject.model, settings.seed) for skill in skills]
+    clock, settings, progress = Stopwatch(), context.settings, context.progress
+    options = check_request(path, request)
+    skills = read_skills([request.forget, *request.retain], settings.limit)
+    options.check_skill(skills[0], split(skills[0], settings.seed))
+    subject = open_subject(path, config, tokenizer, settings, progress, partial(check_architecture, options))
+    tokenized = [tokenize_skill(skill, subject.model, settings.seed) for skill in skills]
     with clock.measuring("guard"):
-        guard, measured = fitted(subject, parts, method, options, settings.seed, progress)
-    if save is not None:
-        progress.step(f"Saving {save.name}")
-        kept = [*held_out(parts[:1], forget=True), *held_out(parts[1:], forget=False)]
-        save_guard(guard, save, subject.model.model, subject.architecture, parts[0].title, kept)
-    asked = settings.as_json() | record(guard, save, method, options, parts)
-    if save_edited is not None:
-        progress.step(f"Saving {save_edited.name}")
-        _save_pruned(subject, guard, save_edited, config)
-        del subject
+        fitted = find_method(request.method).fit(subject.model, tokenized, options, settings.seed, progress)
+    _save(subject, fitted.guard, tokenized, request, config, context)
+    recorded = settings.as_json() | record(fitted.guard, request, options, tokenized)
+    model_tokenizer = subject.model.tokenizer
+    del subject
+    if request.save_edited is not None:
         edited = compare(
             path,
-            save_edited,
-            skills=[forget],
+            request.save_edited,
+            skills=[request.forget],
             config=config,
             tokenizer=tokenizer,
             settings=settings,
             progress=progress,
-            command=command,
+            command=context.command,
         )
-        return with_guard(edited, measured, asked)
-    words = subject.model.tokenizer
-    del subject
+        return with_guard(edited, fitted, recorded)
     pair = open_pair(path, path, config=config)
     with clock.measuring("weights"):
-        weights = compare_weights(pair, weights_metrics(), words, progress)
-    finding = guarded(skills[0], measured, weights, guard_name(asked["guard"]))
-    unchecked = NotChecked(metric="gate_leak", concept=finding.concept, reason=UNATTACKED)
-    return as_result(pair, weights, [finding], clock.record(command, asked), [unchecked])
+        weights = compare_weights(pair, weights_metrics(), model_tokenizer, progress)
+    finding = gated(skills[0], fitted, weights, guard_name(recorded["guard"]))
+    unattacked = NotChecked(metric="gate_leak", concept=finding.concept, reason=UNATTACKED)
+    return as_result(pair, weights, [finding], clock.record(context.command, recorded), [unattacked])
 
 
-def refuse_request(path: Path, method: str, options: Options, save: Path | None, save_edited: Path | None) -> None:
-    """Stop at what no model could do.
-
-    Raises:
-        AuditError: an unknown method or region, a share that is none, or a folder in use.
-    """
-    for what, given, known in (("method", method, methods()), ("region", options.region, key_space.REGIONS)):
-        if given not in known:
-            raise AuditError(f"no {what} {given!r}.", hint=f"Choose one of {', '.join(known)}.")
-    if not 0 < options.share <= 1:
-        raise AuditError(f"--share is {options.share:g}.", hint="Give a share above 0 and at most 1.")
-    if save_edited is not None and method != "prune":
-        raise AuditError(f"{method} edits no weight, so there is no edited model to save.", hint="Use --save.")
-    if save is not None:
-        refuse_occupied(save, DOCUMENT, originals=[path])
-    if save_edited is not None:
-        refuse_occupied(save_edited, originals=[path])
+# ---- before the slow work
 
 
-def refuse_model(layers: Sequence[int], architecture: Architecture) -> None:
-    """Stop at what the headers tell.
+def check_request(path: Path, request: GuardRequest) -> GuardOptions:
+    """The method's options, once everything that depends on no model has been checked.
 
     Raises:
-        AuditError: an FFN of experts, or layers that are not there.
+        AuditError: an unknown method, an option that is not allowed, or a folder in use.
     """
-    Sites.of(architecture)
-    absent = [layer for layer in layers if not 0 <= layer < architecture.n_layers]
+    options = options_for(request.method, request.options)
+    if request.save_edited is not None and not is_writable(request.method):
+        raise AuditError(f"{request.method} edits no weight, so there is no edited model to save.", hint="Use --save.")
+    if request.save is not None:
+        refuse_occupied(request.save, DOCUMENT, originals=[path])
+    if request.save_edited is not None:
+        refuse_occupied(request.save_edited, originals=[path])
+    return options
+
+
+def check_architecture(options: GuardOptions, architecture: Architecture) -> None:
+    """Stop at what the headers show.
+
+    Raises:
+        AuditError: an FFN of experts, or layers that the model does not have.
+    """
+    Sites.from_architecture(architecture)
+    absent = [layer for layer in options.layers if not 0 <= layer < architecture.n_layers]
     if absent:
         raise AuditError(f"--layers names {absent[0]}; the model has layers 0 to {architecture.n_layers - 1}.")
 
 
-# ---- the methods
+# ---- what is saved
 
 
-def fitted(
-    subject: Subject, parts: Sequence[Part], method: str, options: Options, seed: int, progress: Progress
-) -> tuple[Guard, list[Measurement]]:
-    """The guard, and what it does to the reporting parts.
-
-    Raises:
-        AuditError: too few queries, or a model that the method cannot be measured on.
-    """
-    if method == "key-space":
-        return _by_key_space(subject, parts, options, progress)
-    if subject.model.alibi:
-        raise ModelError(
-            f"{subject.architecture.name} here counts positions from the attention mask (ALiBi), so answers cannot be "
-            f"scored as {method} is measured.",
-            hint="Use --method key-space.",
+def _save(
+    subject: Subject,
+    guard: Guard,
+    skills: Sequence[TokenizedSkill],
+    request: GuardRequest,
+    config: Path | None,
+    context: RunContext,
+) -> None:
+    """The guard's folder and the edited model, as far as they are requested. Edits the model in memory."""
+    if request.save is not None:
+        context.progress.step(f"Saving {request.save.name}")
+        held_out = [*held_out_queries(skills[:1], forget=True), *held_out_queries(skills[1:], forget=False)]
+        save_guard(guard, request.save, subject.model, skills[0].title, held_out)
+    if request.save_edited is not None:
+        context.progress.step(f"Saving {request.save_edited.name}")
+        assert isinstance(guard, WritableGuard), "checked with the request"
+        edit = {"method": method_of(guard), "settings": guard.save().settings, "changed": guard.write(subject.model)}
+        save_model(
+            subject.model.model,
+            subject.checkpoint,
+            request.save_edited,
+            edit,
+            config_dir=config,
+            tokenizer_dir=subject.tokenizer_dir,
         )
-    return _by_neurons(subject, parts, method, options, seed, progress)
-
-
-def _by_key_space(
-    subject: Subject, parts: Sequence[Part], options: Options, progress: Progress
-) -> tuple[Guard, list[Measurement]]:
-    voted = options.region == "vote"
-    if voted:  # once more, now that prompts beyond the context are left out
-        refuse_few_to_choose(parts[0].skill, parts[0].splits, options.misses)
-    keys = read_keys(subject.model, parts, voted and options.background, progress)
-    progress.step("Fitting the region")
-    regions = fit_regions(parts, keys, options.region, options.layers, options.misses)
-    tokenizer = subject.model.tokenizer
-    words = tokenizer(key_space.REFUSAL, add_special_tokens=False)["input_ids"]
-    guard = key_space.Guard(regions.region, tuple(words), tokenizer.eos_token_id)
-    return guard, [held_out_inside(parts, keys, regions)]
-
-
-def _by_neurons(
-    subject: Subject, parts: Sequence[Part], method: str, options: Options, seed: int, progress: Progress
-) -> tuple[Guard, list[Measurement]]:
-    forget = activity(subject.model, parts[0].some("fit"), progress=progress)
-    others = [ids for part in parts[1:] for ids in part.some("fit")]
-    retain = activity(subject.model, others, progress=progress)
-    own = {"seed": seed, "absolute": options.absolute, "post": options.post} if method == "neuron-adjust" else {}
-    guard: Guard = methods()[method].fit(forget, retain, options.share, layers=options.layers, **own)
-    found = effects(subject.model, parts, guard, progress)
-    return guard, [guard_effect(found, seed), guard_perplexity(found, seed)]
 
 
 # ---- the result
 
 
-def guarded(skill: Skill, measured: Sequence[Measurement], weights: WeightScan, guard: str | None) -> Finding:
-    """The verdict on a skill whose model stays as it is, with the guard's measurements as the evidence."""
+def gated(skill: Skill, fitted: FittedGuard, weights: WeightScan, guard: str | None) -> Finding:
+    """The verdict on a skill of a model that stays as it is; the guard's measurements are the evidence."""
     evidence = Evidence(
         title=skill.title,
-        measurements={found.metric: found for found in measured},
+        measurements={measurement.metric: measurement for measurement in fitted.measurements},
         identical=weights.identical,
         guard=guard,
         nonfinite=weights.nonfinite,
@@ -220,43 +186,36 @@ def guarded(skill: Skill, measured: Sequence[Measurement], weights: WeightScan, 
     return judge(skill.name, evidence)
 
 
-def with_guard(result: AuditResult, measured: Sequence[Measurement], asked: dict[str, Any]) -> AuditResult:
-    """The comparison of the edited model, its finding beginning with what the guard did to held-out queries."""
+def with_guard(result: AuditResult, fitted: FittedGuard, recorded: Mapping[str, Any]) -> AuditResult:
+    """The comparison of the edited model; its finding begins with what the guard did to held-out queries."""
     (finding,) = result.findings
-    added = finding.model_copy(update={"measurements": [*measured, *finding.measurements]})
-    run = result.run.model_copy(update={"settings": asked | result.run.settings})
-    return result.model_copy(update={"findings": [added], "run": run})
+    measurements: list[Measurement] = [*fitted.measurements, *finding.measurements]
+    run = result.run.model_copy(update={"settings": {**recorded, **result.run.settings}})
+    return result.model_copy(
+        update={"findings": [finding.model_copy(update={"measurements": measurements})], "run": run}
+    )
 
 
-def record(guard: Guard, save: Path | None, method: str, options: Options, parts: Sequence[Part]) -> dict[str, Any]:
-    """How the guard was fitted, on which queries, and where it lies."""
+def record(
+    guard: Guard, request: GuardRequest, options: GuardOptions, skills: Sequence[TokenizedSkill]
+) -> dict[str, Any]:
+    """How the guard was fitted, on which queries, and where it is saved."""
+    chosen = {**request.options, **asdict(options)}
+    folder = {"path": None, "sha256": None} if request.save is None else digest_of(request.save)
     return {
-        "fit": {"method": method, **asdict(options), "layers": list(options.layers)},
+        "fit": {
+            "method": request.method,
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()},
+        },
         "parts": [
             {
-                "skill": part.title,
+                "skill": skill.title,
                 "role": "retain" if number else "forget",
-                "queries": len(part.prompts),
-                "beyond_the_context": part.left_out,
-                "sha256": hashlib.sha256(part.skill.model_dump_json().encode()).hexdigest(),
+                "queries": len(skill.prompts),
+                "beyond_the_context": skill.too_long,
+                "sha256": hashlib.sha256(skill.skill.model_dump_json().encode()).hexdigest(),
             }
-            for number, part in enumerate(parts)
+            for number, skill in enumerate(skills)
         ],
-        "guard": {"method": method, "settings": guard.settings()}
-        | ({"path": None, "sha256": None} if save is None else digest_of(save)),
+        "guard": {"method": request.method, "settings": guard.save().settings} | folder,
     }
-
-
-def _save_pruned(subject: Subject, guard: Any, target: Path, config: Path | None) -> Path:
-    """The model whose pruned neurons write nothing, for good."""
-    for layer, neuron in guard.neurons.tolist():
-        value_rows(subject.model, layer)[neuron] = 0
-    done = {"method": "prune", "settings": guard.settings(), "changed": {"value_vectors": guard.neurons.tolist()}}
-    return save_model(
-        subject.model.model,
-        subject.checkpoint,
-        target,
-        done,
-        config_dir=config,
-        tokenizer_dir=subject.tokenizer_dir,
-    )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
 from audit.errors import ModelError
 from audit.guards.sites import Sites
@@ -21,72 +24,89 @@ from concepts.adjust import SPREAD_FLOOR, Moments
 
 @dataclass(frozen=True)
 class Activity:
-    """What one set of prompts does to every neuron, ``[n_layers, d_mlp]`` each.
+    """What one set of prompts does to every neuron.
 
     Attributes:
-        pre, keys: moments of the pre-activations and of the key vectors.
-        key_size: mean absolute key.
-        tokens: over how many tokens.
+        pre, keys: moments of the pre-activations and of the key vectors ``[n_layers, d_mlp]``.
+        key_size: mean absolute key ``[n_layers, d_mlp]``.
+        tokens: number of tokens that the means are over.
     """
 
     pre: Moments
     keys: Moments
-    key_size: np.ndarray
+    key_size: Float[np.ndarray, "n_layers d_mlp"]
     tokens: int
 
 
-def activity(
+def read_activity(
     model: RunningModel, prompts: Sequence[Sequence[int]], batch_size: int = 8, progress: Progress = SILENT
 ) -> Activity:
-    """Read ``prompts``, token ids each.
+    """The activity under ``prompts``, token ids each.
 
     Raises:
         ModelError: an FFN of experts, no prompts, or an activation that is not a finite number.
     """
     if not prompts:
         raise ModelError("there is no prompt to read.")
-    sites = Sites.of(model.architecture)
-    shape = (model.architecture.n_layers, sites.d_mlp)
-    sums = {name: torch.zeros(shape, dtype=torch.float64) for name in ("pre", "pre2", "key", "key2", "size")}
-    mask: list[Tensor] = []
-
-    def add_pre(layer: int, module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        first = sites.first[layer]
-        _add(sums, layer, ("pre", "pre2"), output.flatten(0, -2)[mask[0]][:, first : first + sites.d_mlp])
-
-    def add_keys(layer: int, module: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        keys = inputs[0].flatten(0, -2)[mask[0]]
-        _add(sums, layer, ("key", "key2"), keys)
-        sums["size"][layer] += keys.abs().double().sum(dim=0).cpu()
-
-    pre_hooks = {name: partial(add_pre, layer) for layer, name in enumerate(sites.pre)}
-    key_hooks = {name: partial(add_keys, layer) for layer, name in enumerate(sites.out)}
-    tokens = 0
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for start in range(0, len(order), batch_size):
-        arguments = padded(model, [prompts[index] for index in order[start : start + batch_size]], 0)
-        mask[:] = [arguments["attention_mask"].flatten().bool()]
-        with (
-            torch.inference_mode(),
-            on_outputs(model.model, pre_hooks, once=True),
-            on_inputs(model.model, key_hooks, once=True),
-        ):
+    sums = _Sums(Sites.from_architecture(model.architecture))
+    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    for start in range(0, len(prompts), batch_size):
+        arguments = padded(model, [prompts[index] for index in by_length[start : start + batch_size]], 0)
+        with torch.inference_mode(), sums.reading(model.model, arguments["attention_mask"].flatten().bool()):
             model.model.base_model(**arguments, use_cache=False)
-        tokens += int(mask[0].sum())
-        if not all(torch.isfinite(total).all() for total in sums.values()):
+        if not sums.finite():
             raise ModelError("an activation is not a finite number.", hint="Run the model with --dtype float32.")
-        progress.step("Reading activations", min(start + batch_size, len(order)), len(order))
-    mean = {name: (total / tokens).numpy() for name, total in sums.items()}
-    return Activity(_moments(mean, "pre"), _moments(mean, "key"), mean["size"], tokens)
+        progress.step("Reading activations", min(start + batch_size, len(prompts)), len(prompts))
+    return sums.result()
 
 
-def _add(sums: dict[str, Tensor], layer: int, names: Iterable[str], values: Tensor) -> None:
-    first, second = names
-    exact = values.double()
-    sums[first][layer] += exact.sum(dim=0).cpu()
-    sums[second][layer] += exact.square().sum(dim=0).cpu()
+class _Sums:
+    """Accumulates sums over tokens ``[n_layers, d_mlp]`` float64: values, their squares, and the keys' sizes."""
+
+    NAMES: Final = ("pre", "pre_squared", "key", "key_squared", "key_size")
+
+    def __init__(self, sites: Sites) -> None:
+        self.sites = sites
+        self.sums = {name: torch.zeros(len(sites.out), sites.d_mlp, dtype=torch.float64) for name in self.NAMES}
+        self.tokens = 0
+
+    def reading(self, model: nn.Module, mask: Bool[Tensor, " tokens"]) -> ExitStack:
+        """Add what passes through ``model`` at the tokens that ``mask`` marks."""
+        self.tokens += int(mask.sum())
+        pre = {name: partial(self._add_pre, mask, layer) for layer, name in enumerate(self.sites.pre)}
+        keys = {name: partial(self._add_keys, mask, layer) for layer, name in enumerate(self.sites.out)}
+        with ExitStack() as stack:
+            stack.enter_context(on_outputs(model, pre, once=True))
+            stack.enter_context(on_inputs(model, keys, once=True))
+            return stack.pop_all()
+
+    def finite(self) -> bool:
+        return all(bool(torch.isfinite(total).all()) for total in self.sums.values())
+
+    def result(self) -> Activity:
+        mean = {name: (total / self.tokens).numpy() for name, total in self.sums.items()}
+        return Activity(
+            pre=_moments(mean["pre"], mean["pre_squared"]),
+            keys=_moments(mean["key"], mean["key_squared"]),
+            key_size=mean["key_size"],
+            tokens=self.tokens,
+        )
+
+    def _add_pre(self, mask: Tensor, layer: int, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        first = self.sites.first[layer]
+        self._add("pre", layer, output.flatten(0, -2)[mask][:, first : first + self.sites.d_mlp])
+
+    def _add_keys(self, mask: Tensor, layer: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        keys = inputs[0].flatten(0, -2)[mask]
+        self._add("key", layer, keys)
+        self.sums["key_size"][layer] += keys.abs().double().sum(dim=0).cpu()
+
+    def _add(self, name: str, layer: int, values: Float[Tensor, "tokens d_mlp"]) -> None:
+        exact = values.double()
+        self.sums[name][layer] += exact.sum(dim=0).cpu()
+        self.sums[f"{name}_squared"][layer] += exact.square().sum(dim=0).cpu()
 
 
-def _moments(mean: dict[str, np.ndarray], name: str) -> Moments:
-    variance = np.maximum(mean[f"{name}2"] - mean[name] ** 2, 0)
-    return Moments(mean[name], np.maximum(np.sqrt(variance), SPREAD_FLOOR))
+def _moments(mean: np.ndarray, mean_square: np.ndarray) -> Moments:
+    variance = np.maximum(mean_square - mean**2, 0)
+    return Moments(mean, np.maximum(np.sqrt(variance), SPREAD_FLOOR))

@@ -1,64 +1,41 @@
-"""What a guard does to held-out answers, skill by skill, and to neutral text."""
+"""What a guard does to the right answers of held-out queries, skill by skill, and to neutral text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
+from jaxtyping import Float
 
-from audit.guards import Guard, on_model
-from audit.guards.splits import Part
+from audit.errors import ModelError
+from audit.guards.methods import Guard
+from audit.guards.sites import Sites
+from audit.guards.splits import TokenizedSkill
 from audit.models.loading import RunningModel
 from audit.models.packing import Example
-from audit.models.scoring import fits, scored
+from audit.models.scoring import AnswerScores, fits, score
 from audit.progress import SILENT, Progress
 from concepts.concept import neutral_text
-from concepts.jailbreaks import SENTENCE_END
 
 NEUTRAL: Final = "neutral text"
-STRETCH: Final = 60
-"""Words of neutral text scored at once."""
-GIVEN: Final = 3
-"""Of them, those that come before what is scored."""
+STRETCH_WORDS: Final = 60
+"""Words of neutral text in one stretch."""
+GIVEN_WORDS: Final = 3
+"""First words of a stretch that are its prompt; the others are scored."""
+
+Role = Literal["forget", "retain", "text"]
 
 
 @dataclass(frozen=True)
-class Effect:
-    """The answers to one skill's held-out queries, or stretches of neutral text, without and with the guard.
+class HeldOutAnswers:
+    """The answers of one skill's held-out queries, or stretches of neutral text.
 
     Attributes:
-        role: ``"forget"``, ``"retain"`` or ``"text"``.
-        n: held-out queries, or stretches.
-        before, after: mean log-probability per token, in nats, of each answer that can be scored ``[n_scored]``.
-        exact_before, exact_after: whether its every token was the most probable one ``[n_scored]``.
-        tokens: that were scored.
-    """
-
-    name: str
-    role: str
-    n: int
-    before: np.ndarray
-    after: np.ndarray
-    exact_before: np.ndarray
-    exact_after: np.ndarray
-    tokens: int
-
-    @property
-    def change(self) -> np.ndarray:
-        """Of the log-probability per token ``[n_scored]``."""
-        found: np.ndarray = self.after - self.before
-        return found
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The held-out queries of a skill, or the stretches of neutral text, with what is scored of them.
-
-    Attributes:
-        n: how many there are, with an answer or without.
-        tokens: of the answers.
+        n: held-out queries, whether their answer can be scored or not; or stretches.
+        examples: those that can be scored.
+        tokens: tokens of these answers.
     """
 
     name: str
@@ -67,77 +44,108 @@ class Asked:
     tokens: int
 
 
-Scores = tuple[np.ndarray, np.ndarray]
-"""Mean log-probability per token of each answer, and whether its every token was the most probable one."""
+@dataclass(frozen=True)
+class GuardEffect:
+    """Scores of the same answers without and with the guard.
+
+    Attributes:
+        n: held-out queries or stretches; those that cannot be scored included.
+        tokens: tokens that were scored.
+    """
+
+    name: str
+    role: Role
+    n: int
+    before: AnswerScores
+    after: AnswerScores
+    tokens: int
+
+    @property
+    def change(self) -> Float[np.ndarray, " n_scored"]:
+        """Change of each answer's mean log-probability per token, in nats."""
+        change: np.ndarray = self.after.means - self.before.means
+        return change
 
 
-def effects(model: RunningModel, parts: Sequence[Part], guard: Guard, progress: Progress = SILENT) -> list[Effect]:
-    """Held-out answers before and after, skill by skill, the one to forget first, then neutral text."""
-    asked = questions(model, parts)
-    before = answers(model, asked, "Answers before", progress)
-    with on_model(model.model, guard, model.architecture):
-        after = answers(model, asked, "Answers with the guard on", progress)
-    return compared(asked, before, after)
+def check_scorable(model: RunningModel) -> None:
+    """Stop where a model's answers cannot be scored, and so the effect of a guard cannot be measured.
+
+    Raises:
+        ModelError: positions are counted from the attention mask (ALiBi).
+    """
+    if model.alibi:
+        raise ModelError(
+            f"{model.architecture.name} here counts positions from the attention mask (ALiBi), so its answers cannot "
+            "be scored with a guard on.",
+            hint="Use --method key-space.",
+        )
 
 
-def questions(model: RunningModel, parts: Sequence[Part]) -> list[Asked]:
-    """What is asked: every skill's reporting part, then neutral text."""
-    sets = [(part.title, len(part.splits.report), _examples(part, model)) for part in parts]
-    text = _neutral(model)
+def guard_effects(
+    model: RunningModel, skills: Sequence[TokenizedSkill], guard: Guard, progress: Progress = SILENT
+) -> list[GuardEffect]:
+    """Held-out answers before and after, the skill to forget first, then the other skills, then neutral text."""
+    answers = held_out_answers(model, skills)
+    before = score_answers(model, answers, "Answers before", progress)
+    with guard.apply(model.model, Sites.from_architecture(model.architecture)):
+        after = score_answers(model, answers, "Answers with the guard on", progress)
+    return pair_scores(answers, before, after)
+
+
+def held_out_answers(model: RunningModel, skills: Sequence[TokenizedSkill]) -> list[HeldOutAnswers]:
+    """The answers of every skill's reported queries, then neutral text."""
+    stretches = _neutral_stretches(model)
+    sets = [(skill.title, len(skill.splits.report), [*_examples(skill, model)]) for skill in skills]
     return [
-        Asked(name, n, tuple(examples), sum(_length(model, example) for example in examples))
-        for name, n, examples in [*sets, (NEUTRAL, len(text), text)]
+        HeldOutAnswers(name, n, tuple(examples), sum(_answer_tokens(model, example) for example in examples))
+        for name, n, examples in [*sets, (NEUTRAL, len(stretches), stretches)]
     ]
 
 
-def answers(model: RunningModel, asked: Sequence[Asked], step: str, progress: Progress = SILENT) -> list[Scores]:
-    """What the model as it is makes of the answers."""
-    found = []
-    for done, each in enumerate(asked):
-        progress.step(step, done, len(asked))
-        found.append(scored(model, each.examples))
-    return found
+def score_answers(
+    model: RunningModel, answers: Sequence[HeldOutAnswers], step: str, progress: Progress = SILENT
+) -> list[AnswerScores]:
+    """Scores of every set in turn, by ``model`` as it is now."""
+    scores = []
+    for done, each in enumerate(answers):
+        progress.step(step, done, len(answers))
+        scores.append(score(model, each.examples))
+    return scores
 
 
-def compared(asked: Sequence[Asked], before: Sequence[Scores], after: Sequence[Scores]) -> list[Effect]:
-    """Both together; the first is the skill to forget."""
+def pair_scores(
+    answers: Sequence[HeldOutAnswers], before: Sequence[AnswerScores], after: Sequence[AnswerScores]
+) -> list[GuardEffect]:
+    """The scores of each set without and with the guard; the first set is the skill to forget."""
     return [
-        Effect(
+        GuardEffect(
             name=each.name,
             role="forget" if not number else "text" if each.name == NEUTRAL else "retain",
             n=each.n,
-            before=first[0],
-            after=second[0],
-            exact_before=first[1],
-            exact_after=second[1],
+            before=first,
+            after=second,
             tokens=each.tokens,
         )
-        for number, (each, first, second) in enumerate(zip(asked, before, after, strict=True))
+        for number, (each, first, second) in enumerate(zip(answers, before, after, strict=True))
     ]
 
 
-def neutral_sentences() -> list[str]:
-    """Prompts that need no skill in particular: the sentences of the neutral text."""
-    return SENTENCE_END.split(" ".join(neutral_text().split()))
-
-
-def _length(model: RunningModel, example: Example) -> int:
+def _answer_tokens(model: RunningModel, example: Example) -> int:
     return len(model.tokenizer(example.answer, add_special_tokens=False)["input_ids"])
 
 
-def _neutral(model: RunningModel) -> list[Example]:
-    """Stretches of neutral text that fit, each with its first words given."""
+def _neutral_stretches(model: RunningModel) -> list[Example]:
+    """Stretches of neutral text that fit the context, each with its first words as the prompt."""
     words = neutral_text().split()
-    stretches = [words[start : start + STRETCH] for start in range(0, len(words) - STRETCH + 1, STRETCH)]
-    examples = [Example(" ".join(some[:GIVEN]), " " + " ".join(some[GIVEN:])) for some in stretches]
+    starts = range(0, len(words) - STRETCH_WORDS + 1, STRETCH_WORDS)
+    stretches = [words[start : start + STRETCH_WORDS] for start in starts]
+    examples = [Example(" ".join(some[:GIVEN_WORDS]), " " + " ".join(some[GIVEN_WORDS:])) for some in stretches]
     return [example for example in examples if fits(example, model)]
 
 
-def _examples(part: Part, model: RunningModel) -> list[Example]:
-    """Held-out queries with answers, none too long."""
-    found = []
-    for index in part.splits.report:
-        answer = part.written(index)
-        if answer is not None and fits(example := Example(part.prompts[index], answer), model):
-            found.append(example)
-    return found
+def _examples(skill: TokenizedSkill, model: RunningModel) -> Iterator[Example]:
+    """The reported queries that have an answer and fit."""
+    for index in skill.splits.report:
+        answer = skill.answer_text(index)
+        if answer is not None and fits(example := Example(skill.prompts[index], answer), model):
+            yield example

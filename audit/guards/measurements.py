@@ -1,20 +1,24 @@
-"""What was measured of a guard, as measurements: a region by who lies inside, the other methods by what answers lose.
+"""Measurements of a guard on the splits that took no part in its fit.
 
-Everything is read on the parts that took no part in the fit.
+A region is measured by which queries lie inside; a guard that changes answers, by how probable the right ones become.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
+from jaxtyping import Bool
 
-from audit.guards.effects import GIVEN, NEUTRAL, STRETCH, Effect
-from audit.guards.regions import Regions, SkillKeys
-from audit.guards.splits import Part
+from audit.guards.effects import GIVEN_WORDS, NEUTRAL, STRETCH_WORDS, GuardEffect, guard_effects
+from audit.guards.methods import Guard
+from audit.guards.regions import FittedRegions, SkillKeys
+from audit.guards.splits import TokenizedSkill
 from audit.metrics.answers.perplexity import LARGEST
+from audit.models.loading import RunningModel
+from audit.progress import SILENT, Progress
 from audit.result import Cell, Control, Measurement
 from audit.statistics import bootstrap_interval, share_interval
 from concepts.regions import Hypercube, Region, Vote, fit_hypercube
@@ -24,22 +28,29 @@ EFFECT: Final = "guard_effect"
 PERPLEXITY: Final = "guard_perplexity"
 
 GOALS: Final = {"forget": 0.97, "retain": 0.01, "left out": 0.05}
-"""Wanted of a region: at least the first inside of its skill, at most the others of other skills, the last where the
-fit never saw them. Our choice; the study of six skills reaches it (docs/measurements.md)."""
+"""Goals of a region: at least the first inside of its own skill, at most the second of another skill, at most the third
+of a skill that the fit did not see. Our choice; the study of six skills reaches it (docs/measurements.md)."""
 
 
 # ---- regions
 
 
 @dataclass(frozen=True)
-class Share:
-    """Which held-out queries of one skill lie inside a region: ``inside`` ``[n]`` bool, n at least 1."""
+class ShareInside:
+    """Which held-out queries of one skill lie inside a region.
+
+    Attributes:
+        layers: whose keys the region reads, as text.
+        name, role: the skill, and whether it is the one to forget, another one, one left out of the fit, or neutral
+            text.
+        inside: one entry a query, at least one.
+    """
 
     kind: str
     layers: str
     name: str
-    role: str
-    inside: np.ndarray
+    role: Literal["forget", "retain", "left out", "text"]
+    inside: Bool[np.ndarray, " n"]
 
     @property
     def value(self) -> float:
@@ -63,11 +74,11 @@ class Share:
         }
 
 
-def held_out_inside(parts: Sequence[Part], keys: SkillKeys, regions: Regions) -> Measurement:
-    """Share of the skill's held-out queries inside the guard's region, against the worst other skill's."""
-    shares = [*_shares(parts, keys, regions.kind, regions.region), *_strangers(parts, keys, regions)]
+def held_out_inside(skills: Sequence[TokenizedSkill], keys: SkillKeys, regions: FittedRegions) -> Measurement:
+    """Share of the skill's held-out queries inside the guard's region; control: that of the worst other skill."""
+    shares = [*_shares(skills, keys, regions.kind, regions.region), *_shares_left_out(skills, keys, regions)]
     if regions.kind != "hypercube":
-        shares += _shares(parts, keys, "hypercube", regions.cube)
+        shares += _shares(skills, keys, "hypercube", regions.cube)
     own, *_ = shares
     others = [share for share in shares if share.kind == own.kind and share.role == "retain"]
     worst = max(others, key=lambda share: share.value)
@@ -82,76 +93,82 @@ def held_out_inside(parts: Sequence[Part], keys: SkillKeys, regions: Regions) ->
         control=Control(
             name=f"worst other skill: {worst.name}", value=worst.value, interval=share_interval(worst.inside)
         ),
-        layers=_by_layer(parts, keys),
+        layers=_cubes_by_layer(skills, keys),
         items=[share.as_row() for share in shares],
-        details=_by_method(shares) | {"layers": "share inside the hypercube fitted at that layer"},
+        details=_by_region(shares) | {"layers": "share inside the hypercube fitted at that layer"},
     )
 
 
-def _shares(parts: Sequence[Part], keys: SkillKeys, kind: str, region: Region) -> list[Share]:
-    """Every skill's held-out queries, then neutral text as far as it fits the model's context."""
+def _shares(skills: Sequence[TokenizedSkill], keys: SkillKeys, kind: str, region: Region) -> Iterator[ShareInside]:
+    """Every skill's held-out queries, then the sentences of neutral text that fit the model's context."""
     layers = layers_of(region, keys.n_layers)
-    found = [
-        Share(kind, layers, part.title, "retain" if number else "forget", region.inside(_reported(part, rows)))
-        for number, (part, rows) in enumerate(zip(parts, keys.parts, strict=True))
-    ]
+    for number, (skill, rows) in enumerate(zip(skills, keys.skills, strict=True)):
+        role: Literal["forget", "retain"] = "retain" if number else "forget"
+        yield ShareInside(kind, layers, skill.title, role, region.inside(_reported(skill, rows)))
     if len(keys.neutral):
-        found.append(Share(kind, layers, NEUTRAL, "text", region.inside(keys.neutral)))
-    return found
+        yield ShareInside(kind, layers, NEUTRAL, "text", region.inside(keys.neutral))
 
 
-def _strangers(parts: Sequence[Part], keys: SkillKeys, regions: Regions) -> list[Share]:
+def _shares_left_out(
+    skills: Sequence[TokenizedSkill], keys: SkillKeys, regions: FittedRegions
+) -> Iterator[ShareInside]:
     """Each other skill's held-out queries inside the region that was fitted without it."""
-    rows = {part.title: _reported(part, rows) for part, rows in zip(parts, keys.parts, strict=True)}
+    reported = {skill.title: _reported(skill, rows) for skill, rows in zip(skills, keys.skills, strict=True)}
     layers = layers_of(regions.region, keys.n_layers)
-    return [
-        Share(regions.kind, layers, name, "left out", region.inside(rows[name]))
-        for name, region in regions.without.items()
-    ]
+    for name, region in regions.without.items():
+        yield ShareInside(regions.kind, layers, name, "left out", region.inside(reported[name]))
 
 
-def _reported(part: Part, rows: np.ndarray) -> np.ndarray:
-    return rows[list(part.splits.report)]
+def _reported(skill: TokenizedSkill, rows: np.ndarray) -> np.ndarray:
+    return rows[list(skill.splits.report)]
 
 
 def layers_of(region: Region, n_layers: int) -> str:
-    """The layers whose keys a region reads, in words."""
+    """The layers whose keys a region reads, as text."""
     if isinstance(region, Vote):
         return ", ".join(map(str, sorted({int(reading) % n_layers for reading in region.layers})))
     assert isinstance(region, Hypercube)
     return str(region.layer)
 
 
-def _by_layer(parts: Sequence[Part], keys: SkillKeys) -> dict[str, list[float | None]]:
-    """The paper's hypercube fitted at every layer: who is inside, skill by skill."""
-    fit = keys.parts[0][list(parts[0].splits.fit)]
+def _cubes_by_layer(skills: Sequence[TokenizedSkill], keys: SkillKeys) -> dict[str, list[float | None]]:
+    """Share inside the paper's hypercube fitted at every layer, skill by skill."""
+    fit = keys.skills[0][list(skills[0].splits.fit)]
     cubes = [fit_hypercube(fit, layer) for layer in range(keys.n_layers)]
-    names = [INSIDE, *(f"others_inside: {part.title}" for part in parts[1:])]
+    names = [INSIDE, *(f"others_inside: {skill.title}" for skill in skills[1:])]
     return {
-        name: [float(cube.inside(_reported(part, rows)).mean()) for cube in cubes]
-        for name, part, rows in zip(names, parts, keys.parts, strict=True)
+        name: [float(cube.inside(_reported(skill, rows)).mean()) for cube in cubes]
+        for name, skill, rows in zip(names, skills, keys.skills, strict=True)
     }
 
 
-def _by_method(shares: Sequence[Share]) -> dict[str, Any]:
+def _by_region(shares: Sequence[ShareInside]) -> dict[str, Any]:
     """Kind of region -> layers -> the shares inside, those of other skills by name."""
-    found: dict[str, Any] = {}
+    table: dict[str, Any] = {}
     fields = {"retain": "others_inside", "left out": "left_out_inside"}
     for share in shares:
-        at = found.setdefault(share.kind, {}).setdefault(share.layers, {})
+        cell = table.setdefault(share.kind, {}).setdefault(share.layers, {})
         if share.role == "forget":
-            at[INSIDE] = share.value
+            cell[INSIDE] = share.value
         elif share.role in fields:
-            at.setdefault(fields[share.role], {})[share.name] = share.value
-    return found
+            cell.setdefault(fields[share.role], {})[share.name] = share.value
+    return table
 
 
 # ---- answers
 
 
-def guard_effect(effects: Sequence[Effect], seed: int) -> Measurement:
-    """Change of the log-probability of the skill's right answers, against that of other skills' answers."""
-    own, *beside = effects
+def measure_answers(
+    model: RunningModel, skills: Sequence[TokenizedSkill], guard: Guard, seed: int, progress: Progress = SILENT
+) -> tuple[Measurement, ...]:
+    """``guard_effect`` and ``guard_perplexity`` of a guard that changes what the model answers."""
+    effects = guard_effects(model, skills, guard, progress)
+    return guard_effect(effects, seed), guard_perplexity(effects, seed)
+
+
+def guard_effect(effects: Sequence[GuardEffect], seed: int) -> Measurement:
+    """Mean change of the log-probability of the skill's right answers; control: that of the other skills' answers."""
+    own, *controls = effects
     title = "Right answers with the guard on"
     if not own.change.size:
         return Measurement(
@@ -169,17 +186,17 @@ def guard_effect(effects: Sequence[Effect], seed: int) -> Measurement:
         unit="change of nats per answer token",
         direction="knowledge",
         n=len(own.change),
-        control=_others(beside, seed),
+        control=_control(controls, seed),
         items=[_row(effect, seed) for effect in effects],
         details={"exact": "answers whose every token is the most probable one", "seed": seed},
     )
 
 
-def _others(beside: Sequence[Effect], seed: int) -> Control | None:
-    """All other skills' answers together; neutral text where these have none."""
+def _control(effects: Sequence[GuardEffect], seed: int) -> Control | None:
+    """The answers of all other skills together, or neutral text where they have none."""
     named = {
-        "answers of the other skills": [effect.change for effect in beside if effect.role == "retain"],
-        NEUTRAL: [effect.change for effect in beside if effect.role == "text"],
+        "answers of the other skills": [effect.change for effect in effects if effect.role == "retain"],
+        NEUTRAL: [effect.change for effect in effects if effect.role == "text"],
     }
     for name, changes in named.items():
         change = np.concatenate(changes) if changes else np.zeros(0)
@@ -188,20 +205,30 @@ def _others(beside: Sequence[Effect], seed: int) -> Control | None:
     return None
 
 
-def _row(effect: Effect, seed: int) -> dict[str, Cell]:
+def _row(effect: GuardEffect, seed: int) -> dict[str, Cell]:
     """One skill, or neutral text; cells are empty where nothing could be scored."""
-    row: dict[str, Cell] = {"skill": effect.name, "role": effect.role, "n": effect.n, "scored": len(effect.change)}
-    known = bool(effect.change.size)
-    low, high = (bootstrap_interval(effect.change, seed=seed) if known else None) or (None, None)
-    row |= {name: float(getattr(effect, name).mean()) if known else None for name in ("before", "after", "change")}
-    row |= {"low": low, "high": high}
-    exact = known and effect.role != "text"
-    return row | {
-        name: float(getattr(effect, name).mean()) if exact else None for name in ("exact_before", "exact_after")
+    low, high = bootstrap_interval(effect.change, seed=seed) or (None, None)
+    exact = effect.role != "text"
+    return {
+        "skill": effect.name,
+        "role": effect.role,
+        "n": effect.n,
+        "scored": len(effect.change),
+        "before": _mean(effect.before.means),
+        "after": _mean(effect.after.means),
+        "change": _mean(effect.change),
+        "low": low,
+        "high": high,
+        "exact_before": _mean(effect.before.exact) if exact else None,
+        "exact_after": _mean(effect.after.exact) if exact else None,
     }
 
 
-def guard_perplexity(effects: Sequence[Effect], seed: int) -> Measurement:
+def _mean(values: np.ndarray) -> float | None:
+    return float(values.mean()) if values.size else None
+
+
+def guard_perplexity(effects: Sequence[GuardEffect], seed: int) -> Measurement:
     """Perplexity on neutral text with the guard on, and without it: exp of the mean over stretches of nats per token.
 
     The interval is of the change, over stretches: both read the same text.
@@ -212,13 +239,13 @@ def guard_perplexity(effects: Sequence[Effect], seed: int) -> Measurement:
         return Measurement(
             metric=PERPLEXITY, title=title, not_measured="no stretch of neutral text fits the model's context"
         )
-    if -min(text.before.min(), text.after.min()) > LARGEST:
+    if -min(text.before.means.min(), text.after.means.min()) > LARGEST:
         return Measurement(
             metric=PERPLEXITY,
             title=title,
             not_measured=f"a loss on neutral text exceeds {LARGEST:g} nats per token: exp overflows",
         )
-    before, after = (float(np.exp(-found.mean())) for found in (text.before, text.after))
+    before, after = (float(np.exp(-scores.means.mean())) for scores in (text.before, text.after))
     change = bootstrap_interval(text.change, seed=seed)
     ratio = None if change is None else (float(np.exp(-change[1])), float(np.exp(-change[0])))
     return Measurement(
@@ -234,7 +261,7 @@ def guard_perplexity(effects: Sequence[Effect], seed: int) -> Measurement:
             "ratio": after / before,
             "ratio_interval": ratio,
             "interval": "the base's perplexity times the interval of the ratio, over stretches",
-            "text": f"stretches of {STRETCH} words, the first {GIVEN} given",
+            "text": f"stretches of {STRETCH_WORDS} words, the first {GIVEN_WORDS} given",
             "tokens": text.tokens,
             "seed": seed,
         },

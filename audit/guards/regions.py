@@ -1,4 +1,4 @@
-"""Key Space Detection fitted to skills: all keys from one pass, the region of one, and what stands beside it."""
+"""Regions of key space fitted to skills: keys from one pass, the guard's region, and those it is compared with."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import Final
 import numpy as np
 
 from audit.errors import AuditError
-from audit.guards.effects import neutral_sentences
-from audit.guards.splits import Part
+from audit.guards.splits import TokenizedSkill
 from audit.models.keys import collect_each
 from audit.models.loading import RunningModel
 from audit.progress import SILENT, Progress
 from concepts.background import load_background
+from concepts.concept import neutral_text
+from concepts.jailbreaks import SENTENCE_END
 from concepts.regions import Choice, Hypercube, Kept, Region, choose_region, fit_hypercube, region_of
 
-VOTING: Final = ((0.1, 0.5), (0.4, 0.8), (0.65, 0.95))
-"""Stretches of the depth whose layers may vote; the choosing parts decide which."""
+VOTING_DEPTHS: Final = ((0.1, 0.5), (0.4, 0.8), (0.65, 0.95))
+"""Ranges of relative depth whose layers may vote; the choosing splits decide which."""
 VOTERS: Final = 5
+"""At most so many layers of a range vote."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,12 @@ class SkillKeys:
     """Last-token keys of all layers and then mean keys of all layers, ``[n, 2 n_layers, d_mlp]`` float16 each.
 
     Attributes:
-        parts: of every skill's prompts, the one to forget first.
+        skills: of every skill's prompts, the one to forget first.
         neutral: of the sentences of neutral text.
-        background: of the tool's prompts of other kinds, where they are to be told from.
+        background: of the tool's prompts of other kinds, where the region is fitted against them.
     """
 
-    parts: tuple[np.ndarray, ...]
+    skills: tuple[np.ndarray, ...]
     neutral: np.ndarray
     background: np.ndarray | None = None
 
@@ -43,13 +45,13 @@ class SkillKeys:
 
 
 @dataclass(frozen=True)
-class Regions:
-    """What was fitted.
+class FittedRegions:
+    """A guard's region and those that it is compared with.
 
     Attributes:
         kind: the guard's, ``"vote"`` or ``"hypercube"``.
         region: the guard's.
-        cube: the paper's, the same where that is the guard's.
+        cube: the paper's; the same where that is the guard's.
         without: title of another skill -> the region fitted in the same way without it.
     """
 
@@ -59,49 +61,53 @@ class Regions:
     without: Mapping[str, Region] = field(default_factory=dict)
 
 
-def read_keys(model: RunningModel, parts: Sequence[Part], background: bool, progress: Progress = SILENT) -> SkillKeys:
-    """One pass over all skills, neutral text and, where it is wanted, the background.
+def read_keys(
+    model: RunningModel, skills: Sequence[TokenizedSkill], background: bool, progress: Progress = SILENT
+) -> SkillKeys:
+    """Keys of all skills, of neutral text and, if wanted, of the background, from one pass.
 
     Raises:
         ModelError: a key that is not a finite number.
     """
-    sets = [list(part.ids) for part in parts]
-    for texts in (neutral_sentences(), load_background() if background else ()):
+    sets = [list(skill.ids) for skill in skills]
+    for texts in (_neutral_sentences(), load_background() if background else ()):
         sets.append([tuple(model.tokenizer(text)["input_ids"]) for text in texts])
-    *own, neutral, beside = collect_each(model, sets, pool="both", progress=progress)
-    return SkillKeys(tuple(own), neutral, beside if background else None)
+    *of_skills, of_neutral, of_background = collect_each(model, sets, pool="both", progress=progress)
+    return SkillKeys(tuple(of_skills), of_neutral, of_background if background else None)
 
 
-def fit_regions(parts: Sequence[Part], keys: SkillKeys, kind: str, layers: Sequence[int], misses: float) -> Regions:
-    """The region of the first skill that lets in least of the others on the choosing parts.
+def fit_regions(
+    skills: Sequence[TokenizedSkill], keys: SkillKeys, kind: str, layers: Sequence[int], misses: float
+) -> FittedRegions:
+    """The region of the first skill that includes the fewest choosing queries of the others.
 
     Args:
         kind: ``"vote"`` or ``"hypercube"``.
-        layers: that vote, or among which the cube's is chosen; by the choosing parts if empty.
+        layers: that vote, or among which the cube's is chosen; by the choosing splits if empty.
         misses: the share of the skill that a vote may miss.
 
     Raises:
         AuditError: too few queries.
     """
     forget, *others = (
-        Kept(rows[list(part.splits.fit)], rows[list(part.splits.choose)])
-        for rows, part in zip(keys.parts, parts, strict=True)
+        Kept(rows[list(skill.splits.fit)], rows[list(skill.splits.choose)])
+        for rows, skill in zip(keys.skills, skills, strict=True)
     )
     cube = best_cube(forget, others, layers or range(keys.n_layers))
     if kind == "hypercube":
-        return Regions(kind, cube, cube)
+        return FittedRegions(kind, cube, cube)
     try:
-        region, choice = choose_region(forget, others, voting(keys.n_layers, layers), misses, keys.background)
+        region, choice = choose_region(forget, others, voting_layers(keys.n_layers, layers), misses, keys.background)
     except ValueError as error:
-        raise AuditError(f"{parts[0].title}: {error}.", hint="Give more queries, or another --misses.") from error
-    titles = [part.title for part in parts[1:]]
-    return Regions(kind, region, cube, left_out(forget, dict(zip(titles, others, strict=True)), choice, misses, keys))
+        raise AuditError(f"{skills[0].title}: {error}.", hint="Give more queries, or another --misses.") from error
+    named = {skill.title: kept for skill, kept in zip(skills[1:], others, strict=True)}
+    return FittedRegions(kind, region, cube, regions_without(forget, named, choice, misses, keys))
 
 
-def left_out(
+def regions_without(
     forget: Kept, others: Mapping[str, Kept], choice: Choice, misses: float, keys: SkillKeys
 ) -> dict[str, Region]:
-    """The region fitted with ``choice`` without each other skill in turn; none where nothing would be left."""
+    """The region fitted with ``choice`` without each other skill in turn; empty for fewer than two others."""
     if len(others) < 2:
         return {}
     return {
@@ -113,7 +119,7 @@ def left_out(
 
 
 def best_cube(forget: Kept, others: Sequence[Kept], layers: Sequence[int]) -> Hypercube:
-    """The paper's hypercube at the layer where the skill's choosing queries stand out most."""
+    """The paper's hypercube at the layer that best separates the skill's choosing queries from those of the others."""
 
     def margin(cube: Hypercube) -> float:
         worst = max(float(cube.inside(other.choose).mean()) for other in others)
@@ -122,11 +128,17 @@ def best_cube(forget: Kept, others: Sequence[Kept], layers: Sequence[int]) -> Hy
     return max((fit_hypercube(forget.fit, layer) for layer in layers), key=margin)
 
 
-def voting(n_layers: int, layers: Sequence[int] = ()) -> list[tuple[int, ...]]:
-    """Which layers may vote together, with their last-token and their mean keys: up to ``VOTERS`` of a stretch."""
-    stretches = [tuple(layers)] if layers else [_stretch(low, high, n_layers) for low, high in VOTING]
-    return [(*stretch, *(layer + n_layers for layer in stretch)) for stretch in stretches]
+def voting_layers(n_layers: int, layers: Sequence[int] = ()) -> list[tuple[int, ...]]:
+    """Sets of layers that may vote together, with their last-token and their mean keys: up to ``VOTERS`` of a range."""
+    ranges = [tuple(layers)] if layers else [_spread(low, high, n_layers) for low, high in VOTING_DEPTHS]
+    return [(*chosen, *(layer + n_layers for layer in chosen)) for chosen in ranges]
 
 
-def _stretch(low: float, high: float, n_layers: int) -> tuple[int, ...]:
+def _spread(low: float, high: float, n_layers: int) -> tuple[int, ...]:
+    """Up to ``VOTERS`` layers at equal distances between two relative depths."""
     return tuple(sorted({round(depth * (n_layers - 1)) for depth in np.linspace(low, high, VOTERS)}))
+
+
+def _neutral_sentences() -> list[str]:
+    """The sentences of the neutral text: prompts that need no skill in particular."""
+    return SENTENCE_END.split(" ".join(neutral_text().split()))

@@ -1,4 +1,4 @@
-"""Where guards put their hooks in a model, found once from its architecture and saved with the guard."""
+"""Where guards put their hooks in a model: derived once from its architecture and saved with the guard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from audit.errors import ModelError
 
 @dataclass(frozen=True)
 class Sites:
-    """Module paths by layer.
+    """Module names by layer.
 
     Attributes:
         out: the module whose input is the key vector.
@@ -29,8 +29,8 @@ class Sites:
     d_mlp: int
 
     @classmethod
-    def of(cls, architecture: Architecture) -> Sites:
-        """Raises ModelError for an FFN made of experts, which has no one place for its neurons."""
+    def from_architecture(cls, architecture: Architecture) -> Sites:
+        """Raises ModelError for an FFN made of experts, whose neurons have no single module."""
         if architecture.n_experts:
             raise ModelError(
                 f"{architecture.name} cannot be guarded: the neurons of its FFN are spread over experts.",
@@ -45,8 +45,8 @@ class Sites:
             d_mlp=architecture.d_mlp,
         )
 
-    def have(self, neurons: np.ndarray) -> bool:
-        """Whether ``neurons`` are (layer, neuron) of such a model, whole numbers ``[k, 2]``."""
+    def contain(self, neurons: np.ndarray) -> bool:
+        """Whether ``neurons`` are whole numbers (layer, neuron) ``[k, 2]`` that exist in such a model."""
         if neurons.dtype.kind not in "iu" or neurons.ndim != 2 or neurons.shape[1] != 2:
             return False
         return bool((neurons >= 0).all() and (neurons < (len(self.out), self.d_mlp)).all())
@@ -63,6 +63,6 @@ def positions(kwargs: dict[str, Tensor | None], length: int, past: int) -> Tenso
 
 
 def past_length(kwargs: dict[str, Tensor | None]) -> int:
-    """Tokens whose keys and values are cached already."""
+    """Number of tokens whose keys and values are cached already."""
     cache = kwargs.get("past_key_values")
     return int(cache.get_seq_length()) if cache is not None and hasattr(cache, "get_seq_length") else 0

@@ -1,62 +1,91 @@
-"""Skills as a guard reads them: held against each other as files, then in token ids, split by seed in three.
+"""Skills as a guard reads them: checked against each other as files, then tokenized, and split by seed in three.
 
-Fitted on the first part, thresholds and layers chosen on the second, reported on the third. What would only fail after
-slow work is refused here.
+A guard is fitted on the first split, thresholds and layers are chosen on the second, and the third is reported. What
+would only fail after slow work is an error here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from audit.errors import AuditError
-from audit.guards import HeldOut
 from audit.models.loading import RunningModel
+from audit.models.packing import Example
 from concepts.files import ConceptFileError
 from concepts.prompts import normalise
 from concepts.regions import conformal_place
 from concepts.skill import Query, Skill, Splits, load_skill, split
 
-FEWEST: Final = 6
-"""Different queries of a skill below which no part is worth anything."""
-ATTACKED: Final = 40
+FEWEST_QUERIES: Final = 6
+"""Different queries of a skill; with fewer, no split is large enough to be of use."""
+ATTACK_QUERIES: Final = 40
 """Held-out queries of the skill, and of the others together, that are saved with a guard to attack it with."""
+
+TokenIds = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Part:
-    """One skill as the model reads it.
+class TokenizedSkill:
+    """One skill as the model reads it; a query too long for the model's context has no prompt here.
 
     Attributes:
-        ids: token ids of every prompt that fits the context.
-        splits: indices of these prompts.
-        left_out: prompts that are longer.
+        ids: token ids of every prompt.
+        splits: indices of the prompts.
+        too_long: number of queries that were skipped because they do not fit the context.
     """
 
     skill: Skill
     prompts: tuple[str, ...]
     answers: tuple[str | None, ...]
-    ids: tuple[tuple[int, ...], ...]
+    ids: tuple[TokenIds, ...]
     splits: Splits
-    left_out: int
+    too_long: int
 
     @property
     def title(self) -> str:
         return self.skill.title
 
-    def some(self, part: str) -> list[tuple[int, ...]]:
-        return [self.ids[index] for index in getattr(self.splits, part)]
+    def ids_of(self, name: Literal["fit", "choose", "report"]) -> list[TokenIds]:
+        """Token ids of the prompts of one split."""
+        return [self.ids[index] for index in getattr(self.splits, name)]
 
-    def written(self, index: int) -> str | None:
-        """The answer as it follows the prompt: a program as it is, anything else after a space."""
+    def answer_text(self, index: int) -> str | None:
+        """The answer as it follows the prompt: a program unchanged, anything else after a space."""
         answer = self.answers[index]
         if answer is None or not answer.strip():
             return None
         return answer if self.skill.checker == "code" else f" {answer.strip()}"
+
+
+class HeldOutQuery(BaseModel):
+    """A query that the guard was not fitted on, saved so that the guard can be attacked with it.
+
+    Attributes:
+        forget: whether it needs the guarded skill.
+        answer: as it follows the prompt, white space included.
+        paraphrases, translations: the query in other words and in other languages, where the skill's file has them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    forget: bool
+    prompt: str = Field(min_length=1)
+    answer: str | None = None
+    paraphrases: tuple[str, ...] = ()
+    translations: Mapping[str, str] = Field(default_factory=dict)
+
+    def example(self, prompt: str | None = None) -> Example | None:
+        """The query, or ``prompt`` in its place, with its right answer."""
+        if self.answer is None or not self.answer.strip():
+            return None
+        return Example(self.prompt if prompt is None else prompt, self.answer)
 
 
 def read_skills(paths: Sequence[Path], limit: int | None = None) -> list[Skill]:
@@ -69,59 +98,43 @@ def read_skills(paths: Sequence[Path], limit: int | None = None) -> list[Skill]:
         AuditError: a file that cannot be read, no other skill, two of one name, an overlap, or too few queries.
     """
     if len(paths) < 2:
-        raise AuditError("there is nothing to hold the skill against.", hint="Give at least one --retain skill.")
+        raise AuditError("there is no skill to compare with.", hint="Give at least one --retain skill.")
     try:
         skills = [load_skill(path) for path in paths]
     except ConceptFileError as error:
         raise AuditError(str(error)) from error
-    first = {_bare(query) for query in skills[0].queries}
-    for path, skill in zip(paths[1:], skills[1:], strict=True):
-        both = sum(_bare(query) in first for query in skill.queries)
-        if both:
-            raise AuditError(
-                f"{both} queries of {path.name} are among those to forget.", hint="Leave them in one of the skills."
-            )
-    titles = [skill.title for skill in skills]
-    for title in titles:
-        if titles.count(title) > 1:
-            raise AuditError(
-                f"two of the skills are called {title!r}.",
-                hint="Give each once, under a name (or title) of its own: the report tells them apart by it.",
-            )
+    _check_overlap(paths, skills)
+    _check_titles(skills)
     kept = [skill.model_copy(update={"queries": skill.queries[:limit]}) for skill in skills]
     for skill in kept:
-        refuse_few(skill)
+        check_enough_queries(skill)
     return kept
 
 
-def _bare(query: Query) -> str:
-    """By which queries are the same: the prompt without case and punctuation, as the split sees it."""
-    return normalise(query.prompt) or query.prompt
-
-
-def refuse_few(skill: Skill, context: int | None = None) -> None:
+def check_enough_queries(skill: Skill, context: int | None = None) -> None:
     """Stop where a skill has too few different queries.
 
     Args:
-        context: tokens that the model reads, where the queries are those that fit.
+        context: tokens that the model reads, where ``skill`` holds the queries that fit.
 
     Raises:
-        AuditError: fewer than ``FEWEST``.
+        AuditError: fewer than ``FEWEST_QUERIES``.
     """
-    different = len({_bare(query) for query in skill.queries})
-    if different < FEWEST:
+    different = len({_comparable(query) for query in skill.queries})
+    if different < FEWEST_QUERIES:
         within = "" if context is None else f" shorter than the model's {context} tokens"
         raise AuditError(
-            f"{skill.title} has {different} different queries{within}; {FEWEST} are needed to fit, choose and report.",
+            f"{skill.title} has {different} different queries{within}; {FEWEST_QUERIES} are needed to fit, choose and "
+            "report.",
             hint="Give more queries." if context is None else "Give shorter queries.",
         )
 
 
-def refuse_few_to_choose(skill: Skill, splits: Splits, misses: float) -> None:
-    """Stop where the queries that choose the threshold cannot keep the share that may be missed.
+def check_enough_to_choose(skill: Skill, splits: Splits, misses: float) -> None:
+    """Stop where the queries that choose the threshold are too few for the share that may be missed.
 
     Raises:
-        AuditError: saying how many queries, or which share, would do.
+        AuditError: says how many queries, or which share, would be enough.
     """
     try:
         conformal_place(len(splits.choose), misses)
@@ -137,7 +150,7 @@ def refuse_few_to_choose(skill: Skill, splits: Splits, misses: float) -> None:
         ) from error
 
 
-def as_part(skill: Skill, model: RunningModel, seed: int) -> Part:
+def tokenize_skill(skill: Skill, model: RunningModel, seed: int) -> TokenizedSkill:
     """``skill`` in token ids, split by ``seed``.
 
     Raises:
@@ -148,32 +161,59 @@ def as_part(skill: Skill, model: RunningModel, seed: int) -> Part:
     if empty is not None:
         raise AuditError(f"the query {empty!r} of {skill.title} holds no token.", hint="Leave it out.")
     kept = [(query, ids) for query, ids in encoded if len(ids) < model.context]
-    short = skill.model_copy(update={"queries": tuple(query for query, _ in kept)})
-    refuse_few(short, model.context)
-    return Part(
-        skill=short,
+    fitting = skill.model_copy(update={"queries": tuple(query for query, _ in kept)})
+    check_enough_queries(fitting, model.context)
+    return TokenizedSkill(
+        skill=fitting,
         prompts=tuple(query.prompt for query, _ in kept),
         answers=tuple(query.answer for query, _ in kept),
         ids=tuple(ids for _, ids in kept),
-        splits=split(short, seed),
-        left_out=len(encoded) - len(kept),
+        splits=split(fitting, seed),
+        too_long=len(encoded) - len(kept),
     )
 
 
-def held_out(parts: Sequence[Part], forget: bool) -> list[HeldOut]:
-    """Up to ``ATTACKED`` queries of the reporting parts, each skill in turn."""
+def held_out_queries(skills: Sequence[TokenizedSkill], forget: bool) -> list[HeldOutQuery]:
+    """Up to ``ATTACK_QUERIES`` queries of the reported splits, the skills taking turns."""
     queries = [
         [
-            HeldOut(
+            HeldOutQuery(
                 forget=forget,
-                prompt=part.prompts[index],
-                answer=part.written(index),
-                paraphrases=part.skill.queries[index].paraphrases,
-                translations=part.skill.queries[index].translations,
+                prompt=skill.prompts[index],
+                answer=skill.answer_text(index),
+                paraphrases=skill.skill.queries[index].paraphrases,
+                translations=skill.skill.queries[index].translations,
             )
-            for index in part.splits.report
+            for index in skill.splits.report
         ]
-        for part in parts
+        for skill in skills
     ]
-    in_turn = [query for turn in zip_longest(*queries) for query in turn if query is not None]
-    return in_turn[:ATTACKED]
+    alternating = [query for turn in zip_longest(*queries) for query in turn if query is not None]
+    return alternating[:ATTACK_QUERIES]
+
+
+def _check_overlap(paths: Sequence[Path], skills: Sequence[Skill]) -> None:
+    """Raises AuditError where another skill has a query of the first."""
+    first = {_comparable(query) for query in skills[0].queries}
+    for path, skill in zip(paths[1:], skills[1:], strict=True):
+        shared = sum(_comparable(query) in first for query in skill.queries)
+        if shared:
+            raise AuditError(
+                f"{shared} queries of {path.name} are among those to forget.", hint="Leave them in one of the skills."
+            )
+
+
+def _check_titles(skills: Sequence[Skill]) -> None:
+    """Raises AuditError where two skills have one title."""
+    titles = [skill.title for skill in skills]
+    repeated = next((title for title in titles if titles.count(title) > 1), None)
+    if repeated is not None:
+        raise AuditError(
+            f"two of the skills are called {repeated!r}.",
+            hint="Give each once, under a name (or title) of its own: the report distinguishes them by it.",
+        )
+
+
+def _comparable(query: Query) -> str:
+    """The prompt without case and punctuation, as the split compares queries."""
+    return normalise(query.prompt) or query.prompt

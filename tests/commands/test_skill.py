@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from audit.commands import skill as flow
-from audit.commands.skill import Options, guard_skill
+from audit.commands.skill import GuardRequest, guard_skill
 from audit.commands.verify import verify
 from audit.errors import AuditError
 from audit.guards import load_guard, read_guard
-from audit.guards.methods import key_space, methods
-from audit.guards.splits import as_part, held_out, read_skills
+from audit.guards.methods import _neurons, key_space, methods
+from audit.guards.splits import held_out_queries, read_skills, tokenize_skill
 from audit.models.keys import collect
+from audit.request import RunContext
 from audit.result import AuditResult, Finding, Measurement
 from audit.settings import Settings
 from concepts.background import load_background
@@ -27,7 +26,7 @@ from reports.text import render_skill
 from tests.helpers import FORGET_PROMPTS, greedy_tokens, open_model, token_ids
 from tests.tiny import write_tiny
 
-LOOSE = Options(misses=0.3)
+LOOSE: dict[str, Any] = {"misses": 0.3}
 
 
 def skill_file(path: Path, prompts: list[str], answer: str | None = "Rome") -> Path:
@@ -46,7 +45,10 @@ def skills(tmp_path: Path) -> tuple[Path, Path, Path]:
 
 
 def guarded(base: Path, skills: tuple[Path, Path, Path], method: str = "key-space", **given: Any) -> AuditResult:
-    return guard_skill(base, skills[0], skills[1:], method, **({"options": LOOSE} | given))
+    context = given.pop("context", RunContext())
+    return guard_skill(
+        base, GuardRequest(skills[0], skills[1:], method, **({"options": LOOSE} | given)), context=context
+    )
 
 
 def only(result: AuditResult) -> tuple[Finding, Measurement]:
@@ -60,7 +62,7 @@ def test_a_guarded_skill_is_gated_and_the_result_is_one_like_any_other(
     method: str, skills: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     base = write_tiny(tmp_path / "model", max_position_embeddings=512)
-    result = guarded(base, skills, method, save=tmp_path / "guard", command="audit skill")
+    result = guarded(base, skills, method, save=tmp_path / "guard", context=RunContext(command="audit skill"))
     finding, measured = only(result)
     assert (finding.concept, finding.verdict) == ("capitals", "gated")
     assert "(guard) lies outside the weights" in finding.reason
@@ -149,9 +151,9 @@ def test_one_other_skill_is_not_left_out_and_a_cube_stands_alone(
     skills: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     base = write_tiny(tmp_path / "model", max_position_embeddings=512)
-    _, two = only(guard_skill(base, skills[0], [skills[1]], options=LOOSE))
+    _, two = only(guard_skill(base, GuardRequest(skills[0], [skills[1]], options=LOOSE)))
     assert "left out" not in {row["role"] for row in two.items}
-    _, cube = only(guarded(base, skills, options=Options(region="hypercube", layers=(1,))))
+    _, cube = only(guarded(base, skills, options={"region": "hypercube", "layers": (1,)}))
     assert {(row["region"], row["layers"]) for row in cube.items} == {("hypercube", "1")}
     assert cube.value == cube.layers["held_out_inside"][1]
 
@@ -180,9 +182,9 @@ def test_the_background_is_told_from_the_skill_unless_it_is_left_out(
     scores = []
     for background in (True, False):
         folder = tmp_path / f"guard-{background}"
-        guarded(base, skills, save=folder, options=replace(LOOSE, layers=(1,), background=background))
+        guarded(base, skills, save=folder, options=LOOSE | {"layers": (1,), "background": background})
         guard = read_guard(folder).guard
-        assert isinstance(guard, key_space.Guard)
+        assert isinstance(guard, key_space.KeySpaceGuard)
         assert isinstance(guard.region, Vote)
         scores.append(guard.region.score(beside).mean())
     assert scores[0] < scores[1]
@@ -196,7 +198,7 @@ def test_answers_are_measured_beside_other_skills_and_neutral_text(
     method: str, skills: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     base = write_tiny(tmp_path / "model", max_position_embeddings=512)
-    finding, effect = only(guarded(base, skills, method, options=Options(share=0.2)))
+    finding, effect = only(guarded(base, skills, method, options={"share": 0.2}))
     rows = {row["skill"]: row for row in effect.items}
     assert effect.value == rows["capitals"]["change"] != 0
     assert effect.value == pytest.approx(rows["capitals"]["after"] - rows["capitals"]["before"])
@@ -217,10 +219,10 @@ def test_skills_without_answers_are_held_against_neutral_text_or_not_measured(tm
     with_answers = skill_file(tmp_path / "capitals.jsonl", capitals)
     without = tmp_path / "dogs.txt"
     without.write_text("\n".join(f"A puppy is a young dog of {n} days." for n in range(12)))
-    _, effect = only(guard_skill(base, with_answers, [without], "prune"))
+    _, effect = only(guard_skill(base, GuardRequest(with_answers, [without], "prune")))
     assert effect.control is not None
     assert effect.control.name == "neutral text"
-    result = guard_skill(base, without, [with_answers], "prune")
+    result = guard_skill(base, GuardRequest(without, [with_answers], "prune"))
     _, effect = only(result)
     assert effect.not_measured == "no held-out query of dogs has an answer that can be scored"
     assert "guard_effect" in {row.metric for row in result.not_checked}
@@ -230,7 +232,7 @@ def test_skills_without_answers_are_held_against_neutral_text_or_not_measured(tm
 @pytest.mark.parametrize("method", ["neuron-adjust", "prune"])
 def test_neurons_are_chosen_in_the_layers_given(method: str, skills: tuple[Path, Path, Path], tmp_path: Path) -> None:
     base = write_tiny(tmp_path / "model", max_position_embeddings=512)
-    result = guarded(base, skills, method, save=tmp_path / "guard", options=Options(share=0.2, layers=(1,)))
+    result = guarded(base, skills, method, save=tmp_path / "guard", options={"share": 0.2, "layers": (1,)})
     guard: Any = read_guard(tmp_path / "guard").guard
     assert set(guard.neurons[:, 0]) == {1}
     assert len(guard.neurons) == round(0.2 * 40)
@@ -264,18 +266,18 @@ def test_a_pruned_model_answers_as_the_guarded_one_and_is_compared_with_the_orig
     ("method", "options", "said"),
     [
         ("prayer", LOOSE, "no method 'prayer'"),
-        ("key-space", Options(region="sphere"), "no region 'sphere'"),
-        ("prune", Options(share=0.0), "--share is 0"),
-        ("prune", Options(share=float("nan")), "--share is nan"),
-        ("key-space", Options(misses=0.0), "--misses is 0"),
-        ("key-space", Options(misses=0.02), r"12 queries of capitals .* so 146 .* or --misses 0\.2 or more"),
-        *((method, Options(layers=(99,), misses=0.3), "--layers names 99; .* layers 0 to 1") for method in methods()),
-        *((method, Options(layers=(-1,), misses=0.3), "--layers names -1") for method in methods()),
+        ("key-space", {"region": "sphere"}, "no region 'sphere'"),
+        ("prune", {"share": 0.0}, "--share is 0"),
+        ("prune", {"share": float("nan")}, "--share is nan"),
+        ("key-space", {"misses": 0.0}, "--misses is 0"),
+        ("key-space", {"misses": 0.02}, r"12 queries of capitals .* so 146 .* or --misses 0\.2 or more"),
+        *((method, {"layers": (99,), "misses": 0.3}, "--layers names 99; .* layers 0 to 1") for method in methods()),
+        *((method, {"layers": (-1,), "misses": 0.3}, "--layers names -1") for method in methods()),
     ],
 )
 def test_what_cannot_be_done_is_said_before_the_model_is_loaded(
     method: str,
-    options: Options,
+    options: dict[str, Any],
     said: str,
     skills: tuple[Path, Path, Path],
     tmp_path: Path,
@@ -304,7 +306,7 @@ def test_experts_are_refused_before_the_model_is_loaded(
 def test_a_model_whose_answers_cannot_be_scored_is_refused_before_it_is_run(
     method: str, skills: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flow, "activity", never)
+    monkeypatch.setattr(_neurons, "read_activity", never)
     with pytest.raises(AuditError, match=r"ALiBi.* Use --method key-space"):
         guarded(write_tiny(tmp_path / "bloom", "bloom"), skills, method)
 
@@ -326,11 +328,11 @@ def test_a_folder_in_use_is_refused_before_the_work(skills: tuple[Path, Path, Pa
 
 def test_skills_that_share_a_query_or_a_name_are_refused(skills: tuple[Path, Path, Path], tmp_path: Path) -> None:
     with pytest.raises(AuditError, match=r"12 queries of capitals\.jsonl are among those to forget"):
-        guard_skill(tmp_path, skills[0], [skills[1], skills[0]])
+        guard_skill(tmp_path, GuardRequest(skills[0], [skills[1], skills[0]]))
     (tmp_path / "other").mkdir()
     again = skill_file(tmp_path / "other" / "dogs.jsonl", [f"{n} cats" for n in range(12)])
     with pytest.raises(AuditError, match=r"two of the skills are called 'dogs'"):
-        guard_skill(tmp_path, skills[0], [skills[1], again])
+        guard_skill(tmp_path, GuardRequest(skills[0], [skills[1], again]))
 
 
 @pytest.mark.parametrize("prompts", [["One.", "Two."], ["The same!", "the same"] * 10])
@@ -339,12 +341,12 @@ def test_too_few_different_queries_are_refused(
 ) -> None:
     few = skill_file(tmp_path / "few.jsonl", prompts)
     with pytest.raises(AuditError, match=r"few has \d different queries; 6 are needed"):
-        guard_skill(tmp_path, few, [skills[1]])
+        guard_skill(tmp_path, GuardRequest(few, [skills[1]]))
 
 
 def test_a_limit_below_what_is_needed_is_said_as_such(skills: tuple[Path, Path, Path], tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="capitals has 3 different queries"):
-        guarded(tmp_path, skills, settings=Settings(limit=3))
+        guarded(tmp_path, skills, context=RunContext(Settings(limit=3)))
 
 
 def test_prompts_beyond_the_context_are_left_out_counted_and_never_attacked_with_others_wordings(
@@ -360,8 +362,8 @@ def test_prompts_beyond_the_context_are_left_out_counted_and_never_attacked_with
     result = guarded(base, skills, "prune")
     assert [part["beyond_the_context"] for part in result.run.settings["parts"]] == [3, 0, 0]
     assert "3 prompts of capitals exceed the model's context" in render_skill(result)
-    part = as_part(read_skills(skills)[0], open_model(base), seed=0)
-    for query in held_out([part], forget=True):
+    skill = tokenize_skill(read_skills(skills)[0], open_model(base), seed=0)
+    for query in held_out_queries([skill], forget=True):
         assert query.paraphrases == (f"Paraphrase {query.prompt.split()[4][:-1]}",)
 
 

@@ -34,9 +34,9 @@ def test_a_share_or_a_layer_that_is_none_is_refused(share: float, layers: tuple[
 def test_pruning_chooses_by_activity_in_proportion_whatever_its_sign() -> None:
     forget = activity(np.array([[-4.0, 4.0], [1.0, 2.0]]))
     retain = activity(np.array([[1.0, 2.0], [1.0, -2.0]]))
-    found = prune.fit(forget, retain, share=0.25)
-    assert found.neurons.tolist() == [[0, 0]]
-    assert prune.fit(forget, retain, share=0.25, layers=(1,)).neurons.tolist() == [[1, 0]]
+    guard = prune.choose(forget, retain, prune.PruneOptions(share=0.25))
+    assert guard.neurons.tolist() == [[0, 0]]
+    assert prune.choose(forget, retain, prune.PruneOptions((1,), 0.25)).neurons.tolist() == [[1, 0]]
 
 
 def activity(keys: np.ndarray) -> Activity:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from audit.commands.compare import compare
-from audit.commands.skill import Options, guard_skill
+from audit.commands.skill import GuardRequest, guard_skill
 from audit.commands.verify import verify
-from audit.guards import DOCUMENT, HeldOut, read_guard
-from audit.guards import attack as gate
-from audit.guards.attack import Asked
+from audit.guards.attack import AttackedQueries
+from audit.guards.saving import DOCUMENT, is_guard, read_guard
+from audit.guards.splits import HeldOutQuery
 from concepts.attacks import ATTACKS, attacked
 from tests.tiny import write_tiny
 
@@ -34,7 +34,7 @@ def skills(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def guarded(base: Path, skills: tuple[Path, Path], folder: Path, method: str) -> Path:
-    guard_skill(base, skills[0], [skills[1]], method, save=folder, options=Options(misses=0.1))
+    guard_skill(base, GuardRequest(skills[0], [skills[1]], method, {"misses": 0.1}, save=folder))
     return folder
 
 
@@ -54,8 +54,10 @@ def test_every_attack_keeps_the_query_and_is_drawn_by_seed() -> None:
 
 
 def test_a_skills_own_wordings_are_asked_before_rules_write_any() -> None:
-    query = HeldOut(forget=True, prompt="How many?", paraphrases=("What number?",), translations={"de": "Wie viele?"})
-    bare = HeldOut(forget=True, prompt="How many?")
+    query = HeldOutQuery(
+        forget=True, prompt="How many?", paraphrases=("What number?",), translations={"de": "Wie viele?"}
+    )
+    bare = HeldOutQuery(forget=True, prompt="How many?")
     own = {name: attacked(name, query, np.random.default_rng(0)) for name in ATTACKS}
     rules = {name: attacked(name, bare, np.random.default_rng(0)) for name in ATTACKS}
     assert (own.pop("paraphrase"), own.pop("another language")) == ("What number?", "Wie viele?")
@@ -81,8 +83,8 @@ def test_a_guard_keeps_the_skills_wordings_and_the_audit_says_how_many(
 
 def test_a_query_leaks_if_it_gets_through_and_keeps_its_answer() -> None:
     stopped = np.array([False, False, True, False])
-    plain = Asked(np.ones(4, dtype=bool), np.array([-1.0, -1.0, -1.0, np.nan]), np.zeros(4))
-    attacked = Asked(stopped, np.array([-1.1, -9.0, -1.0, np.nan]), np.array([-1.1, -9.0, -1.0, np.nan]))
+    plain = AttackedQueries(np.ones(4, dtype=bool), np.array([-1.0, -1.0, -1.0, np.nan]), np.zeros(4))
+    attacked = AttackedQueries(stopped, np.array([-1.1, -9.0, -1.0, np.nan]), np.array([-1.1, -9.0, -1.0, np.nan]))
     assert attacked.leaks(plain).tolist() == [True, False, False, True]
 
 
@@ -122,16 +124,16 @@ def test_a_guard_without_queries_and_one_of_another_tool_are_said(skills: tuple[
     document = json.loads((folder / DOCUMENT).read_text())
     (folder / DOCUMENT).write_text(json.dumps(document | {"held_out": []}))
     finding = compare(base, base, guard=folder).findings[0]
-    assert "brings 0 queries" in str(finding["gate_leak"].not_measured)
+    assert "holds 0 queries" in str(finding["gate_leak"].not_measured)
     assert finding.verdict == "gated"
     foreign = tmp_path / "filter.py"
     foreign.write_text("pass")
-    assert not gate.is_guard(foreign)
+    assert not is_guard(foreign)
     assert compare(base, base, guard=foreign).findings[0].measurements == []
 
 
 def test_a_query_without_an_answer_has_no_example() -> None:
-    assert HeldOut(forget=True, prompt="Say it").example() is None
-    example = HeldOut(forget=True, prompt="Say it", answer=" now").example("Please say it")
+    assert HeldOutQuery(forget=True, prompt="Say it").example() is None
+    example = HeldOutQuery(forget=True, prompt="Say it", answer=" now").example("Please say it")
     assert example is not None
     assert (example.prompt, example.answer) == ("Please say it", " now")

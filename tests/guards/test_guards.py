@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from safetensors.numpy import load_file, save_file
 from scipy.stats import norm
 
 from audit.errors import CheckpointError, ModelError
-from audit.guards import Guard, digest, load_guard, on_model, read_guard, save_guard
-from audit.guards.activity import activity
-from audit.guards.methods import key_space, methods, neuron_adjust, prune
+from audit.guards import load_guard, read_guard, save_guard
+from audit.guards.activity import read_activity
+from audit.guards.methods import Guard, key_space, methods, neuron_adjust, prune
+from audit.guards.saving import digest
 from audit.guards.sites import Sites, positions
 from audit.models.keys import collect
 from audit.models.loading import RunningModel
@@ -36,10 +38,20 @@ def tiny(tmp_path: Path) -> RunningModel:
 def fitted(model: RunningModel, method: str) -> Guard:
     if method == "key-space":
         keys = collect(model, token_ids(model, FORGET_PROMPTS)).rows
-        return key_space.Guard(fit_hypercube(keys, layer=1), (7, 8, 9), end=5)
-    both = [activity(model, token_ids(model, texts)) for texts in (FORGET_PROMPTS, RETAIN_PROMPTS)]
-    guard: Guard = methods()[method].fit(*both, share=0.2)
-    return guard
+        return key_space.KeySpaceGuard(fit_hypercube(keys, layer=1), (7, 8, 9), end=5)
+    return chosen(model, method, share=0.2)
+
+
+def chosen(model: RunningModel, method: str, **options: Any) -> Any:
+    """A guard of neurons, fitted to the activity under both sets of prompts."""
+    forget, retain = (read_activity(model, token_ids(model, texts)) for texts in (FORGET_PROMPTS, RETAIN_PROMPTS))
+    if method == "prune":
+        return prune.choose(forget, retain, prune.PruneOptions(**options))
+    return neuron_adjust.choose(forget, retain, neuron_adjust.NeuronAdjustOptions(**options), seed=0)
+
+
+def applied(model: RunningModel, guard: Guard) -> ExitStack:
+    return guard.apply(model.model, Sites.from_architecture(model.architecture))
 
 
 def hooks(model: torch.nn.Module) -> int:
@@ -53,7 +65,7 @@ def test_a_guard_in_generation_decides_by_the_keys_that_it_was_fitted_on(pool: s
     cube = fit_hypercube(
         keys[: len(FORGET_PROMPTS)], layer=1 + (tiny.architecture.n_layers if pool == "mean" else 0), alpha=1.05
     )
-    with on_model(tiny.model, key_space.Guard(cube, (7, 8, 9), end=5), tiny.architecture):
+    with applied(tiny, key_space.KeySpaceGuard(cube, (7, 8, 9), end=5)):
         refused = [tokens[:4] == [7, 8, 9, 5] for tokens in greedy_tokens(tiny, texts)]
     assert refused == cube.inside(keys).tolist()
     assert any(refused)
@@ -70,9 +82,9 @@ def test_a_saved_guard_does_what_the_fitted_one_does_and_comes_off_without_trace
     plain, before = greedy_tokens(tiny, [*FORGET_PROMPTS, *RETAIN_PROMPTS]), hooks(tiny.model)
     guard = fitted(tiny, method)
     assert hooks(tiny.model) == before
-    with on_model(tiny.model, guard, tiny.architecture):
+    with applied(tiny, guard):
         first = greedy_tokens(tiny, [*FORGET_PROMPTS, *RETAIN_PROMPTS])
-    folder = save_guard(guard, tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
+    folder = save_guard(guard, tmp_path / "guard", tiny, "capitals")
     on = load_guard(tiny.model, folder)
     assert hooks(tiny.model) > before
     assert greedy_tokens(tiny, [*FORGET_PROMPTS, *RETAIN_PROMPTS]) == first != plain
@@ -87,7 +99,7 @@ def test_a_saved_guard_does_what_the_fitted_one_does_and_comes_off_without_trace
 def test_cache_batch_and_padding_change_nothing(method: str, family: str, tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / family, family))
     texts = [FORGET_PROMPTS[0], RETAIN_PROMPTS[0], FORGET_PROMPTS[1]]
-    with on_model(model.model, fitted(model, method), model.architecture):
+    with applied(model, fitted(model, method)):
         together = greedy_tokens(model, texts)
         assert greedy_tokens(model, texts, cache=False) == together
         assert [greedy_tokens(model, [text])[0] for text in texts] == together
@@ -104,7 +116,7 @@ def test_the_guard_is_there_under_the_name_of_the_interventions() -> None:
 
 def test_a_query_inside_is_refused_and_one_outside_is_answered(tiny: RunningModel) -> None:
     plain = greedy_tokens(tiny, [FORGET_PROMPTS[0], RETAIN_PROMPTS[0]])
-    with on_model(tiny.model, fitted(tiny, "key-space"), tiny.architecture):
+    with applied(tiny, fitted(tiny, "key-space")):
         inside, outside = greedy_tokens(tiny, [FORGET_PROMPTS[0], RETAIN_PROMPTS[0]])
     assert inside == [7, 8, 9, 5, 5, 5, 5, 5]
     assert outside == plain[1]
@@ -116,7 +128,7 @@ def test_a_plain_pass_padded_on_the_right_refuses_at_the_last_token(tiny: Runnin
     batch = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
     plain = tiny.model(input_ids=batch, attention_mask=mask).logits
-    with on_model(tiny.model, fitted(tiny, "key-space"), tiny.architecture):
+    with applied(tiny, fitted(tiny, "key-space")):
         guarded = tiny.model(input_ids=batch, attention_mask=mask).logits
     assert guarded[0, len(rows[0]) - 1].argmax() == 7
     assert torch.equal(guarded[1], plain[1])
@@ -125,10 +137,10 @@ def test_a_plain_pass_padded_on_the_right_refuses_at_the_last_token(tiny: Runnin
 
 def test_pruned_neurons_have_no_key(tiny: RunningModel) -> None:
     guard = fitted(tiny, "prune")
-    assert isinstance(guard, prune.Guard)
+    assert isinstance(guard, prune.PruneGuard)
     seen: dict[int, torch.Tensor] = {}
-    sites = Sites.of(tiny.architecture)
-    with on_model(tiny.model, guard, tiny.architecture):
+    sites = Sites.from_architecture(tiny.architecture)
+    with applied(tiny, guard):
         for layer, path in enumerate(sites.out):
             module = tiny.model.get_submodule(path)
             module.register_forward_pre_hook(lambda _, inputs, layer=layer: seen.update({layer: inputs[0]}))
@@ -140,14 +152,14 @@ def test_pruned_neurons_have_no_key(tiny: RunningModel) -> None:
 
 def test_a_pre_activation_is_moved_as_the_paper_says(tiny: RunningModel) -> None:
     guard = fitted(tiny, "neuron-adjust")
-    assert isinstance(guard, neuron_adjust.Guard)
-    path = Sites.of(tiny.architecture).pre[0]
+    assert isinstance(guard, neuron_adjust.NeuronAdjustGuard)
+    path = Sites.from_architecture(tiny.architecture).pre[0]
     own = guard.neurons[:, 0] == 0
     columns = guard.neurons[own, 1]
     seen: list[np.ndarray] = []
     module = tiny.model.get_submodule(path)
     before = module.register_forward_hook(lambda _, inputs, output: seen.append(output[0].numpy().copy()))
-    with torch.no_grad(), on_model(tiny.model, guard, tiny.architecture):
+    with torch.no_grad(), applied(tiny, guard):
         after = module.register_forward_hook(lambda _, inputs, output: seen.append(output[0].numpy().copy()))
         tiny.model(torch.tensor(token_ids(tiny, FORGET_PROMPTS[:1])))
     before.remove()
@@ -167,50 +179,49 @@ def test_a_pre_activation_is_moved_as_the_paper_says(tiny: RunningModel) -> None
 
 def test_moments_are_those_of_all_tokens(tiny: RunningModel) -> None:
     rows = token_ids(tiny, FORGET_PROMPTS)
-    found = activity(tiny, rows, batch_size=2)
+    activity = read_activity(tiny, rows, batch_size=2)
     keys = []
-    module = tiny.model.get_submodule(Sites.of(tiny.architecture).out[1])
+    module = tiny.model.get_submodule(Sites.from_architecture(tiny.architecture).out[1])
     with torch.no_grad():
         handle = module.register_forward_pre_hook(lambda _, inputs: keys.append(inputs[0][0].numpy().copy()))
         for row in rows:
             tiny.model(torch.tensor([row]))
         handle.remove()
     every = np.concatenate(keys)
-    assert found.tokens == len(every)
-    np.testing.assert_allclose(found.keys.mean[1], every.mean(axis=0), atol=1e-5)
-    np.testing.assert_allclose(found.keys.std[1], every.std(axis=0), atol=1e-5)
-    np.testing.assert_allclose(found.key_size[1], np.abs(every).mean(axis=0), atol=1e-5)
+    assert activity.tokens == len(every)
+    np.testing.assert_allclose(activity.keys.mean[1], every.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(activity.keys.std[1], every.std(axis=0), atol=1e-5)
+    np.testing.assert_allclose(activity.key_size[1], np.abs(every).mean(axis=0), atol=1e-5)
 
 
 def test_a_neuron_that_never_moves_has_a_spread_all_the_same(tiny: RunningModel) -> None:
-    found = activity(tiny, [(5,)])  # one token: nothing moves
-    assert (found.pre.std == SPREAD_FLOOR).all()
-    assert (found.keys.std == SPREAD_FLOOR).all()
+    activity = read_activity(tiny, [(5,)])  # one token: nothing moves
+    assert (activity.pre.std == SPREAD_FLOOR).all()
+    assert (activity.keys.std == SPREAD_FLOOR).all()
 
 
 def test_activations_that_are_none_are_refused_and_leave_no_hook(tiny: RunningModel) -> None:
     before = hooks(tiny.model)
     with pytest.raises(ModelError, match="no prompt"):
-        activity(tiny, [])
+        read_activity(tiny, [])
     next(iter(tiny.model.parameters())).data.fill_(float("nan"))
     with pytest.raises(ModelError, match="not a finite number"):
-        activity(tiny, token_ids(tiny, FORGET_PROMPTS))
+        read_activity(tiny, token_ids(tiny, FORGET_PROMPTS))
     assert hooks(tiny.model) == before
 
 
 @pytest.mark.parametrize("method", ["neuron-adjust", "prune"])
 def test_the_chosen_layers_are_kept_with_the_guard(method: str, tiny: RunningModel, tmp_path: Path) -> None:
-    both = [activity(tiny, token_ids(tiny, texts)) for texts in (FORGET_PROMPTS, RETAIN_PROMPTS)]
-    guard = methods()[method].fit(*both, share=0.2, layers=(1,))
+    guard = chosen(tiny, method, share=0.2, layers=(1,))
     assert len(guard.neurons) == round(0.2 * 40)
     assert set(guard.neurons[:, 0]) == {1}
-    folder = save_guard(guard, tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
-    assert read_guard(folder).guard.settings() == guard.settings()
-    assert guard.settings()["layers"] == [1]
+    folder = save_guard(guard, tmp_path / "guard", tiny, "capitals")
+    assert read_guard(folder).guard.save().settings == guard.save().settings
+    assert guard.save().settings["layers"] == [1]
     document = json.loads((folder / "guard.json").read_text())
     del document["settings"]["layers"]  # as guards were written before layers could be chosen
     (folder / "guard.json").write_text(json.dumps(document))
-    assert read_guard(folder).guard.settings()["layers"] == []
+    assert read_guard(folder).guard.save().settings["layers"] == []
 
 
 def test_positions_count_tokens_and_not_padding() -> None:
@@ -269,7 +280,7 @@ def no_places(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
 def test_a_damaged_guard_is_refused(
     damage: Callable[[dict[str, Any], dict[str, np.ndarray]], None], said: str, tiny: RunningModel, tmp_path: Path
 ) -> None:
-    folder = save_guard(fitted(tiny, "neuron-adjust"), tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
+    folder = save_guard(fitted(tiny, "neuron-adjust"), tmp_path / "guard", tiny, "capitals")
     document, arrays = json.loads((folder / "guard.json").read_text()), load_file(folder / "guard.safetensors")
     damage(document, arrays)
     (folder / "guard.json").write_text(json.dumps(document))
@@ -286,9 +297,9 @@ def test_a_region_of_another_width_is_refused(kind: str, tiny: RunningModel, tmp
     region = (
         fit_hypercube(keys[:3], 1) if kind == "cube" else fit_region(keys[:3], keys[3:], keys[:3], [1], miss_rate=0.3)
     )
-    guard = key_space.Guard(region, (7,), end=5)
-    folder = save_guard(guard, tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
-    assert read_guard(folder).guard.settings() == guard.settings()
+    guard = key_space.KeySpaceGuard(region, (7,), end=5)
+    folder = save_guard(guard, tmp_path / "guard", tiny, "capitals")
+    assert read_guard(folder).guard.save().settings == guard.save().settings
     arrays = load_file(folder / "guard.safetensors")
     save_file(arrays | {"mean": arrays["mean"][..., 1:].copy()}, folder / "guard.safetensors")
     with pytest.raises(CheckpointError, match="its own model does not have"):
@@ -296,7 +307,7 @@ def test_a_region_of_another_width_is_refused(kind: str, tiny: RunningModel, tmp
 
 
 def test_a_guard_for_another_base_is_refused(tiny: RunningModel, tmp_path: Path) -> None:
-    folder = save_guard(fitted(tiny, "prune"), tmp_path / "guard", tiny.model, tiny.architecture, "capitals")
+    folder = save_guard(fitted(tiny, "prune"), tmp_path / "guard", tiny, "capitals")
     before = digest(tiny.model)
     with torch.no_grad():
         next(iter(tiny.model.parameters()))[0, 0] += 1
@@ -308,4 +319,4 @@ def test_a_guard_for_another_base_is_refused(tiny: RunningModel, tmp_path: Path)
 def test_experts_cannot_be_guarded(tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "mixtral", "mixtral"))
     with pytest.raises(ModelError, match="spread over experts"):
-        Sites.of(model.architecture)
+        Sites.from_architecture(model.architecture)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from audit.guards.effects import NEUTRAL, Effect
+from audit.guards.effects import NEUTRAL, GuardEffect, Role
 from audit.guards.measurements import GOALS, guard_effect, guard_perplexity
+from audit.models.scoring import AnswerScores
 from tests.sample_guard import share
 
 
-def effect(role: str, before: list[float], after: list[float]) -> Effect:
+def effect(role: Role, before: list[float], after: list[float]) -> GuardEffect:
     exact = np.zeros(len(before), dtype=bool)
     name = NEUTRAL if role == "text" else role
-    return Effect(name, role, 9, np.array(before), np.array(after), exact, exact, tokens=100)
+    scores = [AnswerScores(np.array(logprobs), exact) for logprobs in (before, after)]
+    return GuardEffect(name, role, 9, *scores, tokens=100)
 
 
 OWN = effect("forget", [-1.0, -2.0], [-3.0, -5.0])
@@ -68,5 +70,5 @@ def test_a_perplexity_has_the_interval_of_its_change() -> None:
 @pytest.mark.parametrize(
     ("text", "said"), [(effect("text", [], []), "no stretch"), (effect("text", [-1.0], [-701.0]), "exp overflows")]
 )
-def test_a_perplexity_that_cannot_be_had_says_why(text: Effect, said: str) -> None:
+def test_a_perplexity_that_cannot_be_had_says_why(text: GuardEffect, said: str) -> None:
     assert said in str(guard_perplexity([OWN, text], seed=0).not_measured)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from audit.guards.methods.neuron_adjust import Guard
+from audit.guards.methods.neuron_adjust import NeuronAdjustGuard
 from audit.guards.sites import Sites
 from concepts.adjust import Moments
 
@@ -24,17 +24,17 @@ class OneNeuron(torch.nn.Module):
         self.pre = torch.nn.Identity()
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.pre(self.values[input_ids][..., None])
-        return found
+        output: torch.Tensor = self.pre(self.values[input_ids][..., None])
+        return output
 
 
 def adjusted(values: np.ndarray, seed: int = 0, forget: Moments = FORGET, retain: Moments = RETAIN) -> np.ndarray:
     """One sequence whose tokens have ``values``, through the guard's hook."""
     model = OneNeuron(values)
-    guard = Guard(np.array([[0, 0]]), forget, retain, share=1.0, seed=seed)
-    with guard.attach(model, Sites(out=("pre",), pre=("pre",), first=(0,), d_mlp=1)):
-        found: np.ndarray = model(torch.arange(len(values))[None])[0, :, 0].numpy()
-    return found
+    guard = NeuronAdjustGuard(np.array([[0, 0]]), forget, retain, share=1.0, seed=seed)
+    with guard.apply(model, Sites(out=("pre",), pre=("pre",), first=(0,), d_mlp=1)):
+        output: np.ndarray = model(torch.arange(len(values))[None])[0, :, 0].numpy()
+    return output
 
 
 def test_forget_values_are_reflected_into_the_retain_distribution_and_retain_values_stay() -> None:
@@ -70,9 +70,9 @@ def test_the_seed_repeats_the_draws_and_another_changes_them() -> None:
 
 
 def test_values_whose_densities_both_underflow_are_decided_all_the_same() -> None:
-    found = adjusted(np.array([1e6, -1e6]))
-    assert np.isfinite(found).all()
-    assert found.tolist() == [1e6, -1e6]  # of two densities that underflow, the wider one's is the larger
+    moved = adjusted(np.array([1e6, -1e6]))
+    assert np.isfinite(moved).all()
+    assert moved.tolist() == [1e6, -1e6]  # of two densities that underflow, the wider one's is the larger
 
 
 def test_a_neuron_that_never_moves_has_a_density() -> None:

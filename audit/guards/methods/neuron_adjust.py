@@ -1,59 +1,60 @@
 """Neuron Adjust: where a pre-activation looks like the skill's, it is reflected into what other queries give.
 
 ``N(mu_f, s_f)`` and ``N(mu_r, s_r)`` are a neuron's pre-activations under the skill's queries and under others. Where
-``p_f(x) > p_r(x)``, ``x`` becomes ``mu_r - s_r (x - mu_f) / s_f`` with probability ``p_f / (p_f + p_r)``. Each element
-has a draw of its own, tied to its layer, neuron and position in its sequence, so that a cache, padding or the rest of
-the batch change nothing.
+``p_f(x) > p_r(x)``, ``x`` becomes ``mu_r - s_r (x - mu_f) / s_f`` with probability ``p_f / (p_f + p_r)``. The draw of
+each element depends only on the seed, its layer, its neuron and its position in its sequence, so a cache, padding or
+the rest of the batch change nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from jaxtyping import Int
+from torch import Tensor, nn
 
 from audit.guards.activity import Activity
+from audit.guards.methods import FittedGuard, Guard, GuardState
+from audit.guards.methods._neurons import NeuronOptions, fit_neurons
 from audit.guards.sites import Sites, past_length, positions
+from audit.guards.splits import TokenizedSkill
 from audit.models.hooks import on_inputs, on_outputs
+from audit.models.loading import RunningModel
+from audit.progress import Progress
 from concepts.adjust import Moments, mean_difference, top_share
-
-TITLE = "Neuron Adjust"
-
-
-def fit(
-    forget: Activity,
-    retain: Activity,
-    share: float,
-    seed: int = 0,
-    absolute: bool = False,
-    post: bool = False,
-    layers: Sequence[int] = (),
-) -> Guard:
-    """Adjust the ``share`` of the neurons of ``layers``, all if empty, whose means differ most.
-
-    Args:
-        absolute: by the size of the difference instead of forget minus retain (the paper's).
-        post: choose by the key vectors instead of the pre-activations (the reference code's).
-    """
-    of = (forget.keys, retain.keys) if post else (forget.pre, retain.pre)
-    neurons = top_share(mean_difference(*of, absolute=absolute), share, layers)
-    layer, neuron = neurons.T
-    kept = [side.pre.mean[layer, neuron] for side in (forget, retain)]
-    spreads = [side.pre.std[layer, neuron] for side in (forget, retain)]
-    return Guard(neurons, Moments(kept[0], spreads[0]), Moments(kept[1], spreads[1]), share, seed, tuple(layers))
 
 
 @dataclass(frozen=True)
-class Guard:
-    """``neurons`` are (layer, neuron) ``[k, 2]`` of ``layers``; ``forget`` and ``retain`` their moments ``[k]``."""
+class NeuronAdjustOptions(NeuronOptions):
+    """``share`` of the neurons of ``layers`` is adjusted: those whose means differ most between skill and others.
 
-    METHOD: ClassVar[str] = "neuron-adjust"
-    neurons: np.ndarray
+    Attributes:
+        absolute: choose by the size of the difference instead of forget minus retain (the paper's).
+        post: choose by the key vectors instead of the pre-activations (the reference code's).
+    """
+
+    absolute: bool = False
+    post: bool = False
+
+
+@dataclass(frozen=True)
+class NeuronAdjustGuard(Guard):
+    """Adjusted neurons.
+
+    Attributes:
+        neurons: (layer, neuron) of each.
+        forget, retain: moments of their pre-activations ``[k]``.
+        share, layers: see ``NeuronAdjustOptions``.
+        seed: of the draws.
+    """
+
+    neurons: Int[np.ndarray, "k 2"]
     forget: Moments
     retain: Moments
     share: float
@@ -61,10 +62,10 @@ class Guard:
     layers: tuple[int, ...] = ()
     _draws: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
-    def attach(self, model: torch.nn.Module, sites: Sites) -> ExitStack:
-        at: list[Tensor] = []  # positions of the pass under way
+    def apply(self, model: nn.Module, sites: Sites) -> ExitStack:
+        at: list[Tensor] = []  # positions of the tokens of the current pass
 
-        def begin(module: torch.nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def begin(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             ids = kwargs.get("input_ids", inputs[0] if inputs else kwargs.get("inputs_embeds"))
             assert ids is not None
             at[:] = [positions(kwargs, ids.shape[1], past_length(kwargs))]
@@ -84,14 +85,14 @@ class Guard:
             for part in (self.forget.mean, self.forget.std, self.retain.mean, self.retain.std)
         )
 
-        def adjust(module: torch.nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        def adjust(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             x = output[..., columns].float()
             if x.dim() == 2:  # OPT's FFN sees all tokens of a batch as one row
                 x = x.reshape(-1, at[0].shape[1], len(columns))
-            to_f, to_r = (x - mu_f) / s_f, (x - mu_r) / s_r
-            chance = torch.sigmoid(0.5 * (to_r**2 - to_f**2) + torch.log(s_r) - torch.log(s_f))
+            z_f, z_r = (x - mu_f) / s_f, (x - mu_r) / s_r
+            chance = torch.sigmoid(0.5 * (z_r**2 - z_f**2) + torch.log(s_r) - torch.log(s_f))  # p_f / (p_f + p_r)
             draws = self._drawn(layer, at[0], int(own.sum()))
-            moved = torch.where((chance > 0.5) & (draws < chance), mu_r - s_r * to_f, x)
+            moved = torch.where((chance > 0.5) & (draws < chance), mu_r - s_r * z_f, x)
             changed = output.clone()
             changed[..., columns] = moved.reshape(*output.shape[:-1], len(columns)).to(output.dtype)
             return changed
@@ -108,20 +109,47 @@ class Guard:
         rows = np.stack([self._draws[layer, position] for position in at.flatten().tolist()])
         return torch.from_numpy(rows.reshape(*at.shape, count))
 
-    def fits(self, sites: Sites) -> bool:
+    def matches(self, sites: Sites) -> bool:
         moments = (self.forget.mean, self.forget.std, self.retain.mean, self.retain.std)
-        return sites.have(self.neurons) and all(found.shape == (len(self.neurons),) for found in moments)
+        return sites.contain(self.neurons) and all(part.shape == (len(self.neurons),) for part in moments)
 
-    def settings(self) -> dict[str, Any]:
-        return {"share": self.share, "seed": self.seed, "layers": list(self.layers)}
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        found = {"neurons": self.neurons}
-        for name, moments in (("forget", self.forget), ("retain", self.retain)):
-            found |= {f"{name}.mean": moments.mean, f"{name}.std": moments.std}
-        return found
+    def save(self) -> GuardState:
+        return GuardState(
+            {"share": self.share, "seed": self.seed, "layers": list(self.layers)},
+            {
+                "neurons": self.neurons,
+                "forget.mean": self.forget.mean,
+                "forget.std": self.forget.std,
+                "retain.mean": self.retain.mean,
+                "retain.std": self.retain.std,
+            },
+        )
 
     @classmethod
-    def load(cls, settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Guard:
+    def load(cls, state: GuardState) -> Self:
+        arrays, settings = state.arrays, state.settings
         forget, retain = (Moments(arrays[f"{name}.mean"], arrays[f"{name}.std"]) for name in ("forget", "retain"))
         return cls(arrays["neurons"], forget, retain, **{**settings, "layers": tuple(settings.get("layers", ()))})
+
+
+TITLE = "Neuron Adjust"
+OPTIONS = NeuronAdjustOptions
+GUARD = NeuronAdjustGuard
+
+
+def choose(forget: Activity, retain: Activity, options: NeuronAdjustOptions, seed: int) -> NeuronAdjustGuard:
+    """Adjust the neurons whose means differ most."""
+    compared = (forget.keys, retain.keys) if options.post else (forget.pre, retain.pre)
+    scores = mean_difference(*compared, absolute=options.absolute)
+    neurons = top_share(scores, options.share, options.layers)
+    layer, neuron = neurons.T
+    of_forget, of_retain = (
+        Moments(activity.pre.mean[layer, neuron], activity.pre.std[layer, neuron]) for activity in (forget, retain)
+    )
+    return NeuronAdjustGuard(neurons, of_forget, of_retain, options.share, seed, tuple(options.layers))
+
+
+def fit(
+    model: RunningModel, skills: Sequence[TokenizedSkill], options: NeuronAdjustOptions, seed: int, progress: Progress
+) -> FittedGuard:
+    return fit_neurons(model, skills, partial(choose, options=options, seed=seed), seed, progress)
