@@ -14,7 +14,7 @@ OTHERS = ("code", "English", "German", "Spanish", "Chinese")
 
 
 def guarded() -> AuditResult:
-    """Mathematics behind a region, five other skills beside it."""
+    """A region of mathematics, with five other skills as controls."""
     rng = np.random.default_rng(0)
     shares = [share("vote", "3, 6, 9", "math", "forget", 80)]
     shares += [share("vote", "3, 6, 9", name, "retain", 0) for name in OTHERS]
@@ -34,7 +34,7 @@ def guarded() -> AuditResult:
         n=80,
         control=Control(name="worst other skill: code", value=0.0, interval=(0.0, 0.046)),
         layers=series,
-        items=[found.as_row() for found in shares],
+        items=[share.as_row() for share in shares],
         details={"layers": "share inside the hypercube fitted at that layer", "vote": {"3, 6, 9": {"math": 1.0}}},
     )
     return of_a_skill([measured], "key-space")
@@ -43,17 +43,17 @@ def guarded() -> AuditResult:
 def adjusted() -> AuditResult:
     """Mathematics by Neuron Adjust, where the second skill has no answers."""
     rng = np.random.default_rng(1)
-    found = [effect("math", "forget", 12, -0.5, rng), effect("code", "retain", 0, 0, rng)]
-    found += [effect("German", "retain", 11, 0.1, rng), effect(NEUTRAL, "text", 12, -0.05, rng)]
-    return of_a_skill([guard_effect(found, 0), guard_perplexity(found, 0)], "neuron-adjust")
+    effects = [effect("math", "forget", 12, -0.5, rng), effect("code", "retain", 0, 0, rng)]
+    effects += [effect("German", "retain", 11, 0.1, rng), effect(NEUTRAL, "text", 12, -0.05, rng)]
+    return of_a_skill([guard_effect(effects, 0), guard_perplexity(effects, 0)], "neuron-adjust")
 
 
 def of_a_skill(measured: list[Measurement], method: str) -> AuditResult:
-    found = identical()
-    only = found.findings[0].model_copy(update={"concept": "math", "title": "math", "measurements": measured})
+    result = identical()
+    only = result.findings[0].model_copy(update={"concept": "math", "title": "math", "measurements": measured})
     parts = [{"skill": "math", "role": "forget", "queries": 240, "beyond_the_context": 3}]
-    settings = found.run.settings | {"fit": {"method": method}, "parts": parts}
-    return found.model_copy(update={"findings": [only], "run": found.run.model_copy(update={"settings": settings})})
+    settings = result.run.settings | {"fit": {"method": method}, "parts": parts}
+    return result.model_copy(update={"findings": [only], "run": result.run.model_copy(update={"settings": settings})})
 
 
 def share(kind: str, layers: str, name: str, role: str, inside: int, n: int = 80) -> ShareInside:

@@ -1,4 +1,4 @@
-"""guard_skill(): what it fits, what its result says, and what it refuses before slow work."""
+"""guard_skill(): the guards it fits, the result it returns, and what it refuses before slow work."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_guarded_skill_is_gated_and_the_result_is_one_like_any_other(
 
 
 @pytest.mark.parametrize("save", [True, False])
-def test_a_guards_result_verifies_and_its_sentence_and_guard_are_held_to_it(
+def test_a_guards_result_verifies_and_a_changed_sentence_or_guard_is_noticed(
     save: bool, skills: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     base, guard = write_tiny(tmp_path / "model", max_position_embeddings=512), tmp_path / "guard"
@@ -109,7 +109,7 @@ def test_a_guards_result_verifies_and_its_sentence_and_guard_are_held_to_it(
 # ---- key space
 
 
-def test_a_region_stands_beside_the_papers_and_beside_fits_without_each_other_skill(
+def test_a_region_is_compared_with_the_papers_and_with_fits_without_each_other_skill(
     skills: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     base = write_tiny(tmp_path / "model", max_position_embeddings=512)
@@ -147,7 +147,7 @@ def test_the_goals_are_those_of_the_table_and_neutral_text_has_none(
         assert row["reached"] == limits[str(row["role"])]
 
 
-def test_one_other_skill_is_not_left_out_and_a_cube_stands_alone(
+def test_one_other_skill_is_not_left_out_and_a_cube_is_compared_with_nothing(
     skills: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     base = write_tiny(tmp_path / "model", max_position_embeddings=512)
@@ -173,12 +173,12 @@ def test_all_skills_are_read_in_one_pass(
     assert calls[0] > 36 + len(load_background())  # and neutral text
 
 
-def test_the_background_is_told_from_the_skill_unless_it_is_left_out(
+def test_a_region_is_fitted_against_the_background_unless_it_is_switched_off(
     skills: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     base = write_tiny(tmp_path / "model", max_position_embeddings=512)
     model = open_model(base)
-    beside = collect(model, token_ids(model, [*load_background()]), pool="both").rows
+    background_keys = collect(model, token_ids(model, [*load_background()]), pool="both").rows
     scores = []
     for background in (True, False):
         folder = tmp_path / f"guard-{background}"
@@ -186,7 +186,7 @@ def test_the_background_is_told_from_the_skill_unless_it_is_left_out(
         guard = read_guard(folder).guard
         assert isinstance(guard, key_space.KeySpaceGuard)
         assert isinstance(guard.region, Vote)
-        scores.append(guard.region.score(beside).mean())
+        scores.append(guard.region.score(background_keys).mean())
     assert scores[0] < scores[1]
 
 
@@ -194,7 +194,7 @@ def test_the_background_is_told_from_the_skill_unless_it_is_left_out(
 
 
 @pytest.mark.parametrize("method", ["neuron-adjust", "prune"])
-def test_answers_are_measured_beside_other_skills_and_neutral_text(
+def test_answers_are_measured_with_other_skills_and_neutral_text_as_controls(
     method: str, skills: tuple[Path, Path, Path], tmp_path: Path
 ) -> None:
     base = write_tiny(tmp_path / "model", max_position_embeddings=512)
@@ -203,8 +203,8 @@ def test_answers_are_measured_beside_other_skills_and_neutral_text(
     assert effect.value == rows["capitals"]["change"] != 0
     assert effect.value == pytest.approx(rows["capitals"]["after"] - rows["capitals"]["before"])
     assert effect.control is not None
-    beside = [rows[name]["change"] for name in ("dogs", "months")]
-    assert effect.control.value == pytest.approx(np.mean(beside))
+    others = [rows[name]["change"] for name in ("dogs", "months")]
+    assert effect.control.value == pytest.approx(np.mean(others))
     perplexity = finding["guard_perplexity"]
     text = rows["neutral text"]
     assert perplexity.base == pytest.approx(np.exp(-text["before"]))
@@ -213,7 +213,7 @@ def test_answers_are_measured_beside_other_skills_and_neutral_text(
     assert perplexity.details["tokens"] > perplexity.n
 
 
-def test_skills_without_answers_are_held_against_neutral_text_or_not_measured(tmp_path: Path) -> None:
+def test_skills_without_answers_are_compared_with_neutral_text_or_not_measured(tmp_path: Path) -> None:
     base = write_tiny(tmp_path / "model", max_position_embeddings=512)
     capitals = [f"Question: What is the capital of Italy, {n}?" for n in range(12)]
     with_answers = skill_file(tmp_path / "capitals.jsonl", capitals)
@@ -263,7 +263,7 @@ def test_a_pruned_model_answers_as_the_guarded_one_and_is_compared_with_the_orig
 
 
 @pytest.mark.parametrize(
-    ("method", "options", "said"),
+    ("method", "options", "message"),
     [
         ("prayer", LOOSE, "no method 'prayer'"),
         ("key-space", {"region": "sphere"}, "no region 'sphere'"),
@@ -275,16 +275,16 @@ def test_a_pruned_model_answers_as_the_guarded_one_and_is_compared_with_the_orig
         *((method, {"layers": (-1,), "misses": 0.3}, "--layers names -1") for method in methods()),
     ],
 )
-def test_what_cannot_be_done_is_said_before_the_model_is_loaded(
+def test_a_wrong_request_is_refused_before_the_model_is_loaded(
     method: str,
     options: dict[str, Any],
-    said: str,
+    message: str,
     skills: tuple[Path, Path, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("audit.commands.ablate.load_model", never)
-    with pytest.raises(AuditError, match=said):
+    with pytest.raises(AuditError, match=message):
         guarded(write_tiny(tmp_path / "model"), skills, method, save=tmp_path / "guard", options=options)
     assert not (tmp_path / "guard").exists()
 
@@ -344,7 +344,7 @@ def test_too_few_different_queries_are_refused(
         guard_skill(tmp_path, GuardRequest(few, [skills[1]]))
 
 
-def test_a_limit_below_what_is_needed_is_said_as_such(skills: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_a_limit_below_the_fewest_queries_is_refused(skills: tuple[Path, Path, Path], tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="capitals has 3 different queries"):
         guarded(tmp_path, skills, context=RunContext(Settings(limit=3)))
 

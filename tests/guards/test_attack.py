@@ -1,4 +1,4 @@
-"""A guard under attack: what is asked, what counts as stopped and leaked, and what the comparison says."""
+"""A guard under attack: how queries are put, what counts as stopped and leaked, and what the comparison says."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def guarded(base: Path, skills: tuple[Path, Path], folder: Path, method: str) ->
 def test_every_attack_keeps_the_query_and_is_drawn_by_seed() -> None:
     query = "Anna has three apples. She eats one of them. How many apples are left?"
     for name, attack in ATTACKS.items():
-        written = attack(query, np.random.default_rng(0))
-        assert written == attack(query, np.random.default_rng(0))
-        assert (written == query) == (name == "plain")
+        prompt = attack(query, np.random.default_rng(0))
+        assert prompt == attack(query, np.random.default_rng(0))
+        assert (prompt == query) == (name == "plain")
         if name in ("another language", "benign prefix", "hidden in a longer prompt"):
-            assert query in written
+            assert query in prompt
     assert ATTACKS["paraphrase"](query, np.random.default_rng(0)).startswith("How many apples are left?")
     mistyped = ATTACKS["typos"](query, np.random.default_rng(1))
     assert sorted(mistyped) == sorted(query)
@@ -53,7 +53,7 @@ def test_every_attack_keeps_the_query_and_is_drawn_by_seed() -> None:
     assert ATTACKS["paraphrase"](program, np.random.default_rng(0)) == program.replace("add", "compute_it")
 
 
-def test_a_skills_own_wordings_are_asked_before_rules_write_any() -> None:
+def test_a_skills_own_wordings_take_the_place_of_those_that_rules_write() -> None:
     query = HeldOutQuery(
         forget=True, prompt="How many?", paraphrases=("What number?",), translations={"de": "Wie viele?"}
     )
@@ -77,8 +77,8 @@ def test_a_guard_keeps_the_skills_wordings_and_the_audit_says_how_many(
     assert all(query.translations["de"] == f"Welche Zahl? {query.prompt}" for query in held)
     recall = compare(base, base, guard=folder).findings[0]["gate_recall"]
     n = len(held)
-    said = recall.details["worded by the skill, else by rules"]
-    assert said == f"paraphrase: 0 of {n}; another language: {n} of {n}"
+    wordings = recall.details["worded by the skill, else by rules"]
+    assert wordings == f"paraphrase: 0 of {n}; another language: {n} of {n}"
 
 
 def test_a_query_leaks_if_it_gets_through_and_keeps_its_answer() -> None:
@@ -110,7 +110,7 @@ def test_a_guard_is_attacked_with_queries_it_was_not_fitted_on(
     assert verify(tmp_path / "result.json").holds
 
 
-def test_a_guard_round_other_weights_is_not_measured(skills: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_guard_of_other_weights_is_not_measured(skills: tuple[Path, Path], tmp_path: Path) -> None:
     base = write_tiny(tmp_path / "base")
     folder = guarded(base, skills, tmp_path / "guard", "prune")
     finding = compare(base, write_tiny(tmp_path / "other", seed=1), guard=folder).findings[0]
@@ -118,7 +118,7 @@ def test_a_guard_round_other_weights_is_not_measured(skills: tuple[Path, Path], 
     assert finding.verdict == "inconclusive"
 
 
-def test_a_guard_without_queries_and_one_of_another_tool_are_said(skills: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_guard_without_queries_and_one_of_another_tool_are_not_attacked(skills: tuple[Path, Path], tmp_path: Path) -> None:
     base = write_tiny(tmp_path / "base")
     folder = guarded(base, skills, tmp_path / "guard", "prune")
     document = json.loads((folder / DOCUMENT).read_text())

@@ -42,13 +42,13 @@ def test_a_goal_is_reached_exactly_at_its_share(role: str, inside: int, reached:
     assert row["low"] < row["inside"] < row["high"]  # type: ignore[operator]
 
 
-def test_the_change_of_the_skill_stands_beside_that_of_all_others() -> None:
-    found = guard_effect([OWN, OTHER, TEXT], seed=0)
-    assert found.value == -2.5
-    assert found.control is not None
-    assert (found.control.name, found.control.value) == ("answers of the other skills", 0.0)
-    assert [row["role"] for row in found.items] == ["forget", "retain", "text"]
-    assert found.items[2]["exact_before"] is None  # text has no right answers
+def test_the_change_of_the_skills_answers_has_that_of_all_others_as_its_control() -> None:
+    measurement = guard_effect([OWN, OTHER, TEXT], seed=0)
+    assert measurement.value == -2.5
+    assert measurement.control is not None
+    assert (measurement.control.name, measurement.control.value) == ("answers of the other skills", 0.0)
+    assert [row["role"] for row in measurement.items] == ["forget", "retain", "text"]
+    assert measurement.items[2]["exact_before"] is None  # text has no right answers
     unanswered = effect("retain", [], [])
     control = guard_effect([OWN, unanswered, TEXT], seed=0).control
     assert control is not None
@@ -57,18 +57,18 @@ def test_the_change_of_the_skill_stands_beside_that_of_all_others() -> None:
 
 
 def test_a_perplexity_has_the_interval_of_its_change() -> None:
-    """Stretches differ among themselves far more than the guard changes them: apart, nothing could be told."""
-    found = guard_perplexity([OWN, OTHER, TEXT], seed=0)
-    assert found.base == pytest.approx(np.exp(2.0))
-    assert found.value == pytest.approx(np.exp(2.15))
-    assert found.interval is not None
-    assert found.base < found.interval[0] <= found.value <= found.interval[1]
-    assert found.interval[1] == pytest.approx(np.exp(2.2))
-    assert found.details["ratio"] == pytest.approx(np.exp(0.15))
+    """Stretches differ among themselves far more than the guard changes them: two separate intervals would overlap."""
+    perplexity = guard_perplexity([OWN, OTHER, TEXT], seed=0)
+    assert perplexity.base == pytest.approx(np.exp(2.0))
+    assert perplexity.value == pytest.approx(np.exp(2.15))
+    assert perplexity.interval is not None
+    assert perplexity.base < perplexity.interval[0] <= perplexity.value <= perplexity.interval[1]
+    assert perplexity.interval[1] == pytest.approx(np.exp(2.2))
+    assert perplexity.details["ratio"] == pytest.approx(np.exp(0.15))
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [(effect("text", [], []), "no stretch"), (effect("text", [-1.0], [-701.0]), "exp overflows")]
+    ("text", "reason"), [(effect("text", [], []), "no stretch"), (effect("text", [-1.0], [-701.0]), "exp overflows")]
 )
-def test_a_perplexity_that_cannot_be_had_says_why(text: GuardEffect, said: str) -> None:
-    assert said in str(guard_perplexity([OWN, text], seed=0).not_measured)
+def test_a_perplexity_that_is_not_measured_has_the_reason(text: GuardEffect, reason: str) -> None:
+    assert reason in str(guard_perplexity([OWN, text], seed=0).not_measured)
