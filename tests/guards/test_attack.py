@@ -118,7 +118,9 @@ def test_a_guard_of_other_weights_is_not_measured(skills: tuple[Path, Path], tmp
     assert finding.verdict == "inconclusive"
 
 
-def test_a_guard_without_queries_and_one_of_another_tool_are_not_attacked(skills: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_guard_without_queries_and_one_of_another_tool_are_not_attacked(
+    skills: tuple[Path, Path], tmp_path: Path
+) -> None:
     base = write_tiny(tmp_path / "base")
     folder = guarded(base, skills, tmp_path / "guard", "prune")
     document = json.loads((folder / DOCUMENT).read_text())

@@ -117,8 +117,8 @@ def test_one_new_file_is_a_method_that_is_fitted_saved_loaded_and_attacked(folde
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ('TITLE = "Mute a layer"', "", "mute defines no TITLE"),
-        ("def fit", "def fitted", "mute defines no fit"),
+        ('TITLE = "Mute a layer"', "", "mute does not define TITLE"),
+        ("def fit", "def fitted", "mute does not define fit"),
         ("OPTIONS = MuteOptions", "OPTIONS = dict", "mute.OPTIONS must be a dataclass that extends GuardOptions"),
         ("def matches", "def fits", "mute.GUARD must extend Guard and define its abstract methods"),
     ],
