@@ -15,7 +15,7 @@ from audit.checkpoint.pair import ModelPair
 from audit.progress import SILENT, Progress
 from audit.result import TensorChange, Weights
 from audit.weights.blocks import BLOCK_ELEMENTS, DeltaMemory, SharedTensor, StoredPair, shared_tensor
-from audit.weights.contract import WeightsMetric
+from audit.weights.contract import Tally, WeightsMetric
 from audit.weights.neuron_table import NeuronTable
 from audit.weights.tables import ChangeTables
 
@@ -115,12 +115,7 @@ def compare_tensor(
         changed |= block.changed
         for tally in tallies.values():
             tally.add(block)
-    unfinished = [tally for tally in tallies.values() if tally.needs_another_pass()]
-    while unfinished:
-        for delta in stored.deltas():
-            for tally in unfinished:
-                tally.add_delta(delta)
-        unfinished = [tally for tally in unfinished if tally.needs_another_pass()]
+    _further_passes(stored, tallies.values())
     return TensorComparison(
         tensor=tensor,
         changed=changed,
@@ -128,6 +123,16 @@ def compare_tensor(
         digests={subject: digest.digest() for subject, digest in hashes.items()},
         nonfinite=tuple(sorted(nonfinite)),
     )
+
+
+def _further_passes(stored: StoredPair, tallies: Iterable[Tally[object]]) -> None:
+    """Go through the differences until no tally needs another pass."""
+    unfinished = [tally for tally in tallies if tally.needs_another_pass()]
+    while unfinished:
+        for delta in stored.deltas():
+            for tally in unfinished:
+                tally.add_delta(delta)
+        unfinished = [tally for tally in unfinished if tally.needs_another_pass()]
 
 
 def _hashes(pair: ModelPair, name: str) -> dict[str, TensorDigest]:
