@@ -27,11 +27,11 @@ from concepts.neuron import Neuron
 
 @dataclass(frozen=True)
 class Rows:
-    """Values of some value vectors of one layer.
+    """Some value vectors of one layer.
 
     Attributes:
         neurons: ascending, each once.
-        values: row ``i`` is that of ``neurons[i]``, float32 on the CPU.
+        values: row ``i`` is the value vector of ``neurons[i]``, float32 on the CPU.
     """
 
     neurons: tuple[int, ...]
@@ -39,7 +39,7 @@ class Rows:
 
 
 Change = Mapping[int, Rows]
-"""Layer -> the value vectors that an edit writes there."""
+"""Layer -> the value vectors that an edit writes."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class Intervention(Protocol):
     DRAWS: int
     TRAINS: bool
 
-    def target(self, model: RunningModel, neurons: Sequence[Neuron], inputs: EditInputs, /) -> Change: ...
+    def target(self, model: RunningModel, neurons: Sequence[Neuron], inputs: EditInputs, /) -> Change:
+        """The value vectors of ``neurons`` after the edit at full strength; ``model`` stays unchanged."""
 
 
 @cache
@@ -88,27 +89,27 @@ def methods() -> dict[str, Intervention]:
     return discover(__name__, Intervention)
 
 
-def stored_rows(model: RunningModel, vectors: Sequence[Neuron]) -> dict[int, Rows]:
-    """The chosen value vectors as they are.
+def stored_rows(model: RunningModel, neurons: Sequence[Neuron]) -> dict[int, Rows]:
+    """The value vectors of ``neurons`` as the model stores them.
 
     Raises:
         AuditError: see ``by_layer``.
     """
     return {
-        layer: Rows(tuple(neurons), value_rows(model, layer)[neurons].to("cpu", torch.float32, copy=True))
-        for layer, neurons in by_layer(model, vectors).items()
+        layer: Rows(tuple(chosen), value_rows(model, layer)[chosen].to("cpu", torch.float32, copy=True))
+        for layer, chosen in by_layer(model, neurons).items()
     }
 
 
 def dose(model: RunningModel, target: Change, strength: float) -> Change:
-    """The rows at ``strength`` of the way from what they are to ``target``; exactly these at 0 and 1."""
+    """``stored + strength * (target - stored)``; exactly the stored rows at 0, and exactly ``target`` at 1."""
     if strength == 1:
         return target
-    found = {}
+    change = {}
     for layer, rows in target.items():
-        before = value_rows(model, layer)[list(rows.neurons)].to("cpu", torch.float32, copy=True)
-        found[layer] = Rows(rows.neurons, before + strength * (rows.values - before) if strength else before)
-    return found
+        stored = value_rows(model, layer)[list(rows.neurons)].to("cpu", torch.float32, copy=True)
+        change[layer] = Rows(rows.neurons, stored + strength * (rows.values - stored) if strength else stored)
+    return change
 
 
 def apply(model: RunningModel, change: Change) -> None:
@@ -119,10 +120,10 @@ def apply(model: RunningModel, change: Change) -> None:
 
 
 def value_rows(model: RunningModel, layer: int) -> Float[Tensor, "d_mlp d_model"]:
-    """The value vectors of ``layer`` as a view: writing into it changes the model, whichever way it stores them.
+    """The value vectors of ``layer`` as a view, however the family stores them: writing into it changes the model.
 
     Raises:
-        ModelError: a layer of experts; in memory their value vectors have no view as one matrix.
+        ModelError: a layer of experts; in memory their value vectors cannot be viewed as one matrix.
     """
     if model.architecture.n_experts:
         raise ModelError(
@@ -133,17 +134,17 @@ def value_rows(model: RunningModel, layer: int) -> Float[Tensor, "d_mlp d_model"
     return stored if model.architecture.neuron_axis["W_out"] == 0 else stored.T
 
 
-def by_layer(model: RunningModel, vectors: Sequence[Neuron]) -> dict[int, list[int]]:
+def by_layer(model: RunningModel, neurons: Sequence[Neuron]) -> dict[int, list[int]]:
     """Layer -> neurons, both ascending.
 
     Raises:
-        AuditError: no vectors, one given twice, or one that the model does not have.
+        AuditError: ``neurons`` is empty, repeats one, or has one that the model does not have.
     """
-    if not vectors:
+    if not neurons:
         raise AuditError("no value vectors were chosen, so there is nothing to edit.")
     architecture = model.architecture
     chosen: dict[int, list[int]] = {}
-    for layer, neuron in sorted((vector.layer, vector.neuron) for vector in vectors):
+    for layer, neuron in sorted((place.layer, place.neuron) for place in neurons):
         if not (0 <= layer < architecture.n_layers and 0 <= neuron < architecture.d_mlp):
             raise AuditError(
                 f"there is no value vector (layer {layer}, neuron {neuron}) in a model of "
@@ -156,19 +157,19 @@ def by_layer(model: RunningModel, vectors: Sequence[Neuron]) -> dict[int, list[i
 
 
 def places(change: Change) -> list[list[int]]:
-    """``[[layer, neuron], ...]`` for the record."""
+    """``[[layer, neuron], ...]``, the form of unlearning.json."""
     return [[layer, neuron] for layer, rows in change.items() for neuron in rows.neurons]
 
 
 def cosines(before: Float[Tensor, "n d_model"], after: Float[Tensor, "n d_model"]) -> list[float | None]:
-    """Cosine of each row with what it was, ``None`` where one of the two is zero."""
+    """Cosine of each row before and after, ``None`` if one of the two is zero."""
     defined = (before.norm(dim=1) > 0) & (after.norm(dim=1) > 0)
     cosine = torch.nn.functional.cosine_similarity(before, after, dim=1)
     return [value if known else None for value, known in zip(cosine.tolist(), defined.tolist(), strict=True)]
 
 
 def __getattr__(name: str) -> object:
-    """``load_guard``, for those who look for it among the interventions; guards import from here."""
+    """``load_guard`` under its documented name; imported late, because guards import from this module."""
     if name == "load_guard":
         from audit.guards import load_guard
 

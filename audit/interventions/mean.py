@@ -1,4 +1,4 @@
-"""Mean ablation: each chosen value vector becomes the mean of its layer's, so that it says what any neuron says."""
+"""Mean ablation: each chosen value vector becomes the mean value vector of its layer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ DRAWS = 1
 TRAINS = False
 
 
-def target(model: RunningModel, vectors: Sequence[Neuron], inputs: EditInputs) -> Change:
+def target(model: RunningModel, neurons: Sequence[Neuron], inputs: EditInputs) -> Change:
     """The layer's mean value vector, for each of its chosen neurons."""
-    found = {}
-    for layer, rows in stored_rows(model, vectors).items():
+    change = {}
+    for layer, rows in stored_rows(model, neurons).items():
         mean = value_rows(model, layer).float().mean(dim=0).cpu()
-        found[layer] = Rows(rows.neurons, mean.expand_as(rows.values).clone())
-    return found
+        change[layer] = Rows(rows.neurons, mean.expand_as(rows.values).clone())
+    return change

@@ -1,8 +1,8 @@
-"""Projection: the part of a value vector that lies in the concept's token subspace is taken out.
+"""Projection: removes the component of a value vector in the concept's token subspace.
 
-The subspace is spanned by the leading directions of the concept tokens' rows of the head, the head's mean row taken
-off: as many as hold ``ENERGY`` of their squared norm. What is left of the vector has no say in these tokens but for the
-directions beyond.
+The subspace is spanned by the leading directions of the concept tokens' rows of the head, minus the head's mean row: as
+many directions as hold ``ENERGY`` of the rows' squared norm. The result affects these tokens only through the other
+directions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from audit.interventions import Change, EditInputs, Rows, stored_rows, value_row
 from audit.models.loading import RunningModel
 from concepts.neuron import Neuron
 
-TITLE = "The concept's token subspace taken out of value vectors"
+TITLE = "The concept's token subspace removed from value vectors"
 DOSES = (0.25, 0.5, 0.75, 1.0)
 DRAWS = 1
 TRAINS = False
@@ -26,14 +26,14 @@ ENERGY = 0.9
 """Share of the token rows' squared norm that the subspace holds; the rest is mostly noise of single rows."""
 
 
-def target(model: RunningModel, vectors: Sequence[Neuron], inputs: EditInputs) -> Change:
-    """The chosen vectors, or every one of the model, without their component in the subspace.
+def target(model: RunningModel, neurons: Sequence[Neuron], inputs: EditInputs) -> Change:
+    """The chosen vectors, or with ``everywhere`` all of the model, without their component in the subspace.
 
     Raises:
-        ConceptError: no concept token is known.
+        ConceptError: the concept has no tokens.
     """
     basis = token_subspace(inputs)
-    chosen = stored_rows(model, vectors)
+    chosen = stored_rows(model, neurons)
     if inputs.everywhere:
         d_mlp = model.architecture.d_mlp
         chosen = {
@@ -44,7 +44,7 @@ def target(model: RunningModel, vectors: Sequence[Neuron], inputs: EditInputs) -
 
 
 def token_subspace(inputs: EditInputs) -> Float[Tensor, "rank d_model"]:
-    """Orthonormal directions of the concept's tokens, the strongest first."""
+    """Orthonormal directions of the concept's tokens, strongest first."""
     if not len(inputs.tokens):
         raise ConceptError("no token of the concept is known.", hint="Give it seeds that are common words.")
     rows = inputs.W_U[torch.from_numpy(inputs.tokens)] - inputs.W_U.mean(dim=0)

@@ -1,4 +1,4 @@
-"""Zeroing: the chosen value vectors write nothing any more. The bluntest edit, with no training and no data."""
+"""Zeroing: the chosen value vectors become zero. Needs neither training nor data."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ DRAWS = 1
 TRAINS = False
 
 
-def target(model: RunningModel, vectors: Sequence[Neuron], inputs: EditInputs) -> Change:
+def target(model: RunningModel, neurons: Sequence[Neuron], inputs: EditInputs) -> Change:
     """Zeros."""
     return {
-        layer: Rows(rows.neurons, torch.zeros_like(rows.values)) for layer, rows in stored_rows(model, vectors).items()
+        layer: Rows(rows.neurons, torch.zeros_like(rows.values)) for layer, rows in stored_rows(model, neurons).items()
     }
