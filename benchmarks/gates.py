@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.record import folders, publish
-from benchmarks.skills import FILES, MISSES, QUERIES
-from benchmarks.skills import written as skill_file
+from benchmarks.skills import FILES, MISSES, QUERIES, query_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +27,7 @@ METHODS = ("key-space", "neuron-adjust", "prune")
 
 
 def main() -> None:
-    """A row for each method and way of asking."""
+    """A row for each method and attack."""
     from audit.commands.ablate import open_subject
     from audit.commands.demo import default_cache, model_folder
     from audit.commands.skill import GuardRequest, guard_skill
@@ -41,7 +40,7 @@ def main() -> None:
     subject = open_subject(folder, None, None, Settings(), SILENT)
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        skills = {name: skill_file(name, data / file, Path(scratch)) for name, file in FILES.items()}
+        skills = {name: query_file(name, data / file, Path(scratch)) for name, file in FILES.items()}
         math = translated(skills.pop("math"), mgsm, Path(scratch) / "math.jsonl")
         for method in METHODS:
             guard = Path(scratch) / method

@@ -1,10 +1,10 @@
-"""Reading key vectors and fitting a region: ours beside plain forward passes and beside the reference's procedure.
+"""Reading key vectors and fitting a region: ours against plain forward passes and the reference's procedure.
 
     python -m benchmarks.skill_speed DATA      # a folder with gsm8k_test.jsonl and xquad.en.json
 
 The reference (Li, Sun, Weng 2025) runs one query at a time with its head, copies every layer's activations to numpy as
 it goes, keeps one array a query, takes mean and deviation by Welford's recursion and bisects for the cube's size,
-asking each query anew, as tensors, at each step. That procedure is written anew here. Runs alternate; figures are
+checking each query again, as tensors, at each step. That procedure is reimplemented here. Runs alternate; figures are
 medians of their ratios.
 """
 
@@ -87,7 +87,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def forward(model: RunningModel, prompts: list[tuple[int, ...]]) -> None:
-    """The same batches as ``collect``, nothing hooked."""
+    """The same batches as ``collect``, without hooks."""
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     with torch.inference_mode():
         for start in range(0, len(order), BATCH):
@@ -120,7 +120,7 @@ def one_by_one(model: RunningModel, prompts: list[tuple[int, ...]]) -> dict[int,
 
 
 def bisect(vectors: list[np.ndarray]) -> float:
-    """The reference's fit of one layer: Welford's recursion, then bisection with every query looked at in turn."""
+    """The reference's fit of one layer: Welford's recursion, then bisection that checks every query in turn."""
     rows = [vector.squeeze() for vector in vectors]
     mean: Any = 0
     squares: Any = 0
@@ -140,7 +140,7 @@ def bisect(vectors: list[np.ndarray]) -> float:
 
 
 def within(x: np.ndarray, mean: np.ndarray, reach: np.ndarray) -> bool:
-    """As the reference asks it of each query at each step: all three are made tensors first."""
+    """The reference's check of one query at one step: all three are made tensors first."""
     query, centre, width = torch.tensor(x), torch.tensor(mean), torch.tensor(reach)
     return bool(torch.all((query >= centre - width) & (query <= centre + width)))
 

@@ -4,11 +4,11 @@
 
 In the paper's form: relative change of the forget skill, of each other skill and of general text. The paper's scores
 are accuracies; a model of 135 million parameters has almost none, so a skill's score is the probability per token of
-the right answers (its relative change is exp of the mean change in nats, less 1) and accuracy stands beside it where
+the right answers (its relative change is exp of the mean change in nats, less 1) and accuracy is given where
 there is any; general text also has its perplexity, exp of the mean over stretches of 60 words of the nats per token,
 the first three words of each given. Under Key Space Detection a query that is refused scores 0, and text that is not
-refused is read as before. The questions of XQuAD come with the sentence that answers them. The measurements are those
-of ``audit skill``; what it would read again for each skill is read once.
+refused is answered as before. The questions of XQuAD come with the sentence that answers them. The measurements are
+those of ``audit skill``; what it would read again for each skill is read once.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ METHODS = ("key-space", "neuron-adjust", "prune")
 QUERIES = 90
 SEED = 0
 MISSES = 0.04
-"""Of 30 queries to choose a threshold by, no smaller share can be kept."""
+"""Share of a skill that may be missed; 30 queries to choose a threshold by allow none smaller."""
 SENTENCE = re.compile(r"(?<=[.!?。！？])\s*")
 
 
 def main() -> None:
-    """One row a method and forget skill; the model is loaded once, and read once for what all of them share."""
+    """One row for each method and forget skill; the model is loaded once, and read once for what all rows share."""
     from audit.commands.ablate import open_subject
     from audit.commands.demo import default_cache, model_folder
     from audit.guards.splits import tokenize_skill
@@ -60,7 +60,7 @@ def main() -> None:
 
     (data,) = folders("DATA")
     with tempfile.TemporaryDirectory() as scratch:
-        skills = [load_skill(written(name, data / file, Path(scratch))) for name, file in FILES.items()]
+        skills = [load_skill(query_file(name, data / file, Path(scratch))) for name, file in FILES.items()]
     model = open_subject(model_folder(default_cache()), None, None, Settings(), SILENT).model
     tokenized = [
         tokenize_skill(skill.model_copy(update={"title": name, "queries": skill.queries[:QUERIES]}), model, SEED)
@@ -76,7 +76,7 @@ def main() -> None:
     )
 
 
-def written(name: str, source: Path, folder: Path) -> Path:
+def query_file(name: str, source: Path, folder: Path) -> Path:
     """``source``, or for XQuAD a file of its questions after the sentences that answer them."""
     if source.suffix != ".json":
         return source
