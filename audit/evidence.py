@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from audit.architectures import Architecture
-from audit.checkpoint import Checkpoint
-from audit.checkpoint.pair import ModelPair
-from audit.errors import ConceptError, ModelError
+from audit.errors import ConceptError
 from audit.metrics.contract import Subjects
-from audit.models.loading import find_config, load_model, load_tokenizer
+from audit.models.pair import ModelPair
+from audit.models.tokenizer import Tokenizer
 from audit.models.vocabulary import TokenizerVocabulary
 from audit.progress import Progress
 from audit.questions.further import with_further
@@ -42,14 +41,6 @@ CONTROLS = 20
 """At least this many control vectors in all, also for a single vector."""
 SHOWN = 6
 """Top tokens that say what a vector writes."""
-
-
-@dataclass(frozen=True)
-class Tokenizer:
-    """The pair's tokenizer, or why there is none."""
-
-    tokenizer: Any = None
-    reason: str | None = None
 
 
 def load_concepts(names: Sequence[str], translations: Path | None = None) -> list[Concept]:
@@ -99,32 +90,6 @@ def check_known_vectors(concepts: Sequence[Concept], architecture: Architecture 
                 )
 
 
-def open_tokenizer(pair: ModelPair, folder: Path | None) -> Tokenizer:
-    """The given tokenizer, or the one beside the base's or the unlearned model's weights.
-
-    Raises:
-        ModelError: a tokenizer that was named and cannot be read, or one that belongs to another model.
-    """
-    rows = pair.architecture.d_vocab if pair.architecture else None
-    if folder is not None:
-        return Tokenizer(load_tokenizer(folder, rows))
-    for checkpoint in (pair.base, pair.unlearned):
-        if has_tokenizer(checkpoint):
-            return Tokenizer(load_tokenizer(_beside(checkpoint), rows))
-    return Tokenizer(reason="no tokenizer lies beside the weights; pass its folder with --tokenizer")
-
-
-def has_tokenizer(checkpoint: Checkpoint) -> bool:
-    """Whether tokenizer files lie beside the weights; a GGUF file brings its own."""
-    beside = _beside(checkpoint)
-    return checkpoint.format == "gguf" or any((beside / name).is_file() for name in ("tokenizer.json", "vocab.json"))
-
-
-def _beside(checkpoint: Checkpoint) -> Path:
-    """Where a checkpoint's tokenizer is looked for."""
-    return checkpoint.files[0] if checkpoint.format == "gguf" else checkpoint.files[0].parent
-
-
 @dataclass
 class Collector:
     """Gathers the inputs of every metric, base first, each model in memory only while it runs.
@@ -136,60 +101,45 @@ class Collector:
 
     pair: ModelPair
     concepts: Sequence[Concept]
-    words: Tokenizer
     settings: Settings
     progress: Progress
-    config: Path | None = None
     skills: Mapping[str, SkillQuestions] = field(default_factory=dict)
     items: dict[str, ItemSet] = field(default_factory=dict)
     readings: dict[str, dict[str, Readings]] = field(default_factory=dict)
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.pair.base.require_tokenizer()
+
     def missing(self) -> dict[str, str]:
         """Inputs that no concept can have, each with the reason."""
         absent = {}
-        if self.words.reason is not None:
-            absent["tokenizer"] = self.words.reason
+        reasons = self.pair.base.missing
+        if "tokenizer" in reasons:
+            absent["tokenizer"] = reasons["tokenizer"]
         if self.pair.architecture is None:
             reason = "the tensor names are of no supported family"
             return absent | dict.fromkeys(("model", "vectors"), reason)
-        if self.words.reason is not None:
-            return absent | dict.fromkeys(("model", "vectors"), self.words.reason)
-        try:
-            find_config(self.pair.base, self.config)
-        except ModelError as error:
-            absent["model"] = f"{error.message} {error.hint or ''}".strip()
+        if "tokenizer" in reasons:
+            return absent | dict.fromkeys(("model", "vectors"), reasons["tokenizer"])
+        if "config" in reasons:
+            absent["model"] = reasons["config"]
         return absent
 
     def run_models(self, identical: bool) -> None:
         """Read every concept in every model. Identical weights are run once."""
-        checkpoints = {"base": self.pair.base, "unlearned": self.pair.unlearned, "retained": self.pair.retained}
-        for role, checkpoint in checkpoints.items():
-            if checkpoint is None:
-                continue
+        for role, opened in self.pair.models.items():
             if role == "unlearned" and identical:
                 self.readings[role] = self.readings["base"]
                 continue
-            architecture = self.pair.architectures[role]
-            assert architecture is not None
             self.progress.step(f"Loading the {role} model")
-            model = load_model(
-                checkpoint,
-                architecture,
-                find_config(self._with_config(checkpoint), self.config),
-                self.words.tokenizer,
-                self.settings.device,
-                self.settings.dtype,
-            )
+            model = opened.load(self.settings.device, self.settings.dtype)
             self.readings[role] = {concept.name: self._read(model, role, concept) for concept in self.concepts}
             del model
 
-    def _with_config(self, checkpoint: Any) -> Any:
-        """The checkpoint whose config describes ``checkpoint``: its own, or the base's where it brought none."""
-        return checkpoint if checkpoint.config_dir or checkpoint.format == "gguf" else self.pair.base
-
     def _read(self, model: Any, role: str, concept: Concept) -> Readings:
         """One concept in one model. The base goes first: its own answers are scored in all models."""
-        tokenizer, context = self.words.tokenizer, model.context
+        tokenizer, context = self.tokenizer, model.context
         if concept.name in self.skills:
             return self._read_skill(model, role, self.skills[concept.name])
         if role == "base":
@@ -209,13 +159,13 @@ class Collector:
         """One skill in one model."""
         name, size = skill.topic.name, self.settings.batch_size
         if role == "base":
-            self.items[name] = skill.items(self.words.tokenizer, model.context)
+            self.items[name] = skill.items(self.tokenizer, model.context)
         items = self.items[name]
         self.progress.step(f"Asking the {role} model for {skill.topic.title}")
         written = skill.write(model, items, size, self.progress)
-        tokens = sum(len(self.words.tokenizer(text)["input_ids"]) for text in written.values())
+        tokens = sum(len(self.tokenizer(text)["input_ids"]) for text in written.values())
         if role == "base" and not any(item.kind == "target" for item in items.items):
-            items = with_own_answers(items, written, self.words.tokenizer, model.context)
+            items = with_own_answers(items, written, self.tokenizer, model.context)
             self.items[name] = items
         readings = read(model, items, (written, tokens), size, self.progress)
         return replace(readings, right=skill.right(items, written))
@@ -224,10 +174,10 @@ class Collector:
         """The concept's vectors in the base and what became of them, or why there are none."""
         assert self.pair.architecture is not None
         found = find_vectors(
-            self.pair.base,
+            self.pair.base.checkpoint,
             self.pair.architecture,
             concept,
-            self.words.tokenizer,
+            self.tokenizer,
             limit=VECTORS,
             seed=self.settings.seed,
             progress=self.progress,
@@ -239,7 +189,7 @@ class Collector:
             return f"no value vector of the base writes {concept.title} beyond chance ({best_of(found)})"
         per_vector = max(CONTROLS_PER_VECTOR, math.ceil(CONTROLS / len(chosen)))
         controls = matched_controls(
-            self.pair.base,
+            self.pair.base.checkpoint,
             self.pair.architecture,
             chosen,
             per_vector=per_vector,
@@ -248,7 +198,7 @@ class Collector:
         tokens = np.asarray(found.tokens.ids)
         traced = trace(self.pair, [*chosen, *controls], tokens)
         vectors = traced[: len(chosen)]
-        vocabulary = TokenizerVocabulary(self.words.tokenizer, self.pair.architecture.d_vocab)
+        vocabulary = TokenizerVocabulary(self.tokenizer, self.pair.architecture.d_vocab)
         return TracedVectors(
             writes=tuple(tuple(map(vocabulary.decode_one, vector.top_before[:SHOWN].tolist())) for vector in vectors),
             vectors=vectors,
@@ -256,7 +206,7 @@ class Collector:
             controls_per_vector=per_vector,
             tokens=tokens,
             words=found.tokens.words,
-            dtype=str(next(iter(self.pair.base.tensors.values())).dtype).removeprefix("torch."),
+            dtype=str(next(iter(self.pair.base.checkpoint.tensors.values())).dtype).removeprefix("torch."),
         )
 
 
@@ -269,17 +219,15 @@ def best_of(found: SearchResult) -> str:
 def collect(
     pair: ModelPair,
     concepts: Sequence[Concept],
-    words: Tokenizer,
     weights: WeightScan,
     settings: Settings,
     progress: Progress,
-    config: Path | None = None,
     skills: Sequence[SkillQuestions] = (),
 ) -> Mapping[str, Subjects]:
     """What the metrics read, by concept name; what could not be had is in each one's ``missing`` with the reason."""
     by_name = {skill.topic.name: skill for skill in skills}
     topics = [*concepts, *(skill.topic for skill in skills)]
-    collector = Collector(pair, topics, words, settings, progress, config, by_name)
+    collector = Collector(pair, topics, settings, progress, by_name)
     absent = collector.missing()
     nonfinite = [f"the {subject} weights are not finite" for subject, names in weights.nonfinite.items() if names]
     if nonfinite:

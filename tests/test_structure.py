@@ -50,8 +50,8 @@ def test_imports_go_one_way(path: Path) -> None:
 
 
 def test_a_wrong_import_would_be_noticed() -> None:
-    assert forbidden("concepts", "def f():\n    from audit.checkpoint.pair import ModelPair") == {
-        "audit.checkpoint.pair.ModelPair"
+    assert forbidden("concepts", "def f():\n    from audit.models.pair import ModelPair") == {
+        "audit.models.pair.ModelPair"
     }
     assert forbidden("reports", "from audit.weights.scan import scan") == {"audit.weights.scan.scan"}
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from audit.architectures import Architecture, identify, why_unknown
-from audit.checkpoint import Checkpoint, open_checkpoint
+from audit.architectures import Architecture
 from audit.checkpoint.saving import refuse_occupied, save_model
 from audit.commands.compare import compare
 from audit.errors import AuditError, ConceptError, ModelError
 from audit.evidence import check_known_vectors, load_concepts
 from audit.interventions import Change, EditInputs, Intervention, apply, dose, methods, places
 from audit.models.ffn import unembedding
-from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
+from audit.models.loading import RunningModel
+from audit.models.opening import OpenedModel, open_model
 from audit.progress import Progress
 from audit.request import RunContext
 from audit.result import AuditResult, Cell, Control, Measurement
@@ -81,12 +81,10 @@ class Dose:
 
 @dataclass(frozen=True)
 class Subject:
-    """The model that is edited, with everything that the edit reads."""
+    """The model that is edited: its files, and the running model that is edited in place."""
 
-    checkpoint: Checkpoint
-    architecture: Architecture
+    opened: OpenedModel
     model: RunningModel
-    tokenizer_dir: Path
 
 
 @dataclass(frozen=True)
@@ -213,24 +211,20 @@ def open_subject(
     Raises:
         ModelError: of no supported family, or of one whose value vectors cannot be edited.
     """
-    checkpoint = open_checkpoint(path)
-    described = find_config(checkpoint, config)
-    architecture = identify(checkpoint, described)
-    if architecture is None:
-        raise ModelError(why_unknown(checkpoint, described), where=str(path))
+    opened = open_model(path, config, tokenizer)
+    opened.require_config()
+    architecture = opened.require_architecture()
     if check is not None:
         check(architecture)
-    if checkpoint.config_dir is None and config is None:
+    if opened.checkpoint.config_dir is None and config is None:
         raise ModelError(
-            f"a {checkpoint.format} file has no config.json to save with an edited model.",
+            f"a {opened.checkpoint.format} file has no config.json to save with an edited model.",
             where=str(path),
             hint="Pass the folder of a model as transformers saves it.",
         )
-    tokenizer_dir = tokenizer or checkpoint.files[0].parent
-    loaded_tokenizer = load_tokenizer(tokenizer_dir, architecture.d_vocab)
+    opened.require_tokenizer()
     progress.step("Loading the model")
-    model = load_model(checkpoint, architecture, described, loaded_tokenizer, settings.device, settings.dtype)
-    return Subject(checkpoint, architecture, model, tokenizer_dir)
+    return Subject(opened, opened.load(settings.device, settings.dtype))
 
 
 def plan_edit(
@@ -238,7 +232,7 @@ def plan_edit(
 ) -> Edit:
     """The neurons to edit, and what the method makes of their value vectors."""
     seed, progress, model = context.settings.seed, context.progress, subject.model
-    checkpoint, architecture = subject.checkpoint, subject.architecture
+    checkpoint, architecture = subject.opened.checkpoint, model.architecture
     questions = split_questions(model, concept, seed, progress)
     result = find_vectors(checkpoint, architecture, concept, model.tokenizer, limit=POOL, seed=seed, progress=progress)
     splits = QuestionSplits(model, questions, seed, progress)
@@ -387,9 +381,9 @@ def _save(
     progress.step(f"Saving {folder.name}")
     save_model(
         subject.model.model,
-        subject.checkpoint,
+        subject.opened.checkpoint,
         folder,
         {**record.as_json(), "concept": concept.name},
         config_dir=config,
-        tokenizer_dir=subject.tokenizer_dir,
+        tokenizer_dir=subject.opened.tokenizer_files.path,
     )

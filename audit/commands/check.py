@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from audit.architectures import Architecture, Config, identify, why_unknown
+from audit.architectures import Config
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.config import own_config, read_config
-from audit.checkpoint.pair import ModelPair, open_pair
 from audit.checkpoint.signature import Trust, signatures
 from audit.commands.plan import plan_pair, possible
 from audit.errors import AuditError
-from audit.evidence import has_tokenizer
+from audit.models.opening import OpenedModel, with_config
+from audit.models.pair import ModelPair, open_pair
 from audit.progress import SILENT, Progress
 from audit.result import Check, FileCheck, PathCheck
 
@@ -50,24 +50,24 @@ def check(
     """
     given_config = read_config(config) if config is not None else None
     rows: list[PathCheck] = []
-    checkpoints: list[Checkpoint | None] = []
+    models: list[OpenedModel | None] = []
     for path in paths:
-        base = checkpoints[0] if checkpoints else None
-        row, checkpoint = _check_path(path, base, given_config, hashes, trust, progress)
+        base = models[0].checkpoint if models and models[0] else None
+        row, model = _check_path(path, base, given_config, hashes, trust, progress)
         rows.append(row)
-        checkpoints.append(checkpoint)
+        models.append(model)
     pair: ModelPair | None = None
     for place in range(1, len(paths)):
-        if checkpoints[0] is not None and checkpoints[place] is not None:
-            rows[place], compared = _compare(rows[place], paths[0], paths[place], config)
+        if models[0] is not None and models[place] is not None:
+            rows[place], compared = _compare(rows[place], paths[0], paths[place], config, tokenizer)
             pair = pair or compared
     problem = next((row.problem for row in rows if row.problem is not None), None)
     if problem is not None:
         return Check(tuple(rows), (), None, problem)
     try:
-        pair = pair or open_pair(paths[0], paths[0], None, config)
-        metrics = possible(pair, config=config, tokenizer=tokenizer)
-        plan = plan_pair(pair, concepts=concepts, config=config, tokenizer=tokenizer)
+        pair = pair or open_pair(paths[0], paths[0], None, config, tokenizer)
+        metrics = possible(pair)
+        plan = plan_pair(pair, concepts=concepts)
     except AuditError as error:
         return Check(tuple(rows), (), None, str(error))
     return Check(tuple(rows), tuple(metrics), plan, None)
@@ -91,12 +91,11 @@ def _check_path(
     hashes: bool,
     trust: Trust,
     progress: Progress,
-) -> tuple[PathCheck, Checkpoint | None]:
-    """One path on its own (an adapter: merged into ``base``), with its checkpoint unless the path is refused."""
+) -> tuple[PathCheck, OpenedModel | None]:
+    """One path on its own (an adapter: merged into ``base``), with the opened model unless the path is refused."""
     try:
         checkpoint = open_checkpoint(path, base)
-        config = given_config if given_config is not None else own_config(checkpoint)
-        architecture = identify(checkpoint, config)
+        model = with_config(checkpoint, given_config if given_config is not None else own_config(checkpoint))
         files = tuple(
             FileCheck(file.name, file.stat().st_size, hash_file(file, progress) if hashes else None)
             for file in checkpoint.files
@@ -104,16 +103,11 @@ def _check_path(
     except AuditError as error:
         return PathCheck(str(path), refused=str(error)), None
     progress.step("Looking for signatures")
-    row = _describe(checkpoint, config, architecture, files)
-    return replace(row, signatures=tuple(signatures(path, trust))), checkpoint
+    return replace(_describe(model, files), signatures=tuple(signatures(path, trust))), model
 
 
-def _describe(
-    checkpoint: Checkpoint,
-    config: Config | None,
-    architecture: Architecture | None,
-    files: tuple[FileCheck, ...],
-) -> PathCheck:
+def _describe(model: OpenedModel, files: tuple[FileCheck, ...]) -> PathCheck:
+    checkpoint, architecture = model.checkpoint, model.architecture
     counts = [math.prod(info.shape) for info in checkpoint.tensors.values()]
     notes = (*checkpoint.notes, *(architecture.notes if architecture else ()))
     return PathCheck(
@@ -126,17 +120,19 @@ def _describe(
         dtypes=tuple(sorted({str(info.dtype).removeprefix("torch.") for info in checkpoint.tensors.values()})),
         family=architecture.name if architecture else None,
         sizes={name: getattr(architecture, name) for name in SIZES} if architecture else None,
-        unknown=None if architecture else why_unknown(checkpoint, config),
-        config=config is not None,
-        tokenizer=has_tokenizer(checkpoint),
+        unknown=model.missing.get("architecture"),
+        config=model.config is not None,
+        tokenizer=model.has_tokenizer,
         notes=notes,
     )
 
 
-def _compare(row: PathCheck, base: Path, path: Path, config: Path | None) -> tuple[PathCheck, ModelPair | None]:
+def _compare(
+    row: PathCheck, base: Path, path: Path, config: Path | None, tokenizer: Path | None
+) -> tuple[PathCheck, ModelPair | None]:
     """``row``, the check of ``path``, with whether it is a version of ``base`` added."""
     try:
-        pair = open_pair(base, path, None, config)
+        pair = open_pair(base, path, None, config, tokenizer)
     except AuditError as error:
         return replace(row, comparable=False, differences=str(error)), None
     notes = dict.fromkeys((*row.notes, *pair.notes))

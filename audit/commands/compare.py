@@ -18,12 +18,12 @@ import torch
 
 from audit import evidence as gather
 from audit.checkpoint import Checkpoint
-from audit.checkpoint.pair import ModelPair, open_pair
 from audit.errors import AuditError
 from audit.guards.attack import attack_guard
 from audit.guards.saving import SavedGuard, open_guard
 from audit.metrics import concept_metrics, weights_metrics
 from audit.metrics.contract import Subjects as Gathered
+from audit.models.pair import ModelPair, open_pair
 from audit.progress import SILENT, Progress
 from audit.questions.skill_queries import SkillQuestions, skill_questions
 from audit.result import (
@@ -81,19 +81,18 @@ def compare(
     gather.refuse_twice([*chosen, *(skill.topic for skill in trained)])
     protection = digest_of(guard) if guard is not None else None
     saved = open_guard(guard)
-    pair = open_pair(Path(base), Path(unlearned), Path(retained) if retained else None, config)
+    pair = open_pair(Path(base), Path(unlearned), Path(retained) if retained else None, config, tokenizer)
     if settings.known_vectors:
         gather.check_known_vectors(chosen, pair.architecture)
     with clock.measuring("weights"):
-        words = gather.open_tokenizer(pair, tokenizer)
-        weights = compare_weights(pair, weights_metrics(), words.tokenizer, progress)
+        weights = compare_weights(pair, weights_metrics(), pair.tokenizer, progress)
     with clock.measuring("readings"):
-        gathered = gather.collect(pair, chosen, words, weights, settings, progress, config, trained)
+        gathered = gather.collect(pair, chosen, weights, settings, progress, trained)
     with clock.measuring("metrics"):
         topics = [*chosen, *(skill.topic for skill in trained)]
         findings = [find_out(topic, gathered[topic.name], weights, guard) for topic in topics]
         findings[len(chosen) :] = [as_of_a_skill(finding) for finding in findings[len(chosen) :]]
-        attacked = attack(pair, saved, words, weights.identical, config, settings, progress)
+        attacked = attack(pair, saved, weights.identical, settings, progress)
         if attacked or not findings:
             findings.append(judge(None, whole_pair(weights, guard, attacked)))
     return as_result(pair, weights, findings, clock.record(command, settings_of(chosen, trained, protection, settings)))
@@ -111,9 +110,9 @@ def as_result(
         tool=Tool(name="unlearning-audit", version=version("unlearning-audit")),
         run=run,
         subjects=Subjects(
-            base=describe(pair, pair.base, weights.digests["base"]),
-            unlearned=describe(pair, pair.unlearned, weights.digests["unlearned"]),
-            retained=describe(pair, pair.retained, weights.digests["retained"]) if pair.retained else None,
+            base=describe(pair, pair.base.checkpoint, weights.digests["base"]),
+            unlearned=describe(pair, pair.unlearned.checkpoint, weights.digests["unlearned"]),
+            retained=describe(pair, pair.retained.checkpoint, weights.digests["retained"]) if pair.retained else None,
         ),
         weights=weights.weights,
         findings=list(findings),
@@ -157,18 +156,14 @@ def measure(name: str, subjects: Gathered, concept: Concept) -> Measurement:
 def attack(
     pair: ModelPair,
     guard: SavedGuard | None,
-    words: gather.Tokenizer,
     identical: bool,
-    config: Path | None,
     settings: Settings,
     progress: Progress,
 ) -> list[Measurement]:
     """What can be said of a guard of this tool; nothing of any other."""
     if guard is None:
         return []
-    base = None if identical else pair.base
-    architecture = pair.architectures["unlearned"] if pair.architecture else None
-    return attack_guard(guard, pair.unlearned, base, architecture, words.tokenizer, config, settings, progress)
+    return attack_guard(guard, pair.unlearned, None if identical else pair.base, settings, progress)
 
 
 def whole_pair(weights: WeightScan, guard: Path | None, attacked: Sequence[Measurement] = ()) -> Evidence:

@@ -25,7 +25,6 @@ from typing import Any, Final
 import torch
 from safetensors.torch import save_file
 
-from audit.architectures import Architecture, identify
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.formats.gguf_config import gguf_config
 from audit.checkpoint.saving import WEIGHTS, read_record, save_model, writing_folder
@@ -34,7 +33,8 @@ from audit.commands.compare import compare
 from audit.errors import AuditError, ConceptError
 from audit.evidence import VECTORS, load_concepts
 from audit.interventions import needle
-from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
+from audit.models.loading import RunningModel, load_tokenizer
+from audit.models.opening import open_model
 from audit.progress import SILENT, Progress
 from audit.result import AuditResult
 from audit.settings import Settings
@@ -138,9 +138,16 @@ def concept_neurons(base: Checkpoint, concept: Concept, seed: int, progress: Pro
     Raises:
         ConceptError: no vector does.
     """
-    architecture = _architecture(base)
-    tokenizer = load_tokenizer(base.path, architecture.d_vocab)
-    result = find_vectors(base, architecture, concept, tokenizer, limit=VECTORS, seed=seed, progress=progress)
+    model = open_model(base.path)
+    result = find_vectors(
+        base,
+        model.require_architecture(),
+        concept,
+        model.require_tokenizer(),
+        limit=VECTORS,
+        seed=seed,
+        progress=progress,
+    )
     vectors = significant(result)
     if not vectors:
         raise ConceptError(
@@ -192,21 +199,10 @@ def _made(
     if (read_record(target) or {}).get("recipe") == full:
         return target
     progress.step(f"Loading the model ({recipe['method']})")
-    model = _open_model(base)
+    model = open_model(base.path).load()
     record = make(model)
     progress.step(f"Saving {target.name}")
     return save_model(model.model, base, target, {**record.as_json(), "recipe": full})
-
-
-def _open_model(base: Checkpoint) -> RunningModel:
-    architecture = _architecture(base)
-    return load_model(base, architecture, find_config(base), load_tokenizer(base.path, architecture.d_vocab))
-
-
-def _architecture(base: Checkpoint) -> Architecture:
-    architecture = identify(base, find_config(base))
-    assert architecture is not None  # ``model_folder`` wrote it, a llama
-    return architecture
 
 
 def _audited(

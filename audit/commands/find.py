@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from audit.architectures import Architecture, identify, why_unknown
-from audit.checkpoint import Checkpoint, open_checkpoint
-from audit.checkpoint.config import own_config, read_config
-from audit.errors import ConceptError, ModelError
-from audit.models.loading import find_config, load_bridge, load_model, load_tokenizer
+from audit.errors import ConceptError
+from audit.models.opening import OpenedModel, open_model
 from audit.request import RunContext
 from audit.result import VectorSearch
 from audit.thresholds import COLLATERAL
@@ -59,18 +55,12 @@ def find(
         AuditError: an input cannot be used.
     """
     wanted = concept_or_word(concept)
-    checkpoint = open_checkpoint(path)
-    described = read_config(config) if config is not None else own_config(checkpoint)
-    architecture = identify(checkpoint, described)
-    if architecture is None:
-        raise ModelError(why_unknown(checkpoint, described), where=str(path))
-    folder = checkpoint.files[0] if checkpoint.format == "gguf" else checkpoint.files[0].parent
-    loaded_tokenizer = load_tokenizer(tokenizer or folder, architecture.d_vocab)
+    model = open_model(path, config, tokenizer)
     result = find_vectors(
-        checkpoint,
-        architecture,
+        model.checkpoint,
+        model.require_architecture(),
         wanted,
-        loaded_tokenizer,
+        model.require_tokenizer(),
         limit=max(options.limit, POOL) if options.validate else options.limit,
         fold_norm=options.fold_norm,
         seed=context.settings.seed,
@@ -78,9 +68,7 @@ def find(
     )
     if not options.validate:
         return result.record()
-    validation = _validation(
-        checkpoint, architecture, find_config(checkpoint, config), loaded_tokenizer, result, options, context
-    )
+    validation = _validation(model, result, options, context)
     return replace(result, vectors=result.vectors[: options.limit], validation=validation).record()
 
 
@@ -93,25 +81,18 @@ def concept_or_word(name: str) -> Concept:
         raise ConceptError(str(error)) from error
 
 
-def _validation(
-    checkpoint: Checkpoint,
-    architecture: Architecture,
-    config: dict[str, Any],
-    tokenizer: Any,
-    result: SearchResult,
-    options: FindOptions,
-    context: RunContext,
-) -> Validation:
+def _validation(opened: OpenedModel, result: SearchResult, options: FindOptions, context: RunContext) -> Validation:
     context.progress.step("Loading the model")
+    checkpoint, architecture = opened.checkpoint, opened.require_architecture()
     return validate(
-        load_model(checkpoint, architecture, config, tokenizer),
+        opened.load(),
         result.concept,
         significant(result),
         partial(matched_controls, checkpoint, architecture, per_vector=1, candidates=result.candidates),
         ValidationOptions(
             listed=options.limit,
             collateral=options.collateral,
-            bridge=partial(load_bridge, checkpoint, architecture, config, tokenizer) if options.activations else None,
+            bridge=opened.bridge if options.activations else None,
             generate=options.generate,
         ),
         context.settings.seed,

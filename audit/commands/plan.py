@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from audit.checkpoint import Checkpoint
-from audit.checkpoint.pair import ModelPair, open_pair
-from audit.evidence import Collector, check_known_vectors, lacking, load_concepts, open_tokenizer
+from audit.evidence import Collector, check_known_vectors, lacking, load_concepts
 from audit.guards.saving import is_guard
 from audit.metrics import concept_metrics, weights_metrics
+from audit.models.pair import ModelPair, open_pair
 from audit.progress import SILENT
 from audit.questions.further import with_further
 from audit.questions.items import item_set
@@ -57,15 +57,13 @@ def plan_comparison(
     Raises:
         AuditError: whatever would stop the comparison before its slow work.
     """
-    pair = open_pair(base, unlearned, retained, config)
+    pair = open_pair(base, unlearned, retained, config, tokenizer)
     return plan_pair(
         pair,
         concepts=concepts,
         translations=translations,
         skills=skills,
         guard=guard,
-        config=config,
-        tokenizer=tokenizer,
         settings=settings,
     )
 
@@ -77,8 +75,6 @@ def plan_pair(
     translations: Path | None = None,
     skills: Sequence[Path] = (),
     guard: Path | None = None,
-    config: Path | None = None,
-    tokenizer: Path | None = None,
     settings: Settings = Settings(),
 ) -> Plan:
     """The plan of a comparison of models that are open already.
@@ -90,16 +86,16 @@ def plan_pair(
     if settings.known_vectors:
         check_known_vectors(chosen, pair.architecture)
     trained = skill_questions(skills, settings.seed, settings.limit, settings.run_code)
-    words = open_tokenizer(pair, tokenizer)
-    missing = Collector(pair, chosen, words, settings, SILENT, config).missing()
+    tokenizer = pair.tokenizer
+    missing = Collector(pair, chosen, settings, SILENT).missing()
     rows = [Planned(name, None, None) for name in weights_metrics()]
     rows += [row for concept in chosen for row in _planned(concept, missing | lacking(concept))]
     rows += [row for skill in trained for row in _planned(skill.topic, missing | LACKING)]
-    models = [checkpoint for checkpoint in (pair.base, pair.unlearned, pair.retained) if checkpoint is not None]
-    forward, written = (0, 0) if "model" in missing else _tokens(chosen, trained, words.tokenizer, settings)
-    forward, written = forward * len(models), written * len(models)
-    size = sum(_bytes(checkpoint) for checkpoint in models)
-    parameters = sum(math.prod(info.shape) for info in pair.base.tensors.values())
+    checkpoints = [model.checkpoint for model in pair.models.values()]
+    forward, written = (0, 0) if "model" in missing else _tokens(chosen, trained, tokenizer, settings)
+    forward, written = forward * len(checkpoints), written * len(checkpoints)
+    size = sum(_bytes(checkpoint) for checkpoint in checkpoints)
+    parameters = sum(math.prod(info.shape) for info in pair.base.checkpoint.tensors.values())
     seconds = 2 * size / BYTES_PER_SECOND + 2 * parameters * (forward + written) / (EFFICIENCY * _throughput())
     return Plan(
         architecture=pair.architecture.name if pair.architecture else None,
@@ -110,17 +106,18 @@ def plan_pair(
         forward_tokens=forward,
         generated_tokens=written,
         seconds=seconds,
-        memory_bytes=_memory(pair, parameters, named=words.tokenizer is not None, runs=forward > 0),
+        memory_bytes=_memory(pair, parameters, named=tokenizer is not None, runs=forward > 0),
     )
 
 
-def possible(pair: ModelPair, *, config: Path | None = None, tokenizer: Path | None = None) -> list[Planned]:
+def possible(pair: ModelPair) -> list[Planned]:
     """Every metric of an audit of ``pair``, with the input that the models lack for it; a concept is not asked for.
 
     Raises:
         ModelError: a tokenizer that cannot be read or belongs to another model.
     """
-    missing = Collector(pair, (), open_tokenizer(pair, tokenizer), Settings(), SILENT, config).missing()
+    _ = pair.tokenizer  # raises where it cannot be used
+    missing = Collector(pair, (), Settings(), SILENT).missing()
     return [Planned(name, None, None) for name in weights_metrics()] + [
         Planned(name, None, next((missing[need] for need in sorted(module.NEEDS) if need in missing), None))
         for name, module in concept_metrics().items()
@@ -167,8 +164,8 @@ def _memory(pair: ModelPair, parameters: int, *, named: bool, runs: bool) -> int
     The pass holds two tensors as stored and their difference on each thread; large ones come in blocks. Afterwards both
     heads are read where neurons are to be named, and one float32 model runs where questions are asked.
     """
-    largest = max(math.prod(info.shape) for info in pair.base.tensors.values())
-    stored = max(info.dtype.itemsize for info in pair.base.tensors.values())
+    largest = max(math.prod(info.shape) for info in pair.base.checkpoint.tensors.values())
+    stored = max(info.dtype.itemsize for info in pair.base.checkpoint.tensors.values())
     comparing = WORKERS * min(largest, WHOLE_ELEMENTS) * (2 * stored + 4)
     naming = 2 * 4 * largest if named and pair.architecture else 0
     running = 4 * parameters + 8 * largest if runs else 0

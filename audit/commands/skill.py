@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from audit.architectures import Architecture
-from audit.checkpoint.pair import open_pair
 from audit.checkpoint.saving import refuse_occupied, save_model
 from audit.commands.ablate import Subject, open_subject
 from audit.commands.compare import Stopwatch, as_result, compare, digest_of, guard_name
@@ -30,6 +29,7 @@ from audit.guards.saving import DOCUMENT, save_guard
 from audit.guards.sites import Sites
 from audit.guards.splits import TokenizedSkill, held_out_queries, read_skills, tokenize_skill
 from audit.metrics import weights_metrics
+from audit.models.pair import open_pair
 from audit.request import RunContext
 from audit.result import AuditResult, Finding, Measurement, NotChecked
 from audit.verdict import Evidence, judge
@@ -102,7 +102,7 @@ def guard_skill(
             command=context.command,
         )
         return with_guard(edited, fitted, recorded)
-    pair = open_pair(path, path, config=config)
+    pair = open_pair(path, path, config=config, tokenizer=tokenizer)
     with clock.measuring("weights"):
         weights = compare_weights(pair, weights_metrics(), model_tokenizer, progress)
     finding = gated(skills[0], fitted, weights, guard_name(recorded["guard"]))
@@ -163,11 +163,11 @@ def _save(
         edit = {"method": method_of(guard), "settings": guard.save().settings, "changed": guard.write(subject.model)}
         save_model(
             subject.model.model,
-            subject.checkpoint,
+            subject.opened.checkpoint,
             request.save_edited,
             edit,
             config_dir=config,
-            tokenizer_dir=subject.tokenizer_dir,
+            tokenizer_dir=subject.opened.tokenizer_files.path,
         )
 
 

@@ -20,10 +20,10 @@ from typing import Any, Final
 import torch
 
 from audit.checkpoint import Checkpoint, TensorDigest, combine_digests
-from audit.checkpoint.pair import ModelPair, open_pair
 from audit.commands.check import hash_file
 from audit.commands.compare import describe, digest_of, guard_name
 from audit.metrics import weights_metrics
+from audit.models.pair import ModelPair, open_pair
 from audit.progress import SILENT, Progress
 from audit.result import AuditResult, Difference, Finding, SubjectRecord, Verification
 from audit.verdict import Evidence, judge
@@ -148,8 +148,7 @@ class _TensorDigests:
 
 
 def _models(pair: ModelPair) -> dict[str, Checkpoint]:
-    models = {"base": pair.base, "unlearned": pair.unlearned, "retained": pair.retained}
-    return {role: checkpoint for role, checkpoint in models.items() if checkpoint is not None}
+    return {role: model.checkpoint for role, model in pair.models.items()}
 
 
 def _digest_all(checkpoint: Checkpoint, role: str, progress: Progress) -> _TensorDigests:
@@ -190,7 +189,10 @@ def _digests(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDig
         yield from differences(recorded, combine_digests(tensors.digests.items()), f"subjects.{role}.tensors_digest")
     base, unlearned = read["base"].digests, read["unlearned"].digests
     for row in result.weights.per_tensor:
-        if row.name in pair.shared and pair.base.tensors[row.name].dtype == pair.unlearned.tensors[row.name].dtype:
+        if row.name not in pair.shared:
+            continue
+        _, base_dtype, unlearned_dtype = pair.layout(row.name)
+        if base_dtype == unlearned_dtype:
             changed = base[row.name] != unlearned[row.name]
             yield from differences(row.changed, changed, f"weights.per_tensor[{row.name}].changed")
 
@@ -216,7 +218,7 @@ def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDi
     """Each verdict from its own measurements; its sentences too, if they depend on nothing outside the result."""
     compared = (*pair.shared, *pair.views)
     nonfinite = {role: [name for name in compared if name in read[role].nonfinite] for role in ("base", "unlearned")}
-    same_names = pair.base.tensors.keys() == pair.unlearned.tensors.keys()
+    same_names = pair.base.checkpoint.tensors.keys() == pair.unlearned.checkpoint.tensors.keys()
     identical = result.weights.changed_tensors == 0 and same_names
     for index, finding in enumerate(result.findings):
         evidence = Evidence(

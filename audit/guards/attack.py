@@ -12,20 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from audit.architectures import Architecture
-from audit.checkpoint import Checkpoint
-from audit.errors import ModelError
 from audit.guards.methods import Guard
 from audit.guards.saving import SavedGuard, digest
 from audit.guards.sites import Sites
 from audit.guards.splits import HeldOutQuery
-from audit.models.loading import RunningModel, find_config, load_model
+from audit.models.loading import RunningModel
+from audit.models.opening import OpenedModel
 from audit.models.packing import Example
 from audit.models.scoring import fits, score
 from audit.progress import SILENT, Progress
@@ -77,11 +74,8 @@ class AttackedSkills:
 
 def attack_guard(
     saved: SavedGuard,
-    unlearned: Checkpoint,
-    base: Checkpoint | None,
-    architecture: Architecture | None,
-    tokenizer: Any,
-    config: Path | None = None,
+    unlearned: OpenedModel,
+    base: OpenedModel | None,
     settings: Settings = Settings(),
     progress: Progress = SILENT,
 ) -> list[Measurement]:
@@ -89,23 +83,17 @@ def attack_guard(
 
     Args:
         base: where its weights differ from ``unlearned``; else ``None``.
-        architecture, tokenizer: ``None`` where there is none; then nothing is measured, with the reason.
     """
-    reason = _not_measured(saved, architecture, tokenizer, unlearned, config)
-    if reason is not None or architecture is None:
+    reason = _not_measured(saved, unlearned)
+    if reason is not None:
         return _without_value(reason)
-
-    def load(checkpoint: Checkpoint) -> RunningModel:
-        described = find_config(checkpoint if checkpoint.config_dir or base is None else base, config)
-        return load_model(checkpoint, architecture, described, tokenizer, settings.device, settings.dtype)
-
     forget, retain = ([query for query in saved.held_out if query.forget == side] for side in (True, False))
     before = None
     if base is not None:
         progress.step("Loading the base behind the guard")
-        before = answer_logprobs(load(base), [query.example() for query in forget])
+        before = answer_logprobs(base.load(settings.device, settings.dtype), [query.example() for query in forget])
     progress.step("Loading the model behind the guard")
-    model = load(unlearned)
+    model = unlearned.load(settings.device, settings.dtype)
     if digest(model.model) != saved.base_sha256:
         return _without_value(
             "the guard was made for other weights (or run in another --dtype), so it says nothing about these"
@@ -173,22 +161,15 @@ def _run_attacks(
     return by_attack
 
 
-def _not_measured(
-    saved: SavedGuard, architecture: Architecture | None, tokenizer: Any, checkpoint: Checkpoint, config: Path | None
-) -> str | None:
+def _not_measured(saved: SavedGuard, model: OpenedModel) -> str | None:
     """Why the guard cannot be applied to the model and attacked, if it cannot."""
     n = sum(query.forget for query in saved.held_out)
     if n < FEWEST_QUERIES:
         return f"the guard's folder holds {n} queries of its skill to attack it with; {FEWEST_QUERIES} are needed"
-    if architecture is None:
+    if model.architecture is None:
         return "the tensor names are of no supported family"
-    if tokenizer is None:
-        return "no tokenizer lies beside the weights; pass its folder with --tokenizer"
-    try:
-        find_config(checkpoint, config)
-    except ModelError as error:
-        return f"{error.message} {error.hint or ''}".strip()
-    return None
+    missing = model.missing
+    return missing.get("tokenizer", missing.get("config"))
 
 
 def _without_value(reason: str | None) -> list[Measurement]:

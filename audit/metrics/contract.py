@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from audit.checkpoint.pair import ModelPair
+from audit.models.pair import ModelPair
 from audit.questions.readings import Readings
 from audit.vectors.trace import TracedVectors
 

@@ -10,14 +10,14 @@ The only importer of transformers, and late: what reads weights alone does not w
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from audit.architectures import Architecture
+from audit.architectures import Architecture, Config
 from audit.checkpoint import Checkpoint
 from audit.checkpoint.config import read_config
 from audit.checkpoint.formats.gguf_config import gguf_config
@@ -54,6 +54,25 @@ class RunningModel:
     def device(self) -> torch.device:
         device: torch.device = self.model.device
         return device
+
+
+class Bridge(Protocol):
+    """What the audit uses of a model with TransformerLens' hook points."""
+
+    def run_with_cache(
+        self, input_ids: torch.Tensor, /, *, names_filter: Callable[[str], bool]
+    ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        """Logits, and the activations at the hook points that the filter lets pass."""
+
+    def run_with_hooks(
+        self,
+        input_ids: torch.Tensor,
+        /,
+        *,
+        fwd_hooks: Sequence[tuple[str, Callable[..., torch.Tensor]]],
+        return_type: str,
+    ) -> torch.Tensor:
+        """Logits, with the activation at each named hook point replaced by what its function returns."""
 
 
 def find_config(checkpoint: Checkpoint, given: Path | None = None) -> dict[str, Any]:
@@ -108,7 +127,7 @@ def load_tokenizer(path: Path, d_vocab: int | None = None) -> Tokenizer:
 def load_model(
     checkpoint: Checkpoint,
     architecture: Architecture,
-    config: Mapping[str, Any],
+    config: Config,
     tokenizer: Tokenizer,
     device: str = "cpu",
     dtype: str = "float32",
@@ -144,9 +163,7 @@ def load_model(
     )
 
 
-def load_bridge(
-    checkpoint: Checkpoint, architecture: Architecture, config: Mapping[str, Any], tokenizer: Tokenizer
-) -> Any:
+def load_bridge(checkpoint: Checkpoint, architecture: Architecture, config: Config, tokenizer: Tokenizer) -> Bridge:
     """The same model with TransformerLens' hook points: a ``TransformerBridge``, in float32 on the CPU.
 
     TransformerLens changes the model it is handed and forces eager attention, so this is a model of its own, whose
@@ -160,9 +177,10 @@ def load_bridge(
     from transformer_lens.model_bridge import TransformerBridge  # takes seconds to import
 
     held = load_model(checkpoint, architecture, config, tokenizer)
-    return TransformerBridge.boot_transformers(
+    bridge: Bridge = TransformerBridge.boot_transformers(
         str(checkpoint.config_dir), hf_model=held.model, tokenizer=tokenizer, device="cpu"
     )
+    return bridge
 
 
 def verify(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
@@ -195,7 +213,7 @@ def repeated(cache: DynamicCache, times: int) -> DynamicCache:
     return copied
 
 
-def _empty(config: Mapping[str, Any], architecture: Architecture, dtype: torch.dtype, where: str) -> Any:
+def _empty(config: Config, architecture: Architecture, dtype: torch.dtype, where: str) -> Any:
     """The model that the config describes, its parameters not yet set and its buffers right."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
@@ -265,7 +283,7 @@ def _refuse_custom_code(folder: Path) -> None:
             _refuse_auto_map(read_config(folder / name), str(folder / name))
 
 
-def _refuse_auto_map(config: Mapping[str, Any], where: str) -> None:
+def _refuse_auto_map(config: Config, where: str) -> None:
     if config.get("auto_map"):
         raise ModelError(
             f"asks to run code of its own ({', '.join(_strings(config['auto_map']))}), which is never done.",

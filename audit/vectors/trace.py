@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from audit.checkpoint import Checkpoint
-from audit.checkpoint.pair import ModelPair
 from audit.models.ffn import unembedding, value_vectors
+from audit.models.pair import ModelPair
 from concepts.discovery import TOP
 from concepts.neuron import Neuron
 
@@ -85,7 +85,7 @@ def trace(pair: ModelPair, places: Sequence[Neuron], tokens: Int[np.ndarray, " n
     assert pair.architecture is not None
     before, after = (
         project(_rows(pair, checkpoint, places), unembedding(checkpoint, pair.architecture), places, tokens)
-        for checkpoint in (pair.base, pair.unlearned)
+        for checkpoint in (pair.base.checkpoint, pair.unlearned.checkpoint)
     )
     return join(places, before, after)
 

@@ -11,8 +11,8 @@ from functools import cached_property
 import torch
 
 from audit.architectures import Piece
-from audit.checkpoint.pair import ModelPair
 from audit.checkpoint.row_blocks import row_blocks
+from audit.models.pair import ModelPair
 
 WHOLE_ELEMENTS = 1 << 25
 """Elements of the largest tensor that stays in memory while it is compared; a larger one is read again in each pass."""
@@ -146,7 +146,7 @@ def shared_tensor(pair: ModelPair, name: str) -> SharedTensor:
         layer=layer,
         pieces=architecture.pieces.get(name, ()) if architecture else (),
         shape=shape,
-        dtype=torch.float32 if pair.unlearned.format == "adapter" else _coarser(base_dtype, unlearned_dtype),
+        dtype=torch.float32 if pair.unlearned.checkpoint.format == "adapter" else _coarser(base_dtype, unlearned_dtype),
     )
 
 

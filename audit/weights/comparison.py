@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from audit.checkpoint.pair import ModelPair
+from audit.models.pair import ModelPair
 from audit.models.tokenizer import Tokenizer
 from audit.progress import SILENT, Progress
 from audit.weights.contract import WeightsMetric

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audit.checkpoint.pair import ModelPair
 from audit.models.ffn import unembedding, value_vectors
+from audit.models.pair import ModelPair
 from audit.models.tokenizer import Tokenizer
 from audit.models.vocabulary import lexicon_of
 from audit.result import Measurement, NeuronChange
@@ -56,7 +56,7 @@ def describe_neurons(pair: ModelPair, table: NeuronTable | None, tokenizer: Toke
         return ChangedNeurons([_record(table, neuron) for neuron in listed], [], not_measured(reason))
     typical_neurons = random_neurons(neurons, table.touched_value.shape[1], TYPICAL_NEURONS)
     before, after, typical = _value_vectors(pair, neurons, typical_neurons)
-    head = unembedding(pair.base, pair.architecture)
+    head = unembedding(pair.base.checkpoint, pair.architecture)
     tokens = _tokens(pair, head, before[: len(listed)], after[: len(listed)], tokenizer)
     words = content_words(lexicon_of(tokenizer, len(head)), head)
     themes, measurement = find_theme(words, after - before, typical, SEED)
@@ -96,8 +96,8 @@ def _value_vectors(
     before = torch.empty(len(changed), pair.architecture.d_model)
     after, others = torch.empty_like(before), torch.empty(len(typical), pair.architecture.d_model)
     for layer in sorted({neuron.layer for neuron in changed}):
-        base = value_vectors(pair.base, pair.architecture, layer)
-        unlearned = value_vectors(pair.unlearned, pair.architecture, layer)
+        base = value_vectors(pair.base.checkpoint, pair.architecture, layer)
+        unlearned = value_vectors(pair.unlearned.checkpoint, pair.architecture, layer)
         for index, neuron in enumerate(changed):
             if neuron.layer == layer:
                 before[index], after[index] = base[neuron.neuron], unlearned[neuron.neuron]
@@ -123,7 +123,7 @@ def _tokens(
     logits, change = before @ head.T, (after - before) @ head.T
     centred = logits - logits.mean(dim=1, keepdim=True)
     signs = torch.where(centred.amax(dim=1) >= -centred.amin(dim=1), 1.0, -1.0)
-    logits_after = after @ unembedding(pair.unlearned, pair.architecture).T
+    logits_after = after @ unembedding(pair.unlearned.checkpoint, pair.architecture).T
     return [
         {
             "tokens_before": top_tokens(tokenizer.decode, sign * logits[index]),

@@ -10,8 +10,8 @@ from functools import partial
 
 import torch
 
-from audit.checkpoint import Checkpoint, TensorDigest, combine_digests, stored_tensor_digest
-from audit.checkpoint.pair import ModelPair
+from audit.checkpoint import TensorDigest, combine_digests, stored_tensor_digest
+from audit.models.pair import ModelPair
 from audit.progress import SILENT, Progress
 from audit.result import TensorChange, Weights
 from audit.weights.blocks import BLOCK_ELEMENTS, DeltaMemory, SharedTensor, StoredPair, shared_tensor
@@ -68,7 +68,7 @@ def scan(pair: ModelPair, metrics: Mapping[str, WeightsMetric], progress: Progre
     nonfinite: dict[str, list[str]] = {"base": [], "unlearned": []}
     rows = []
     with _worker_threads() as pool:
-        hashing = [pool.submit(checkpoint.file_records) for checkpoint in (pair.base, pair.unlearned)]
+        hashing = [pool.submit(model.checkpoint.file_records) for model in (pair.base, pair.unlearned)]
         comparisons = pool.map(partial(compare_tensor, pair, metrics, DeltaMemory()), names)
         for done, comparison in enumerate(comparisons):
             progress.step("Comparing weights", done, len(names))
@@ -139,8 +139,8 @@ def _hashes(pair: ModelPair, name: str) -> dict[str, TensorDigest]:
     """Digests to be updated; none for a tensor of which only a part is compared: it is digested whole later."""
     if name in pair.views:
         return {}
-    subjects = {"base": pair.base, "unlearned": pair.unlearned}
-    return {subject: TensorDigest(checkpoint.tensors[name]) for subject, checkpoint in subjects.items()}
+    models = {"base": pair.base, "unlearned": pair.unlearned}
+    return {subject: TensorDigest(model.checkpoint.tensors[name]) for subject, model in models.items()}
 
 
 @contextmanager
@@ -161,18 +161,11 @@ def _finite(tensor: torch.Tensor) -> bool:
 
 def _digest_remaining(pair: ModelPair, digests: dict[str, dict[str, bytes]]) -> None:
     """Digest the tensors that were not compared whole, so that each subject's digest covers all of them."""
-    checkpoints: dict[str, Checkpoint | None] = {
-        "base": pair.base,
-        "unlearned": pair.unlearned,
-        "retained": pair.retained,
-    }
-    for subject, checkpoint in checkpoints.items():
-        if checkpoint is None:
-            continue
+    for subject, model in pair.models.items():
         by_name = digests.setdefault(subject, {})
-        for name in checkpoint.tensors:
+        for name in model.checkpoint.tensors:
             if name not in by_name:
-                by_name[name] = stored_tensor_digest(checkpoint, name, BLOCK_ELEMENTS)
+                by_name[name] = stored_tensor_digest(model.checkpoint, name, BLOCK_ELEMENTS)
 
 
 def _weights(pair: ModelPair, rows: list[TensorChange], tables: ChangeTables) -> Weights:

@@ -22,13 +22,13 @@ from transformers import AutoModelForCausalLM, Starcoder2Config
 from audit.architectures import Architecture, family, identify
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.config import read_config
-from audit.checkpoint.pair import open_pair
 from audit.checkpoint.saving import save_model
 from audit.errors import CheckpointError
 from audit.metrics import weights_metrics
 from audit.models.ffn import read_mlp
 from audit.models.forward import Row, expert_keys, run
 from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
+from audit.models.pair import open_pair
 from audit.weights.comparison import compare_weights
 from tests.tiny import DENSE, FAMILIES, edit, edit_config, tokenizer, write_tiny
 
@@ -135,7 +135,7 @@ def test_a_change_of_one_neuron_is_reported_with_its_layer_and_number(tmp_path: 
     pair = open_pair(base, edit(base, tmp_path / "unlearned", change))
     for role in roles:
         before, after = (
-            read_mlp(checkpoint, architecture, 1).__dict__[role] for checkpoint in (pair.base, pair.unlearned)
+            read_mlp(opened.checkpoint, architecture, 1).__dict__[role] for opened in (pair.base, pair.unlearned)
         )
         assert (before != after).any(dim=1).nonzero().tolist() == [[neuron]]
     weights = compare_weights(pair, weights_metrics()).weights

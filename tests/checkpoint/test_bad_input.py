@@ -32,13 +32,13 @@ import cli
 from audit.architectures import Architecture, identify
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.formats import torch_file
-from audit.checkpoint.pair import open_pair
 from audit.commands.compare import compare
 from audit.errors import AuditError
-from audit.evidence import load_concepts, open_tokenizer
+from audit.evidence import load_concepts
 from audit.metrics import weights_metrics
 from audit.models.ffn import read_mlp
 from audit.models.loading import find_config, load_model, load_tokenizer
+from audit.models.pair import open_pair
 from audit.questions.items import item_set
 from audit.result import Measurement, write_text
 from audit.verdict import judge
@@ -571,7 +571,7 @@ def test_row_35_config_states_another_number_format(tmp_path: Path) -> None:
     folder = edit_config(write_tiny(tmp_path / "half", dtype=torch.bfloat16), dtype="float32")
     assert naive_probe(folder).dtype == torch.float32  # upcast without a word
     pair = open_pair(folder, folder)
-    assert pair.base.tensors[PROBE].dtype == torch.bfloat16
+    assert pair.base.checkpoint.tensors[PROBE].dtype == torch.bfloat16
     assert "config.json says float32, the weights are stored as bfloat16" in pair.notes[0]
 
 
@@ -608,11 +608,11 @@ def test_row_39_a_tokenizer_that_is_absent_hollow_or_of_another_model(model: Pat
     other = edit_config(Path(shutil.copytree(shipped, model.parent / "other")))
     assert "do not belong together" in refusal(load_tokenizer, other, 10_000)
     (model / "tokenizer.json").write_text("{}")
-    assert "no tokenizer could be read" in refusal(open_tokenizer, open_pair(model, model), None)
+    assert "no tokenizer could be read" in refusal(getattr, open_pair(model, model), "tokenizer")
     (model / "tokenizer.json").unlink()
-    words = open_tokenizer(open_pair(model, model), None)
-    assert words.tokenizer is None
-    assert "--tokenizer" in str(words.reason)
+    pair = open_pair(model, model)
+    assert pair.tokenizer is None
+    assert "--tokenizer" in pair.base.missing["tokenizer"]
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_what_cannot_be_edited_is_refused(concept: Path, model: Path, tmp_path: 
 
 def test_known_vectors_are_edited_and_followed(model: Path, concept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("audit.commands.ablate.load_model", lambda *_: pytest.fail("the weights were read"))
+        patched.setattr("audit.models.opening.load_model", lambda *_: pytest.fail("the weights were read"))
         with pytest.raises(AuditError, match="Italy names no vectors"):
             ablate(model, str(concept), "zero", EditOptions(strength=1.0), context=KNOWN)
         with pytest.raises(AuditError, match="both name what to edit"):

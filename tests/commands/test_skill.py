@@ -283,7 +283,7 @@ def test_a_wrong_request_is_refused_before_the_model_is_loaded(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("audit.commands.ablate.load_model", never)
+    monkeypatch.setattr("audit.models.opening.load_model", never)
     with pytest.raises(AuditError, match=message):
         guarded(write_tiny(tmp_path / "model"), skills, method, save=tmp_path / "guard", options=options)
     assert not (tmp_path / "guard").exists()
@@ -297,7 +297,7 @@ def never(*_: Any, **__: Any) -> Any:
 def test_experts_are_refused_before_the_model_is_loaded(
     method: str, skills: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("audit.commands.ablate.load_model", never)
+    monkeypatch.setattr("audit.models.opening.load_model", never)
     with pytest.raises(AuditError, match="spread over experts"):
         guarded(write_tiny(tmp_path / "mixtral", "mixtral"), skills, method)
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from audit.checkpoint import combine_digests, open_checkpoint, tensor_digest
-from audit.checkpoint.pair import open_pair
 from audit.metrics import weights_metrics
 from audit.models.loading import load_tokenizer
+from audit.models.pair import open_pair
 from audit.weights.comparison import compare_weights
 from audit.weights.scan import WeightScan
 from tests.tiny import edit, write_tiny

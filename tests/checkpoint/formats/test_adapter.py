@@ -15,11 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from audit.checkpoint import open_checkpoint
 from audit.checkpoint.formats.adapter_config import read_settings
-from audit.checkpoint.pair import open_pair
 from audit.commands.compare import compare
 from audit.errors import CheckpointError
 from audit.metrics import weights_metrics
-from audit.models.loading import load_model, load_tokenizer
+from audit.models.pair import open_pair
 from audit.weights.scan import scan
 from tests.tiny import write_tiny
 
@@ -69,12 +68,8 @@ def test_the_merged_tensors_are_those_peft_merges(plan: str, tmp_path: Path) -> 
 def test_the_answers_are_those_of_the_wrapped_model(tmp_path: Path) -> None:
     base, adapter, expected = trained(tmp_path)
     pair = open_pair(base, adapter)
-    architecture = pair.architectures["unlearned"]
-    assert architecture is not None
-    assert pair.config is not None
-    tokenizer = load_tokenizer(base)
-    running = load_model(pair.unlearned, architecture, pair.config, tokenizer)
-    ids = torch.tensor([tokenizer("What is the capital of Italy?")["input_ids"]])
+    running = pair.unlearned.load()
+    ids = torch.tensor([running.tokenizer("What is the capital of Italy?")["input_ids"]])
     torch.testing.assert_close(running.model(ids).logits, expected(ids).logits, rtol=1e-4, atol=1e-4)
 
 

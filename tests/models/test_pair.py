@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from audit.checkpoint.pair import View, open_pair
 from audit.errors import CheckpointError, IncomparableError, ModelError
+from audit.models.pair import View, open_pair
 from tests.tiny import edit, edit_config, write_tiny
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -34,9 +34,9 @@ def test_two_versions_of_a_model_share_every_tensor_and_need_no_note(tmp_path: P
     pair = open_pair(base, unlearned)
     assert pair.architecture is not None
     assert pair.architecture.name == "llama"
-    assert set(pair.shared) == set(pair.base.tensors) == set(pair.unlearned.tensors)
+    assert set(pair.shared) == set(pair.base.checkpoint.tensors) == set(pair.unlearned.checkpoint.tensors)
     assert (pair.views, pair.notes, pair.retained) == ({}, (), None)
-    assert pair.config is not None
+    assert pair.base.config is not None
     changed = [name for name in pair.shared if not torch.equal(*pair.tensors(name))]
     assert changed == [f"model.layers.{layer}.mlp.down_proj.weight" for layer in range(2)]
 
@@ -45,7 +45,7 @@ def test_a_retained_model_is_opened_and_checked_like_the_others(tmp_path: Path) 
     base, retained = write_tiny(tmp_path / "base"), write_tiny(tmp_path / "retained", seed=2)
     pair = open_pair(base, base, retained)
     assert pair.retained is not None
-    assert pair.retained.path == retained
+    assert pair.retained.checkpoint.path == retained
     deeper = write_tiny(tmp_path / "deeper", num_hidden_layers=3)
     assert "layers 2 against 3" in refusal(base, base, deeper)
 
@@ -84,7 +84,7 @@ def test_a_grown_vocabulary_is_compared_on_the_rows_both_have(tmp_path: Path) ->
         assert not {EMBEDDING, HEAD} & set(pair.shared)
         before, after = pair.tensors(HEAD)
         assert before.shape == after.shape == (320, 16)
-        assert torch.equal(after, pair.unlearned.tensor(HEAD)[:320])
+        assert torch.equal(after, pair.unlearned.checkpoint.tensor(HEAD)[:320])
         assert "the first 320 rows are compared" in pair.notes[0]
 
 
@@ -92,14 +92,14 @@ def test_an_untied_head_is_compared_with_the_embedding_it_was(tmp_path: Path) ->
     base = write_tiny(tmp_path / "base")
     untied = write_tiny(tmp_path / "untied", tie=False)
     pair = open_pair(base, untied)
-    assert {role: found and found.tied for role, found in pair.architectures.items()} == {
+    assert {role: model.architecture and model.architecture.tied for role, model in pair.models.items()} == {
         "base": True,
         "unlearned": False,
     }
     assert pair.views == {HEAD: View(EMBEDDING, HEAD, 320)}
     before, after = pair.tensors(HEAD)
-    assert torch.equal(before, pair.base.tensor(EMBEDDING))
-    assert torch.equal(after, pair.unlearned.tensor(HEAD))
+    assert torch.equal(before, pair.base.checkpoint.tensor(EMBEDDING))
+    assert torch.equal(after, pair.unlearned.checkpoint.tensor(HEAD))
     assert pair.notes == (
         "base uses its embedding as head; it is compared with the head that unlearned has of its own",
     )
@@ -119,7 +119,7 @@ def test_different_number_formats_are_said(tmp_path: Path) -> None:
     base = write_tiny(tmp_path / "base")
     halved = edit_config(write_tiny(tmp_path / "half", dtype=torch.bfloat16), dtype="float32")
     pair = open_pair(base, halved)
-    assert len(pair.shared) == len(pair.base.tensors)
+    assert len(pair.shared) == len(pair.base.checkpoint.tensors)
     assert pair.notes == (
         "unlearned: config.json says float32, the weights are stored as bfloat16; the file's format is used",
         "base is stored as float32, unlearned as bfloat16: the coarser one's rounding reads as change",
@@ -129,14 +129,14 @@ def test_different_number_formats_are_said(tmp_path: Path) -> None:
 def test_a_model_without_config_borrows_one_and_a_given_config_rules(tmp_path: Path) -> None:
     base, unlearned = write_tiny(tmp_path / "base"), lone(write_tiny(tmp_path / "unlearned", seed=1))
     for pair in (open_pair(base, unlearned), open_pair(unlearned, base)):
-        assert pair.config is not None
-        assert pair.config["model_type"] == "llama"
+        assert pair.base.config is not None
+        assert pair.base.config["model_type"] == "llama"
     wrong = edit_config(write_tiny(tmp_path / "wrong"), num_hidden_layers=5)
     with pytest.raises(CheckpointError, match="num_hidden_layers = 5"):
         open_pair(base, unlearned, config=wrong)
     with pytest.raises(ModelError, match="no such config"):
         open_pair(base, unlearned, config=tmp_path / "nowhere")
-    assert open_pair(unlearned, unlearned).config is None
+    assert open_pair(unlearned, unlearned).base.config is None
 
 
 def test_any_other_state_dicts_are_compared_by_tensor(tmp_path: Path) -> None:
