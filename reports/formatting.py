@@ -11,7 +11,7 @@ from datetime import datetime
 LONGEST = 240
 """Characters shown of one string; the whole of it is in the result."""
 DIGITS = 4
-"""Significant digits shown; the exact value stands in the title of the element."""
+"""Significant digits shown; the exact value is the tooltip of the element."""
 
 # Controls other than tab and newline, and everything that has no ink: bidi overrides and isolates, zero-width
 # characters, fillers, variation selectors, line separators, noncharacters, tags, lone surrogates.
@@ -28,8 +28,8 @@ def visible(text: str) -> str:
     return text if text.isascii() and text.isprintable() else _HIDDEN.sub(_escape, text)
 
 
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found.group())
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
@@ -38,8 +38,8 @@ def json_visible(document: str) -> str:
     return re.sub(f"{_HIDDEN.pattern}|[<>&]", _escape_json, document)
 
 
-def _escape_json(found: re.Match[str]) -> str:
-    character = found.group()
+def _escape_json(match: re.Match[str]) -> str:
+    character = match.group()
     if ord(character) < 0x10000:
         return f"\\u{ord(character):04x}"
     high, low = divmod(ord(character) - 0x10000, 0x400)
@@ -47,19 +47,19 @@ def _escape_json(found: re.Match[str]) -> str:
 
 
 def shorten(text: str, longest: int = LONGEST) -> str:
-    """``text`` visible and on one line, cut with a count where it is longer than ``longest``."""
+    """``text`` visible and on one line; longer than ``longest``, it is cut and its length is stated."""
     shown = " ".join(visible(text).split())
     return shown if len(shown) <= longest else f"{shown[:longest]}… ({integer(len(text))} characters)"
 
 
 def clip(text: str, longest: int) -> str:
-    """``text`` visible, on one line and never longer than ``longest``: for labels whose whole text stands elsewhere."""
+    """``text`` visible, on one line and never longer than ``longest``: for labels whose whole text is elsewhere."""
     shown = " ".join(visible(text).split())
     return shown if len(shown) <= longest else f"{shown[: longest - 1].rstrip()}…"
 
 
 def slug(name: str) -> str:
-    """A stable anchor: ``name`` itself where it is plain, else its plain part and six hex digits of its SHA-256."""
+    """A stable anchor: ``name`` itself if it is plain, otherwise its plain part and six hex digits of its SHA-256."""
     plain = re.sub(r"[^a-z0-9_]+", "-", name.lower())[:40].strip("-")
     if plain == name.lower() and plain:
         return plain
@@ -71,9 +71,9 @@ def distinct(slugs: Iterable[str]) -> list[str]:
     """The same slugs, a repeated one numbered, so that every anchor is unique."""
     seen: dict[str, int] = {}
     unique = []
-    for found in slugs:
-        seen[found] = seen.get(found, 0) + 1
-        unique.append(found if seen[found] == 1 else f"{found}-{seen[found]}")
+    for name in slugs:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
     return unique
 
 
@@ -82,9 +82,9 @@ def integer(value: int) -> str:
 
 
 def number(value: float, landmarks: tuple[float, ...] = (1.0, -1.0)) -> str:
-    """``value`` with four significant digits, or with two of its distance to 1 just below 1.
+    """``value`` with four significant digits; just below 1, with two significant digits of its distance to 1.
 
-    A landmark (1, or 100 for percent) is printed only where it is exactly reached.
+    A landmark (1, or 100 for percent) is printed only if ``value`` is exactly that.
     """
     if float(value).is_integer() and abs(value) < 1e15:
         shown = integer(int(value))
@@ -102,7 +102,7 @@ def _fewest(value: float) -> int:
 
 
 def percent(share: float) -> str:
-    """A share of 1 in percent with three digits; 0 % and 100 % only when exactly true."""
+    """A share of 1 in percent, with three digits; 0 % and 100 % only if exactly true."""
     value = 100 * share
     short = float(f"{value:.3g}")
     return f"{number(short if short != 100 else value, (100.0,))} %"
@@ -121,7 +121,7 @@ def byte_size(size: int) -> str:
 
 
 def moment(stamp: str) -> str:
-    """An ISO time as ``2026-11-23 15:04:05 UTC``; anything else as it is."""
+    """An ISO time as ``2026-11-23 15:04:05 UTC``; any other text unchanged."""
     try:
         parsed = datetime.fromisoformat(stamp)
     except ValueError:

@@ -1,8 +1,8 @@
-"""The report: one HTML file that asks nothing of any network and reads the same with JavaScript off.
+"""The report: one HTML file that makes no network request and is complete without JavaScript.
 
-Every value printed by a template passes ``visible`` and then HTML escaping, unless it is ``Markup``: figures and the
+Every value printed by a template passes ``visible`` and then HTML escaping, unless it is ``Markup``: charts and the
 bodies of tables, which escape their own text, and the assets made here. The content policy names the one style and the
-one script by hash, so that nothing else could run or load even if it got in.
+one script by hash, so that nothing else runs or loads even if it were injected.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ READABLE = 300_000
 
 
 def render(result: AuditResult) -> str:
-    """The whole page. Equal results give equal pages; text that UTF-8 cannot hold is shown as escapes."""
+    """The whole page. Equal results give equal pages; text that UTF-8 cannot encode is shown as escapes."""
     return fill("report.html", page=page(result), embedded=embed(result))
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """The machine-readable copy inside the page, and the digests that tell whether it is whole.
+    """The machine-readable copy inside the page, and the digests that verify it.
 
     Attributes:
         content: safe inside a script element: JSON, or base64 of its zlib stream.
@@ -53,7 +53,7 @@ class Embedded:
 def embed(result: AuditResult) -> Embedded:
     """``result`` as JSON that no HTML parser can misread."""
     document = result.to_json()
-    written = document.encode("utf-8", "backslashreplace")
+    as_in_file = document.encode("utf-8", "backslashreplace")
     safe = json_visible(document)
     data = safe.encode("utf-8")
     compressed = len(safe) > READABLE
@@ -62,20 +62,20 @@ def embed(result: AuditResult) -> Embedded:
         content=Markup(content),
         encoding="deflate" if compressed else "json",
         digest=hashlib.sha256(data).hexdigest(),
-        file_digest=hashlib.sha256(written).hexdigest(),
+        file_digest=hashlib.sha256(as_in_file).hexdigest(),
         size=len(data),
     )
 
 
 def fill(template: str, **values: Any) -> str:
-    """A template of this folder with the shared style and script around it."""
+    """The template rendered with ``values``, the shared style and script."""
     return environment().get_template(template).render(values)
 
 
 @cache
 def environment() -> Environment:
     """Autoescape is on for every template, and undefined names are errors."""
-    made = Environment(
+    templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -84,7 +84,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     style, script = asset("style.css"), asset("report.js")
-    made.globals.update(
+    templates.globals.update(
         style=Markup(style),
         script=Markup(script),
         policy=(
@@ -92,11 +92,11 @@ def environment() -> Environment:
             f"style-src '{csp_hash(style)}'; script-src '{csp_hash(script)}'"
         ),
     )
-    return made
+    return templates
 
 
 def _printable(value: Any) -> Any:
-    """Text without hidden characters; markup made by this package is left as it is."""
+    """Text with hidden characters shown; markup made by this package is left unchanged."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 

@@ -1,4 +1,4 @@
-"""One page in front of several reports: verdicts and key numbers side by side, each leading to its evidence."""
+"""The index page of several reports: verdicts and numbers side by side, each linked to its evidence."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from urllib.parse import quote
 
 from audit.result import AuditResult, Finding, Verdict, write_text
+from reports.comparison_table import ComparisonTable, FindingColumn, comparison_tables
 from reports.formatting import integer, moment, shorten
 from reports.html import fill
-from reports.matrix import Column, Matrix, matrices
 from reports.measurements import anchors_of
 from reports.page import anchors
 from reports.tables import Cell, Table, capped, text
 from reports.wording import VERDICTS, headline, name_of, weights_summary
 
 MOST_COLUMNS = 24
-"""Findings set side by side; of more the list is enough."""
+"""Findings shown side by side; if there are more, the page has only the list."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class EntryView:
+    """``findings``: (verdict, its label, concept, link, reason)."""
+
     name: str
     href: str
     headline: str
@@ -39,7 +41,7 @@ class EntryView:
 
 
 def write(path: Path, results: Mapping[str, AuditResult], conclusion: str) -> None:
-    """The index of the reports that lie at ``NAME/report.html`` beside ``path``, written whole or not at all."""
+    """The index of the reports at ``NAME/report.html`` next to ``path``."""
     entries = [Entry(name, f"{quote(name)}/report.html", result) for name, result in results.items()]
     write_text(path, render(entries, conclusion))
 
@@ -51,18 +53,18 @@ def render(entries: Sequence[Entry], conclusion: str = "", unreadable: Sequence[
         conclusion: lines of text; the first is the page's heading where there are several.
         unreadable: (path, reason) of results that could not be read.
     """
-    heading, said = _said(conclusion, len(entries))
+    heading, paragraphs = _conclusion(conclusion, len(entries))
     return fill(
         "index.html",
         heading=heading,
-        said=said,
+        paragraphs=paragraphs,
         entries=[entry_view(entry) for entry in entries],
-        matrices=side_by_side(entries),
+        comparisons=side_by_side(entries),
         unreadable=unreadable_table(unreadable),
     )
 
 
-def _said(conclusion: str, count: int) -> tuple[str, list[str]]:
+def _conclusion(conclusion: str, count: int) -> tuple[str, list[str]]:
     lines = [shorten(line, 2_000) for line in conclusion.splitlines() if line.strip()]
     if len(lines) > 1:
         return lines[0], lines[1:]
@@ -71,20 +73,20 @@ def _said(conclusion: str, count: int) -> tuple[str, list[str]]:
 
 def entry_view(entry: Entry) -> EntryView:
     result = entry.result
-    places = anchors(result.findings)
+    findings = zip(result.findings, anchors(result.findings), strict=True)
     return EntryView(
         name=shorten(entry.name, 120),
         href=entry.href,
         headline=headline(result),
         findings=[
             (
-                found.verdict,
-                VERDICTS[found.verdict].label,
-                name_of(found, 80),
-                f"{entry.href}#{place}",
-                shorten(found.reason, 600),
+                finding.verdict,
+                VERDICTS[finding.verdict].label,
+                name_of(finding, 80),
+                f"{entry.href}#{anchor}",
+                shorten(finding.reason, 600),
             )
-            for found, place in zip(result.findings, places, strict=True)
+            for finding, anchor in findings
         ],
         facts=[
             ("unlearned", shorten(result.subjects.unlearned.path)),
@@ -95,22 +97,22 @@ def entry_view(entry: Entry) -> EntryView:
     )
 
 
-def side_by_side(entries: Sequence[Entry]) -> list[Matrix]:
-    """Tests against reports, where there are few enough to look at."""
+def side_by_side(entries: Sequence[Entry]) -> list[ComparisonTable]:
+    """Tests against reports, if there are few enough of them."""
     columns = [column for entry in entries for column in _columns(entry)]
-    return matrices(columns) if 0 < len(columns) <= MOST_COLUMNS else []
+    return comparison_tables(columns) if 0 < len(columns) <= MOST_COLUMNS else []
 
 
-def _columns(entry: Entry) -> list[Column]:
+def _columns(entry: Entry) -> list[FindingColumn]:
     findings = entry.result.findings
     return [
-        Column(
-            _name(entry, found, alone=len(findings) == 1),
+        FindingColumn(
+            _name(entry, finding, alone=len(findings) == 1),
             f"{entry.href}#{place}",
-            found,
-            [f"{entry.href}#{anchor}" for anchor in anchors_of(found.measurements, place)],
+            finding,
+            [f"{entry.href}#{anchor}" for anchor in anchors_of(finding.measurements, place)],
         )
-        for found, place in zip(findings, anchors(findings), strict=True)
+        for finding, place in zip(findings, anchors(findings), strict=True)
     ]
 
 

@@ -1,21 +1,22 @@
-"""Any ``Measurement`` as a block of the page: it knows the record, never the metric."""
+"""Any ``Measurement`` as a block of the page, drawn from its record alone: nothing here names a metric."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
-from audit.result import Measurement
-from reports import figures
+from audit.result import Interval, Measurement
+from reports import charts
 from reports.formatting import distinct, integer, number, shorten, slug
 from reports.tables import BLANK, Cell, Table, bounds, explained, figure, items_table, layers_table, text
 from reports.wording import HIGHER, BaseComparison, compare_to_base, sentence
 
 FEW = 30
-"""Below this many items an interval is shown and no verdict should rest on it alone."""
+"""Below this number of items the page says that the interval alone should not decide a verdict."""
 MOST_SERIES = 12
-"""Series drawn of one measurement; the table behind the chart has more."""
+"""Series drawn for one measurement; the table behind the chart has more."""
 
 
 @dataclass(frozen=True)
@@ -47,63 +48,71 @@ QUESTIONS: Final = {
     "Is the knowledge still there?": ("knowledge", "forgetting"),
     "Does the protection hold?": ("protection",),
     "What changed inside?": ("change",),
-    "Is the rest of the model sound?": ("utility", "none"),
+    "Does the rest of the model still work?": ("utility", "none"),
 }
-"""By direction, so that a new metric finds its place without being named here."""
+"""Question -> directions of the measurements that answer it, so that a new metric needs no entry here."""
 
 
 def grouped(measurements: Sequence[Measurement], shown: Sequence[MeasuredView]) -> list[Group]:
-    """``shown`` by the question it answers, in the order of the questions; what was not measured comes last."""
+    """``shown`` by the question it answers, in the order of the questions; tests that were not measured come last."""
     pairs = list(zip(measurements, shown, strict=True))
     groups = [
-        Group(title, [view for found, view in pairs if found.value is not None and found.direction in directions])
+        Group(title, [view for row, view in pairs if row.value is not None and row.direction in directions])
         for title, directions in QUESTIONS.items()
     ]
-    groups.append(Group("Not measured", [view for found, view in pairs if found.value is None]))
+    groups.append(Group("Not measured", [view for row, view in pairs if row.value is None]))
     return [group for group in groups if group.measured]
 
 
 def views(measurements: Sequence[Measurement], prefix: str) -> list[MeasuredView]:
-    """Blocks with the anchors ``prefix-metric``."""
+    """One block a measurement, with the anchor ``prefix-metric``."""
     anchors = anchors_of(measurements, prefix)
-    return [view(found, anchor) for found, anchor in zip(measurements, anchors, strict=True)]
+    return [_view(measurement, anchor) for measurement, anchor in zip(measurements, anchors, strict=True)]
 
 
 def anchors_of(measurements: Iterable[Measurement], prefix: str) -> list[str]:
-    """One anchor a measurement, each its own."""
-    return distinct(f"{prefix}-{slug(found.metric)}" for found in measurements)
+    """One anchor a measurement, all different."""
+    return distinct(f"{prefix}-{slug(measurement.metric)}" for measurement in measurements)
 
 
-def view(measurement: Measurement, anchor: str) -> MeasuredView:
-    title = shorten(measurement.title or measurement.metric, 120)
-    drawn = dict(list(measurement.layers.items())[:MOST_SERIES])
-    told = str(measurement.details.get("layers", ""))  # where the series have a unit of their own, they share an axis
-    unit = shorten(told or measurement.unit, 80)
-    charts = [
-        figures.lines(f"{anchor}-chart-{place}", f"{title}, by layer", unit, group, shorten(told, 80))
-        for place, group in enumerate([drawn] if told else figures.comparable(drawn))
-    ]
-    charts.append(figures.scatter(f"{anchor}-plane", f"{title}, item by item", points(measurement)))
-    charts.append(figures.tradeoff(f"{anchor}-doses", f"{title}, by strength", measurement.unit, doses(measurement)))
+def _view(measurement: Measurement, anchor: str) -> MeasuredView:
+    title = title_of(measurement)
+    layers, items, details = measurement.layers, measurement.items, measurement.details
     return MeasuredView(
         anchor=anchor,
         title=title,
         metric=shorten(measurement.metric, 60),
         sentence=sentence(measurement),
         comparison=compare_to_base(measurement),
-        numbers=numbers(measurement, title),
-        facts=list(facts(measurement)),
-        charts=[chart for chart in charts if chart],
-        layers=layers_table(f"{title}: the data of the chart", measurement.layers) if measurement.layers else None,
-        items=items_table(f"{title}: item by item", measurement.items) if measurement.items else None,
-        details=[(shorten(key, 80).replace("_", " "), explained(found)) for key, found in measurement.details.items()],
+        numbers=_numbers(measurement, title),
+        facts=list(_facts(measurement)),
+        charts=[chart for chart in _charts(measurement, anchor, title) if chart],
+        layers=layers_table(f"{title}: the data of the chart", layers) if layers else None,
+        items=items_table(f"{title}: item by item", items) if items else None,
+        details=[(shorten(key, 80).replace("_", " "), explained(value)) for key, value in details.items()],
     )
 
 
-def points(measurement: Measurement) -> list[figures.Point]:
+def title_of(measurement: Measurement) -> str:
+    return shorten(measurement.title or measurement.metric, 120)
+
+
+def _charts(measurement: Measurement, anchor: str, title: str) -> Iterable[str]:
+    """Over layers, in a plane, over the strengths of an edit; empty where the measurement has no such data."""
+    layers_unit = shorten(str(measurement.details.get("layers", "")), 80)
+    series = dict(islice(measurement.layers.items(), MOST_SERIES))
+    # Series with a unit of their own share an axis, whatever their size.
+    for place, group in enumerate([series] if layers_unit else charts.groups_by_size(series)):
+        unit = layers_unit or shorten(measurement.unit, 80)
+        yield charts.lines(f"{anchor}-chart-{place}", f"{title}, by layer", unit, group, axis_label=layers_unit)
+    yield charts.scatter(f"{anchor}-plane", f"{title}, item by item", _points(measurement))
+    yield charts.dose_curve(f"{anchor}-doses", f"{title}, by strength", measurement.unit, _doses(measurement))
+
+
+def _points(measurement: Measurement) -> list[charts.Point]:
     """The items that have a place in a plane, for each model: rows with ``model``, ``set``, ``x`` and ``y``."""
     return [
-        figures.Point(shorten(str(row["model"]), 40), shorten(str(row["set"]), 60), float(x), float(y))
+        charts.Point(shorten(str(row["model"]), 40), shorten(str(row["set"]), 60), float(x), float(y))
         for row in measurement.items
         if {"model", "set"} <= row.keys()
         and isinstance(x := row.get("x"), float)
@@ -111,20 +120,24 @@ def points(measurement: Measurement) -> list[figures.Point]:
     ]
 
 
-def doses(measurement: Measurement) -> list[figures.Dose]:
+def _doses(measurement: Measurement) -> list[charts.Dose]:
     """The items that are strengths of an edit: rows with ``strength``, ``target`` and ``unrelated``."""
-    found = []
+    doses = []
     for row in measurement.items:
         strength, target, unrelated = (row.get(name) for name in ("strength", "target", "unrelated"))
         if isinstance(strength, float) and isinstance(target, float) and isinstance(unrelated, float):
-            pairs = [(row.get(f"{name}_low"), row.get(f"{name}_high")) for name in ("target", "unrelated")]
-            limits = [(a, b) if isinstance(a, float) and isinstance(b, float) else None for a, b in pairs]
-            found.append(figures.Dose(strength, target, unrelated, limits[0], limits[1], bool(row.get("chosen"))))
-    return found
+            intervals = _interval(row, "target"), _interval(row, "unrelated")
+            doses.append(charts.Dose(strength, (target, unrelated), intervals, bool(row.get("chosen"))))
+    return doses
 
 
-def numbers(measurement: Measurement, title: str) -> Table | None:
-    """The number for every model it exists for, each with its interval, and the control."""
+def _interval(row: Mapping[str, object], name: str) -> Interval | None:
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return (low, high) if isinstance(low, float) and isinstance(high, float) else None
+
+
+def _numbers(measurement: Measurement, title: str) -> Table | None:
+    """The number of every model that has one, each with its interval, and the control's."""
     if measurement.value is None:
         return None
     rows: list[list[Cell]] = []
@@ -139,7 +152,7 @@ def numbers(measurement: Measurement, title: str) -> Table | None:
     return Table(f"{title}: the numbers", ["model", "value", "interval"], rows)
 
 
-def facts(measurement: Measurement) -> Iterable[tuple[str, str]]:
+def _facts(measurement: Measurement) -> Iterable[tuple[str, str]]:
     """Unit, direction, number of items and p-value, in words."""
     if measurement.unit:
         yield "unit", shorten(measurement.unit)
@@ -147,36 +160,46 @@ def facts(measurement: Measurement) -> Iterable[tuple[str, str]]:
     if measurement.value is None:
         return
     if measurement.n is not None:
-        few = f", fewer than {FEW}: not enough to rest on alone" if measurement.n < FEW and measurement.interval else ""
+        few = (
+            f", fewer than {FEW}: too few for a verdict on their own"
+            if measurement.n < FEW and measurement.interval
+            else ""
+        )
         yield "n", integer(measurement.n) + few
     if measurement.interval is None:
-        yield "interval", "none was recorded: the number is exact, or its spread was not sampled"
+        yield "interval", "none recorded: the number is exact, or its spread was not sampled"
     if measurement.control is None:
-        yield "control", "none was recorded"
+        yield "control", "none recorded"
     if measurement.p_value is not None:
         null = measurement.details.get("null")
         against = f" (null: {shorten(str(null))})" if null else ""
         yield "p-value", number(measurement.p_value) + against
 
 
-def dot_rows(measurements: Iterable[Measurement]) -> list[figures.DotRow]:
-    """One row for each measured number that has something to stand beside."""
-    rows = []
-    for found in measurements:
-        if found.value is None or (found.base is None and found.control is None):
-            continue
-        control = found.control.value if found.control else None
-        values = {"base": found.base, "unlearned": found.value, "retained": found.retained, "control": control}
-        intervals = {
-            "base": found.base_interval,
-            "unlearned": found.interval,
-            "control": found.control.interval if found.control else None,
-        }
-        rows.append(
-            figures.DotRow(
-                shorten(found.title or found.metric, 120),
-                {name: value for name, value in values.items() if value is not None},
-                {name: value for name, value in intervals.items() if value is not None},
-            )
-        )
-    return rows
+def dot_rows(measurements: Iterable[Measurement]) -> list[charts.DotRow]:
+    """One row for each measured number that has a base or a control to compare with."""
+    return [
+        _dot_row(measurement)
+        for measurement in measurements
+        if measurement.value is not None and (measurement.base is not None or measurement.control is not None)
+    ]
+
+
+def _dot_row(measurement: Measurement) -> charts.DotRow:
+    control = measurement.control
+    values = {
+        "base": measurement.base,
+        "unlearned": measurement.value,
+        "retained": measurement.retained,
+        "control": control.value if control else None,
+    }
+    intervals = {
+        "base": measurement.base_interval,
+        "unlearned": measurement.interval,
+        "control": control.interval if control else None,
+    }
+    return charts.DotRow(
+        title_of(measurement),
+        {name: value for name, value in values.items() if value is not None},
+        {name: bounds for name, bounds in intervals.items() if bounds is not None},
+    )

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from audit.result import AuditResult, Finding, SubjectRecord, Verdict
-from reports import figures
+from reports import charts
+from reports.comparison_table import ComparisonTable, FindingColumn, comparison_tables
 from reports.formatting import byte_size, clip, distinct, integer, moment, number, percent, shorten, slug
-from reports.matrix import Column, Matrix, matrices
 from reports.measurements import Group, MeasuredView, dot_rows, grouped, views
 from reports.tables import Cell, Table, bounds, capped, explained, figure, text
 from reports.weights import WeightsView, weights_view
@@ -54,10 +54,10 @@ class Page:
     tool: str
     concepts: Sequence[ConceptView]
     subjects: Sequence[SubjectView]
-    matrices: Sequence[Matrix]
+    comparisons: Sequence[ComparisonTable]
     weights: WeightsView
     controls: Table | None
-    controls_said: str
+    controls_summary: str
     not_checked: Table | None
     command: str
     repeat: Pairs
@@ -67,12 +67,12 @@ class Page:
 
 
 def page(result: AuditResult) -> Page:
-    """Everything the template prints; strings may still hold anything, escaping is the template's."""
-    places = anchors(result.findings)
-    concepts = [concept_view(found, anchor) for found, anchor in zip(result.findings, places, strict=True)]
+    """Everything that the template prints. Strings are unescaped: the template escapes them."""
+    findings = result.findings
+    concepts = [concept_view(finding, anchor) for finding, anchor in zip(findings, anchors(findings), strict=True)]
     columns = [
-        Column(view.name, f"#{view.anchor}", found, [f"#{measured.anchor}" for measured in view.measured])
-        for view, found in zip(concepts, result.findings, strict=True)
+        FindingColumn(view.name, f"#{view.anchor}", finding, [f"#{measured.anchor}" for measured in view.measured])
+        for view, finding in zip(concepts, findings, strict=True)
     ]
     run = result.run
     names = ", ".join(view.name for view in concepts[:3] if not view.whole_pair)
@@ -85,10 +85,10 @@ def page(result: AuditResult) -> Page:
         tool=shorten(f"{result.tool.name} {result.tool.version}", 80),
         concepts=concepts,
         subjects=list(subject_views(result)),
-        matrices=matrices(columns),
+        comparisons=comparison_tables(columns),
         weights=weights_view(result),
-        controls=controls_table(concepts, result.findings),
-        controls_said=controls_said(result.findings),
+        controls=controls_table(concepts, findings),
+        controls_summary=controls_summary(findings),
         not_checked=not_checked_table(result),
         command=shorten(run.command, 2_000) or "not recorded",
         repeat=[
@@ -108,7 +108,7 @@ def page(result: AuditResult) -> Page:
 
 
 def anchors(findings: Iterable[Finding]) -> list[str]:
-    """One anchor a finding, each its own."""
+    """One anchor a finding, all different."""
     return distinct(anchor_of(finding) for finding in findings)
 
 
@@ -117,7 +117,7 @@ def anchor_of(finding: Finding) -> str:
 
 
 def concept_view(finding: Finding, anchor: str) -> ConceptView:
-    words = VERDICTS[finding.verdict]
+    verdict = VERDICTS[finding.verdict]
     name = name_of(finding)
     rows = dot_rows(finding.measurements)
     measured = views(finding.measurements, anchor)
@@ -126,11 +126,11 @@ def concept_view(finding: Finding, anchor: str) -> ConceptView:
         name=name,
         whole_pair=finding.concept is None,
         verdict=finding.verdict,
-        label=words.label,
-        meaning=words.meaning,
+        label=verdict.label,
+        meaning=verdict.meaning,
         reason=shorten(finding.reason, 2_000),
         would_reverse=shorten(finding.would_reverse, 2_000),
-        dots=figures.dots(f"{anchor}-dots", f"{name}: base, unlearned and controls", rows),
+        dots=charts.dots(f"{anchor}-dots", f"{name}: base, unlearned and controls", rows),
         falsifiers=falsifiers(finding),
         measured=measured,
         groups=grouped(finding.measurements, measured),
@@ -138,20 +138,20 @@ def concept_view(finding: Finding, anchor: str) -> ConceptView:
 
 
 def falsifiers(finding: Finding) -> Table | None:
-    """The controls that show each test can come out the other way."""
+    """Base and control of each test: they show that the test can have the opposite outcome."""
     rows = [
         [
-            text(found.title or found.metric, 60),
-            figure(found.value),
-            figure(found.base),
-            text(found.control.name, 80) if found.control else Cell("none recorded"),
-            figure(found.control.value if found.control else None),
+            text(row.title or row.metric, 60),
+            figure(row.value),
+            figure(row.base),
+            text(row.control.name, 80) if row.control else Cell("none recorded"),
+            figure(row.control.value if row.control else None),
         ]
-        for found in finding.measurements
-        if found.value is not None and (found.control is not None or found.base is not None)
+        for row in finding.measurements
+        if row.value is not None and (row.control is not None or row.base is not None)
     ]
-    columns = ["test", "unlearned", "same test on the base", "control", "its value"]
-    return Table("Controls that show the tests can come out the other way", columns, rows) if rows else None
+    columns = ["test", "unlearned", "same test on the base", "control", "control's value"]
+    return Table("Controls: each test can have the opposite outcome", columns, rows) if rows else None
 
 
 def subject_views(result: AuditResult) -> Iterable[SubjectView]:
@@ -163,14 +163,14 @@ def subject_views(result: AuditResult) -> Iterable[SubjectView]:
 
 def subject_view(role: str, subject: SubjectRecord) -> SubjectView:
     files = [(shorten(f.name, 120), byte_size(f.bytes), shorten(f.sha256, 80)) for f in subject.files[:MOST_FILES]]
-    left = len(subject.files) - len(files)
-    total = byte_size(sum(found.bytes for found in subject.files))
+    more = len(subject.files) - len(files)
+    total = byte_size(sum(file.bytes for file in subject.files))
     return SubjectView(
         role=role,
         facts=[
             ("path", shorten(subject.path)),
             ("format", shorten(subject.format)),
-            ("family", shorten(subject.architecture or "none of the known families")),
+            ("family", shorten(subject.architecture or "not a known family")),
             ("parameters", integer(subject.parameters)),
             ("number format", shorten(subject.dtype)),
             ("files", f"{integer(len(subject.files))}, {total}"),
@@ -178,7 +178,7 @@ def subject_view(role: str, subject: SubjectRecord) -> SubjectView:
             *(("note", shorten(note)) for note in subject.notes[:20]),
         ],
         files=files,
-        more_files=f"and {integer(left)} more files, listed in the embedded result" if left else "",
+        more_files=f"and {integer(more)} more files, listed in the embedded result" if more else "",
     )
 
 
@@ -188,30 +188,30 @@ def controls_table(concepts: Sequence[ConceptView], findings: Sequence[Finding])
         [
             text(view.name, 40),
             Cell(measured.title, "", "t", measured.anchor),
-            figure(found.value),
-            bounds(found.interval),
-            figure(found.n),
-            figure(found.p_value),
-            figure(found.control.value if found.control else None),
-            bounds(found.control.interval if found.control else None),
+            figure(row.value),
+            bounds(row.interval),
+            figure(row.n),
+            figure(row.p_value),
+            figure(row.control.value if row.control else None),
+            bounds(row.control.interval if row.control else None),
         ]
         for view, finding in zip(concepts, findings, strict=True)
-        for measured, found in zip(view.measured, finding.measurements, strict=True)
-        if found.value is not None
+        for measured, row in zip(view.measured, finding.measurements, strict=True)
+        if row.value is not None
     ]
     columns = ["concept", "test", "value", "interval", "n", "p-value", "control", "control's interval"]
     return capped("Every number with its uncertainty", columns, rows, len(rows)) if rows else None
 
 
-def controls_said(findings: Sequence[Finding]) -> str:
-    measured = [found for finding in findings for found in finding.measurements if found.value is not None]
+def controls_summary(findings: Sequence[Finding]) -> str:
+    measured = [row for finding in findings for row in finding.measurements if row.value is not None]
     if not measured:
-        return "No test of a concept ran, so there is no control to show."
-    sampled = sum(found.interval is not None for found in measured)
+        return "No concept was tested, so there is no control to show."
+    sampled = sum(row.interval is not None for row in measured)
     share = percent(with_control(findings) / len(measured))
     return (
-        f"{integer(len(measured))} numbers were measured; {integer(sampled)} carry an interval and "
-        f"{integer(with_control(findings))} ({share}) stand beside a control."
+        f"{integer(len(measured))} numbers were measured; {integer(sampled)} have an interval and "
+        f"{integer(with_control(findings))} ({share}) have a control."
     )
 
 
@@ -219,10 +219,10 @@ def not_checked_table(result: AuditResult) -> Table | None:
     titles = {finding.concept: name_of(finding, 60) for finding in result.findings}
     rows = [
         [
-            text(found.metric.replace("_", " "), 60),
-            text(titles.get(found.concept, found.concept) if found.concept is not None else "the pair", 60),
-            Cell(shorten(found.reason, 600), "", "w"),
+            text(row.metric.replace("_", " "), 60),
+            text(titles.get(row.concept, row.concept) if row.concept is not None else "the pair", 60),
+            Cell(shorten(row.reason, 600), "", "w"),
         ]
-        for found in result.not_checked
+        for row in result.not_checked
     ]
     return capped("Tests that did not run", ["test", "concept", "reason"], rows, len(rows)) if rows else None

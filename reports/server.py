@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from audit.errors import ResultError
 from reports import html, index
 from reports.formatting import shorten
-from reports.stored_results import PAGE, RESULT, Row, found_in, list_results
+from reports.stored_results import PAGE, RESULT, Row, list_results, result_files
 
 HOST: Final = "127.0.0.1"
 
@@ -34,8 +34,8 @@ def serve(places: Sequence[Path], port: int, announce: Callable[[str], None]) ->
 
 
 def bound(places: Sequence[Path], port: int) -> ThreadingHTTPServer:
-    """A server on ``port`` (0: any free one) that answers for ``places`` once told to."""
-    found_in(places)
+    """A server on ``port`` (0: any free port) for the results of ``places``, not yet started."""
+    result_files(places)
 
     class Handler(ResultHandler):
         shown = tuple(places)
@@ -51,7 +51,7 @@ def bound(places: Sequence[Path], port: int) -> ThreadingHTTPServer:
 class ResultHandler(BaseHTTPRequestHandler):
     """Answers ``/``, ``/KEY/report.html`` and ``/KEY/result.json``.
 
-    A key stands for one file of the list; no part of an address ever becomes a path, so none can lead outside.
+    A key names one file of the list; no part of an address becomes a path, so no address leads outside.
     """
 
     shown: tuple[Path, ...] = ()
@@ -59,7 +59,11 @@ class ResultHandler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def do_GET(self) -> None:
-        status, kind, body = self.answer() if self.from_here() else _plain(HTTPStatus.FORBIDDEN, "not from here")
+        status, kind, body = (
+            self.answer()
+            if self.is_local()
+            else _plain(HTTPStatus.FORBIDDEN, "only requests to this machine's own address are answered")
+        )
         self.send_response(status)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
@@ -73,8 +77,8 @@ class ResultHandler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET  # noqa: N815
 
-    def from_here(self) -> bool:
-        """Whether the address typed was this machine's: a foreign name that resolves here is refused."""
+    def is_local(self) -> bool:
+        """Whether the request names this machine: another name that resolves here (DNS rebinding) is refused."""
         name = (self.headers.get("Host") or "").rsplit(":", 1)[0].lower()
         return name in (HOST, "localhost")
 
@@ -89,7 +93,7 @@ class ResultHandler(BaseHTTPRequestHandler):
         key, _, name = address.removeprefix("/").partition("/")
         row = rows.get(key)
         if row is None or name not in (RESULT, PAGE):
-            return _plain(HTTPStatus.NOT_FOUND, "There is no such page.")
+            return _plain(HTTPStatus.NOT_FOUND, "This page does not exist.")
         if row.result is None:
             return _plain(HTTPStatus.UNPROCESSABLE_ENTITY, row.error or "unreadable")
         if name == PAGE:
@@ -97,11 +101,11 @@ class ResultHandler(BaseHTTPRequestHandler):
         return HTTPStatus.OK, "application/json", _encoded(row.result.to_json())
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Silent: what is served is nobody's log."""
+        """No log."""
 
 
 def listing(rows: dict[str, Row]) -> str:
-    """The index of everything served."""
+    """The index page of all served results."""
     entries = [
         index.Entry(str(row.path.parent), f"{key}/{PAGE}", row.result)
         for key, row in rows.items()
@@ -112,7 +116,7 @@ def listing(rows: dict[str, Row]) -> str:
 
 
 def key_of(path: Path) -> str:
-    """A stable address for a file, as long as it does not move."""
+    """A stable address for a file, as long as the file is not moved."""
     return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]
 
 

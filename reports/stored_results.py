@@ -20,7 +20,7 @@ RESULT, PAGE = "result.json", "report.html"
 
 @dataclass(frozen=True)
 class Row:
-    """One result on disk: what it found, or why it cannot be read."""
+    """One result on disk, or the reason why it cannot be read."""
 
     path: Path
     time: datetime
@@ -29,13 +29,13 @@ class Row:
 
     @property
     def page(self) -> Path:
-        """Where its report lies, or would lie."""
+        """Path of its report, which may not exist yet."""
         return self.path.with_name(PAGE) if self.path.name == RESULT else self.path.with_suffix(".html")
 
     @property
     def verdicts(self) -> list[tuple[str, str]]:
         """(concept, verdict)."""
-        return [(name_of(found, 60), found.verdict) for found in self.result.findings] if self.result else []
+        return [(name_of(finding, 60), finding.verdict) for finding in self.result.findings] if self.result else []
 
     def as_json(self) -> dict[str, Any]:
         subjects = self.result.subjects if self.result else None
@@ -54,22 +54,24 @@ class Row:
 
 
 def list_results(places: Sequence[Path]) -> list[Row]:
-    """Every result that ``places`` (files, or folders searched to the bottom) hold, newest first.
+    """Every result in ``places`` (files, or folders searched with all their subfolders), newest first.
 
     Raises:
         ResultError: a place that does not exist.
     """
-    rows = [read_row(path) for path in found_in(places)]
+    rows = [read_row(path) for path in result_files(places)]
     return sorted(rows, key=lambda row: (-row.time.timestamp(), str(row.path)))
 
 
-def found_in(places: Iterable[Path]) -> list[Path]:
+def result_files(places: Iterable[Path]) -> list[Path]:
     """The result files of ``places``, each once."""
     paths: dict[Path, Path] = {}
     for place in places:
         if not place.exists():
             raise ResultError(
-                "no such file or folder.", where=str(place), hint="Run audit compare first, or name where results are."
+                "no such file or folder.",
+                where=str(place),
+                hint="Run audit compare first, or pass the folder of the results.",
             )
         for path in sorted(place.rglob(RESULT)) if place.is_dir() else [place]:
             paths.setdefault(path.resolve(), path)
@@ -92,7 +94,7 @@ def _changed(path: Path) -> datetime:
 
 
 def _finished(result: AuditResult) -> datetime | None:
-    """When the audit ended, by its own record; None where that is no time."""
+    """When the audit ended according to its record; ``None`` if the record is not a time."""
     try:
         stamp = datetime.fromisoformat(result.run.finished)
         return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).astimezone(UTC)
@@ -134,7 +136,7 @@ def draw(places: Sequence[Path], output: Path) -> None:
 
 
 def page_of(places: Sequence[Path]) -> Path:
-    """The report of the newest result, drawn beside it where it is missing or older than the result.
+    """The report of the newest result, next to it; drawn again if it is missing or older than the result.
 
     Raises:
         ResultError: no readable result is there.
@@ -147,7 +149,11 @@ def page_of(places: Sequence[Path]) -> Path:
 
 
 def readable(places: Sequence[Path]) -> list[tuple[Row, AuditResult]]:
-    """Rows with their results; one that cannot be read is an error here."""
+    """All results of ``places``.
+
+    Raises:
+        ResultError: no result, or one that cannot be read.
+    """
     rows = list_results(places)
     if not rows:
         raise ResultError(_nothing(places))

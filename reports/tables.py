@@ -1,9 +1,9 @@
-"""Tables as the templates print them: prepared cells under named columns, capped with the cap stated."""
+"""Tables as the templates print them: prepared cells under named columns; a shortened table says so."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from reports.formatting import integer, interval, number, shorten, visible
 MOST_ROWS = 1_000
 MOST_COLUMNS = 24
 SENTENCE = 24
-"""Characters from which a column of items is one of sentences, whose words are not to be broken on a phone."""
+"""Characters from which a column of items holds sentences, whose words are not broken on a phone."""
 MOST_ENTRIES = 40
 """Entries of a list or mapping shown in a cell of details."""
 DEEPEST = 4
@@ -39,29 +39,29 @@ class Table:
 
     @property
     def body(self) -> Markup:
-        """The rows as HTML, the first cell of each a header: written here, since a page has thousands of cells."""
+        """The rows as HTML, the first cell of each a header. Not in a template: a page has thousands of cells."""
         lines = (
-            "".join(_written(cell, "td" if place else "th") for place, cell in enumerate(row)) for row in self.rows
+            "".join(_cell_html(cell, "td" if place else "th") for place, cell in enumerate(row)) for row in self.rows
         )
         return Markup("".join(f"<tr>{line}</tr>\n" for line in lines))
 
     @property
     def numeric(self) -> list[bool]:
-        """By column: is it of numbers?"""
+        """For each column, whether it holds numbers."""
         first = self.rows[0] if self.rows else ()
         return [cell.kind == "n" for cell in first] or [False] * len(self.columns)
 
 
-def _written(cell: Cell, tag: str) -> str:
-    inner = _inert(cell.text)
+def _cell_html(cell: Cell, tag: str) -> str:
+    inner = _escaped(cell.text)
     if cell.href:
-        inner = f'<a href="#{_inert(cell.href)}">{inner}</a>'
+        inner = f'<a href="#{_escaped(cell.href)}">{inner}</a>'
     scope = ' scope="row"' if tag == "th" else ""
-    title = f' title="{_inert(cell.exact)}"' if cell.exact else ""
+    title = f' title="{_escaped(cell.exact)}"' if cell.exact else ""
     return f'<{tag}{scope} class="{cell.kind}"{title}>{inner}</{tag}>'
 
 
-def _inert(text: str) -> str:
+def _escaped(text: str) -> str:
     return str(escape(visible(text)))
 
 
@@ -69,7 +69,7 @@ BLANK = Cell("–", "", "n")
 
 
 def figure(value: Number | int) -> Cell:
-    """A number, with the exact one in its tooltip where rounding hid something."""
+    """A number, with the exact one as tooltip if it was rounded."""
     if value is None:
         return BLANK
     shown = number(value)
@@ -99,7 +99,7 @@ def anything(value: Any) -> Cell:
 
 
 def capped(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], total: int) -> Table:
-    """The first ``MOST_ROWS`` rows; a longer table says how many it leaves to the embedded result."""
+    """The first ``MOST_ROWS`` rows, with a note if there are more."""
     kept = list(islice(rows, MOST_ROWS))
     note = ""
     if total > len(kept):
@@ -114,11 +114,7 @@ def items_table(caption: str, items: Sequence[Mapping[str, Any]]) -> Table:
     rows = ([anything(row.get(key))._replace(kind=kinds[key]) for key in keys] for row in items)
     table = capped(caption, [shorten(key, 40).replace("_", " ") for key in keys], rows, len(items))
     hidden = len(items[0]) - len(keys)
-    return (
-        table
-        if not hidden
-        else Table(table.caption, table.columns, table.rows, f"{table.note} {hidden} columns left out.")
-    )
+    return replace(table, note=f"{table.note} {hidden} more columns are in the embedded result.") if hidden else table
 
 
 def _is_number(value: object) -> bool:
@@ -126,7 +122,7 @@ def _is_number(value: object) -> bool:
 
 
 def _kind(values: Sequence[Any]) -> str:
-    """Of a whole column, as ``Cell.kind``."""
+    """``Cell.kind`` of a whole column."""
     if any(_is_number(value) for value in values):
         return "n"
     return "w" if any(isinstance(value, str) and len(value) >= SENTENCE for value in values) else "t"
@@ -135,9 +131,9 @@ def _kind(values: Sequence[Any]) -> str:
 def layers_table(caption: str, layers: Mapping[str, Sequence[Number]]) -> Table:
     """The data behind a chart over layers."""
     shown = dict(islice(layers.items(), MOST_COLUMNS))
-    n_layers = max((len(found) for found in shown.values()), default=0)
+    n_layers = max((len(values) for values in shown.values()), default=0)
     rows = (
-        [figure(layer), *(figure(found[layer] if layer < len(found) else None) for found in shown.values())]
+        [figure(layer), *(figure(values[layer] if layer < len(values) else None) for values in shown.values())]
         for layer in range(n_layers)
     )
     return capped(caption, ["layer", *(shorten(name, 40) for name in shown)], rows, n_layers)
@@ -156,10 +152,10 @@ def explained(value: Any, depth: int = 0) -> str:
     if depth >= DEEPEST:
         return "…"
     if isinstance(value, Mapping):
-        parts = [f"{shorten(str(key), 60)} {explained(found, depth + 1)}" for key, found in _first(value.items())]
-        return "; ".join(parts) + _left(len(value)) or "none"
+        parts = [f"{shorten(str(key), 60)} {explained(entry, depth + 1)}" for key, entry in _first(value.items())]
+        return "; ".join(parts) + _and_more(len(value)) or "none"
     if isinstance(value, list | tuple):
-        return ", ".join(explained(found, depth + 1) for found in _first(value)) + _left(len(value)) or "none"
+        return ", ".join(explained(entry, depth + 1) for entry in _first(value)) + _and_more(len(value)) or "none"
     return shorten(str(value), 600)
 
 
@@ -167,5 +163,5 @@ def _first(values: Iterable[Any]) -> Iterable[Any]:
     return islice(values, MOST_ENTRIES)
 
 
-def _left(total: int) -> str:
+def _and_more(total: int) -> str:
     return f" and {integer(total - MOST_ENTRIES)} more" if total > MOST_ENTRIES else ""

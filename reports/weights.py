@@ -1,4 +1,4 @@
-"""The weights' part of the page: where they changed, which neurons, what was unlearned here."""
+"""The page's sections about the weights: where they changed, which neurons changed most, their themes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from audit.result import AuditResult, Column, ColumnValue, LayerChange, NeuronChange, TensorChange, Weights
 from audit.result.weights import OWN_FIELDS, ChangeRow, TableName
-from reports import figures
+from reports import charts
 from reports.formatting import integer, percent, shorten
 from reports.measurements import MeasuredView, views
 from reports.tables import BLANK, MOST_COLUMNS, Cell, Table, capped, code, figure
@@ -16,6 +16,8 @@ from reports.wording import weights_summary
 TOP = 15
 """Tensors listed before the full table."""
 MOST_ROLES = 16
+MOST_LAYERS = 10_000
+"""A layer number from here on is not one: no row of that length is drawn for it."""
 MOST_TOKENS = 10
 
 
@@ -38,15 +40,13 @@ class WeightsView:
 def weights_view(result: AuditResult) -> WeightsView:
     weights = result.weights
     rows = by_role(weights)
-    changed = sorted(
-        (found for found in weights.per_tensor if found.changed), key=lambda found: -(found.relative_change or 0.0)
-    )
+    changed = sorted((t for t in weights.per_tensor if t.changed), key=lambda t: -(t.relative_change or 0.0))
     return WeightsView(
         summary=weights_summary(weights),
-        strip=figures.strip("strip", "Change of each layer's weights", per_layer_change(weights)),
+        strip=charts.strip("strip", "Change of each layer's weights", per_layer_change(weights)),
         last_layer=max(len(per_layer_change(weights)) - 1, 0),
-        grid=figures.grid("layer-grid", "Relative change by layer and role", rows) if rows else "",
-        grid_key=figures.grid_key(rows) if rows else (),
+        grid=charts.grid("layer-grid", "Relative change by layer and role", rows) if rows else "",
+        grid_key=charts.grid_key(rows) if rows else (),
         grid_table=grid_table(rows) if rows else None,
         themes=[shorten(theme, 60) for theme in weights.themes[:40]],
         neurons=neurons_table(weights.top_neurons) if weights.top_neurons else None,
@@ -58,64 +58,72 @@ def weights_view(result: AuditResult) -> WeightsView:
 
 
 def per_layer_change(weights: Weights) -> list[float | None]:
-    """Relative change by layer, layer 0 first; None where it is not recorded."""
-    known = {found.layer: found.relative_change for found in weights.per_layer if 0 <= found.layer < 10_000}
+    """Relative change by layer, layer 0 first; ``None`` where it is not recorded."""
+    known = {row.layer: row.relative_change for row in weights.per_layer if 0 <= row.layer < MOST_LAYERS}
     return [known.get(layer) for layer in range(max(known, default=-1) + 1)]
 
 
 def by_role(weights: Weights) -> dict[str, list[float | None]]:
     """Role -> relative change by layer; the whole layer first."""
     layers = per_layer_change(weights)
-    inside = [found for found in weights.per_tensor if found.layer is not None and 0 <= found.layer < 10_000]
-    n_layers = max([len(layers), *(found.layer + 1 for found in inside if found.layer is not None)])
+    placed = [(t.layer, t) for t in weights.per_tensor if t.layer is not None and 0 <= t.layer < MOST_LAYERS]
+    n_layers = max([len(layers), *(layer + 1 for layer, _ in placed)])
     rows: dict[str, list[float | None]] = {"whole layer": layers + [None] * (n_layers - len(layers))} if layers else {}
-    for found in inside:
-        role = found.role or "other"
+    for layer, tensor in placed:
+        role = tensor.role or "other"
         if role not in rows and len(rows) > MOST_ROLES:
             continue
         row = rows.setdefault(role, [None] * n_layers)
-        assert found.layer is not None
-        row[found.layer] = max(row[found.layer] or 0.0, found.relative_change or 0.0)
+        row[layer] = max(row[layer] or 0.0, tensor.relative_change or 0.0)
     return rows
 
 
 def grid_table(rows: dict[str, list[float | None]]) -> Table:
-    """The data behind the grid: one row a layer."""
+    """The data behind the grid, one row a layer."""
     n_layers = len(next(iter(rows.values())))
-    cells = ([figure(layer), *(figure(found[layer]) for found in rows.values())] for layer in range(n_layers))
+    cells = ([figure(layer), *(figure(values[layer]) for values in rows.values())] for layer in range(n_layers))
     return capped("Relative change by layer and role", ["layer", *(shorten(n, 24) for n in rows)], cells, n_layers)
 
 
 def neurons_table(neurons: Sequence[NeuronChange]) -> Table:
-    columns = ["layer", "neuron", "says before", "says after", "demoted", "relative change", "cosine", "key change"]
+    columns = [
+        "layer",
+        "neuron",
+        "promotes before",
+        "promotes after",
+        "demotes after",
+        "relative change",
+        "cosine",
+        "key change",
+    ]
     rows = (
         [
-            figure(found.layer),
-            Cell(str(found.neuron), "", "n"),
-            tokens(found.tokens_before),
-            after(found),
-            tokens(found.tokens_demoted),
-            figure(found.relative_change),
-            figure(found.cosine),
-            figure(found.key_relative_change),
+            figure(neuron.layer),
+            Cell(str(neuron.neuron), "", "n"),
+            tokens(neuron.tokens_before),
+            after(neuron),
+            tokens(neuron.tokens_demoted),
+            figure(neuron.relative_change),
+            figure(neuron.cosine),
+            figure(neuron.key_relative_change),
         ]
-        for found in neurons
+        for neuron in neurons
     )
     return capped("The neurons whose value vectors changed most", columns, rows, len(neurons))
 
 
 def after(neuron: NeuronChange) -> Cell:
-    """What it says after, or that this is what it said before."""
+    """What it promotes after unlearning, or that this is the same as before."""
     same = neuron.tokens_before and neuron.tokens_before == neuron.tokens_after
     return Cell("the same", "", "w") if same else tokens(neuron.tokens_after)
 
 
-def tokens(found: Sequence[str]) -> Cell:
-    """The first tokens of a list, with how many there are beyond."""
-    if not found:
+def tokens(listed: Sequence[str]) -> Cell:
+    """The first tokens of a list, and how many more there are."""
+    if not listed:
         return Cell("–", "", "w")
-    shown = " · ".join(shorten(token, 30) or "(space)" for token in found[:MOST_TOKENS])
-    more = f" and {integer(len(found) - MOST_TOKENS)} more" if len(found) > MOST_TOKENS else ""
+    shown = " · ".join(shorten(token, 30) or "(space)" for token in listed[:MOST_TOKENS])
+    more = f" and {integer(len(listed) - MOST_TOKENS)} more" if len(listed) > MOST_TOKENS else ""
     return Cell(shown + more, "", "w")
 
 

@@ -1,5 +1,5 @@
 "use strict";
-// Adds comfort only: the page says everything without it.
+// Convenience only: the page is complete without it.
 (() => {
   const all = (selector) => [...document.querySelectorAll(selector)];
   const button = (text, action) => {
@@ -9,13 +9,13 @@
     made.addEventListener("click", () => action(made));
     return made;
   };
-  const said = (target, text) => {
+  const flash = (target, text) => {
     const before = target.textContent;
     target.textContent = text;
     setTimeout(() => { target.textContent = before; }, 1500);
   };
   const copy = (text, target) =>
-    navigator.clipboard.writeText(text).then(() => said(target, "Copied"), () => said(target, "Select and copy it yourself"));
+    navigator.clipboard.writeText(text).then(() => flash(target, "Copied"), () => flash(target, "Select and copy it yourself"));
 
   // Tables: a click on a column's name sorts by it, numbers by their exact value.
   const value = (row, column) => {
@@ -53,7 +53,7 @@
     place.hidden = false;
   });
 
-  // The embedded result: is it whole?
+  // The embedded result: does it match its digest?
   const source = document.getElementById("result-json");
   if (!source) return;
   const bytes = async () => {
@@ -64,11 +64,11 @@
   };
   const check = document.querySelector("[data-check]");
   const verify = async () => {
-    const found = await crypto.subtle.digest("SHA-256", await bytes());
-    const digest = [...new Uint8Array(found)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
-    const whole = digest === document.querySelector("[data-digest]").textContent;
-    check.textContent = whole ? "match: the embedded result is whole" : `MISMATCH: the embedded result has the digest ${digest}`;
-    check.classList.add(whole ? "match" : "mismatch");
+    const hash = await crypto.subtle.digest("SHA-256", await bytes());
+    const digest = [...new Uint8Array(hash)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+    const matches = digest === document.querySelector("[data-digest]").textContent;
+    check.textContent = matches ? "match: the embedded result is intact" : `MISMATCH: the embedded result has the digest ${digest}`;
+    check.classList.add(matches ? "match" : "mismatch");
   };
   verify().catch((error) => { check.textContent = `could not run: ${error.message}`; });
   const tools = document.querySelector("[data-result-tools]");

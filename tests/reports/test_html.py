@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from audit.result import AuditResult, Control, Measurement
-from reports import figures, formatting, tables, wording
+from reports import charts, formatting, tables, wording
 from reports.html import asset, render
 from tests import sample_guard, sample_result
 from tests.sample_result import hostile, sample, single
@@ -207,10 +207,10 @@ def test_every_figure_has_a_title_a_description_and_a_table() -> None:
 
 
 def test_series_differ_in_dash_and_marker_and_not_in_colour_alone() -> None:
-    drawn = figures.lines("k", "t", "u", {name: [1.0, 2.0] for name in figures.STYLES})
-    assert len(set(re.findall(r'class="line (s\d)"', drawn))) == len(figures.STYLES)
+    drawn = charts.lines("k", "t", "u", {name: [1.0, 2.0] for name in charts.STYLES})
+    assert len(set(re.findall(r'class="line (s\d)"', drawn))) == len(charts.STYLES)
     shapes = re.findall(r'class="mark (s\d)"><title>[^<]*</title><(\w+) (?:points="[^"]*")?', drawn)
-    assert len(set(shapes)) == len(figures.STYLES)
+    assert len(set(shapes)) == len(charts.STYLES)
     css = asset("style.css")
     dashes = [re.search(rf"\.line\.s{n}[^}}]*?stroke-dasharray: ([\d ]+)", css) for n in range(6)]
     assert len({found and found[1] for found in dashes}) >= 5
@@ -369,8 +369,8 @@ def test_a_metric_nobody_foresaw_is_drawn_from_its_record_alone() -> None:
 
 def test_no_two_series_of_a_chart_look_the_same() -> None:
     for names in (["base", "other"], ["odd", "unlearned", "even"], ["base", "unlearned", "retained", "x", "y"]):
-        assert len(set(figures.styles_of(names).values())) == len(names)
-    assert figures.styles_of(["odd", "unlearned"])["unlearned"] == figures.STYLES["unlearned"]
+        assert len(set(charts.styles_of(names).values())) == len(names)
+    assert charts.styles_of(["odd", "unlearned"])["unlearned"] == charts.STYLES["unlearned"]
 
 
 def test_series_of_one_unit_share_an_axis_that_names_it() -> None:
@@ -382,10 +382,10 @@ def test_series_of_one_unit_share_an_axis_that_names_it() -> None:
 
 def test_a_long_legend_goes_on_in_further_lines_and_the_chart_makes_room() -> None:
     names = [f"others_inside: skill number {number}" for number in range(6)]
-    drawn = figures.lines("key", "title", "unit", {name: [0.0, 1.0] for name in names})
+    drawn = charts.lines("key", "title", "unit", {name: [0.0, 1.0] for name in names})
     labels = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="label">(others[^<]*)<', drawn)
     assert [name for *_, name in labels] == names
-    assert all(float(x) + 7.2 * len(name) <= figures.WIDTH for x, _, name in labels)
+    assert all(float(x) + 7.2 * len(name) <= charts.WIDTH for x, _, name in labels)
     lines = sorted({float(y) for _, y, _ in labels})
     assert len(lines) == 3
     highest = min(float(y) for y in re.findall(r'<line [^>]*y1="([\d.]+)"', drawn))

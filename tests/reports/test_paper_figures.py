@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from reports.paper_figures import charts, save_figures
+from reports.paper_figures import plots_of, save_figures
 from tests.sample_result import hostile, sample
 
 
 def test_every_series_of_layers_becomes_a_figure(tmp_path: Path) -> None:
     written = save_figures(sample(), tmp_path)
-    assert [path.stem for path in written] == [name for name, *_ in charts(sample())]
+    assert [path.stem for path in written] == [plot.name for plot in plots_of(sample())]
     assert "weights" in {path.stem for path in written}
     assert "layer" in written[0].read_text(encoding="utf-8")
 
@@ -24,7 +24,7 @@ def test_equal_results_give_equal_figures(tmp_path: Path) -> None:
 def test_no_name_leads_outside_the_folder_and_none_is_written_twice(tmp_path: Path) -> None:
     folder = tmp_path / "figures"
     written = save_figures(hostile(), folder)
-    assert len(set(written)) == len(list(charts(hostile())))
+    assert len(set(written)) == len(list(plots_of(hostile())))
     assert {path.resolve().parent for path in written} == {folder.resolve()}
     assert {path.name for path in tmp_path.rglob("*.svg")} == {path.name for path in written}
     assert list(tmp_path.iterdir()) == [folder]
