@@ -28,6 +28,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+def plugin_names(folder: str) -> str:
+    """The names that a folder of ``audit`` offers, read from its file names: importing the files would load torch."""
+    files = (Path(__file__).parent / "audit" / folder).glob("[!_]*.py")
+    return ", ".join(sorted(file.stem.replace("_", "-") for file in files))
+
+
 # ---- options that several commands share, and those with a long help
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout, errors too.")]
@@ -229,7 +236,7 @@ def skill(
     model: Annotated[Path, typer.Argument(help="A checkpoint: folder with its config.")],
     forget: Annotated[Path, typer.Option(help=f"Queries of the skill to guard: {QUERIES}")],
     retain: Annotated[list[Path], typer.Option(help="A skill to preserve; may be repeated.")],
-    method: Annotated[str, typer.Option(help="key-space, neuron-adjust or prune.")] = "key-space",
+    method: Annotated[str, typer.Option(help=f"{plugin_names('guards/methods')}.")] = "key-space",
     save_to: Annotated[Path | None, typer.Option("--save", help="Folder for the guard.")] = None,
     save_model: Annotated[Path | None, typer.Option(help="With prune: folder for the edited model.")] = None,
     region: Annotated[str, typer.Option(help="With key-space: vote, or the paper's hypercube.")] = "vote",

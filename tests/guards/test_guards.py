@@ -1,4 +1,4 @@
-"""Guards on tiny models: what they do to generation, that they leave nothing behind, and what is refused."""
+"""Guards on tiny models: their effect on generation, that removing them leaves nothing behind, and what is refused."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_guard_in_generation_decides_by_the_keys_that_it_was_fitted_on(pool: s
 
 
 @pytest.mark.parametrize("method", sorted(methods()))
-def test_a_saved_guard_does_what_the_fitted_one_does_and_comes_off_without_trace(
+def test_a_saved_guard_does_what_the_fitted_one_does_and_is_removed_without_trace(
     method: str, tiny: RunningModel, tmp_path: Path
 ) -> None:
     plain, before = greedy_tokens(tiny, [*FORGET_PROMPTS, *RETAIN_PROMPTS]), hooks(tiny.model)
@@ -105,13 +105,13 @@ def test_cache_batch_and_padding_change_nothing(method: str, family: str, tmp_pa
         assert [greedy_tokens(model, [text])[0] for text in texts] == together
 
 
-def test_the_guard_is_there_under_the_name_of_the_interventions() -> None:
+def test_load_guard_is_exported_by_the_interventions_too() -> None:
     from audit import interventions
 
     assert interventions.load_guard is load_guard
 
 
-# ---- one by one
+# ---- single methods
 
 
 def test_a_query_inside_is_refused_and_one_outside_is_answered(tiny: RunningModel) -> None:
@@ -194,13 +194,13 @@ def test_moments_are_those_of_all_tokens(tiny: RunningModel) -> None:
     np.testing.assert_allclose(activity.key_size[1], np.abs(every).mean(axis=0), atol=1e-5)
 
 
-def test_a_neuron_that_never_moves_has_a_spread_all_the_same(tiny: RunningModel) -> None:
+def test_a_neuron_with_constant_activations_has_a_spread_above_zero(tiny: RunningModel) -> None:
     activity = read_activity(tiny, [(5,)])  # one token: nothing moves
     assert (activity.pre.std == SPREAD_FLOOR).all()
     assert (activity.keys.std == SPREAD_FLOOR).all()
 
 
-def test_activations_that_are_none_are_refused_and_leave_no_hook(tiny: RunningModel) -> None:
+def test_activations_that_are_not_finite_are_refused_and_leave_no_hook(tiny: RunningModel) -> None:
     before = hooks(tiny.model)
     with pytest.raises(ModelError, match="no prompt"):
         read_activity(tiny, [])
@@ -219,7 +219,7 @@ def test_the_chosen_layers_are_kept_with_the_guard(method: str, tiny: RunningMod
     assert read_guard(folder).guard.save().settings == guard.save().settings
     assert guard.save().settings["layers"] == [1]
     document = json.loads((folder / "guard.json").read_text())
-    del document["settings"]["layers"]  # as guards were written before layers could be chosen
+    del document["settings"]["layers"]  # older guards have no layers
     (folder / "guard.json").write_text(json.dumps(document))
     assert read_guard(folder).guard.save().settings["layers"] == []
 
@@ -266,7 +266,7 @@ def no_places(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (another_layer, "its own model does not have"),
         (half_the_moments, "its own model does not have"),
@@ -278,7 +278,7 @@ def no_places(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     ],
 )
 def test_a_damaged_guard_is_refused(
-    damage: Callable[[dict[str, Any], dict[str, np.ndarray]], None], said: str, tiny: RunningModel, tmp_path: Path
+    damage: Callable[[dict[str, Any], dict[str, np.ndarray]], None], message: str, tiny: RunningModel, tmp_path: Path
 ) -> None:
     folder = save_guard(fitted(tiny, "neuron-adjust"), tmp_path / "guard", tiny, "capitals")
     document, arrays = json.loads((folder / "guard.json").read_text()), load_file(folder / "guard.safetensors")
@@ -286,7 +286,7 @@ def test_a_damaged_guard_is_refused(
     (folder / "guard.json").write_text(json.dumps(document))
     save_file(arrays, folder / "guard.safetensors")
     before = hooks(tiny.model)
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         load_guard(tiny.model, folder)
     assert hooks(tiny.model) == before
 

@@ -161,6 +161,14 @@ def test_the_command_line_has_the_methods_own_defaults() -> None:
         assert options == {name: defaults[name] for name in options}
 
 
+def test_every_method_is_in_the_help_and_in_the_documentation() -> None:
+    shown = CliRunner().invoke(cli.app, ["skill", "--help"]).output
+    documented = (Path(cli.__file__).parent / "docs" / "skills.md").read_text()
+    for method in methods.methods():
+        assert method in shown
+        assert f"| `{method}` |" in documented
+
+
 def test_a_named_option_without_a_value_is_a_usage_error() -> None:
     line = ["skill", "m", "--forget", "f", "--retain", "r", "--option", "share"]
     shown = CliRunner().invoke(cli.app, line)

@@ -1,4 +1,4 @@
-"""What the hook of Neuron Adjust makes of pre-activations, on a module that has nothing else."""
+"""What the hook of Neuron Adjust does to pre-activations, on a module that has nothing else."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_seed_repeats_the_draws_and_another_changes_them() -> None:
     assert not np.array_equal(first, other)
 
 
-def test_values_whose_densities_both_underflow_are_decided_all_the_same() -> None:
+def test_values_whose_densities_both_underflow_are_still_decided() -> None:
     moved = adjusted(np.array([1e6, -1e6]))
     assert np.isfinite(moved).all()
     assert moved.tolist() == [1e6, -1e6]  # of two densities that underflow, the wider one's is the larger
