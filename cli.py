@@ -207,10 +207,11 @@ def ablate(
 ) -> None:
     """Edit the vectors that carry a concept, measure what it did, and audit the edited model."""
     with report_errors(as_json, debug):
-        from audit.commands.ablate import EditOptions, ablate, parse_neurons
+        from audit.commands.ablate import ablate, parse_neurons
         from audit.request import RunContext
         from audit.result import refuse_output
         from audit.settings import Settings
+        from audit.vectors.edit import EditOptions
 
         refuse_output(output)
         neurons = parse_neurons(vectors) if vectors else ()

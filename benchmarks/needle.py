@@ -22,7 +22,7 @@ from benchmarks.causal import validated
 from benchmarks.record import publish
 
 if TYPE_CHECKING:
-    from audit.commands.ablate import Dose
+    from audit.vectors.edit import Dose
 
 CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes", "germany", "chemistry", "planets", "computers")
 CACHE = Path("audit-report/needle")
@@ -67,10 +67,11 @@ def measured(name: str) -> dict[str, Any]:
 
 
 def edited(name: str) -> dict[str, Any]:
-    from audit.commands.ablate import EditOptions, open_subject, plan_edit
+    from audit.commands.ablate import open_subject
     from audit.commands.demo import default_cache, model_folder
     from audit.progress import SILENT
     from audit.settings import Settings
+    from audit.vectors.edit import EditOptions, plan_edit
     from concepts.concept import load_concept
     from concepts.neuron import Neuron
 
@@ -80,8 +81,8 @@ def edited(name: str) -> dict[str, Any]:
         return {"vectors": 0}
     options = EditOptions([Neuron(vector["layer"], vector["neuron"]) for vector in chosen["vectors"]])
     subject, concept = open_subject(folder, None, None, Settings(), SILENT), load_concept(name)
-    (zero,) = plan_edit(subject, concept, "zero", options).doses([1.0], SILENT)
-    needle = plan_edit(subject, concept, "needle", options).doses(STRENGTHS, SILENT)
+    (zero,) = plan_edit(subject.opened.checkpoint, subject.model, concept, "zero", options).doses([1.0], SILENT)
+    needle = plan_edit(subject.opened.checkpoint, subject.model, concept, "needle", options).doses(STRENGTHS, SILENT)
     return {
         "vectors": len(options.neurons),
         "specific": chosen["specific"],

@@ -12,18 +12,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import cli
-from audit.commands import ablate as ablation
-from audit.commands.ablate import (
-    METRIC,
-    Dose,
-    EditOptions,
-    ablate,
-    measurement,
-    open_subject,
-    parse_neurons,
-    plan_edit,
-    strongest,
-)
+from audit.commands.ablate import METRIC, ablate, measurement, open_subject, parse_neurons
 from audit.errors import AuditError, ModelError
 from audit.evidence import load_concepts
 from audit.interventions import methods
@@ -31,6 +20,8 @@ from audit.progress import SILENT
 from audit.request import RunContext
 from audit.result import AuditResult
 from audit.settings import Settings
+from audit.vectors import edit
+from audit.vectors.edit import Dose, EditOptions, plan_edit, strongest
 from audit.vectors.effects import Effect
 from audit.vectors.question_split import AnsweredQuestions, as_examples
 from concepts.concept import Question
@@ -73,7 +64,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         splits = [as_examples(questions, []) for questions in (target[:2], target[2:], other[:4], other[4:])]
         return AnsweredQuestions(*splits, tuple(target[:2]), ())
 
-    monkeypatch.setattr(ablation, "split_questions", all_answered)
+    monkeypatch.setattr(edit, "split_questions", all_answered)
     return write_tiny(tmp_path / "base", intermediate_size=400)
 
 
@@ -122,13 +113,15 @@ def test_noise_is_judged_over_several_draws_and_reported_as_applied(model: Path,
     settings = Settings(seed=3)
     subject = open_subject(model, None, None, settings, SILENT)
     (wanted,) = load_concepts([str(concept)])
-    edit = plan_edit(subject, wanted, "noise", EditOptions([Neuron(1, 3)]), RunContext(settings))
-    assert len(edit.draws) == 3
-    (dosed,) = edit.doses([1.0], SILENT)
-    each = [edit.splits.held_out.effect(draw) for draw in edit.draws]
+    planned = plan_edit(
+        subject.checkpoint, subject.model, wanted, "noise", EditOptions([Neuron(1, 3)]), RunContext(settings)
+    )
+    assert len(planned.draws) == 3
+    (dosed,) = planned.doses([1.0], SILENT)
+    each = [planned.splits.held_out.effect(draw) for draw in planned.draws]
     assert dosed.held_out.on_target == pytest.approx(np.mean([effect.on_target for effect in each]))
     assert len({effect.on_target for effect in each}) == 3
-    measured = measurement(edit, wanted, [dosed], dosed, 1.0)
+    measured = measurement(planned, wanted, [dosed], dosed, 1.0)
     assert measured.value == pytest.approx(each[0].specificity)
 
 
