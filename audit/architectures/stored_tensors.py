@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 
+@runtime_checkable
 class TensorLayout(Protocol):
     """Shape and number format of one tensor, as the file's header states them."""
 
@@ -22,6 +23,7 @@ class TensorLayout(Protocol):
     def dtype(self) -> torch.dtype: ...
 
 
+@runtime_checkable
 class StoredTensors(Protocol):
     """Tensors by canonical name, read from disk on demand; ``audit.checkpoint.Checkpoint`` implements it."""
 

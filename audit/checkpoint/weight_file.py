@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Shaped, UInt8
@@ -34,6 +34,7 @@ class TensorInfo:
         return numel(self.shape) * self.dtype.itemsize
 
 
+@runtime_checkable
 class WeightFile(Protocol):
     """One verified weight file. Opening reads its header only; no file stays open or mapped between calls."""
 

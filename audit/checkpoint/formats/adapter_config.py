@@ -24,7 +24,7 @@ NOT_SUPPORTED: Final = (
 )
 MERGE_HINT: Final = "Merge it into its base and save the result."
 
-Value = TypeVar("Value")
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class AdapterSettings:
 
     def scaling(self, module: str) -> float:
         """The factor of ``B A`` in ``module``."""
-        rank, alpha = self.module_rank(module), float(_by_pattern(self.alphas, module, self.alpha))
+        rank, alpha = self.module_rank(module), _by_pattern(self.alphas, module, self.alpha)
         return alpha / math.sqrt(rank) if self.rank_stabilised else alpha / rank
 
 
@@ -77,15 +77,15 @@ def read_settings(path: Path) -> AdapterSettings:
     return AdapterSettings(
         rank=rank,
         alpha=float(alpha),
-        ranks=_patterns(config, "rank_pattern", path),
-        alphas=_patterns(config, "alpha_pattern", path),
+        ranks=_patterns(config, "rank_pattern", path, int),
+        alphas=_patterns(config, "alpha_pattern", path, float),
         rank_stabilised=bool(config.get("use_rslora")),
         dora=bool(config.get("use_dora")),
         transposed=bool(config.get("fan_in_fan_out")),
     )
 
 
-def _patterns(config: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+def _patterns(config: Mapping[str, Any], key: str, path: Path, number: type[Number]) -> dict[str, Number]:
     """Module pattern -> number. Plain dotted names only: matching a regular expression from a file may never end."""
     patterns = config.get(key) or {}
     if not isinstance(patterns, dict):
@@ -93,12 +93,13 @@ def _patterns(config: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]
     for pattern, value in patterns.items():
         if not re.fullmatch(r"[\w.]+", pattern):
             raise _not_mergeable(path, f"{key} has the pattern {pattern!r}, which is not a module's name")
-        if type(value) not in (int, float) or value <= 0:
-            raise CheckpointError(f"{key} of {pattern} is {value!r}, not a positive number.", where=str(path))
-    return patterns
+        if type(value) not in (int, number) or value <= 0:
+            kind = "whole number" if number is int else "number"
+            raise CheckpointError(f"{key} of {pattern} is {value!r}, not a positive {kind}.", where=str(path))
+    return {pattern: number(value) for pattern, value in patterns.items()}
 
 
-def _by_pattern(patterns: Mapping[str, Value], module: str, default: Value) -> Value:
+def _by_pattern(patterns: Mapping[str, Number], module: str, default: Number) -> Number:
     """The value of the first pattern that matches the end of the module's path, as PEFT matches them."""
     for pattern, value in patterns.items():
         if re.fullmatch(rf"(.*\.)?({pattern})", module):

@@ -22,7 +22,7 @@ from audit.checkpoint.weight_file import Format, TensorInfo, are_naturals, is_sh
 from audit.errors import CheckpointError
 
 MEMORY_LIMIT: Final = 2 * 2**30
-"""Bytes of address space for reading the pickle; that of a model of 10^5 tensors takes an eighth."""
+"""Bytes of address space for reading the pickle; that of a model of 10^5 tensors takes a tenth."""
 
 TIME_LIMIT: Final = 60
 """Seconds of processor time for reading the pickle; that of a model of 10^5 tensors takes three."""

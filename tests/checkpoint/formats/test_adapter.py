@@ -133,6 +133,7 @@ def test_an_adapter_of_another_size_or_depth_is_refused(tmp_path: Path) -> None:
         ({"lora_alpha": None}, "alpha None"),
         ({"rank_pattern": {"(a+)+$": 4}}, "not a module's name"),
         ({"alpha_pattern": {"q_proj": 0}}, "not a positive number"),
+        ({"rank_pattern": {"q_proj": 4.5}}, "not a positive whole number"),
         ({"use_dora": True}, "not a DoRA module"),
     ],
 )

@@ -244,7 +244,7 @@ def test_tensors_with_further_attributes_are_read_as_tensors(tmp_path: Path) -> 
 def test_values_stored_negated_or_complex_are_refused(tmp_path: Path) -> None:
     numbers = torch.tensor([1 + 2j, 3 - 4j])
     torch.save({"a": torch._neg_view(torch.ones(2)), "b": torch.ones(1)}, tmp_path / "model.pt")
-    assert torch.load(tmp_path / "model.pt")["a"].tolist() == [-1, -1]  # the file itself holds ones
+    assert torch.load(tmp_path / "model.pt", weights_only=True)["a"].tolist() == [-1, -1]  # the file itself holds ones
     assert "a is not a plain dense tensor" in refusal(tmp_path / "model.pt")
     torch.save({"a": numbers}, tmp_path / "model.pt")
     assert "a has the number format complex64" in refusal(tmp_path / "model.pt")

@@ -18,7 +18,7 @@ Why not ``torch.load(weights_only=True)`` in that process? It refuses callables 
 - its error message advises to load the file again with ``weights_only=False``;
 - it imports torch, which takes seconds and 225 MB for each file; the standard library takes a tenth of a second.
 
-Neither reader limits memory or time by itself: a pickle of 200 bytes can describe a key with 2^60 parts.
+Neither reader limits memory or time by itself: a pickle of 500 bytes can describe a key with 2^60 parts.
 
 File format: ``torch/serialization.py``, ``_save`` (a zip archive of uncompressed members, since torch 1.6) and
 ``_legacy_save``.
