@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from audit.architectures.config import Config
 from audit.checkpoint.checkpoint import Checkpoint
 from audit.checkpoint.formats.gguf_config import gguf_config
 from audit.checkpoint.json_file import read_json_object
@@ -13,7 +14,7 @@ from audit.errors import ModelError
 SIZE_LIMIT: Final = 10_000_000  # bytes; real ones have a few thousand
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> Config:
     """The content of ``path``, or of ``path/config.json`` if ``path`` is a folder.
 
     Raises:
@@ -25,7 +26,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return read_json_object(file, SIZE_LIMIT, "a model config", ModelError)
 
 
-def own_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
+def own_config(checkpoint: Checkpoint) -> Config | None:
     """The checkpoint's own config: config.json beside the weights, else a GGUF file's metadata, else ``None``.
 
     Raises:

@@ -75,7 +75,7 @@ class Bridge(Protocol):
         """Logits, with the activation at each named hook point replaced by what its function returns."""
 
 
-def find_config(checkpoint: Checkpoint, given: Path | None = None) -> dict[str, Any]:
+def find_config(checkpoint: Checkpoint, given: Path | None = None) -> Config:
     """The content of config.json: the given one, the one beside the weights, or what a GGUF file says of itself.
 
     Raises:

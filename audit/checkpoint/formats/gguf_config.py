@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from audit.architectures.config import Config
 from audit.checkpoint.formats.gguf_file import gguf_family
 from audit.checkpoint.formats.gguf_header import read_header
 from audit.errors import CheckpointError
 
 
-def gguf_config(path: Path) -> dict[str, Any]:
+def gguf_config(path: Path) -> Config:
     """The content of an equivalent config.json, from the metadata of ``path``.
 
     Raises:
