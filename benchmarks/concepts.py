@@ -22,8 +22,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from audit.architectures import identify
-from audit.checkpoint import Checkpoint, open_checkpoint
+from audit.checkpoint import Checkpoint
 from audit.commands.demo import NEEDLE, default_cache, model_folder
 from audit.evidence import SHOWN
 from audit.interventions import EditInputs, apply, methods, needle, stored_rows
@@ -32,7 +31,8 @@ from audit.metrics.answers.bleu import bleu
 from audit.metrics.answers.rouge_l import rouge_l
 from audit.metrics.contract import Subjects
 from audit.models.generation import greedy
-from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
+from audit.models.loading import RunningModel
+from audit.models.opening import open_model
 from audit.progress import SILENT
 from audit.questions.items import ItemSet, item_set, with_own_answers
 from audit.questions.jailbroken import with_jailbreaks
@@ -116,12 +116,10 @@ class Subject:
     def __init__(self, name: str) -> None:
         folder = model_folder(default_cache())
         self.concept: Concept = load_concept(name)
-        self.checkpoint: Checkpoint = open_checkpoint(folder)
-        config = find_config(self.checkpoint)
-        architecture = identify(self.checkpoint, config)
-        assert architecture is not None
-        tokenizer = load_tokenizer(folder, architecture.d_vocab)
-        self.model: RunningModel = load_model(self.checkpoint, architecture, config, tokenizer)
+        opened = open_model(folder)
+        self.checkpoint: Checkpoint = opened.checkpoint
+        self.model: RunningModel = opened.load()
+        architecture, tokenizer = self.model.architecture, self.model.tokenizer
         self.stored = {key: value.clone() for key, value in self.model.model.state_dict().items()}
         self.examples: TrainingExamples = training_examples(self.concept)
         self.search = find_vectors(self.checkpoint, architecture, self.concept, tokenizer)

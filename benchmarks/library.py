@@ -15,19 +15,14 @@ from benchmarks.record import publish
 
 def main(names: Sequence[str]) -> None:
     """One row a concept; questions that are not answered are listed on stderr."""
-    from audit.architectures import identify
-    from audit.checkpoint import open_checkpoint
     from audit.commands.demo import default_cache, model_folder
-    from audit.models.loading import find_config, load_model, load_tokenizer
+    from audit.models.opening import open_model
     from concepts.concept import library, load_concept
 
     folder = model_folder(default_cache())
-    checkpoint = open_checkpoint(folder)
-    config = find_config(checkpoint)
-    architecture = identify(checkpoint, config)
-    assert architecture is not None
-    model = load_model(checkpoint, architecture, config, load_tokenizer(folder, architecture.d_vocab))
-    rows = [row(model, checkpoint, load_concept(name)) for name in names or library()]
+    opened = open_model(folder)
+    model = opened.load()
+    rows = [row(model, opened.checkpoint, load_concept(name)) for name in names or library()]
     if names:
         print(*rows, sep="\n")
     else:

@@ -18,13 +18,12 @@ from typing import Any
 
 import torch
 
-from audit.architectures import identify
-from audit.checkpoint import open_checkpoint
 from audit.commands.demo import default_cache, model_folder
 from audit.metrics import concept_metrics
 from audit.metrics.contract import Subjects
 from audit.models.forward import padded
-from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
+from audit.models.loading import RunningModel
+from audit.models.opening import open_model
 from audit.questions.further import with_further
 from audit.questions.items import ItemSet, item_set, with_own_answers
 from audit.questions.readings import Readings, generate, item_row, read
@@ -64,11 +63,7 @@ def main(folder: Path | None = None) -> None:
 
 
 def boot(folder: Path) -> RunningModel:
-    checkpoint = open_checkpoint(folder)
-    config = find_config(checkpoint)
-    architecture = identify(checkpoint, config)
-    assert architecture is not None
-    return load_model(checkpoint, architecture, config, load_tokenizer(folder, architecture.d_vocab))
+    return open_model(folder).load()
 
 
 def answers(model: RunningModel, concept: Concept) -> tuple[ItemSet, tuple[dict[str, str], int], float]:

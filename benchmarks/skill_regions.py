@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from audit.architectures import identify
-from audit.checkpoint import open_checkpoint
 from audit.commands.demo import default_cache, model_folder
 from audit.guards.measurements import GOALS
 from audit.guards.regions import best_cube, voting_layers
 from audit.models.keys import collect
-from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
+from audit.models.loading import RunningModel
+from audit.models.opening import open_model
 from benchmarks.record import folders, publish
 from concepts.background import load_background
 from concepts.regions import Kept, Region, choose_region, region_of
@@ -75,11 +74,7 @@ def _keys(skills: dict[str, Skill], cache: Path) -> dict[str, np.ndarray]:
 
 
 def _model(cache: Path) -> RunningModel:
-    base = open_checkpoint(model_folder(cache))
-    config = find_config(base)
-    architecture = identify(base, config)
-    assert architecture is not None  # the folder is ours, a llama
-    return load_model(base, architecture, config, load_tokenizer(base.path, architecture.d_vocab))
+    return open_model(model_folder(cache)).load()
 
 
 KeysBySkill = dict[str, np.ndarray]

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from audit.architectures import identify
-from audit.checkpoint import open_checkpoint
-from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
+from audit.models import opening
+from audit.models.loading import RunningModel
 from audit.models.packing import Example, Tokens
 from tests.tiny import write_tiny
 
@@ -46,11 +45,7 @@ class Log:
 
 
 def open_model(folder: Path, dtype: str = "float32") -> RunningModel:
-    checkpoint = open_checkpoint(folder)
-    config = find_config(checkpoint)
-    architecture = identify(checkpoint, config)
-    assert architecture is not None
-    return load_model(checkpoint, architecture, config, load_tokenizer(folder, architecture.d_vocab), dtype=dtype)
+    return opening.open_model(folder).load(dtype=dtype)
 
 
 def open_tiny(folder: Path, family: str, context: int = 512, **config: object) -> RunningModel:

@@ -20,7 +20,6 @@ import torch
 from audit.architectures import Architecture, Config
 from audit.checkpoint import Checkpoint
 from audit.checkpoint.config import read_config
-from audit.checkpoint.formats.gguf_config import gguf_config
 from audit.errors import ModelError
 from audit.models.tokenizer import Tokenizer
 
@@ -73,21 +72,6 @@ class Bridge(Protocol):
         return_type: str,
     ) -> torch.Tensor:
         """Logits, with the activation at each named hook point replaced by what its function returns."""
-
-
-def find_config(checkpoint: Checkpoint, given: Path | None = None) -> Config:
-    """The content of config.json: the given one, the one beside the weights, or what a GGUF file says of itself.
-
-    Raises:
-        ModelError: there is none, or it cannot be read.
-    """
-    if given is not None or checkpoint.config_dir is not None:
-        return read_config(given or checkpoint.config_dir)  # type: ignore[arg-type]  # one of the two is a path
-    if checkpoint.format == "gguf":
-        return gguf_config(checkpoint.files[0])
-    raise ModelError(
-        "no config.json beside the weights.", where=str(checkpoint.path), hint="Pass its folder with --config."
-    )
 
 
 def load_tokenizer(path: Path, d_vocab: int | None = None) -> Tokenizer:

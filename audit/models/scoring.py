@@ -86,9 +86,3 @@ def exact_answers(row: Pack, logprobs: Float[Tensor, "m d_vocab"]) -> Bool[Tenso
     """Whether every token of each answer in ``row`` is the most probable one."""
     wrong = row.owner[logprobs.argmax(dim=-1) != row.targets]
     return torch.bincount(wrong, minlength=len(row.examples)) == 0
-
-
-def scored(model: RunningModel, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
-    """``score`` as a pair of arrays, for callers that have not moved to the record yet."""
-    scores = score(model, examples)
-    return scores.means, scores.exact

@@ -27,9 +27,10 @@ from audit.errors import CheckpointError
 from audit.metrics import weights_metrics
 from audit.models.ffn import read_mlp
 from audit.models.forward import Row, expert_keys, run
-from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
+from audit.models.loading import RunningModel, load_model
 from audit.models.pair import open_pair
 from audit.weights.comparison import compare_weights
+from tests.helpers import open_model
 from tests.tiny import DENSE, FAMILIES, edit, edit_config, tokenizer, write_tiny
 
 State = dict[str, torch.Tensor]
@@ -45,8 +46,7 @@ def opened(path: Path, config: Path | None = None) -> tuple[Checkpoint, Architec
 
 
 def running(folder: Path) -> RunningModel:
-    checkpoint, architecture = opened(folder)
-    return load_model(checkpoint, architecture, find_config(checkpoint), load_tokenizer(folder))
+    return open_model(folder)
 
 
 def logits(folder: Path) -> torch.Tensor:

@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import cli
-from audit.architectures import Architecture, identify
+from audit.architectures import Architecture
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.formats import torch_file
 from audit.commands.compare import compare
@@ -37,7 +37,8 @@ from audit.errors import AuditError
 from audit.evidence import load_concepts
 from audit.metrics import weights_metrics
 from audit.models.ffn import read_mlp
-from audit.models.loading import find_config, load_model, load_tokenizer
+from audit.models.loading import load_tokenizer
+from audit.models.opening import open_model
 from audit.models.pair import open_pair
 from audit.questions.items import item_set
 from audit.result import Measurement, write_text
@@ -109,15 +110,13 @@ def restate(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, 
 
 
 def identified(folder: Path) -> tuple[Checkpoint, Architecture]:
-    checkpoint = open_checkpoint(folder)
-    architecture = identify(checkpoint, find_config(checkpoint))
-    assert architecture is not None
-    return checkpoint, architecture
+    model = open_model(folder)
+    model.require_config()
+    return model.checkpoint, model.require_architecture()
 
 
 def load(folder: Path) -> Any:
-    checkpoint, architecture = identified(folder)
-    return load_model(checkpoint, architecture, find_config(checkpoint), load_tokenizer(folder, architecture.d_vocab))
+    return open_model(folder).load()
 
 
 # ---- 1 to 11: which tensors, which files
@@ -259,7 +258,7 @@ def test_row_18_config_absent_broken_or_of_an_unknown_model(model: Path, shipped
     message = refusal(open_pair, shipped, model)
     assert "config.json: not valid JSON" in message
     (model / "config.json").unlink()
-    assert "Pass its folder with --config" in refusal(find_config, open_checkpoint(model))
+    assert "Pass its folder with --config" in refusal(open_model(model).require_config)
 
 
 def test_row_19_custom_code_in_the_folder(model: Path, tmp_path: Path) -> None:

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from audit.architectures import identify
 from audit.checkpoint import open_checkpoint
 from audit.checkpoint.saving import read_record
 from audit.commands import demo
 from audit.commands._story import tell
 from audit.commands.demo import DemoOutcome, conclusion, default_cache, model_folder
 from audit.errors import AuditError
-from audit.models.loading import find_config
+from audit.models.opening import open_model
 from audit.result import Control, Finding, Measurement
 from audit.unlearning.training import Record
 from tests.sample_result import single
@@ -122,9 +121,7 @@ def test_the_cache_is_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_real_model_is_a_whole_llama_and_made_once(smollm2: Path) -> None:
-    checkpoint = open_checkpoint(smollm2)
-    architecture = identify(checkpoint, find_config(checkpoint))
-    assert architecture is not None
+    architecture = open_model(smollm2).require_architecture()
     assert (architecture.n_layers, architecture.d_model, architecture.d_mlp) == (30, 576, 1536)
     made = (smollm2 / "model.safetensors").stat().st_mtime_ns
     assert model_folder(smollm2.parent) == smollm2

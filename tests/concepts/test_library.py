@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from audit.architectures import identify
-from audit.checkpoint import open_checkpoint
 from audit.metrics.internals.association import associate
-from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
+from audit.models.loading import RunningModel
 from audit.questions.items import item_set
 from audit.questions.readings import generate, read
 from audit.vectors.question_split import answered
 from concepts.concept import library, load_concept, neutral_text, shipped_unrelated
 from concepts.files import read_toml
 from concepts.prompts import cut, mentions
+from tests.helpers import open_model
 
 MODEL = "SmolLM2-135M-Instruct"
 
@@ -80,11 +79,7 @@ def test_the_unrelated_questions_are_many_and_different() -> None:
 
 @pytest.fixture(scope="module")
 def model(smollm2: Path) -> RunningModel:
-    checkpoint = open_checkpoint(smollm2)
-    config = find_config(checkpoint)
-    architecture = identify(checkpoint, config)
-    assert architecture is not None
-    return load_model(checkpoint, architecture, config, load_tokenizer(smollm2, architecture.d_vocab))
+    return open_model(smollm2)
 
 
 @pytest.mark.parametrize("name", library())

@@ -13,17 +13,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from audit.architectures import identify
-from audit.checkpoint import Checkpoint, open_checkpoint
+from audit.checkpoint import open_checkpoint
+from audit.checkpoint.config import read_config
 from audit.errors import ModelError
-from audit.models.loading import find_config, load_model, load_tokenizer, verify
+from audit.models.loading import load_model, load_tokenizer, verify
 from tests.helpers import open_model
 from tests.tiny import FAMILIES, edit, edit_config, write_tiny
-
-
-def with_config(folder: Path, **changes: object) -> tuple[Checkpoint, dict[str, object]]:
-    """A checkpoint and a config that says something else than its file."""
-    checkpoint = open_checkpoint(folder)
-    return checkpoint, find_config(checkpoint) | changes
 
 
 @pytest.mark.parametrize("tie", [True, False], ids=["tied", "own head"])
@@ -113,33 +108,14 @@ def test_a_config_that_does_not_make_this_model_is_refused(
     tmp_path: Path, changes: dict[str, object], said: str
 ) -> None:
     folder = write_tiny(tmp_path / "m")
-    checkpoint, config = with_config(folder, **changes)
+    checkpoint = open_checkpoint(folder)
+    config = {**read_config(folder), **changes}
     architecture = identify(checkpoint, None)
     assert architecture is not None
     tokenizer = load_tokenizer(folder)
     with pytest.raises(ModelError, match=said) as caught:
         load_model(checkpoint, architecture, config, tokenizer)
     assert "\n" not in str(caught.value)
-
-
-def test_an_absent_config_says_what_to_pass(tmp_path: Path) -> None:
-    folder = write_tiny(tmp_path / "m")
-    (folder / "config.json").unlink()
-    with pytest.raises(ModelError, match="--config"):
-        find_config(open_checkpoint(folder))
-
-
-def test_a_given_config_wins_over_the_one_beside_the_weights(tmp_path: Path) -> None:
-    folder, other = write_tiny(tmp_path / "m"), write_tiny(tmp_path / "other")
-    edit_config(other, rope_theta=123.0)
-    assert find_config(open_checkpoint(folder), other)["rope_theta"] == 123.0
-
-
-def test_a_broken_config_is_one_line_with_its_file(tmp_path: Path) -> None:
-    folder = write_tiny(tmp_path / "m")
-    (folder / "config.json").write_text("{")
-    with pytest.raises(ModelError, match="not valid JSON"):
-        find_config(open_checkpoint(folder))
 
 
 def test_an_unknown_number_format_names_the_known_ones(tmp_path: Path) -> None:

@@ -81,6 +81,14 @@ def test_a_named_input_that_cannot_be_used_is_an_error(tmp_path: Path) -> None:
         _ = open_model(write_tiny(tmp_path / "large", vocab_size=10_000), tokenizer=small).tokenizer
 
 
+def test_a_broken_config_is_one_line_with_its_file(tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path / "model")
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"config\.json: not valid JSON") as caught:
+        open_model(folder)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_models_of_a_pair_share_one_tokenizer_that_fits_the_base(tmp_path: Path) -> None:
     base, unlearned = write_tiny(tmp_path / "base"), write_tiny(tmp_path / "unlearned", seed=1)
     pair = open_pair(base, unlearned, base)

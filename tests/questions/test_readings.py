@@ -11,8 +11,6 @@ import torch
 
 import audit.models.forward
 import audit.questions.items
-from audit.architectures import identify
-from audit.checkpoint import open_checkpoint
 from audit.errors import ModelError
 from audit.metrics.answers import exact_memorisation
 from audit.metrics.contract import Subjects
@@ -20,11 +18,11 @@ from audit.metrics.internals import association
 from audit.metrics.keys import key_space_separability
 from audit.models.forward import Row, run, shared_prefix, tokens_run
 from audit.models.generation import greedy
-from audit.models.loading import RunningModel, find_config, load_model, load_tokenizer
+from audit.models.loading import RunningModel
 from audit.questions.items import ItemSet, item_set, with_own_answers
 from audit.questions.readings import Readings, generate, read
 from concepts.concept import Concept, load_concept
-from tests.helpers import open_tiny, plain_logprobs
+from tests.helpers import open_model, open_tiny, plain_logprobs
 from tests.tiny import DENSE, FAMILIES, write_tiny
 
 CAPITALS = {"Italy": "Rome", "France": "Paris", "Spain": "February", "Japan": "puppy", "Peru": "insulin"}
@@ -301,11 +299,7 @@ def test_the_limit_holds_for_each_kind_of_question(models: Callable[[str], Runni
 
 def test_smollm2_knows_italy_by_every_reading(smollm2: Path) -> None:
     """The real model: answers, association and key space all show the concept, and shortcuts change nothing."""
-    checkpoint = open_checkpoint(smollm2)
-    config = find_config(checkpoint)
-    architecture = identify(checkpoint, config)
-    assert architecture is not None
-    model = load_model(checkpoint, architecture, config, load_tokenizer(smollm2, architecture.d_vocab))
+    model = open_model(smollm2)
     italy = load_concept("italy")
     items = item_set(italy, model.tokenizer, model.context, limit=8)
     readings = read(model, items)

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from audit.architectures import identify
-from audit.checkpoint import open_checkpoint
-from audit.models.loading import find_config, load_bridge, load_tokenizer
+from audit.models import opening
 from audit.vectors.coefficients import answer_logprobs_with, held_at, mean_coefficients
 from audit.vectors.effects import Trial
 from audit.vectors.question_split import zeroed
@@ -25,12 +23,8 @@ NEURONS = [Neuron(0, 3), Neuron(1, 17), Neuron(1, 30)]
 
 
 def open_bridge(folder: Path) -> tuple[Any, Any]:
-    checkpoint = open_checkpoint(folder)
-    config = find_config(checkpoint)
-    architecture = identify(checkpoint, config)
-    assert architecture is not None
-    tokenizer = load_tokenizer(folder)
-    return load_bridge(checkpoint, architecture, config, tokenizer), tokenizer
+    opened = opening.open_model(folder)
+    return opened.bridge(), opened.require_tokenizer()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
