@@ -376,7 +376,9 @@ def verify(
 @app.command()
 def view(
     paths: Annotated[list[Path] | None, typer.Argument(help="Result files or folders; default audit-report/.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Draw the report into this HTML file.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Draw the report into this file: .html or .txt.")
+    ] = None,
     figures: Annotated[
         Path | None, typer.Option(help="Write the charts of the newest result into this folder as SVG.")
     ] = None,

@@ -22,6 +22,7 @@ from audit.result import AuditResult
 from reports.formatting import json_visible, visible
 from reports.page import page
 
+FILE_ENDINGS = (".html", ".htm")
 TEMPLATES = Path(__file__).parent / "templates"
 READABLE = 300_000
 """Characters of result up to which it is embedded as readable JSON; a longer one is compressed."""

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from audit.errors import ResultError
 from audit.result import AuditResult, write_text
 from reports import html, index, paper_figures
+from reports.formats import format_of
 from reports.wording import name_of
 
 RESULT, PAGE = "result.json", "report.html"
@@ -118,15 +119,20 @@ def save_figures(places: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def draw(places: Sequence[Path], output: Path) -> None:
-    """The report of one result, or an index of several, in ``output``.
+    """The report of one result in the format of the ending of ``output``, or an index page of several results.
 
     Raises:
-        ResultError: no result is there, or one cannot be read.
+        ResultError: no result, one that cannot be read, or an ending that no format has.
     """
     rows = readable(places)
+    render = format_of(output)
     if len(rows) == 1:
-        write_text(output, html.render(rows[0][1]))
+        write_text(output, render(rows[0][1]))
         return
+    if render is not html.render:
+        raise ResultError(
+            f"the index of {len(rows)} results is an HTML page.", where=str(output), hint="Use the ending .html."
+        )
     entries = []
     for row, result in rows:
         current_page(row, result)

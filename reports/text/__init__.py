@@ -7,7 +7,10 @@ from reports.text.result import render
 from reports.text.skill import render_skill
 from reports.text.vectors import render_vectors
 
+FILE_ENDINGS = (".txt",)
+
 __all__ = [
+    "FILE_ENDINGS",
     "render",
     "render_check",
     "render_demo",
