@@ -114,7 +114,7 @@ def test_noise_is_judged_over_several_draws_and_reported_as_applied(model: Path,
     subject = open_subject(model, None, None, settings, SILENT)
     (wanted,) = load_concepts([str(concept)])
     planned = plan_edit(
-        subject.checkpoint, subject.model, wanted, "noise", EditOptions([Neuron(1, 3)]), RunContext(settings)
+        subject.opened.checkpoint, subject.model, wanted, "noise", EditOptions([Neuron(1, 3)]), RunContext(settings)
     )
     assert len(planned.draws) == 3
     (dosed,) = planned.doses([1.0], SILENT)
