@@ -20,7 +20,7 @@ from benchmarks.skills import FILES, MISSES, QUERIES, query_file
 if TYPE_CHECKING:
     import numpy as np
 
-    from audit.commands.ablate import Subject
+    from audit.models.loading import RunningModel
 
 LANGUAGES = ("de", "es", "fr", "ru", "zh")
 METHODS = ("key-space", "neuron-adjust", "prune")
@@ -28,16 +28,15 @@ METHODS = ("key-space", "neuron-adjust", "prune")
 
 def main() -> None:
     """A row for each method and attack."""
-    from audit.commands.ablate import open_subject
     from audit.commands.demo import default_cache, model_folder
     from audit.commands.skill import GuardRequest, guard_skill
-    from audit.progress import SILENT
+    from audit.models.opening import open_model
     from audit.request import RunContext
     from audit.settings import Settings
 
     data, mgsm = folders("DATA", "MGSM")
     folder = model_folder(default_cache())
-    subject = open_subject(folder, None, None, Settings(), SILENT)
+    model = open_model(folder).load()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         skills = {name: query_file(name, data / file, Path(scratch)) for name, file in FILES.items()}
@@ -46,7 +45,7 @@ def main() -> None:
             guard = Path(scratch) / method
             request = GuardRequest(math, [*skills.values()], method, {"misses": MISSES}, save=guard)
             guard_skill(folder, request, context=RunContext(Settings(limit=QUERIES)))
-            rows += [{"method": method, **row} for row in attacked_rows(subject, guard)]
+            rows += [{"method": method, **row} for row in attacked_rows(model, guard)]
     publish("gates", rows, "share of held-out GSM8K queries with 95 % intervals; translations from MGSM")
 
 
@@ -73,7 +72,7 @@ def questions(path: Path) -> list[str]:
     return [line.rpartition("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def attacked_rows(subject: Subject, folder: Path) -> Iterator[dict[str, Any]]:
+def attacked_rows(model: RunningModel, folder: Path) -> Iterator[dict[str, Any]]:
     """Each rule of ``concepts.attacks`` and each language, against the guard in ``folder``."""
     import numpy as np
 
@@ -85,7 +84,7 @@ def attacked_rows(subject: Subject, folder: Path) -> Iterator[dict[str, Any]]:
     queries = [query for query in saved.held_out if query.forget]
 
     def put(prompts: list[str]) -> AttackedQueries:
-        return put_queries(subject.model, saved.guard, queries, prompts)
+        return put_queries(model, saved.guard, queries, prompts)
 
     prompts_by_attack: Mapping[str, list[str]] = {
         name: [attack(query.prompt, np.random.default_rng((0, at))) for at, query in enumerate(queries)]

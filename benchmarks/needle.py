@@ -67,10 +67,9 @@ def measured(name: str) -> dict[str, Any]:
 
 
 def edited(name: str) -> dict[str, Any]:
-    from audit.commands.ablate import open_subject
     from audit.commands.demo import default_cache, model_folder
+    from audit.models.opening import open_model
     from audit.progress import SILENT
-    from audit.settings import Settings
     from audit.vectors.edit import EditOptions, plan_edit
     from concepts.concept import load_concept
     from concepts.neuron import Neuron
@@ -80,9 +79,10 @@ def edited(name: str) -> dict[str, Any]:
     if chosen is None:
         return {"vectors": 0}
     options = EditOptions([Neuron(vector["layer"], vector["neuron"]) for vector in chosen["vectors"]])
-    subject, concept = open_subject(folder, None, None, Settings(), SILENT), load_concept(name)
-    (zero,) = plan_edit(subject.opened.checkpoint, subject.model, concept, "zero", options).doses([1.0], SILENT)
-    needle = plan_edit(subject.opened.checkpoint, subject.model, concept, "needle", options).doses(STRENGTHS, SILENT)
+    opened, concept = open_model(folder), load_concept(name)
+    model = opened.load()
+    (zero,) = plan_edit(opened.checkpoint, model, concept, "zero", options).doses([1.0], SILENT)
+    needle = plan_edit(opened.checkpoint, model, concept, "needle", options).doses(STRENGTHS, SILENT)
     return {
         "vectors": len(options.neurons),
         "specific": chosen["specific"],

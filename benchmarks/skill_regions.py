@@ -64,17 +64,13 @@ def _keys(skills: dict[str, Skill], cache: Path) -> dict[str, np.ndarray]:
     for name, texts in (prompts | {BACKGROUND: [*load_background()]}).items():
         file = cache / "keys" / f"{name}-{len(texts)}-both.npy"
         if not file.is_file():
-            model = model or _model(cache)
+            model = model or open_model(model_folder(cache)).load()
             file.parent.mkdir(parents=True, exist_ok=True)
             collected = collect(model, [model.tokenizer(prompt)["input_ids"] for prompt in texts], pool="both")
             assert not collected.refused, "every query fits the context"
             np.save(file, collected.rows)
         keys[name] = np.load(file)
     return keys
-
-
-def _model(cache: Path) -> RunningModel:
-    return open_model(model_folder(cache)).load()
 
 
 KeysBySkill = dict[str, np.ndarray]

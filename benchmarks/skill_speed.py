@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from audit.commands.ablate import open_subject
 from audit.commands.demo import default_cache, model_folder
 from audit.models.forward import padded
 from audit.models.keys import collect
 from audit.models.loading import RunningModel
-from audit.progress import SILENT
-from audit.settings import Settings
+from audit.models.opening import open_model
 from benchmarks.record import folders, publish
 from concepts.regions import fit_hypercube
 from concepts.skill import load_skill
@@ -38,7 +36,7 @@ UPPER, TOLERANCE = 10_000.0, 1e-5
 def main() -> None:
     """Three ratios against their goals."""
     (data,) = folders("DATA")
-    model = open_subject(model_folder(default_cache()), None, None, Settings(), SILENT).model
+    model = open_model(model_folder(default_cache())).load()
     queries = [
         query.prompt
         for file in ("gsm8k_test.jsonl", "xquad.en.json")

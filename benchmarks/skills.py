@@ -51,17 +51,15 @@ SENTENCE = re.compile(r"(?<=[.!?。！？])\s*")
 
 def main() -> None:
     """One row for each method and forget skill; the model is loaded once, and read once for what all rows share."""
-    from audit.commands.ablate import open_subject
     from audit.commands.demo import default_cache, model_folder
     from audit.guards.splits import tokenize_skill
-    from audit.progress import SILENT
-    from audit.settings import Settings
+    from audit.models.opening import open_model
     from concepts.skill import load_skill
 
     (data,) = folders("DATA")
     with tempfile.TemporaryDirectory() as scratch:
         skills = [load_skill(query_file(name, data / file, Path(scratch))) for name, file in FILES.items()]
-    model = open_subject(model_folder(default_cache()), None, None, Settings(), SILENT).model
+    model = open_model(model_folder(default_cache())).load()
     tokenized = [
         tokenize_skill(skill.model_copy(update={"title": name, "queries": skill.queries[:QUERIES]}), model, SEED)
         for name, skill in zip(FILES, skills, strict=True)

@@ -7,20 +7,17 @@ then compared with the original like any other unlearned model.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from audit.architectures import Architecture
-from audit.checkpoint.saving import refuse_occupied, save_model
+from audit.checkpoint.saving import refuse_occupied
 from audit.commands.compare import compare
-from audit.errors import AuditError, ModelError
+from audit.errors import AuditError
 from audit.evidence import check_known_vectors, load_concepts
 from audit.interventions import apply, dose, places
-from audit.models.loading import RunningModel
-from audit.models.opening import OpenedModel, open_model
-from audit.progress import Progress
+from audit.models.editable import open_editable
 from audit.request import RunContext
 from audit.result import AuditResult, Measurement
 from audit.settings import Settings
@@ -31,14 +28,6 @@ from concepts.neuron import Neuron
 
 METRIC = "ablation_effect"
 TITLE = "Effect of the edit on answers"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The model that is edited: its files, and the running model that is edited in place."""
-
-    opened: OpenedModel
-    model: RunningModel
 
 
 def ablate(
@@ -66,11 +55,11 @@ def ablate(
         refuse_occupied(save, originals=[path])
     options = _with_known_vectors(options, wanted, context.settings)
     check = partial(check_known_vectors, [wanted]) if context.settings.known_vectors else None
-    subject = open_subject(path, config, tokenizer, context.settings, context.progress, check)
-    edit = plan_edit(subject.opened.checkpoint, subject.model, wanted, method, options, context)
+    editable = open_editable(path, config, tokenizer, context, check)
+    edit = plan_edit(editable.opened.checkpoint, editable.model, wanted, method, options, context)
     doses, chosen = choose_dose(edit, method, options, context.progress)
     measured = measurement(edit, wanted, doses, chosen, options.collateral)
-    apply(subject.model, dose(subject.model, edit.target, chosen.strength))
+    apply(editable.model, dose(editable.model, edit.target, chosen.strength))
     settings = {"strength": chosen.strength, "raw": options.raw, "everywhere": options.everywhere}
     record = Record(
         method=method,
@@ -79,8 +68,9 @@ def ablate(
     )
     with tempfile.TemporaryDirectory() as scratch:
         folder = save or Path(scratch) / f"{wanted.name}-{method}"
-        _save(subject, folder, wanted, record, config, context.progress)
-        del edit, subject
+        context.progress.step(f"Saving {folder.name}")
+        editable.save(folder, {**record.as_json(), "concept": wanted.name})
+        del edit, editable
         result = compare(
             path,
             folder,
@@ -92,38 +82,6 @@ def ablate(
             command=context.command,
         )
     return with_measurement(result, measured)
-
-
-def open_subject(
-    path: Path,
-    config: Path | None,
-    tokenizer: Path | None,
-    settings: Settings,
-    progress: Progress,
-    check: Callable[[Architecture], None] | None = None,
-) -> Subject:
-    """The model in ``path``, ready to be edited.
-
-    Args:
-        check: called before the weights are read; it raises if the edit is impossible.
-
-    Raises:
-        ModelError: of no supported family, or of one whose value vectors cannot be edited.
-    """
-    opened = open_model(path, config, tokenizer)
-    opened.require_config()
-    architecture = opened.require_architecture()
-    if check is not None:
-        check(architecture)
-    if opened.checkpoint.config_dir is None and config is None:
-        raise ModelError(
-            f"a {opened.checkpoint.format} file has no config.json to save with an edited model.",
-            where=str(path),
-            hint="Pass the folder of a model as transformers saves it.",
-        )
-    opened.require_tokenizer()
-    progress.step("Loading the model")
-    return Subject(opened, opened.load(settings.device, settings.dtype))
 
 
 def measurement(edit: Edit, concept: Concept, doses: Sequence[Dose], chosen: Dose, collateral: float) -> Measurement:
@@ -185,17 +143,3 @@ def _with_known_vectors(options: EditOptions, concept: Concept, settings: Settin
     if options.neurons:
         raise AuditError("--vectors and --known-vectors both name what to edit.", hint="Give one of them.")
     return replace(options, neurons=[vector.place for vector in concept.vectors])
-
-
-def _save(
-    subject: Subject, folder: Path, concept: Concept, record: Record, config: Path | None, progress: Progress
-) -> None:
-    progress.step(f"Saving {folder.name}")
-    save_model(
-        subject.model.model,
-        subject.opened.checkpoint,
-        folder,
-        {**record.as_json(), "concept": concept.name},
-        config_dir=config,
-        tokenizer_dir=subject.opened.tokenizer_files.path,
-    )

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from audit.architectures import Architecture
-from audit.checkpoint.saving import refuse_occupied, save_model
-from audit.commands.ablate import Subject, open_subject
+from audit.checkpoint.saving import refuse_occupied
 from audit.commands.compare import Stopwatch, as_result, compare, digest_of, guard_name
 from audit.errors import AuditError
 from audit.guards.methods import (
@@ -29,6 +28,7 @@ from audit.guards.saving import DOCUMENT, save_guard
 from audit.guards.sites import Sites
 from audit.guards.splits import TokenizedSkill, held_out_queries, read_skills, tokenize_skill
 from audit.metrics import weights_metrics
+from audit.models.editable import EditableModel, open_editable
 from audit.models.pair import open_pair
 from audit.request import RunContext
 from audit.result import AuditResult, Finding, Measurement, NotChecked
@@ -78,18 +78,17 @@ def guard_skill(
     Raises:
         AuditError: an unknown method, skills that overlap, too few queries, a model that cannot be guarded.
     """
-    clock, settings, progress = Stopwatch(), context.settings, context.progress
+    clock, settings = Stopwatch(), context.settings
     options = check_request(path, request)
     skills = read_skills([request.forget, *request.retain], settings.limit)
     options.check_skill(skills[0], split(skills[0], settings.seed))
-    subject = open_subject(path, config, tokenizer, settings, progress, partial(check_architecture, options))
-    tokenized = [tokenize_skill(skill, subject.model, settings.seed) for skill in skills]
+    editable = open_editable(path, config, tokenizer, context, partial(check_architecture, options))
+    tokenized = [tokenize_skill(skill, editable.model, settings.seed) for skill in skills]
     with clock.measuring("guard"):
-        fitted = find_method(request.method).fit(subject.model, tokenized, options, settings.seed, progress)
-    _save(subject, fitted.guard, tokenized, request, config, context)
+        fitted = find_method(request.method).fit(editable.model, tokenized, options, settings.seed, context.progress)
+    _save(editable, fitted.guard, tokenized, request, context)
     recorded = settings.as_json() | record(fitted.guard, request, options, tokenized)
-    model_tokenizer = subject.model.tokenizer
-    del subject
+    del editable
     if request.save_edited is not None:
         edited = compare(
             path,
@@ -98,13 +97,13 @@ def guard_skill(
             config=config,
             tokenizer=tokenizer,
             settings=settings,
-            progress=progress,
+            progress=context.progress,
             command=context.command,
         )
         return with_guard(edited, fitted, recorded)
     pair = open_pair(path, path, config=config, tokenizer=tokenizer)
     with clock.measuring("weights"):
-        weights = compare_weights(pair, weights_metrics(), model_tokenizer, progress)
+        weights = compare_weights(pair, weights_metrics(), pair.tokenizer, context.progress)
     finding = gated(skills[0], fitted, weights, guard_name(recorded["guard"]))
     unattacked = NotChecked(metric="gate_leak", concept=finding.concept, reason=UNATTACKED)
     return as_result(pair, weights, [finding], clock.record(context.command, recorded), [unattacked])
@@ -145,30 +144,22 @@ def check_architecture(options: GuardOptions, architecture: Architecture) -> Non
 
 
 def _save(
-    subject: Subject,
+    editable: EditableModel,
     guard: Guard,
     skills: Sequence[TokenizedSkill],
     request: GuardRequest,
-    config: Path | None,
     context: RunContext,
 ) -> None:
     """The guard's folder and the edited model, as far as they are requested. Edits the model in memory."""
     if request.save is not None:
         context.progress.step(f"Saving {request.save.name}")
         held_out = [*held_out_queries(skills[:1], forget=True), *held_out_queries(skills[1:], forget=False)]
-        save_guard(guard, request.save, subject.model, skills[0].title, held_out)
+        save_guard(guard, request.save, editable.model, skills[0].title, held_out)
     if request.save_edited is not None:
         context.progress.step(f"Saving {request.save_edited.name}")
         assert isinstance(guard, WritableGuard), "checked with the request"
-        edit = {"method": method_of(guard), "settings": guard.save().settings, "changed": guard.write(subject.model)}
-        save_model(
-            subject.model.model,
-            subject.opened.checkpoint,
-            request.save_edited,
-            edit,
-            config_dir=config,
-            tokenizer_dir=subject.opened.tokenizer_files.path,
-        )
+        edit = {"method": method_of(guard), "settings": guard.save().settings, "changed": guard.write(editable.model)}
+        editable.save(request.save_edited, edit)
 
 
 # ---- the result

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import cli
-from audit.commands.ablate import METRIC, ablate, measurement, open_subject, parse_neurons
+from audit.commands.ablate import METRIC, ablate, measurement, parse_neurons
 from audit.errors import AuditError, ModelError
 from audit.evidence import load_concepts
 from audit.interventions import methods
+from audit.models.editable import open_editable
 from audit.progress import SILENT
 from audit.request import RunContext
 from audit.result import AuditResult
@@ -111,10 +112,10 @@ def test_a_trained_edit_has_no_control_and_an_untouched_model_no_effect(model: P
 
 def test_noise_is_judged_over_several_draws_and_reported_as_applied(model: Path, concept: Path) -> None:
     settings = Settings(seed=3)
-    subject = open_subject(model, None, None, settings, SILENT)
+    editable = open_editable(model, context=RunContext(settings))
     (wanted,) = load_concepts([str(concept)])
     planned = plan_edit(
-        subject.opened.checkpoint, subject.model, wanted, "noise", EditOptions([Neuron(1, 3)]), RunContext(settings)
+        editable.opened.checkpoint, editable.model, wanted, "noise", EditOptions([Neuron(1, 3)]), RunContext(settings)
     )
     assert len(planned.draws) == 3
     (dosed,) = planned.doses([1.0], SILENT)
@@ -145,7 +146,7 @@ def test_a_folder_in_use_is_refused_before_the_work(model: Path, concept: Path, 
 
 
 def test_the_original_is_never_the_target(model: Path, concept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audit.commands.ablate.open_subject", lambda *_: pytest.fail("the work began"))
+    monkeypatch.setattr("audit.commands.ablate.open_editable", lambda *_: pytest.fail("the work began"))
     for target in (model, model.parent):
         with pytest.raises(AuditError, match="contains the original"):
             ablate(model, str(concept), "zero", EditOptions(CHOSEN), save=target)

@@ -1,0 +1,71 @@
+"""A model that is edited in place: the files it was loaded from, the running model, and how the edited one is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from audit.architectures import Architecture
+from audit.checkpoint.saving import save_model
+from audit.errors import ModelError
+from audit.models.loading import RunningModel
+from audit.models.opening import OpenedModel, open_model
+from audit.request import RunContext
+
+
+@dataclass(frozen=True)
+class EditableModel:
+    """A running model that may be edited, and its files, which stay as they are.
+
+    Attributes:
+        config: config.json or its folder, where it was named.
+    """
+
+    opened: OpenedModel
+    model: RunningModel
+    config: Path | None = None
+
+    def save(self, target: Path, record: Mapping[str, Any]) -> Path:
+        """Write the model as it is now; see ``checkpoint.saving.save_model``."""
+        return save_model(
+            self.model.model,
+            self.opened.checkpoint,
+            target,
+            record,
+            config_dir=self.config,
+            tokenizer_dir=self.opened.tokenizer_files.path,
+        )
+
+
+def open_editable(
+    path: Path,
+    config: Path | None = None,
+    tokenizer: Path | None = None,
+    context: RunContext = RunContext(),
+    check: Callable[[Architecture], None] | None = None,
+) -> EditableModel:
+    """The model in ``path``, loaded.
+
+    Args:
+        config, tokenizer: folders, where they are not next to the weights.
+        check: called before the weights are read; it raises if the edit is impossible.
+
+    Raises:
+        ModelError: no supported family, or a config, a tokenizer or a folder that an edited model needs is missing.
+    """
+    opened = open_model(path, config, tokenizer)
+    opened.require_config()
+    architecture = opened.require_architecture()
+    if check is not None:
+        check(architecture)
+    if opened.checkpoint.config_dir is None and config is None:
+        raise ModelError(
+            f"a {opened.checkpoint.format} file has no config.json to save with an edited model.",
+            where=str(path),
+            hint="Pass the folder of a model as transformers saves it.",
+        )
+    opened.require_tokenizer()
+    context.progress.step("Loading the model")
+    return EditableModel(opened, opened.load(context.settings.device, context.settings.dtype), config)
