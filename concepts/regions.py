@@ -1,12 +1,12 @@
-"""A skill's region in key space: which prompts need the skill, told from their key vectors alone.
+"""A skill's region in key space: which prompts need the skill, decided from their key vectors alone.
 
-Two regions. ``Hypercube`` is the paper's (Li, Sun and Weng 2025, Key Space Detection), in closed form: per dimension
-within k standard deviations of the mean, k just large enough for every query of the fit. ``Vote`` joins, at several
-layers, a regularised linear separator against other skills with a distance to the skill's own subspace, so that
-prompts unlike either side stay outside; its threshold is a conformal quantile of queries that were not fitted. What
-keeps a skill that the fit never saw outside, measured on SmolLM2 (benchmarks/results/skill_regions.json), is the mean
-key beside the last token's, without which Spanish lies inside German, and a background of other prompts to be told
-from, without which mathematics told in English lies inside English.
+There are two kinds. ``Hypercube`` is the paper's (Li, Sun and Weng 2025, Key Space Detection), in closed form: within k
+standard deviations of the mean in every dimension, with the smallest k that holds every query of the fit. ``Vote``
+combines, at several layers, a regularised linear separator from other skills with a distance to the skill's own
+subspace, so that prompts unlike both stay outside; its threshold is a conformal quantile of queries that were not
+fitted. Two things keep a skill outside that the fit never saw, measured on SmolLM2 (benchmarks/results/
+skill_regions.json): mean keys in addition to last-token keys, without which Spanish is inside German, and a background
+of other prompts, without which mathematics in English is inside English.
 """
 
 from __future__ import annotations
@@ -17,59 +17,60 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 RIDGE = 0.1
-"""Of the separator: share of the mean eigenvalue of the Gram matrix that is added to all of them."""
+"""Ridge of the separator: this share of the Gram matrix's mean eigenvalue is added to all eigenvalues."""
 
 SLACKS = (0.5, 0.25, 0.0)
-"""Shares of the gap between the skill and the others that the border may take, the widest first."""
+"""How far the border may move into the gap between the skill and the others, as shares of it, the widest first."""
 
 STRANGERS = 0.025
-"""Share of a skill that the fit never saw which may lie inside, where borders are chosen: half of what is wanted."""
+"""Share of a skill unseen by the fit that may be inside when a border is chosen: half of the share aimed at."""
 
 KEPT = 0.9
-"""Of the subspace: share of the fit's variance that its directions carry."""
+"""Share of the fit's variance that the directions of the subspace carry."""
 
 
 class Region(Protocol):
-    """A part of key space. Keys are ``[n, n_layers, d_mlp]``, all layers of the model, counted from 0.
+    """A part of key space.
 
-    Mean keys of all layers may follow the last-token keys of all layers; they count as further layers.
+    Keys have all layers of the model, counted from 0. Mean keys of all layers may follow the last-token keys of all
+    layers; they count as further layers.
     """
 
-    def score(self, keys: np.ndarray) -> np.ndarray:
-        """How far inside each prompt lies ``[n]`` float64: 0 on the border, above it inside."""
+    def score(self, keys: Float[np.ndarray, "n n_layers d_mlp"]) -> Float[np.ndarray, " n"]:
+        """How far inside each prompt is, float64: 0 on the border, above 0 inside."""
 
-    def inside(self, keys: np.ndarray) -> np.ndarray:
-        """``score >= 0`` ``[n]`` bool."""
+    def inside(self, keys: Float[np.ndarray, "n n_layers d_mlp"]) -> Bool[np.ndarray, " n"]:
+        """``score >= 0``."""
 
     def shaped(self, d_mlp: int) -> bool:
-        """Whether its arrays are those of keys of this width, as a damaged file's may not be."""
+        """Whether its arrays have the shapes for keys of this width; those of a damaged file may not."""
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """Everything the region is, to be saved; ``from_arrays`` of its class makes it again."""
+        """The whole region as arrays, to be saved; ``from_arrays`` of its class restores it."""
 
 
 @dataclass(frozen=True)
 class Hypercube:
     """Within ``alpha * k`` standard deviations of the mean in every dimension, at one layer.
 
-    A dimension of standard deviation 0 tells nothing of how far is far; its ``std`` is infinite, so it is never left.
+    A dimension with standard deviation 0 gives no scale; its ``std`` is infinite, so it never puts a prompt outside.
     """
 
     layer: int
-    mean: np.ndarray  # [d_mlp] float64
-    std: np.ndarray  # [d_mlp] float64
+    mean: Float[np.ndarray, " d_mlp"]
+    std: Float[np.ndarray, " d_mlp"]
     k: float
     alpha: float = 1.0
 
-    def score(self, keys: np.ndarray) -> np.ndarray:
-        """``alpha * k`` less the largest deviation, in standard deviations."""
+    def score(self, keys: Float[np.ndarray, "n n_layers d_mlp"]) -> Float[np.ndarray, " n"]:
+        """``alpha * k`` minus the largest deviation, in standard deviations."""
         deviation = np.abs(keys[:, self.layer].astype(np.float64) - self.mean) / self.std
-        found: np.ndarray = self.alpha * self.k - deviation.max(axis=1)
-        return found
+        return np.asarray(self.alpha * self.k - deviation.max(axis=1))
 
-    def inside(self, keys: np.ndarray) -> np.ndarray:
+    def inside(self, keys: Float[np.ndarray, "n n_layers d_mlp"]) -> Bool[np.ndarray, " n"]:
         return self.score(keys) >= 0
 
     def shaped(self, d_mlp: int) -> bool:
@@ -84,8 +85,8 @@ class Hypercube:
         return cls(mean=arrays["mean"], std=arrays["std"], **numbers)
 
 
-def fit_hypercube(forget: np.ndarray, layer: int, alpha: float = 1.0) -> Hypercube:
-    """The smallest such cube at ``layer`` that holds every row of ``forget`` ``[n, n_layers, d_mlp]``.
+def fit_hypercube(forget: Float[np.ndarray, "n n_layers d_mlp"], layer: int, alpha: float = 1.0) -> Hypercube:
+    """The smallest cube at ``layer`` that holds every row of ``forget``.
 
     Raises:
         ValueError: fewer than two rows, or keys that are not finite.
@@ -101,28 +102,48 @@ def fit_hypercube(forget: np.ndarray, layer: int, alpha: float = 1.0) -> Hypercu
 
 @dataclass(frozen=True)
 class Vote:
-    """Where the layers' mean of two parts, the lesser of them, reaches the threshold.
+    """Where the smaller of two scores, each averaged over the layers, reaches the threshold.
 
-    The parts are a linear separator and the negative distance to the skill's subspace, each in standard deviations of
-    the calibration queries around their median.
+    The scores are a linear separator and the negative distance to the skill's subspace. Both are standardised by the
+    median and the standard deviation of the calibration queries.
+
+    Attributes:
+        layers: those that vote.
+        mean, scale: of all prompts of the fit; the scale is infinite where a neuron never varies.
+        weight: of the linear separator.
+        centre: of the skill, standardised.
+        basis: of the skill's subspace, orthonormal rows or zeros.
+        median, spread: of the two scores of the calibration queries.
     """
 
-    layers: np.ndarray  # [n] int
-    mean: np.ndarray  # [n, d_mlp] float64, of all prompts of the fit
-    scale: np.ndarray  # [n, d_mlp] float64, infinite where nothing varies
-    weight: np.ndarray  # [n, d_mlp] float64
-    centre: np.ndarray  # [n, d_mlp] float64, of the skill, standardised
-    basis: np.ndarray  # [n, rank, d_mlp] float64, orthonormal rows or zeros
-    median: np.ndarray  # [2, n] float64
-    spread: np.ndarray  # [2, n] float64
+    layers: Int[np.ndarray, " n_voting"]
+    mean: Float[np.ndarray, "n_voting d_mlp"]
+    scale: Float[np.ndarray, "n_voting d_mlp"]
+    weight: Float[np.ndarray, "n_voting d_mlp"]
+    centre: Float[np.ndarray, "n_voting d_mlp"]
+    basis: Float[np.ndarray, "n_voting rank d_mlp"]
+    median: Float[np.ndarray, "2 n_voting"]
+    spread: Float[np.ndarray, "2 n_voting"]
     threshold: float
 
-    def score(self, keys: np.ndarray) -> np.ndarray:
-        found: np.ndarray = self._votes(keys) - self.threshold
-        return found
+    def score(self, keys: Float[np.ndarray, "n n_layers d_mlp"]) -> Float[np.ndarray, " n"]:
+        """The vote minus the threshold."""
+        standard = (self.scores(keys) - self.median[..., None]) / self.spread[..., None]
+        return np.asarray(standard.mean(axis=1).min(axis=0) - self.threshold)
 
-    def inside(self, keys: np.ndarray) -> np.ndarray:
+    def inside(self, keys: Float[np.ndarray, "n n_layers d_mlp"]) -> Bool[np.ndarray, " n"]:
         return self.score(keys) >= 0
+
+    def scores(self, keys: Float[np.ndarray, "n n_layers d_mlp"]) -> Float[np.ndarray, "2 n_voting n"]:
+        """Separator and negative distance to the subspace at each voting layer, before they are standardised."""
+        return np.stack([self._layer_scores(at, keys[:, layer]) for at, layer in enumerate(self.layers)], axis=1)
+
+    def _layer_scores(self, at: int, keys: Float[np.ndarray, "n d_mlp"]) -> Float[np.ndarray, "2 n"]:
+        standard = _directions(keys.astype(np.float64), self.mean[at], self.scale[at])
+        off = standard - self.centre[at]
+        along = off @ self.basis[at].T
+        squared = np.maximum((off**2).sum(axis=1) - (along**2).sum(axis=1), 0)  # rounding can bring it below 0
+        return np.stack([standard @ self.weight[at], -np.sqrt(squared)])
 
     def shaped(self, d_mlp: int) -> bool:
         n = len(self.layers)
@@ -137,17 +158,11 @@ class Vote:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Vote:
         return cls(**{**arrays, "threshold": arrays["threshold"].item()})
 
-    def _votes(self, keys: np.ndarray) -> np.ndarray:
-        parts = np.stack([_parts(self, number, keys[:, layer]) for number, layer in enumerate(self.layers)], axis=1)
-        standard = (parts - self.median[..., None]) / self.spread[..., None]  # [2, n_layers, n]
-        votes: np.ndarray = standard.mean(axis=1).min(axis=0)
-        return votes
-
 
 def fit_region(
-    forget: np.ndarray,
-    others: np.ndarray,
-    choose: np.ndarray,
+    forget: Float[np.ndarray, "n_forget n_layers d_mlp"],
+    others: Float[np.ndarray, "n_others n_layers d_mlp"],
+    choose: Float[np.ndarray, "n_choose n_layers d_mlp"],
     layers: Sequence[int],
     *,
     miss_rate: float = 0.02,
@@ -156,45 +171,41 @@ def fit_region(
 ) -> Vote:
     """The region of ``forget`` against ``others``, missing at most ``miss_rate`` of the skill's prompts on average.
 
-    The guarantee is conformal: it needs ``choose`` to be drawn as future prompts are, and not used in the fit.
+    The guarantee is conformal: it holds if ``choose`` is drawn as future prompts are and is not used in the fit.
 
     Args:
-        forget, others, choose: keys ``[n, n_layers, d_mlp]``; ``choose`` are further queries of the forget skill.
+        forget, others, choose: key vectors; ``choose`` are further queries of the forget skill.
         layers: those that vote.
 
     Raises:
         ValueError: too few rows for the rate (saying how many are needed), or keys that are not finite.
     """
     forget, others, choose = _checked(forget), _checked(others), _checked(choose)
-    fitted = [_fit_layer(forget[:, layer], others[:, layer], ridge, kept) for layer in layers]
-    rank = max(len(basis) for *_, basis in fitted)
-    bases = np.stack([np.pad(basis, ((0, rank - len(basis)), (0, 0))) for *_, basis in fitted])
-    mean, scale, weight, centre = (np.stack(part) for part in zip(*(four for *four, _ in fitted), strict=True))
-    unit = np.ones((2, len(layers)))
-    raw = Vote(np.asarray(layers), mean, scale, weight, centre, bases, unit * 0, unit, 0.0)
-    parts = np.stack([_parts(raw, number, choose[:, layer]) for number, layer in enumerate(layers)], axis=1)
-    spread = parts.std(axis=-1)
-    scaled = Vote(
-        np.asarray(layers),
-        mean,
-        scale,
-        weight,
-        centre,
-        bases,
-        np.median(parts, axis=-1),
-        np.where(spread > 0, spread, np.inf),
-        0.0,
+    fits = [_fit_layer(forget[:, layer], others[:, layer], ridge, kept) for layer in layers]
+    rank = max(len(fit.basis) for fit in fits)
+    region = Vote(
+        layers=np.asarray(layers),
+        mean=np.stack([fit.mean for fit in fits]),
+        scale=np.stack([fit.scale for fit in fits]),
+        weight=np.stack([fit.weight for fit in fits]),
+        centre=np.stack([fit.centre for fit in fits]),
+        basis=np.stack([np.pad(fit.basis, ((0, rank - len(fit.basis)), (0, 0))) for fit in fits]),
+        median=np.zeros((2, len(layers))),
+        spread=np.ones((2, len(layers))),
+        threshold=0.0,
     )
-    threshold = conformal_threshold(scaled.score(choose), miss_rate)
-    return Vote(**{**vars(scaled), "threshold": threshold})
+    scores = region.scores(choose)
+    spread = scores.std(axis=-1)
+    region = replace(region, median=np.median(scores, axis=-1), spread=np.where(spread > 0, spread, np.inf))
+    return replace(region, threshold=conformal_threshold(region.score(choose), miss_rate))
 
 
 @dataclass(frozen=True)
 class Kept:
-    """One skill's keys, to fit on and to choose by, ``[n, n_layers, d_mlp]`` each."""
+    """One skill's keys: to fit on, and to choose settings with."""
 
-    fit: np.ndarray
-    choose: np.ndarray
+    fit: Float[np.ndarray, "n_fit n_layers d_mlp"]
+    choose: Float[np.ndarray, "n_choose n_layers d_mlp"]
 
 
 Choice = tuple[tuple[int, ...], float]
@@ -204,40 +215,48 @@ Choice = tuple[tuple[int, ...], float]
 def choose_region(
     forget: Kept,
     others: Sequence[Kept],
-    stretches: Sequence[tuple[int, ...]],
+    candidates: Sequence[tuple[int, ...]],
     miss_rate: float = 0.02,
-    background: np.ndarray | None = None,
+    background: Float[np.ndarray, "n_background n_layers d_mlp"] | None = None,
 ) -> tuple[Vote, Choice]:
-    """The region whose layers and slack let in least of other skills, and of each other skill left out of the fit.
+    """The region whose layers and slack let in the smallest share of other skills.
 
-    Both shares are read on the choosing parts, the second as far as it is above ``STRANGERS``; of equals the widest
-    border is taken.
+    The share is the worst other skill's, plus that of the worst skill left out of the fit as far as it exceeds
+    ``STRANGERS``; both are measured on the choosing parts. Between equal regions the widest border is chosen.
 
     Args:
-        background: keys of prompts that need none of the skills, to be told from besides.
-
-    Raises:
-        ValueError: see ``fit_region``.
+        candidates: sets of layers that may vote together.
+        background: keys of prompts that need none of the skills; the separator is fitted against them too.
     """
-    tried: list[tuple[float, float, Vote, Choice]] = []
-    for layers in stretches:
+    best: tuple[tuple[float, float], Vote, Choice] | None = None
+    for layers in candidates:
         whole = region_of(forget, others, (layers, 0.0), miss_rate, background)
-        without = []
-        if len(others) > 1:  # else nothing would be left to fit against
-            for at in range(len(others)):
-                rest = [*others[:at], *others[at + 1 :]]
-                without.append((region_of(forget, rest, (layers, 0.0), miss_rate, background), rest))
+        without = _each_left_out(forget, others, layers, miss_rate, background)
         for slack in SLACKS:
             region = widened(whole, others, slack)
             harm = max(_share(region, other) for other in others)
-            strangers = [
-                _share(widened(fitted, rest, slack), other)
-                for (fitted, rest), other in zip(without, others, strict=False)
-            ]
+            strangers = [_share(widened(fitted, rest, slack), other) for fitted, rest, other in without]
             harm += max(max(strangers, default=0.0) - STRANGERS, 0.0)
-            tried.append((harm, -slack, region, (layers, slack)))
-    *_, region, choice = min(tried, key=lambda found: found[:2])
+            if best is None or (harm, -slack) < best[0]:
+                best = (harm, -slack), region, (layers, slack)
+    if best is None:
+        raise ValueError("no layers to choose from")
+    _, region, choice = best
     return region, choice
+
+
+def _each_left_out(
+    forget: Kept,
+    others: Sequence[Kept],
+    layers: tuple[int, ...],
+    miss_rate: float,
+    background: Float[np.ndarray, "n_background n_layers d_mlp"] | None,
+) -> list[tuple[Vote, list[Kept], Kept]]:
+    """For each other skill: the region fitted without it, the skills it was fitted against, and the skill itself."""
+    if len(others) < 2:  # nothing would be left to fit against
+        return []
+    rests = [([*others[:at], *others[at + 1 :]], other) for at, other in enumerate(others)]
+    return [(region_of(forget, rest, (layers, 0.0), miss_rate, background), rest, other) for rest, other in rests]
 
 
 def region_of(
@@ -245,7 +264,7 @@ def region_of(
     others: Sequence[Kept],
     choice: Choice,
     miss_rate: float = 0.02,
-    background: np.ndarray | None = None,
+    background: Float[np.ndarray, "n_background n_layers d_mlp"] | None = None,
 ) -> Vote:
     """``fit_region`` with one choice of layers and slack."""
     layers, slack = choice
@@ -254,9 +273,9 @@ def region_of(
 
 
 def widened(region: Vote, others: Sequence[Kept], slack: float) -> Vote:
-    """``region`` with its border moved ``slack`` of the way towards the nearest of other skills' choosing queries.
+    """``region`` with its border moved by ``slack`` of the distance to the nearest choosing query of other skills.
 
-    Where one of them lies inside there is no way to go. A wider border misses fewer of the skill's prompts still.
+    If such a query is inside, the border stays. A wider border never misses more of the skill's prompts.
     """
     nearest = max(float(region.score(other.choose).max()) for other in others)
     return replace(region, threshold=region.threshold - slack * max(-nearest, 0.0))
@@ -266,8 +285,8 @@ def _share(region: Region, other: Kept) -> float:
     return float(region.inside(other.choose).mean())
 
 
-def conformal_threshold(scores: np.ndarray, rate: float) -> float:
-    """The largest threshold that a further score of the same kind falls below with probability ``rate`` at most.
+def conformal_threshold(scores: Float[np.ndarray, " n"], rate: float) -> float:
+    """The largest threshold that a further score of the same kind falls below with a probability of at most ``rate``.
 
     Raises:
         ValueError: see ``conformal_place``.
@@ -276,12 +295,12 @@ def conformal_threshold(scores: np.ndarray, rate: float) -> float:
 
 
 def conformal_place(n: int, rate: float) -> int:
-    """Which of ``n`` scores, the smallest first, is that threshold: floor(rate * (n + 1)), from 1 on.
+    """Rank of that threshold among ``n`` ascending scores, counted from 1: floor(rate * (n + 1)).
 
     This is split conformal prediction (Vovk et al. 2005).
 
     Raises:
-        ValueError: so few scores that no threshold keeps the rate, saying how many are needed.
+        ValueError: the scores are too few for any threshold to keep the rate; the message says how many are needed.
     """
     if not 0 < rate < 1:
         raise ValueError(f"the rate is {rate}; give a number between 0 and 1")
@@ -291,10 +310,23 @@ def conformal_place(n: int, rate: float) -> int:
     return place
 
 
-def _fit_layer(forget: np.ndarray, others: np.ndarray, ridge: float, kept: float) -> tuple[np.ndarray, ...]:
-    """Mean, scale, weight, centre and basis of one layer ``[n, d_mlp]``; the separator is ridge regression on labels.
+@dataclass(frozen=True)
+class _LayerFit:
+    """What ``Vote`` holds of one layer; see there."""
 
-    Both classes weigh the same. It is solved in its dual form, an ``n`` by ``n`` system.
+    mean: Float[np.ndarray, " d_mlp"]
+    scale: Float[np.ndarray, " d_mlp"]
+    weight: Float[np.ndarray, " d_mlp"]
+    centre: Float[np.ndarray, " d_mlp"]
+    basis: Float[np.ndarray, "rank d_mlp"]
+
+
+def _fit_layer(
+    forget: Float[np.ndarray, "n_forget d_mlp"], others: Float[np.ndarray, "n_others d_mlp"], ridge: float, kept: float
+) -> _LayerFit:
+    """Ridge regression on the labels, in its dual form (an ``n`` by ``n`` system), and the skill's subspace.
+
+    Both classes have the same weight.
     """
     rows = np.concatenate([forget, others]).astype(np.float64)
     share = np.repeat([0.5 / len(forget), 0.5 / len(others)], [len(forget), len(others)])
@@ -310,33 +342,28 @@ def _fit_layer(forget: np.ndarray, others: np.ndarray, ridge: float, kept: float
     weight = weighted.T @ np.linalg.solve(gram + penalty * np.eye(len(gram)), labels)
     own = standard[: len(forget)]
     centre = own.mean(axis=0)
-    _, singular, directions = np.linalg.svd(own - centre, full_matrices=False)
+    return _LayerFit(mean, scale, weight, centre, _subspace(own - centre, kept))
+
+
+def _subspace(centred: Float[np.ndarray, "n d_mlp"], kept: float) -> Float[np.ndarray, "rank d_mlp"]:
+    """The leading principal directions that together carry the share ``kept`` of the variance."""
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
     carried = np.cumsum(singular**2) / max(float((singular**2).sum()), np.finfo(float).tiny)
-    rank = int(np.searchsorted(carried, kept)) + 1
-    return mean, scale, weight, centre, directions[:rank]
+    return np.asarray(directions[: int(np.searchsorted(carried, kept)) + 1])
 
 
-def _directions(rows: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Standardised rows of length 1: a query with a large key would else be far from its own skill."""
+def _directions(
+    rows: Float[np.ndarray, "n d_mlp"], mean: Float[np.ndarray, " d_mlp"], scale: Float[np.ndarray, " d_mlp"]
+) -> Float[np.ndarray, "n d_mlp"]:
+    """Standardised rows of length 1; otherwise a query with large keys would be far from its own skill."""
     standard = (rows - mean) / scale
     length = np.linalg.norm(standard, axis=1, keepdims=True)
-    unit: np.ndarray = np.divide(standard, length, out=np.zeros_like(standard), where=length > 0)
-    return unit
+    return np.asarray(np.divide(standard, length, out=np.zeros_like(standard), where=length > 0))
 
 
-def _parts(region: Vote, number: int, keys: np.ndarray) -> np.ndarray:
-    """Separator and negative distance to the subspace of one layer's keys ``[2, n]``."""
-    standard = _directions(keys.astype(np.float64), region.mean[number], region.scale[number])
-    off = standard - region.centre[number]
-    basis = region.basis[number]
-    along = off @ basis.T
-    squared = np.maximum((off**2).sum(axis=1) - (along**2).sum(axis=1), 0)
-    return np.stack([standard @ region.weight[number], -np.sqrt(squared)])
-
-
-def _checked(keys: np.ndarray) -> np.ndarray:
+def _checked(keys: Float[np.ndarray, " n *dims"]) -> Float[np.ndarray, " n *dims"]:
     if len(keys) < 2:
-        raise ValueError(f"{len(keys)} queries are too few to fit a region; give 2")
+        raise ValueError(f"{len(keys)} queries are too few to fit a region; give at least 2")
     if not np.isfinite(keys).all():
         raise ValueError("key vectors are not finite")
     return keys
