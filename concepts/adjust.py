@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 SPREAD_FLOOR = 1e-6
-"""Least standard deviation, so that a neuron that never moves has a density."""
+"""Smallest standard deviation, so that a neuron with constant activations has a density."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,20 @@ class Moments:
 def top_share(
     scores: Float[np.ndarray, "n_layers d_mlp"], share: float, layers: Sequence[int] = ()
 ) -> Int[np.ndarray, "k 2"]:
-    """(layer, neuron) of the ``share`` highest scores of ``layers``, at least one, best first; ties by index.
+    """(layer, neuron) of the highest scores in ``layers``: a ``share`` of them, at least one, best first.
+
+    Ties go to the lower index.
 
     Args:
-        layers: whose neurons may be chosen, and of whose number the share is taken; all if empty.
+        layers: layers to choose from; the share is of their neurons. All layers if empty.
 
     Raises:
-        ValueError: a share outside (0, 1], or a layer that is not there.
+        ValueError: a share outside (0, 1], or a layer that the model does not have.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"the share of neurons must lie in (0, 1], found {share}")
+        raise ValueError(f"the share of neurons must be in (0, 1], not {share}")
     if not all(0 <= layer < len(scores) for layer in layers):
-        raise ValueError(f"layers {list(layers)} of a model with layers 0 to {len(scores) - 1}")
+        raise ValueError(f"layers {list(layers)} do not exist; the model has layers 0 to {len(scores) - 1}")
     among = np.unique(layers).astype(int) if layers else np.arange(len(scores))
     own = scores[among]
     best = np.argsort(-own, axis=None, kind="stable")[: max(1, round(share * own.size))]
@@ -46,6 +48,6 @@ def top_share(
 
 
 def mean_difference(forget: Moments, retain: Moments, absolute: bool = False) -> Float[np.ndarray, "*neurons"]:
-    """Forget mean minus retain mean, or its size."""
+    """Forget mean minus retain mean, or its absolute value."""
     difference = forget.mean - retain.mean
     return np.asarray(np.abs(difference) if absolute else difference)

@@ -236,7 +236,7 @@ def rank(
     W_U: Float[torch.Tensor, "d_vocab d_model"],
     lexicon: Lexicon,
     tokens: ConceptTokens,
-    strata: list[np.ndarray],
+    strata: list[Int[np.ndarray, " _"]],
 ) -> list[ConceptVector]:
     """The vectors of the shortlist with the significance of their exact top 200, best first.
 

@@ -159,7 +159,7 @@ def test_a_direction_that_no_row_uses_does_no_harm() -> None:
 def test_a_name_needs_the_heads_rows_and_one_token(lexicon: Lexicon) -> None:
     with pytest.raises(ValueError, match="head's rows"):
         concept_tokens(lexicon, from_word("Italy"))
-    with pytest.raises(ValueError, match="no single token"):
+    with pytest.raises(ValueError, match="not a single token"):
         concept_tokens(lexicon, from_word("Tuscany"), np.ones((lexicon.keys.size, 4), dtype=np.float32))
 
 

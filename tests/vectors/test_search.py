@@ -136,9 +136,9 @@ def test_a_norm_that_scales_by_one_changes_nothing_when_folded(tmp_path: Path) -
 
 
 def test_a_concept_without_a_token_of_the_model_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConceptError, match="no single token"):
+    with pytest.raises(ConceptError, match="not a single token"):
         find(write_tiny(tmp_path / "m"), "Baseball")
-    with pytest.raises(ConceptError, match=r"concept itly: itly is no single token .*did you mean italy\?$"):
+    with pytest.raises(ConceptError, match=r"concept itly: itly is not a single token .*did you mean italy\?$"):
         find(tmp_path / "m", "itly")
 
 
