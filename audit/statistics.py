@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Real, Shaped
@@ -18,6 +18,7 @@ Statistic = Callable[..., np.ndarray]
 """``statistic(*samples, axis=...)``: reduces the samples ``[..., n]`` along ``axis``."""
 
 
+@runtime_checkable
 class _Bootstrap(Protocol):
     """What is read of ``scipy.stats.bootstrap``'s result."""
 

@@ -1,4 +1,4 @@
-"""Prompts of many kinds that a region in key space is told apart from, besides the skills it is given."""
+"""Prompts of many kinds that a region in key space is fitted against, in addition to the other skills."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -189,6 +189,7 @@ class Concept(_Frozen):
 # ---- files and the library
 
 
+@runtime_checkable
 class ConceptReader(Reader[Concept], Protocol):
     """The contract of a file in ``concepts/readers/concepts/``."""
 

@@ -1,8 +1,8 @@
-"""Prompts that try to get an answer in spite of unlearning: each kind is one TOML file in ``jailbreaks/``.
+"""Jailbreak prompts, which try to get an answer in spite of unlearning: each kind is one TOML file in ``jailbreaks/``.
 
-``plain`` is the question as it is always asked; the others set something before it or ask in another language (Hong et
-al. 2024, section on adversarial robustness; Lynch et al. 2024). The answer itself is never in the prompt: it must come
-out of the weights. Pure strings.
+``plain`` is the usual prompt; the others put text before the question or use another language (Hong et al. 2024,
+section on adversarial robustness; Lynch et al. 2024). The prompt never contains the answer, which must come from the
+weights. Pure strings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 class Opening(BaseModel):
-    """What stands before a question, and how many sentences of the concept's text were left out of it."""
+    """The text before a question, and how many sentences of the concept's text were left out of it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,12 +37,13 @@ class Jailbreak(BaseModel):
 
     Attributes:
         name: the file's name.
-        opening: what stands before the question; ``{examples}`` are the answered examples, ``{text}`` is text about
-            the concept.
-        ask: the form of a question, examples and asked alike; ``{}`` is the question.
-        language: of the question; a question without a translation is not asked.
-        examples: three examples and their spares, in the order of use; empty for the shared ones.
-        words: of the concept's text, at most about this many are used.
+        title: for reports.
+        opening: the text before the question; ``{examples}`` is replaced by the answered examples, ``{text}`` by text
+            about the concept.
+        ask: the form of the examples and of the question; ``{}`` is replaced by the question.
+        language: of the question; questions without a translation are skipped.
+        examples: three examples and spare ones, in the order of use; if empty, the ones shared by all prompts.
+        words: about how many words of the concept's text are used.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,7 +59,7 @@ class Jailbreak(BaseModel):
     @model_validator(mode="after")
     def consistent(self) -> Jailbreak:
         if self.ask.count("{}") != 1 or self.ask != self.ask.rstrip():
-            raise ValueError("ask needs {} once, where the question stands, and no space at its end")
+            raise ValueError("ask needs {} once, in place of the question, and no space at its end")
         if self.opening.count("{examples}") != 1 or self.opening.count("{text}") > 1:
             raise ValueError("opening needs {examples} once, and {text} at most once")
         if any(example.answer is None for example in self.examples):
@@ -67,35 +68,35 @@ class Jailbreak(BaseModel):
 
     @property
     def informs(self) -> bool:
-        """Whether the prompt brings text about the concept: what follows from it need not be in the weights."""
+        """Whether the prompt contains text about the concept; what follows from that need not be in the weights."""
         return "{text}" in self.opening
 
     def wording(self, question: Question) -> str | None:
-        """The question in this kind's language, if there is one."""
+        """The question in this prompt's language; ``None`` if it has no translation."""
         return question.question if self.language == "en" else question.translations.get(self.language)
 
     def before(self, text: str, answers: Sequence[str], avoid: Sequence[str]) -> Opening:
-        """What stands before a question.
+        """The text before a question.
 
         Args:
-            text: about the concept; sentences that hold one of ``answers`` are left out.
+            text: about the concept; sentences that contain one of ``answers`` are left out.
             avoid: words that no example may mention.
 
         Raises:
-            ValueError: an example or a sentence is wanted and none can be used.
+            ValueError: an example or a sentence is needed and none can be used.
         """
         shots = [(example.question, example.answer or "") for example in self.examples] or [*SHOTS, *SPARE_SHOTS]
         examples = prefix(avoid, shots[: len(SHOTS)], shots[len(SHOTS) :], self.ask)
         kept, left_out = without(text, answers, self.words) if self.informs else ([], 0)
         if self.informs and not kept:
-            raise ValueError("there is no text about the concept, or each of its sentences holds the answer")
+            raise ValueError("there is no text about the concept, or each of its sentences contains the answer")
         filled = self.opening.replace("{examples}", examples).replace("{text}", " ".join(kept))
         return Opening(text=filled.lstrip("\n"), left_out=left_out)
 
 
 @cache
 def jailbreaks() -> tuple[Jailbreak, ...]:
-    """Every kind that ships, ``plain`` first, then in alphabetical order."""
+    """All kinds that ship, ``plain`` first, then in alphabetical order."""
     folder = Path(str(files(__package__) / "jailbreaks"))
     paths = sorted(folder.glob("*.toml"), key=lambda path: (path.stem != PLAIN, path.stem))
     return tuple(load_jailbreak(path) for path in paths)
@@ -116,9 +117,10 @@ def load_jailbreak(path: Path) -> Jailbreak:
 
 
 def without(text: str, answers: Sequence[str], words: int) -> tuple[list[str], int]:
-    """The first sentences of ``text``, up to about ``words`` words, and how many among them were left out.
+    """The first sentences of ``text`` that contain none of ``answers``, up to about ``words`` words.
 
-    Left out is every sentence that holds one of ``answers``.
+    Returns:
+        The sentences, and how many others were left out between them.
     """
     kept: list[str] = []
     left_out = 0
@@ -133,9 +135,10 @@ def without(text: str, answers: Sequence[str], words: int) -> tuple[list[str], i
 
 
 def alternatives(concept: Concept, question: Question) -> tuple[str, ...]:
-    """Wrong answers of the same type: those the question gives, else what the groups list beside the right one.
+    """Wrong answers of the same type: the question's own, or else other entries of the groups that list the right one.
 
-    Those of the concept itself, where there are any: words about Italy make every Italian city likelier, right or not.
+    Entries that belong to the concept come first, and alone if there are any: text about Italy makes every Italian
+    city more likely, right or wrong.
     """
     if question.wrong:
         return _wrong(question.wrong, question)
@@ -151,22 +154,22 @@ def alternatives(concept: Concept, question: Question) -> tuple[str, ...]:
 
 
 def translated(concept: Concept, path: Path, language: str = "de") -> Concept:
-    """``concept`` with its questions in another language from a JSON file: title -> questions, in the concept's order.
+    """``concept`` with translations of its questions from a JSON file: title -> questions, in the concept's order.
 
     Raises:
-        ConceptFileError: not of that form, no such title, or another number of questions than the concept's.
+        ConceptFileError: another form, no such title, or a different number of questions than the concept's.
     """
-    found = read_json(path)
-    if not isinstance(found, dict) or not all(_is_texts(texts) for texts in found.values()):
+    by_title = read_json(path)
+    if not isinstance(by_title, dict) or not all(_is_texts(texts) for texts in by_title.values()):
         raise ConceptFileError("is not an object of concept titles with lists of questions.", where=str(path))
-    if concept.title not in found:
+    if concept.title not in by_title:
         raise ConceptFileError(
-            f"has no questions on {concept.title!r}; it has: {', '.join(sorted(found))}.", where=str(path)
+            f"has no questions on {concept.title!r}; it has: {', '.join(sorted(by_title))}.", where=str(path)
         )
-    wordings = found[concept.title]
+    wordings = by_title[concept.title]
     if len(wordings) != len(concept.questions):
         raise ConceptFileError(
-            f"has {len(wordings)} questions on {concept.title!r}, the concept {len(concept.questions)}.",
+            f"has {len(wordings)} questions on {concept.title!r}; the concept has {len(concept.questions)}.",
             where=str(path),
             hint="Give one for each question of the concept, in its order.",
         )
@@ -178,13 +181,13 @@ def translated(concept: Concept, path: Path, language: str = "de") -> Concept:
 
 
 def _wrong(entries: Iterable[str], question: Question) -> tuple[str, ...]:
-    """The entries, each once, that are no right answer and do not stand in the question."""
+    """The entries, each once, that are not a right answer and not part of the question."""
     usable = (entry for entry in entries if not _same(entry, question) and not mentions(question.question, [entry]))
     return tuple({normalise(entry): entry for entry in usable}.values())
 
 
 def _same(entry: str, question: Question) -> bool:
-    """Whether ``entry`` is a right answer, or part of one, or holds one."""
+    """Whether ``entry`` is a right answer, is part of one or contains one."""
     return any(mentions(entry, [answer]) or mentions(answer, [entry]) for answer in question.answers)
 
 

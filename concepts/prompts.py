@@ -1,8 +1,8 @@
-"""How a question is put to a model, and how its answer is read back. Pure strings.
+"""The prompt form of a question, and the answer in a model's continuation. Pure strings.
 
-Small models often answer nothing to a bare question and ramble in their chat form; after three neutral examples
+Small models often give no answer to a bare question and a long one in their chat form; after three neutral examples
 they give a short answer and a blank line. Every scored and every generated answer uses this one form, so that two
-models are compared on the same words. All questions of one concept share the prefix before their own question.
+models are compared on the same words. All questions of one concept have the same prefix before their own question.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ def few_shot(question: str, avoid: Sequence[str] = ()) -> str:
 
     Args:
         question: one question; outer white space is dropped.
-        avoid: words or phrases of the concept. An example that mentions one is replaced by the next spare that
-            does not, so that no example tells what is asked.
+        avoid: words or phrases of the concept. An example that mentions one is replaced by the next spare example
+            that does not, so that no example gives an answer away.
 
     Raises:
-        ValueError: every spare mentions a word to avoid.
+        ValueError: too few examples mention no word to avoid.
     """
     return prefix(avoid) + ASK.replace("{}", question.strip())
 
 
 def in_sentences(question: str, avoid: Sequence[str] = ()) -> str:
-    """``few_shot`` with examples answered in a sentence, for a question that takes one."""
+    """``few_shot`` with examples answered in a sentence, for a question whose answer is a sentence."""
     return prefix(avoid, SENTENCES, SPARE_SENTENCES) + ASK.replace("{}", question.strip())
 
 
@@ -61,10 +61,10 @@ def prefix(
     spares: Sequence[tuple[str, str]] = SPARE_SHOTS,
     ask: str = ASK,
 ) -> str:
-    """The examples that come before every question of a concept, in the form ``ask``, where ``{}`` is the question.
+    """The examples before every question of a concept, each in the form ``ask``, where ``{}`` is the question.
 
     Raises:
-        ValueError: every spare mentions a word to avoid.
+        ValueError: too few examples mention no word to avoid.
     """
     usable = (shot for shot in spares if not mentions(" ".join(shot), avoid))
     chosen = []
@@ -77,24 +77,24 @@ def prefix(
 
 
 def answer_text(answer: str) -> str:
-    """``answer`` as it follows the prompt: with the space that tokenizers keep in the word's first token."""
+    """``answer`` as it follows the prompt: with the space that tokenizers keep in a word's first token."""
     return f" {answer.strip()}"
 
 
 def cut(generated: str) -> str:
-    """The answer in a continuation: what comes before the first line end or the next question."""
+    """The answer in a continuation: the text before the first line end or the next question."""
     answer: str = re.split(r"[\n\r]|Question:", generated.lstrip(), maxsplit=1)[0]
     return answer.strip()
 
 
 def normalise(text: str) -> str:
-    """Lower case, punctuation and leading articles dropped, single spaces: how answers are compared."""
+    """``text`` as answers are compared: lower case, single spaces, no punctuation and no leading article."""
     words = re.sub(r"[^\w\s]", " ", text.casefold().replace("'", "").replace("’", "")).split()
     leading = len(words) > 1 and words[0] in ("the", "a", "an")
     return " ".join(words[1:] if leading else words)
 
 
 def mentions(text: str, words: Sequence[str]) -> bool:
-    """Whether one of ``words`` stands in ``text`` as whole words, case and punctuation aside."""
+    """Whether ``text`` contains one of ``words`` as whole words, ignoring case and punctuation."""
     padded = f" {normalise(text)} "
     return any(f" {normalise(word)} " in padded for word in words if normalise(word))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -32,6 +32,7 @@ KEPT = 0.9
 """Share of the fit's variance that the directions of the subspace carry."""
 
 
+@runtime_checkable
 class Region(Protocol):
     """A part of key space.
 

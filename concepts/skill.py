@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -135,6 +135,7 @@ def _letters(query: Query) -> tuple[str, ...]:
 # ---- files
 
 
+@runtime_checkable
 class SkillReader(Reader[Skill], Protocol):
     """The contract of a file in ``concepts/readers/skills/``."""
 

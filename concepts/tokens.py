@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -40,6 +40,7 @@ STRATUM = 400
 """Tokens of the same form and nearest frequency that a concept token is compared with."""
 
 
+@runtime_checkable
 class Vocabulary(Protocol):
     """The part of a tokenizer that is used here; a token that begins a word decodes with the space before it."""
 
@@ -98,7 +99,9 @@ class Lexicon:
 
         Tokenizers number tokens by how often they were merged, so the lowest id is the most frequent form.
         """
-        others = [next((form for form in self._siblings(token) if form != token), token) for token in tokens.flat]
+        others = [
+            next((form for form in self._siblings(token) if form != token), token) for token in tokens.ravel().tolist()
+        ]
         return np.stack([tokens, np.array(others, dtype=tokens.dtype).reshape(tokens.shape)])
 
     def _siblings(self, token: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from concepts.files import ConceptFileError
 from concepts.plugins import PluginError
@@ -16,6 +16,7 @@ from concepts.plugins import PluginError
 Topic = TypeVar("Topic", covariant=True)
 
 
+@runtime_checkable
 class Reader(Protocol[Topic]):
     """The contract of a reader."""
 

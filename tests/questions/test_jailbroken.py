@@ -167,7 +167,7 @@ def test_translations_come_from_a_file_in_the_concepts_order(tmp_path: Path) -> 
     ("content", "message"),
     [
         ({"France": ["Frage?"]}, "has no questions on 'Italy'; it has: France"),
-        ({"Italy": ["Frage?"]}, "has 1 questions on 'Italy', the concept 26"),
+        ({"Italy": ["Frage?"]}, "has 1 questions on 'Italy'; the concept has 26"),
         (["Frage?"], "is not an object"),
         ({"Italy": "Frage?"}, "is not an object"),
     ],
