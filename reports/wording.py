@@ -170,7 +170,7 @@ def sentence(measurement: Measurement) -> str:
         return f"{value}; the base has no value to compare with.{control}"
     if comparison.kind == "same":
         return f"{value}, exactly as in the base.{control}"
-    unclear = "no clear change, since the base lies inside the interval"
+    unclear = "no clear change, the base is inside the interval"
     change = unclear if comparison.kind == "unclear" else comparison.text
     return f"{value}; base {comparison.base}: {change}.{control}"
 

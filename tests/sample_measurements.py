@@ -9,7 +9,7 @@ from audit.result import Control, LayerChange, Measurement
 
 
 def weights_measurements(layers: list[LayerChange]) -> list[Measurement]:
-    change = [found.relative_change for found in layers]
+    change = [layer.relative_change for layer in layers]
     return [
         Measurement(
             metric="weight_change",
@@ -31,8 +31,8 @@ def weights_measurements(layers: list[LayerChange]) -> list[Measurement]:
             direction="change",
             n=134_000_000,
             layers={
-                "4 bit": [found.flipped_4bit for found in layers],
-                "8 bit": [found.flipped_8bit for found in layers],
+                "4 bit": [layer.flipped_4bit for layer in layers],
+                "8 bit": [layer.flipped_8bit for layer in layers],
             },
             details={"share_8bit": 0.41, "rounding": "nearest, symmetric, absolute maximum"},
         ),
@@ -76,13 +76,13 @@ def memorisation(value: float) -> Measurement:
 
 
 def association(n_layers: int, p_value: float = 0.0002) -> Measurement:
-    rng, told = random.Random(2), p_value < 0.05
+    rng, readable = random.Random(2), p_value < 0.05
     base = [9.0 * layer / n_layers + rng.uniform(-0.4, 0.4) for layer in range(n_layers)]
     return Measurement(
         metric="association",
         title="Is the truth told apart from alternatives?",
-        value=6.127 if told else 0.431,
-        interval=(4.9, 7.4) if told else (-0.7, 1.6),
+        value=6.127 if readable else 0.431,
+        interval=(4.9, 7.4) if readable else (-0.7, 1.6),
         base=9.341,
         base_interval=(8.2, 10.4),
         unit="nats, double-centred",
@@ -92,13 +92,13 @@ def association(n_layers: int, p_value: float = 0.0002) -> Measurement:
         control=Control(name="other countries", value=8.8),
         layers={
             "base": [*base],
-            "unlearned": [(0.7 if told else 0.08) * value for value in base],
+            "unlearned": [(0.7 if readable else 0.08) * value for value in base],
             "control": [0.95 * value + 0.2 for value in base[:-1]] + [None],
         },
         details={
-            "reading": "readable" if told else "none",
+            "reading": "readable" if readable else "none",
             "null": "answers exchanged at random among the group's candidates",
-            "lens": {"layer": n_layers - 3, "reading": "readable" if told else "none", "p_value": 1.5 * p_value},
+            "lens": {"layer": n_layers - 3, "reading": "readable" if readable else "none", "p_value": 1.5 * p_value},
         },
     )
 

@@ -1,4 +1,4 @@
-"""Results as real audits write them, for tests of whatever draws or reads a result: one builder a situation."""
+"""Results like those of real audits, one builder for each situation: for tests that draw or read a result."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ HOSTILE = (
 
 
 def sample(n_layers: int = 30, **overrides: Any) -> AuditResult:
-    """Gradient unlearning: of Italy the truth is still readable, of France nobody can say. Overrides are fields."""
+    """Gradient unlearning: the facts about Italy are still readable, those about France undecided."""
     findings = [hidden_finding(n_layers), undecided_finding(n_layers)]
     return build(findings, weights(n_layers)).model_copy(update=overrides)
 
@@ -63,7 +63,7 @@ def several(n_layers: int = 12) -> AuditResult:
         finding(
             "france", "France", "present", "The unlearned model still says it: it keeps 97 % of the answers.", 0.79
         ),
-        finding("months", "Months of the year", "removed", "Every test ran and none found it.", 0.0),
+        finding("months", "Months of the year", "removed", "Every test ran and none detects it.", 0.0),
         finding("dogs", "Dogs", "inconclusive", "Silent, and no recovery test ran.", 0.2),
     ]
     return build(findings, weights(n_layers))
@@ -107,14 +107,14 @@ def weights_only() -> AuditResult:
         reason="No concept was named, so the report shows what changed in the weights.",
         would_reverse="Name what should be gone, with --concept.",
     )
-    found = weights(6).model_copy(update={"themes": [], "top_neurons": []})
+    changed = weights(6).model_copy(update={"themes": [], "top_neurons": []})
     return build(
-        [only], found, [NotChecked(metric="changed_vocabulary", concept=None, reason="no tokenizer was given")]
+        [only], changed, [NotChecked(metric="changed_vocabulary", concept=None, reason="no tokenizer was given")]
     )
 
 
 def hostile() -> AuditResult:
-    """Every string that comes from a checkpoint, a model or a user tries something."""
+    """Every string that comes from a checkpoint, a model or a user is an attack."""
     bad = " | ".join(HOSTILE)
     rows: list[dict[str, Any]] = [
         {"question": text, "answer": text * 20, text: index} for index, text in enumerate(HOSTILE)
@@ -148,7 +148,7 @@ def hostile() -> AuditResult:
         tokens_before=list(HOSTILE),
         tokens_after=list(HOSTILE),
     )
-    found = Weights(
+    changed = Weights(
         changed_tensors=1,
         total_tensors=2,
         changed_fraction=0.5,
@@ -158,14 +158,14 @@ def hostile() -> AuditResult:
         themes=list(HOSTILE),
         measurements=[measured],
     )
-    result = build(findings, found, [NotChecked(metric=bad, concept=bad, reason=bad)])
+    result = build(findings, changed, [NotChecked(metric=bad, concept=bad, reason=bad)])
     subject = result.subjects.base.model_copy(update={"path": bad, "format": bad, "notes": [bad], "architecture": bad})
     run = result.run.model_copy(update={"command": bad, "settings": {bad: bad}, "packages": {bad: bad}, "started": bad})
     subjects = Subjects(base=subject, unlearned=subject, retained=subject)
     return result.model_copy(update={"run": run, "subjects": subjects})
 
 
-def build(findings: list[Finding], found: Weights, not_checked: list[NotChecked] | None = None) -> AuditResult:
+def build(findings: list[Finding], changed: Weights, not_checked: list[NotChecked] | None = None) -> AuditResult:
     """A whole result around findings and weights."""
     listed = not_checked or [
         NotChecked(metric="target_token_rank", concept="italy", reason="no vector of the concept passed the screen"),
@@ -190,7 +190,7 @@ def build(findings: list[Finding], found: Weights, not_checked: list[NotChecked]
             packages={"python": "3.11.2", "torch": "2.13.0+cpu", "transformers": "5.23.0", "numpy": "2.4.1"},
         ),
         subjects=Subjects(base=subject("base"), unlearned=subject("npo")),
-        weights=found,
+        weights=changed,
         findings=findings,
         not_checked=listed,
     )
@@ -222,7 +222,7 @@ def weights(n_layers: int, scale: float = 0.03) -> Weights:
             tensors.append(tensor(f"model.layers.{layer}.{role}.weight", role, layer, change, width))
         tensors.append(tensor(f"model.layers.{layer}.input_layernorm.weight", "norm", layer, 0.0))
     layers = [layer_change(layer, tensors) for layer in range(n_layers)]
-    changed = [found for found in tensors if found.changed]
+    changed = [tensor for tensor in tensors if tensor.changed]
     return Weights(
         changed_tensors=len(changed),
         total_tensors=len(tensors),
@@ -255,7 +255,7 @@ def tensor(name: str, role: str, layer: int | None, change: float, width: int = 
 
 
 def layer_change(layer: int, tensors: list[TensorChange]) -> LayerChange:
-    changes = [found.relative_change or 0.0 for found in tensors if found.layer == layer]
+    changes = [tensor.relative_change or 0.0 for tensor in tensors if tensor.layer == layer]
     size = sum(changes) / len(changes)
     return LayerChange(
         layer=layer,
@@ -293,7 +293,7 @@ def hidden_finding(n_layers: int) -> Finding:
         verdict="hidden",
         reason=(
             "The unlearned model does not say it: exact memorisation of the answers is 0.08 against 0.81 in the base, "
-            "95 % interval 0.02 to 0.16. Yet it still tells the true answers from alternatives of the same kind at its "
+            "95 % interval 0.02 to 0.16. Yet it still prefers the true answers to alternatives of the same kind at its "
             "output (permutation p = 0.0002): the knowledge is in the weights and can be read there."
         ),
         would_reverse="An association test no different from its permutation null at the output and at every layer.",
@@ -302,15 +302,15 @@ def hidden_finding(n_layers: int) -> Finding:
 
 
 def undecided_finding(n_layers: int) -> Finding:
-    """France after the same training: silent, and no test that ran found it."""
+    """France after the same training: silent, and no test that ran detects it."""
     return Finding(
         concept="france",
         title="France",
         verdict="inconclusive",
         reason=(
             "The unlearned model does not say it: exact memorisation of the answers is 0.21 against 0.81 in the base, "
-            "95 % interval 0.15 to 0.29. Also, the association test did not find it either (p = 0.31). Removed or well "
-            "hidden: that takes relearning, quantisation and activation patching, which did not run."
+            "95 % interval 0.15 to 0.29. Also, the association test does not detect it either (p = 0.31). Removed or "
+            "well hidden: deciding takes relearning, quantisation and activation patching, which did not run."
         ),
         would_reverse="A test that brings the answers back would make it hidden; all of them failing, removed.",
         measurements=concept_measurements(n_layers, 0.21, p_value=0.31),

@@ -1,4 +1,4 @@
-"""The command line: one library call, the right exit code, one line for an error, JSON where asked."""
+"""The command line: one library call, the right exit code, one line for an error, JSON with --json."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ def test_an_unknown_verdict_is_a_usage_error(compared: dict[str, Any]) -> None:
 def test_a_folder_that_is_not_ours_is_refused_before_the_work(command: list[str], tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text('{"mine": 1}')
     (tmp_path / "file").write_text("mine")
-    for target, said in ((tmp_path, "not written by this tool"), (tmp_path / "file", "is a file")):
+    for target, message in ((tmp_path, "not written by this tool"), (tmp_path / "file", "is a file")):
         shown = run.invoke(cli.app, [*command, "-o", str(target)])
         assert shown.exit_code == 1
-        assert said in shown.stderr
+        assert message in shown.stderr
     assert (tmp_path / "result.json").read_text() == '{"mine": 1}'
     assert not (tmp_path / "report.html").exists()
 

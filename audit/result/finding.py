@@ -18,9 +18,9 @@ class NotChecked(Record):
 
 
 class Finding(Record):
-    """The verdict on one concept, the sentence that explains it, and what would have turned it.
+    """The verdict on one concept, the reason for it, and what would have reversed it.
 
-    ``concept`` is ``None`` for what holds of the pair as a whole.
+    ``concept`` is ``None`` for a verdict on the pair as a whole.
     """
 
     concept: str | None

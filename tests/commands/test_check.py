@@ -27,9 +27,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_whole_model_is_sound_and_described(model: Path) -> None:
-    found = check([model])
-    (path,) = found.paths
-    assert found.sound
+    checked = check([model])
+    (path,) = checked.paths
+    assert checked.sound
     assert (path.family, path.format, path.dtypes) == ("llama", "safetensors", ("float32",))
     assert path.sizes == {"n_layers": 2, "d_model": 16, "d_mlp": 40, "d_vocab": 320}
     assert path.config
@@ -57,36 +57,36 @@ def test_no_tensor_value_is_read(model: Path, monkeypatch: pytest.MonkeyPatch) -
     assert check([model, model]).sound
 
 
-def test_hashes_are_left_out_where_not_asked_for(model: Path) -> None:
+def test_no_hash_means_no_hashes(model: Path) -> None:
     assert [file.sha256 for file in check([model], hashes=False).paths[0].files] == [None]
 
 
 def test_versions_of_one_model_are_comparable_and_others_are_not(model: Path, tmp_path: Path) -> None:
     version = edit(model, tmp_path / "version", lambda name, tensor: tensor + 1)
     wider = write_tiny(tmp_path / "wider", intermediate_size=48)
-    found = check([model, version, wider])
-    assert [path.comparable for path in found.paths] == [None, True, False]
-    assert "d_mlp 40 against 48" in (found.paths[2].differences or "")
-    assert not found.sound
+    checked = check([model, version, wider])
+    assert [path.comparable for path in checked.paths] == [None, True, False]
+    assert "d_mlp 40 against 48" in (checked.paths[2].differences or "")
+    assert not checked.sound
     assert check([model, version]).sound
 
 
 def test_a_damaged_file_is_refused_and_the_others_are_still_described(model: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.safetensors"
     cut.write_bytes((model / "model.safetensors").read_bytes()[:-100])
-    found = check([cut, model])
-    assert "100 bytes" in (found.paths[0].refused or "")
-    assert found.paths[1].family == "llama"
-    assert found.plan is None
-    assert not found.sound
+    checked = check([cut, model])
+    assert "100 bytes" in (checked.paths[0].refused or "")
+    assert checked.paths[1].family == "llama"
+    assert checked.plan is None
+    assert not checked.sound
 
 
 def test_a_concept_adds_its_questions_to_the_estimate(model: Path) -> None:
-    without, asked = check([model]).plan, check([model], concepts=["italy"]).plan
+    without, with_concept = check([model]).plan, check([model], concepts=["italy"]).plan
     assert without is not None
-    assert asked is not None
+    assert with_concept is not None
     assert without.forward_tokens == 0
-    assert asked.forward_tokens > 0
+    assert with_concept.forward_tokens > 0
 
 
 def test_the_command_prints_and_ends_with_0_or_1(model: Path, tmp_path: Path) -> None:

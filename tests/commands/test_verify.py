@@ -25,7 +25,7 @@ CHANGED = "model.layers.1.mlp.down_proj.weight"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two models and the result of comparing them, with one concept asked about."""
+    """Two models and the result of comparing them, with one concept."""
     folder = tmp_path_factory.mktemp("verify")
     base = write_tiny(folder / "base")
     unlearned = edit(base, folder / "unlearned", lambda name, tensor: tensor * 1.1 if name == CHANGED else tensor)
@@ -42,9 +42,9 @@ def edited(folder: Path, target: Path, change: Callable[[Any], None]) -> Path:
 
 
 def test_a_result_as_written_holds(folder: Path) -> None:
-    found = verify(folder / "result.json", sample=100)
-    assert found.difference is None
-    assert len(found.verified) == 6
+    verification = verify(folder / "result.json", sample=100)
+    assert verification.difference is None
+    assert len(verification.verified) == 6
 
 
 def test_weights_that_are_not_finite_do_not_make_a_true_result_fail(folder: Path, tmp_path: Path) -> None:
@@ -97,9 +97,9 @@ EDITS: dict[str, tuple[Callable[[Any], Any], str]] = {
 @pytest.mark.parametrize("name", EDITS)
 def test_an_edited_field_is_named(name: str, folder: Path, tmp_path: Path) -> None:
     change, field = EDITS[name]
-    found = verify(edited(folder, tmp_path / "result.json", change))
-    assert found.difference is not None
-    assert found.difference.field == field
+    verification = verify(edited(folder, tmp_path / "result.json", change))
+    assert verification.difference is not None
+    assert verification.difference.field == field
 
 
 def test_a_changed_file_is_named_with_both_hashes(folder: Path, tmp_path: Path) -> None:

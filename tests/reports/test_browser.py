@@ -38,7 +38,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     for build in (sample, several, hostile, weights_only, guarded, adjusted):
         (folder / f"{build.__name__}.html").write_text(render(build()), encoding="utf-8")
-    write(folder / "index.html", {"npo": single(), "needle": several()}, "Italy, two ways.\nAs found.")
+    write(folder / "index.html", {"npo": single(), "needle": several()}, "Italy, two ways.\nAs measured.")
     return folder
 
 
@@ -79,8 +79,8 @@ def test_everything_can_be_read_without_javascript(browser: Any, pages: Path) ->
     text = page.inner_text("main")
     for finding in sample().findings:
         assert finding.reason in text
-        for found in finding.measurements:
-            assert found.title in text
+        for measurement in finding.measurements:
+            assert measurement.title in text
     assert "it needs JavaScript" in text
     page.click("summary >> nth=0")
     assert page.locator("details[open]").count() == 1
@@ -130,7 +130,7 @@ def test_the_integrity_check_shows_a_match(browser: Any, pages: Path, name: str)
 
 def test_the_integrity_check_shows_a_mismatch(browser: Any, tmp_path: Path) -> None:
     changed = re.sub(
-        r"(<dd data-digest>)(\w)", lambda found: found[1] + ("0" if found[2] != "0" else "1"), render(single())
+        r"(<dd data-digest>)(\w)", lambda match: match[1] + ("0" if match[2] != "0" else "1"), render(single())
     )
     (tmp_path / "digest.html").write_text(changed, encoding="utf-8")
     small = render(weights_only())
@@ -178,7 +178,7 @@ def test_paper_holds_each_section_and_what_is_folded_on_screen(browser: Any, pag
     headings = [" ".join(text.split()) for text in page.locator("h1, h2, h4").all_inner_texts()]
     page.close()
     text = text_of(paper)
-    # The link with the metric's name beside a heading is for screens.
+    # The link with the metric's name next to a heading is for screens.
     assert [title for title in headings if title.split(" Hidden")[0].rsplit(" ", 1)[0] not in text] == []
     assert "Question 33 about the country?" in text
     assert "null answers exchanged at random" in text

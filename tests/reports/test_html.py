@@ -75,7 +75,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
     def attributes(self, name: str) -> list[str]:
-        return [found[name] or "" for _, found in self.elements if name in found]
+        return [attributes[name] or "" for _, attributes in self.elements if name in attributes]
 
 
 @pytest.fixture(scope="module", params=BUILDERS, ids=lambda build: build.__name__)
@@ -144,13 +144,13 @@ def test_every_measurement_appears_with_its_number_and_its_anchor() -> None:
     result = sample()
     page = Page(render(result))
     for finding in result.findings:
-        for found in finding.measurements:
-            assert f"concept-{finding.concept}-{found.metric}" in page.attributes("id")
-            assert found.title in page.text
-            assert found.value is None or formatting.number(found.value) in page.text
-            assert found.p_value is None or formatting.number(found.p_value) in page.text
-    for found in result.weights.measurements:
-        assert f"weights-{found.metric}" in page.attributes("id")
+        for measurement in finding.measurements:
+            assert f"concept-{finding.concept}-{measurement.metric}" in page.attributes("id")
+            assert measurement.title in page.text
+            assert measurement.value is None or formatting.number(measurement.value) in page.text
+            assert measurement.p_value is None or formatting.number(measurement.p_value) in page.text
+    for measurement in result.weights.measurements:
+        assert f"weights-{measurement.metric}" in page.attributes("id")
 
 
 def test_a_measurement_that_is_taken_out_is_gone_from_the_page() -> None:
@@ -167,9 +167,9 @@ def test_a_measurement_that_is_taken_out_is_gone_from_the_page() -> None:
 def test_reasons_for_what_was_not_measured_and_not_checked_appear() -> None:
     result = sample()
     text = Page(render(result)).text
-    reasons = {found.not_measured for finding in result.findings for found in finding.measurements} - {None}
+    reasons = {measurement.not_measured for finding in result.findings for measurement in finding.measurements} - {None}
     assert reasons
-    for reason in [*reasons, *(found.reason for found in result.not_checked)]:
+    for reason in [*reasons, *(row.reason for row in result.not_checked)]:
         assert str(reason) in text
 
 
@@ -194,14 +194,14 @@ def test_what_was_audited_and_how_to_repeat_it_appear() -> None:
 
 def test_every_figure_has_a_title_a_description_and_a_table() -> None:
     page = Page(render(sample()))
-    pictures = [found for tag, found in page.elements if tag == "svg" and found.get("role") == "img"]
+    pictures = [attributes for tag, attributes in page.elements if tag == "svg" and attributes.get("role") == "img"]
     ids = set(page.attributes("id"))
     assert len(pictures) > 10
-    for found in pictures:
-        assert found["aria-labelledby"] in ids
-        assert found["aria-describedby"] in ids
-    charts = sum("-chart-" in str(found["aria-labelledby"]) for found in pictures)
-    assert charts >= sum(tag == "summary" for tag, _ in page.elements if tag == "svg")
+    for attributes in pictures:
+        assert attributes["aria-labelledby"] in ids
+        assert attributes["aria-describedby"] in ids
+    line_charts = sum("-chart-" in str(attributes["aria-labelledby"]) for attributes in pictures)
+    assert line_charts >= sum(tag == "summary" for tag, _ in page.elements if tag == "svg")
     for section in re.findall(r'<article class="measure".*?</article>', render(sample()), re.DOTALL):
         assert ('class="figure"' in section) <= ("the data of the chart" in section)
 
@@ -213,7 +213,7 @@ def test_series_differ_in_dash_and_marker_and_not_in_colour_alone() -> None:
     assert len(set(shapes)) == len(charts.STYLES)
     css = asset("style.css")
     dashes = [re.search(rf"\.line\.s{n}[^}}]*?stroke-dasharray: ([\d ]+)", css) for n in range(6)]
-    assert len({found and found[1] for found in dashes}) >= 5
+    assert len({dash and dash[1] for dash in dashes}) >= 5
 
 
 # ---- nothing in it can act
@@ -222,7 +222,7 @@ def test_series_differ_in_dash_and_marker_and_not_in_colour_alone() -> None:
 def test_hostile_strings_make_no_element_and_no_handler() -> None:
     plain, bad = Page(render(sample())), Page(render(hostile()))
     assert {tag for tag, _ in bad.elements} <= {tag for tag, _ in plain.elements} | {"article"}
-    names = {name for _, found in bad.elements for name in found}
+    names = {name for _, attributes in bad.elements for name in attributes}
     assert [name for name in names if name.startswith("on")] == []
     assert len(bad.scripts) == 2
     assert "pwned" not in bad.scripts[0 if "use strict" in bad.scripts[0] else 1]
@@ -239,7 +239,7 @@ def test_hostile_characters_are_shown_as_escapes() -> None:
 def test_the_policy_allows_the_one_script_and_nothing_else() -> None:
     text = render(hostile())
     page = Page(text)
-    (policy,) = [found["content"] or "" for tag, found in page.elements if found.get("http-equiv")]
+    (policy,) = [attributes["content"] or "" for _, attributes in page.elements if attributes.get("http-equiv")]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy.split("script-src")[1]
     script = next(code for code in page.scripts if "use strict" in code)
@@ -252,9 +252,9 @@ def test_the_policy_allows_the_one_script_and_nothing_else() -> None:
 
 def embedded(text: str) -> tuple[str, str]:
     """The JSON inside the page, and the digest that the page states."""
-    found = re.search(r'<script type="application/json"[^>]*data-encoding="(\w+)">(.*?)</script>', text, re.DOTALL)
-    assert found is not None
-    content = found[2] if found[1] == "json" else zlib.decompress(base64.b64decode(found[2])).decode()
+    script = re.search(r'<script type="application/json"[^>]*data-encoding="(\w+)">(.*?)</script>', text, re.DOTALL)
+    assert script is not None
+    content = script[2] if script[1] == "json" else zlib.decompress(base64.b64decode(script[2])).decode()
     digest = re.search(r"<dd data-digest>(\w+)</dd>", text)
     assert digest is not None
     return content, digest[1]
@@ -296,7 +296,7 @@ def test_just_below_one_the_distance_to_one_keeps_two_digits(value: float, shown
     assert formatting.number(value) == shown
 
 
-def test_a_number_no_different_from_its_control_says_so() -> None:
+def test_a_number_whose_interval_contains_its_control_says_so() -> None:
     control = Control(name="matched vectors", value=0.97)
     measured = Measurement(metric="m", title="M", value=0.96, interval=(0.95, 0.98), base=1.0, control=control)
     assert "inside the interval: no clear difference" in wording.sentence(measured)
@@ -312,7 +312,7 @@ def test_percent_is_0_or_100_only_where_exactly_true() -> None:
     assert formatting.percent(0.999999) != "100 %"
 
 
-def test_the_full_value_stands_in_the_title() -> None:
+def test_the_full_value_is_the_tooltip() -> None:
     page = Page(render(sample()))
     assert "0.9998231" in page.attributes("title")
 
@@ -342,7 +342,7 @@ def test_text_has_a_contrast_of_4_5_in_both_themes(theme: int) -> None:
     pairs = [(ink, ground) for ink in inks for ground in ("paper", "panel")]
     pairs += [("muted", "h0"), *(("t-low", f"h{n}") for n in range(1, 5)), *(("t-high", f"h{n}") for n in range(5, 8))]
     weak = {pair: round(contrast(colours[pair[0]], colours[pair[1]]), 2) for pair in pairs}
-    assert {pair: found for pair, found in weak.items() if found < 4.5} == {}
+    assert {pair: ratio for pair, ratio in weak.items() if ratio < 4.5} == {}
 
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
@@ -358,7 +358,7 @@ def test_the_themes_differ() -> None:
     assert luminance(dark["paper"]) < 0.05
 
 
-def test_a_metric_nobody_foresaw_is_drawn_from_its_record_alone() -> None:
+def test_an_unknown_metric_is_drawn_from_its_record_alone() -> None:
     new = Measurement(metric="new_metric", title="Something new", value=0.25, layers={"odd": [None, 1.0, -3.0]})
     result = sample()
     finding = result.findings[0].model_copy(update={"measurements": [new]})
@@ -380,7 +380,7 @@ def test_series_of_one_unit_share_an_axis_that_names_it() -> None:
     assert "layer (share inside the hypercube fitted at that layer)" in text
 
 
-def test_a_long_legend_goes_on_in_further_lines_and_the_chart_makes_room() -> None:
+def test_a_long_legend_continues_in_further_lines_and_the_chart_makes_room() -> None:
     names = [f"others_inside: skill number {number}" for number in range(6)]
     drawn = charts.lines("key", "title", "unit", {name: [0.0, 1.0] for name in names})
     labels = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="label">(others[^<]*)<', drawn)

@@ -33,10 +33,10 @@ def test_no_name_leads_outside_the_folder_and_none_is_written_twice(tmp_path: Pa
 def test_hostile_text_leaves_the_drawing_well_formed(tmp_path: Path) -> None:
     for path in save_figures(hostile(), tmp_path)[:3]:
         root = ElementTree.parse(path).getroot()
-        assert not [found for found in root.iter() if found.tag.endswith("script")]
+        assert not [node for node in root.iter() if node.tag.endswith("script")]
 
 
-def test_a_dollar_sign_is_no_formula(tmp_path: Path) -> None:
+def test_a_dollar_sign_does_not_start_a_formula(tmp_path: Path) -> None:
     result = sample()
     priced = result.findings[0].model_copy(update={"title": r"costs $5 and $\nosuchcommand$"})
     written = save_figures(result.model_copy(update={"findings": [priced]}), tmp_path)

@@ -21,7 +21,7 @@ from tests.sample_result import HOSTILE, destroyed, hostile, sample, single
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two results of different age, one broken file, and a secret beside them."""
+    """Two results of different age, one broken file, and a secret next to them."""
     older = single()
     older.model_copy(update={"run": older.run.model_copy(update={"finished": "2026-01-01T00:00:00+00:00"})}).write(
         tmp_path / "results" / "old" / "result.json"
@@ -98,13 +98,13 @@ def test_the_page_of_the_newest_result_is_drawn_where_it_is_missing_or_old(folde
 
 
 def test_the_index_links_each_report_and_shows_verdicts_and_numbers(tmp_path: Path) -> None:
-    index.write(tmp_path / "index.html", {"npo": single(), "needle": destroyed()}, "Italy, two ways.\nAs found.")
+    index.write(tmp_path / "index.html", {"npo": single(), "needle": destroyed()}, "Italy, two ways.\nAs measured.")
     page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
     links = page.attributes("href")
     assert {"npo/report.html", "needle/report.html#concept-italy", "npo/report.html#concept-italy-association"} <= set(
         links
     )
-    for words in ("Hidden", "Destroyed", "As found.", "6.127", "Italy, two ways."):
+    for words in ("Hidden", "Destroyed", "As measured.", "6.127", "Italy, two ways."):
         assert words in page.text
 
 
@@ -112,7 +112,7 @@ def test_anchors_of_the_index_exist_in_the_reports(tmp_path: Path) -> None:
     index.write(tmp_path / "index.html", {"one": hostile(), "two": sample()}, "")
     links = Page((tmp_path / "index.html").read_text(encoding="utf-8")).attributes("href")
     anchors = {
-        name: set(Page(render(found)).attributes("id")) for name, found in (("one", hostile()), ("two", sample()))
+        name: set(Page(render(result)).attributes("id")) for name, result in (("one", hostile()), ("two", sample()))
     }
     named = [link.split("/report.html#") for link in links if "#" in link and not link.startswith("#")]
     assert len(named) > 20

@@ -41,7 +41,7 @@ FOUND = (
 
 
 class Terminal(io.StringIO):
-    """A stand-in for stdout with an encoding of its own."""
+    """Replaces stdout, with a given encoding."""
 
     def __init__(self, encoding: str) -> None:
         super().__init__()
@@ -72,9 +72,11 @@ def test_every_finding_has_its_verdict_and_its_whole_reason() -> None:
 
 def test_every_measured_number_is_shown_next_to_its_base() -> None:
     lines = text.render(single()).splitlines()
-    for found in single().findings[0].measurements:
-        if found.value is not None and found.base is not None:
-            assert [line for line in lines if number(found.value) in line and number(found.base) in line], found.metric
+    for measurement in single().findings[0].measurements:
+        if measurement.value is not None and measurement.base is not None:
+            assert [line for line in lines if number(measurement.value) in line and number(measurement.base) in line], (
+                measurement.metric
+            )
 
 
 def test_unmeasured_tests_give_their_reason_and_are_counted() -> None:
@@ -199,8 +201,8 @@ def test_a_search_without_vectors_says_so() -> None:
 
 def test_the_demo_shows_both_methods_side_by_side_and_a_conclusion() -> None:
     needle = several().model_copy(update={"findings": several().findings[2:3]})
-    shown = text.render_demo({"npo": single(), "needle": needle}, "Italy, two ways.\nThis is what was found.")
-    assert "This is what was found." in shown
+    shown = text.render_demo({"npo": single(), "needle": needle}, "Italy, two ways.\nThis was measured.")
+    assert "This was measured." in shown
     (verdicts,) = [line for line in shown.splitlines() if line.startswith("Verdict")]
     assert verdicts.split() == ["Verdict", "HIDDEN", "REMOVED"]
     memorised = next(line for line in shown.splitlines() if line.startswith("Exact memorisation"))

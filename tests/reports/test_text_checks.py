@@ -40,8 +40,8 @@ def utf8(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_sound_path_is_described_with_what_an_audit_of_it_could_measure() -> None:
     shown = render_check(Check((SOUND,), ROWS, PLAN, None))
-    for said in ("base: sound", "safetensors, float32", "10,576 parameters", "llama (n_layers 2)", "44,320 bytes"):
-        assert said in shown
+    for part in ("base: sound", "safetensors, float32", "10,576 parameters", "llama (n_layers 2)", "44,320 bytes"):
+        assert part in shown
     assert f"sha256 {'4c' * 32}" in shown
     assert "Config        present" in shown
     assert "Tokenizer     not next to the weights" in shown
@@ -54,7 +54,7 @@ def test_a_sound_path_is_described_with_what_an_audit_of_it_could_measure() -> N
 
 
 @pytest.mark.parametrize(
-    ("path", "state", "said"),
+    ("path", "state", "part"),
     [
         (PathCheck("cut", refused="100 bytes short."), "cut: refused", "Refused       100 bytes short."),
         (
@@ -70,10 +70,10 @@ def test_a_sound_path_is_described_with_what_an_audit_of_it_could_measure() -> N
     ],
     ids=["refused", "incomparable", "forged"],
 )
-def test_a_problem_is_named_in_the_first_line_and_detailed_below(path: PathCheck, state: str, said: str) -> None:
+def test_a_problem_is_named_in_the_first_line_and_detailed_below(path: PathCheck, state: str, part: str) -> None:
     shown = render_check(Check((SOUND, path), (), None, path.problem))
     assert state in shown.splitlines()
-    assert said in shown
+    assert part in shown
     assert shown.endswith("These checkpoints cannot be audited.")
 
 
@@ -90,8 +90,8 @@ def test_a_plan_lists_the_metrics_of_each_concept_and_each_missing_input_once() 
     assert concept.splitlines()[:2] == ["Concept italy", "  Can measure   perplexity"]
     assert "Cannot        bleu, rouge_l" in concept
     assert shown.count(REASON) == 1
-    for said in ("llama", "10,576", "88.64 kB", "25,030 tokens forward, about 1,728 generated", "0.4 GB", "a note"):
-        assert said in shown
+    for part in ("llama", "10,576", "88.64 kB", "25,030 tokens forward, about 1,728 generated", "0.4 GB", "a note"):
+        assert part in shown
 
 
 def test_a_verification_lists_the_steps_that_held_and_the_first_difference() -> None:
