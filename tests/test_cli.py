@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +179,17 @@ def test_view_writes_figures_for_a_paper(tmp_path: Path) -> None:
 
 def test_version_is_shown() -> None:
     assert run.invoke(cli.app, ["--version"]).output.startswith("unlearning-audit ")
+
+
+@pytest.mark.parametrize("line", [["--help"], ["compare", "--help"], ["view", "results"]], ids=" ".join)
+def test_help_and_view_load_no_torch(line: list[str], tmp_path: Path) -> None:
+    sample().write(tmp_path / "results" / "result.json")
+    code = (
+        f"import atexit, sys, cli; sys.argv = ['audit', *{line!r}]; heavy = {{'torch', 'transformers', 'matplotlib'}}; "
+        "atexit.register(lambda: print('loaded:', heavy & set(sys.modules))); cli.main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parent)}
+    command = [sys.executable, "-c", code]
+    shown = subprocess.run(command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True)
+    assert shown.returncode == 0, shown.stderr
+    assert "loaded: set()" in shown.stdout
