@@ -174,10 +174,8 @@ class Collector:
         """The concept's vectors in the base and what became of them, or why there are none."""
         assert self.pair.architecture is not None
         found = find_vectors(
-            self.pair.base.checkpoint,
-            self.pair.architecture,
+            self.pair.base,
             concept,
-            self.tokenizer,
             limit=VECTORS,
             seed=self.settings.seed,
             progress=self.progress,
@@ -189,8 +187,7 @@ class Collector:
             return f"no value vector of the base writes {concept.title} beyond chance ({best_of(found)})"
         per_vector = max(CONTROLS_PER_VECTOR, math.ceil(CONTROLS / len(chosen)))
         controls = matched_controls(
-            self.pair.base.checkpoint,
-            self.pair.architecture,
+            self.pair.base,
             chosen,
             per_vector=per_vector,
             candidates=[vector.place for vector in found.vectors],

@@ -22,7 +22,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from audit.checkpoint import Checkpoint
 from audit.commands.demo import NEEDLE, default_cache, model_folder
 from audit.evidence import SHOWN
 from audit.interventions import EditInputs, apply, methods, needle, stored_rows
@@ -117,14 +116,13 @@ class Subject:
         folder = model_folder(default_cache())
         self.concept: Concept = load_concept(name)
         opened = open_model(folder)
-        self.checkpoint: Checkpoint = opened.checkpoint
         self.model: RunningModel = opened.load()
-        architecture, tokenizer = self.model.architecture, self.model.tokenizer
+        tokenizer = self.model.tokenizer
         self.stored = {key: value.clone() for key, value in self.model.model.state_dict().items()}
         self.examples: TrainingExamples = training_examples(self.concept)
-        self.search = find_vectors(self.checkpoint, architecture, self.concept, tokenizer)
+        self.search = find_vectors(opened, self.concept)
         self.neurons = self.chosen(validated(name, folder))
-        self.places = [*self.neurons, *matched_controls(self.checkpoint, architecture, self.neurons, per_vector=2)]
+        self.places = [*self.neurons, *matched_controls(opened, self.neurons, per_vector=2)]
         self.tokens = np.asarray(self.search.tokens.ids)
         self.items: ItemSet = item_set(self.concept, tokenizer, self.model.context, QUESTIONS)
         written = generate(self.model, self.items)

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.record import publish
+
+if TYPE_CHECKING:
+    from audit.models.loading import RunningModel
+    from audit.models.opening import OpenedModel
+    from concepts.concept import Concept
 
 
 def main(names: Sequence[str]) -> None:
@@ -19,10 +24,9 @@ def main(names: Sequence[str]) -> None:
     from audit.models.opening import open_model
     from concepts.concept import library, load_concept
 
-    folder = model_folder(default_cache())
-    opened = open_model(folder)
+    opened = open_model(model_folder(default_cache()))
     model = opened.load()
-    rows = [row(model, opened.checkpoint, load_concept(name)) for name in names or library()]
+    rows = [row(opened, model, load_concept(name)) for name in names or library()]
     if names:
         print(*rows, sep="\n")
     else:
@@ -31,7 +35,7 @@ def main(names: Sequence[str]) -> None:
         publish("library", rows, f"{answered} of {len(rows)} concepts with {goal}")
 
 
-def row(model: Any, checkpoint: Any, concept: Any) -> dict[str, Any]:
+def row(opened: OpenedModel, model: RunningModel, concept: Concept) -> dict[str, Any]:
     """Numbers of questions, of those answered, and the best vector with its Benjamini-Hochberg q-value."""
     from audit.vectors.question_split import answered
     from audit.vectors.search import find_vectors
@@ -46,7 +50,7 @@ def row(model: Any, checkpoint: Any, concept: Any) -> dict[str, Any]:
                 print(f"{concept.name} {kind}: not answered: {question.question} ({question.answer})", file=sys.stderr)
         cells[kind] = len(questions)
         cells["answered" if kind == "questions" else f"{kind} answered"] = len(known)
-    result = find_vectors(checkpoint, model.architecture, concept, model.tokenizer)
+    result = find_vectors(opened, concept)
     best = result.vectors[0] if result.vectors else None
     return cells | {
         "open": len(concept.open),

@@ -81,8 +81,8 @@ def edited(name: str) -> dict[str, Any]:
     options = EditOptions([Neuron(vector["layer"], vector["neuron"]) for vector in chosen["vectors"]])
     opened, concept = open_model(folder), load_concept(name)
     model = opened.load()
-    (zero,) = plan_edit(opened.checkpoint, model, concept, "zero", options).doses([1.0], SILENT)
-    needle = plan_edit(opened.checkpoint, model, concept, "needle", options).doses(STRENGTHS, SILENT)
+    (zero,) = plan_edit(opened, model, concept, "zero", options).doses([1.0], SILENT)
+    needle = plan_edit(opened, model, concept, "needle", options).doses(STRENGTHS, SILENT)
     return {
         "vectors": len(options.neurons),
         "specific": chosen["specific"],

@@ -15,11 +15,8 @@ import numpy as np
 import torch
 from scipy.stats import false_discovery_control
 
-from audit.architectures import identify
-from audit.checkpoint import open_checkpoint
-from audit.checkpoint.config import own_config
 from audit.models.ffn import unembedding, value_vectors
-from audit.models.loading import load_tokenizer
+from audit.models.opening import open_model
 from audit.models.vocabulary import lexicon_of
 from benchmarks.record import publish
 from concepts.concept import load_concept
@@ -49,13 +46,11 @@ Result = TypeVar("Result")
 def main(arguments: list[str]) -> None:
     """Measures on CPU, all of the machine's threads, weights in memory."""
     folder = Path(arguments[0]) if arguments else demo_model()
-    checkpoint = open_checkpoint(folder)
-    architecture = identify(checkpoint, own_config(checkpoint))
-    if architecture is None:
-        raise SystemExit(f"{folder}: of no supported family")
+    opened = open_model(folder)
+    checkpoint, architecture = opened.checkpoint, opened.require_architecture()
     W_U = unembedding(checkpoint, architecture)
     layers = [(layer, value_vectors(checkpoint, architecture, layer)) for layer in range(architecture.n_layers)]
-    lexicon = lexicon_of(load_tokenizer(folder), W_U.shape[0])
+    lexicon = lexicon_of(opened.require_tokenizer(), W_U.shape[0])
     name = arguments[1] if len(arguments) > 1 else "italy"
     publish("screening", measure(layers, W_U, lexicon, name), notes(layers, W_U, name))
 

@@ -56,7 +56,7 @@ def ablate(
     options = _with_known_vectors(options, wanted, context.settings)
     check = partial(check_known_vectors, [wanted]) if context.settings.known_vectors else None
     editable = open_editable(path, config, tokenizer, context, check)
-    edit = plan_edit(editable.opened.checkpoint, editable.model, wanted, method, options, context)
+    edit = plan_edit(editable.opened, editable.model, wanted, method, options, context)
     doses, chosen = choose_dose(edit, method, options, context.progress)
     measured = measurement(edit, wanted, doses, chosen, options.collateral)
     apply(editable.model, dose(editable.model, edit.target, chosen.strength))

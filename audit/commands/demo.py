@@ -138,16 +138,7 @@ def concept_neurons(base: Checkpoint, concept: Concept, seed: int, progress: Pro
     Raises:
         ConceptError: no vector does.
     """
-    model = open_model(base.path)
-    result = find_vectors(
-        base,
-        model.require_architecture(),
-        concept,
-        model.require_tokenizer(),
-        limit=VECTORS,
-        seed=seed,
-        progress=progress,
-    )
+    result = find_vectors(open_model(base.path), concept, limit=VECTORS, seed=seed, progress=progress)
     vectors = significant(result)
     if not vectors:
         raise ConceptError(

@@ -57,10 +57,8 @@ def find(
     wanted = concept_or_word(concept)
     model = open_model(path, config, tokenizer)
     result = find_vectors(
-        model.checkpoint,
-        model.require_architecture(),
+        model,
         wanted,
-        model.require_tokenizer(),
         limit=max(options.limit, POOL) if options.validate else options.limit,
         fold_norm=options.fold_norm,
         seed=context.settings.seed,
@@ -83,12 +81,11 @@ def concept_or_word(name: str) -> Concept:
 
 def _validation(opened: OpenedModel, result: SearchResult, options: FindOptions, context: RunContext) -> Validation:
     context.progress.step("Loading the model")
-    checkpoint, architecture = opened.checkpoint, opened.require_architecture()
     return validate(
         opened.load(),
         result.concept,
         significant(result),
-        partial(matched_controls, checkpoint, architecture, per_vector=1, candidates=result.candidates),
+        partial(matched_controls, opened, per_vector=1, candidates=result.candidates),
         ValidationOptions(
             listed=options.limit,
             collateral=options.collateral,

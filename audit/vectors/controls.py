@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from audit.architectures import Architecture
-from audit.checkpoint import Checkpoint
 from audit.errors import ConceptError
 from audit.models.ffn import value_vectors
+from audit.models.opening import OpenedModel
 from concepts.neuron import Neuron
 
 Controls = Callable[[Sequence[Neuron]], Sequence[Neuron]]
@@ -15,8 +14,7 @@ Controls = Callable[[Sequence[Neuron]], Sequence[Neuron]]
 
 
 def matched_controls(
-    checkpoint: Checkpoint,
-    architecture: Architecture,
+    model: OpenedModel,
     neurons: Sequence[Neuron],
     *,
     per_vector: int,
@@ -29,10 +27,12 @@ def matched_controls(
 
     Raises:
         ConceptError: a layer has too few other value vectors.
+        ModelError: the model is of no supported family.
     """
+    architecture = model.require_architecture()
     taken = {*neurons, *candidates}
     norms = {
-        layer: value_vectors(checkpoint, architecture, layer).norm(dim=1)
+        layer: value_vectors(model.checkpoint, architecture, layer).norm(dim=1)
         for layer in sorted({place.layer for place in neurons})
     }
     controls: list[Neuron] = []

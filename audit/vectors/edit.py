@@ -8,11 +8,11 @@ from functools import partial
 
 import numpy as np
 
-from audit.checkpoint import Checkpoint
 from audit.errors import AuditError, ConceptError
 from audit.interventions import Change, EditInputs, Intervention, dose, methods
 from audit.models.ffn import unembedding
 from audit.models.loading import RunningModel
+from audit.models.opening import OpenedModel
 from audit.progress import Progress
 from audit.request import RunContext
 from audit.result import Cell, Control
@@ -125,7 +125,7 @@ def find_method(method: str) -> Intervention:
 
 
 def plan_edit(
-    checkpoint: Checkpoint,
+    opened: OpenedModel,
     model: RunningModel,
     concept: Concept,
     method: str,
@@ -135,18 +135,18 @@ def plan_edit(
     """The neurons to edit, and their value vectors after ``method``.
 
     Args:
-        model: the model of ``checkpoint``; it stays unchanged.
+        model: ``opened``, loaded; it stays unchanged.
 
     Raises:
         AuditError: see ``find_method``, ``split_questions`` and ``interventions.by_layer``.
         ConceptError: no neurons are given, and none carries or writes the concept.
     """
-    intervention, architecture = find_method(method), model.architecture
+    intervention = find_method(method)
     seed, progress = context.settings.seed, context.progress
     questions = split_questions(model, concept, seed, progress)
-    result = find_vectors(checkpoint, architecture, concept, model.tokenizer, limit=POOL, seed=seed, progress=progress)
+    result = find_vectors(opened, concept, limit=POOL, seed=seed, progress=progress)
     splits = QuestionSplits(model, questions, seed, progress)
-    controls = partial(matched_controls, checkpoint, architecture, per_vector=1, candidates=result.candidates)
+    controls = partial(matched_controls, opened, per_vector=1, candidates=result.candidates)
     neurons, origin = (
         (_with_signs(options.neurons, result), "given")
         if options.neurons
@@ -155,7 +155,7 @@ def plan_edit(
     examples = training_examples(concept.model_copy(update={"questions": questions.choosing_questions}))
     inputs = EditInputs(
         tokens=np.asarray(result.tokens.ids),
-        W_U=unembedding(checkpoint, architecture),
+        W_U=unembedding(opened.checkpoint, model.architecture),
         forget=examples.forget,
         retain=examples.retain,
         raw=options.raw,

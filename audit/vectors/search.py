@@ -10,7 +10,7 @@ from audit.architectures import Architecture
 from audit.checkpoint import Checkpoint
 from audit.errors import ConceptError
 from audit.models.ffn import unembedding, value_vectors
-from audit.models.tokenizer import Tokenizer
+from audit.models.opening import OpenedModel
 from audit.models.vocabulary import lexicon_of
 from audit.progress import SILENT, Progress
 from audit.vectors.records import SearchResult
@@ -24,10 +24,8 @@ POOL = 64
 
 
 def find_vectors(
-    checkpoint: Checkpoint,
-    architecture: Architecture,
+    model: OpenedModel,
     concept: Concept,
-    tokenizer: Tokenizer,
     *,
     limit: int = 20,
     fold_norm: bool = False,
@@ -41,11 +39,13 @@ def find_vectors(
 
     Raises:
         ConceptError: no word of the concept is a single token of this vocabulary.
+        ModelError: the architecture or the tokenizer is missing.
     """
+    checkpoint, architecture = model.checkpoint, model.require_architecture()
     W_U = unembedding(checkpoint, architecture)
     if fold_norm:
         W_U = W_U * final_scale(checkpoint, architecture)
-    lexicon = lexicon_of(tokenizer, W_U.shape[0])
+    lexicon = lexicon_of(model.require_tokenizer(), W_U.shape[0])
     try:
         words = concept_tokens(lexicon, concept, W_U.numpy())
     except ValueError as error:

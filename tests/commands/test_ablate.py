@@ -115,7 +115,7 @@ def test_noise_is_judged_over_several_draws_and_reported_as_applied(model: Path,
     editable = open_editable(model, context=RunContext(settings))
     (wanted,) = load_concepts([str(concept)])
     planned = plan_edit(
-        editable.opened.checkpoint, editable.model, wanted, "noise", EditOptions([Neuron(1, 3)]), RunContext(settings)
+        editable.opened, editable.model, wanted, "noise", EditOptions([Neuron(1, 3)]), RunContext(settings)
     )
     assert len(planned.draws) == 3
     (dosed,) = planned.doses([1.0], SILENT)
