@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from audit.errors import AuditError, ModelError
+from audit.errors import AuditError
+from audit.models.ffn import value_rows
 from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.plugins import discover
@@ -117,21 +118,6 @@ def apply(model: RunningModel, change: Change) -> None:
     for layer, rows in change.items():
         stored = value_rows(model, layer)
         stored[list(rows.neurons)] = rows.values.to(stored.device, stored.dtype)
-
-
-def value_rows(model: RunningModel, layer: int) -> Float[Tensor, "d_mlp d_model"]:
-    """The value vectors of ``layer`` as a view, however the family stores them: writing into it changes the model.
-
-    Raises:
-        ModelError: a layer of experts; in memory their value vectors cannot be viewed as one matrix.
-    """
-    if model.architecture.n_experts:
-        raise ModelError(
-            f"single value vectors of {model.architecture.name} cannot be edited: its FFN is made of experts.",
-            hint="Choose a method that trains the whole model, or audit the model as it is.",
-        )
-    stored: Tensor = model.model.get_parameter(model.architecture.names("W_out")[layer]).detach()
-    return stored if model.architecture.neuron_axis["W_out"] == 0 else stored.T
 
 
 def by_layer(model: RunningModel, neurons: Sequence[Neuron]) -> dict[int, list[int]]:

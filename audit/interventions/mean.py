@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from audit.interventions import Change, EditInputs, Rows, stored_rows, value_rows
+from audit.interventions import Change, EditInputs, Rows, stored_rows
+from audit.models.ffn import value_rows
 from audit.models.loading import RunningModel
 from concepts.neuron import Neuron
 

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from audit.errors import ConceptError
-from audit.interventions import Change, EditInputs, Rows, stored_rows, value_rows
+from audit.interventions import Change, EditInputs, Rows, stored_rows
+from audit.models.ffn import value_rows
 from audit.models.loading import RunningModel
 from concepts.neuron import Neuron
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from audit.architectures import Architecture
 from audit.checkpoint import Checkpoint
+from audit.errors import ModelError
+from audit.models.loading import RunningModel
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,21 @@ def read_mlp(checkpoint: Checkpoint, architecture: Architecture, layer: int) -> 
 def value_vectors(checkpoint: Checkpoint, architecture: Architecture, layer: int) -> torch.Tensor:
     """``W_out`` of ``layer``: ``[d_mlp, d_model]`` float32, contiguous, row ``j`` the value vector of neuron ``j``."""
     return _neurons_first(checkpoint, architecture, "W_out", layer)
+
+
+def value_rows(model: RunningModel, layer: int) -> Float[Tensor, "d_mlp d_model"]:
+    """The value vectors of ``layer`` as a view, however the family stores them: writing into it changes the model.
+
+    Raises:
+        ModelError: a layer of experts; in memory their value vectors cannot be viewed as one matrix.
+    """
+    if model.architecture.n_experts:
+        raise ModelError(
+            f"single value vectors of {model.architecture.name} cannot be edited: its FFN is made of experts.",
+            hint="Choose a method that trains the whole model, or audit the model as it is.",
+        )
+    stored: Tensor = model.model.get_parameter(model.architecture.names("W_out")[layer]).detach()
+    return stored if model.architecture.neuron_axis["W_out"] == 0 else stored.T
 
 
 def unembedding(checkpoint: Checkpoint, architecture: Architecture) -> torch.Tensor:

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audit.interventions import Change, value_rows
+from audit.interventions import Change
+from audit.models.ffn import value_rows
 from audit.models.hooks import BlockInputs, adding_to_value_vectors, recording_block_inputs, starting_at
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, answer_logprobs

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from audit.checkpoint import open_checkpoint
 from audit.checkpoint.saving import RECORD, read_record, save_model, writing_folder
 from audit.errors import CheckpointError, ModelError
-from audit.interventions import value_rows
+from audit.models.ffn import value_rows
 from tests.helpers import open_model
 from tests.tiny import DENSE, write_tiny
 

@@ -25,9 +25,8 @@ from audit.interventions import (
     needle,
     project,
     stored_rows,
-    value_rows,
 )
-from audit.models.ffn import value_vectors
+from audit.models.ffn import value_rows, value_vectors
 from audit.models.loading import RunningModel
 from audit.models.packing import answer_logprobs, pack, tokenize
 from audit.unlearning.methods.npo import NPOSettings

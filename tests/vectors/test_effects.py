@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from audit.interventions import Change, Rows, apply, value_rows
+from audit.interventions import Change, Rows, apply
+from audit.models.ffn import value_rows
 from audit.models.loading import RunningModel
 from audit.models.packing import tokenize
 from audit.vectors.effects import FLOOR, Effect, Trial

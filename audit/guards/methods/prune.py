@@ -18,7 +18,7 @@ from audit.guards.methods import FittedGuard, GuardState, WritableGuard
 from audit.guards.methods._neurons import NeuronOptions, fit_neurons
 from audit.guards.sites import Sites
 from audit.guards.splits import TokenizedSkill
-from audit.interventions import value_rows
+from audit.models.ffn import value_rows
 from audit.models.hooks import on_inputs
 from audit.models.loading import RunningModel
 from audit.progress import Progress
