@@ -65,6 +65,10 @@ def fit(model, skills, options, seed, progress) -> FittedGuard:
 '''
 
 
+SOME = ("m", "--forget", "f", "--retain", "r")
+"""Arguments that are not reached."""
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder whose files are methods too."""
@@ -102,6 +106,7 @@ def test_one_new_file_is_a_method_that_is_fitted_saved_loaded_and_attacked(folde
     assert result.findings[0].verdict == "gated"
     assert result.run.settings["fit"]["which"] == 1
     assert result.findings[0]["guard_effect"].value is not None
+    assert "Right answers with the guard on" in (out / "report.html").read_text()
     document = json.loads((tmp_path / "guard" / "guard.json").read_text())
     assert (document["method"], document["settings"]) == ("mute-layer", {"layer": 1})
     model = open_model(base)
@@ -112,6 +117,10 @@ def test_one_new_file_is_a_method_that_is_fitted_saved_loaded_and_attacked(folde
     attacked = run("compare", base, base, "--guard", tmp_path / "guard", "--output", out)
     assert attacked.findings[0].verdict == "gated"
     assert attacked.findings[0]["gate_recall"].value is not None
+    assert "Queries that the guard stops" in (out / "report.html").read_text()
+    plan = CliRunner().invoke(cli.app, ["compare", str(base), str(base), "--guard", str(tmp_path / "guard"), "--plan"])
+    assert "guard is attacked" in " ".join(plan.output.split())
+    assert "mute-layer" in CliRunner().invoke(cli.app, ["skill", "--method", "none", *SOME]).output
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,13 @@ class Method(Protocol):
     GUARD: type[Guard]
 
     def fit(
-        self, model: RunningModel, skills: Sequence[TokenizedSkill], options: Any, seed: int, progress: Progress, /
+        self,
+        model: RunningModel,
+        skills: Sequence[TokenizedSkill],
+        options: GuardOptions,
+        seed: int,
+        progress: Progress,
+        /,
     ) -> FittedGuard:
         """Fit a guard of ``skills[0]`` that leaves the other skills alone, and measure it.
 

@@ -24,7 +24,7 @@ from audit.guards.methods import FittedGuard, Guard, GuardState
 from audit.guards.methods._neurons import NeuronOptions, fit_neurons
 from audit.guards.sites import Sites, past_length, positions
 from audit.guards.splits import TokenizedSkill
-from audit.models.hooks import on_inputs, on_outputs
+from audit.models.hooks import Hook, on_inputs, on_outputs
 from audit.models.loading import RunningModel
 from audit.progress import Progress
 from concepts.adjust import Moments, mean_difference, top_share
@@ -77,7 +77,7 @@ class NeuronAdjustGuard(Guard):
             stack.enter_context(on_outputs(model, hooks))
             return stack.pop_all()
 
-    def _hook(self, layer: int, first: int, at: list[Tensor]) -> Any:
+    def _hook(self, layer: int, first: int, at: list[Tensor]) -> Hook:
         own = self.neurons[:, 0] == layer
         columns = torch.from_numpy(self.neurons[own, 1] + first)
         mu_f, s_f, mu_r, s_r = (
