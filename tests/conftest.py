@@ -6,11 +6,16 @@ import os
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+import tests.shapes
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Two threads on a matrix of 16 columns mostly wait for each other, and with pytest-xdist each core has its own worker.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+install_import_hook(["audit", "concepts"], f"{tests.shapes.__name__}.check_shapes")
 
 
 @pytest.fixture(scope="session")
