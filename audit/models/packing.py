@@ -58,7 +58,7 @@ class Pack:
     ids: Int[Tensor, "1 n"]
     positions: Int[Tensor, "1 n"]
     mask: Float[Tensor, "1 1 n n"]
-    paths: tuple[Int[Tensor, " length"], ...]
+    paths: tuple[Int[Tensor, " _"], ...]
     scored: Int[Tensor, " m"]
     targets: Int[Tensor, " m"]
     owner: Int[Tensor, " m"]

@@ -187,8 +187,8 @@ def keys(level: dict[str, float], seed: int) -> Readings:
 
 def activation(unlearned: dict[str, float]) -> Measurement:
     def vectors(places: list[tuple[int, int, int]]) -> tuple[TracedVector, ...]:
-        nothing = np.zeros(1)
-        return tuple(TracedVector(Neuron(*place), *[nothing] * 6) for place in places)
+        rows, ids = [np.zeros(1)] * 2, [np.zeros(1, int)] * 4
+        return tuple(TracedVector(Neuron(*place), *rows, *ids) for place in places)
 
     writes = (("a", "b"),) * len(PLACES)
     traced = TracedVectors(writes, vectors(PLACES), vectors(CONTROLS), 2, np.arange(3), ("w",) * 3, "float32")
