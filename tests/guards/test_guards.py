@@ -258,7 +258,8 @@ def another_layer(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> No
 
 
 def half_the_moments(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    arrays["retain.std"] = arrays["retain.std"][::2].copy()
+    for name in ("retain.mean", "retain.std"):
+        arrays[name] = arrays[name][::2].copy()
 
 
 def no_places(document: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
