@@ -6,6 +6,8 @@ PYTHON ?= python3
 TORCH := $(shell sed -n 's/^torch==//p' requirements.lock)
 # cpu by default; "make demo TORCH_BACKEND=auto" takes the build for the installed NVIDIA driver.
 TORCH_BACKEND ?= cpu
+# One worker a core, each with its own copy of the real model (0.6 GB).
+WORKERS ?= auto
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
@@ -15,7 +17,7 @@ demo: $(VENV)/.ready
 	$(BIN)/audit demo
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 8 --dist worksteal
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from jaxtyping import install_import_hook
 
 import tests.shapes
@@ -19,8 +20,9 @@ install_import_hook(["audit", "concepts"], f"{tests.shapes.__name__}.check_shape
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> Path:
-    """SmolLM2-135M-Instruct as a model folder, converted once and cached between runs."""
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M-Instruct as a model folder, converted once, by one worker, and cached between runs."""
     from audit.commands.demo import default_cache, model_folder
 
-    return model_folder(default_cache())
+    with FileLock(tmp_path_factory.getbasetemp().parent / "smollm2.lock"):
+        return model_folder(default_cache())
