@@ -64,7 +64,7 @@ class Skill(_Frozen):
     def answers_fit_the_checker(self) -> Skill:
         for number, query in enumerate(self.queries):
             if self.checker == "number" and query.answer is not None and last_number(query.answer) is None:
-                raise ValueError(f"query {number}: the answer {query.answer!r} holds no number")
+                raise ValueError(f"query {number}: the answer {query.answer!r} contains no number")
             if self.checker == "choice" and query.answer not in _letters(query):
                 raise ValueError(f"query {number}: the answer {query.answer!r} is not the letter of one of its choices")
         return self

@@ -1,4 +1,4 @@
-"""Intervals cover what they should, repeat exactly, and are absent where there is no spread to see."""
+"""Intervals have their coverage, repeat exactly, and are ``None`` where they are undefined."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_interval_of_a_ratio_pairs_what_items_share() -> None:
         ratio_interval(sizes, sizes[1:], seed=0)
 
 
-def test_a_ratio_to_what_may_be_nothing_has_no_interval() -> None:
+def test_a_ratio_to_a_mean_that_may_be_0_has_no_interval() -> None:
     rng = np.random.default_rng(5)
     assert ratio_interval(np.ones(10), rng.normal(0, 1, 10), seed=0) is None
     assert ratio_interval(np.ones(1), np.ones(1), seed=0) is None
@@ -78,14 +78,14 @@ def test_candidates_without_a_favourite_are_flagged_as_often_as_the_level_says()
     assert binomtest(below, 200, 0.05).pvalue > 0.001, f"{below} of 200 below 0.05"
 
 
-def test_a_favourite_is_found_in_its_row_and_not_in_the_others() -> None:
+def test_a_favourite_is_significant_in_its_row_and_not_in_the_others() -> None:
     rng = np.random.default_rng(0)
-    found = exchange_p_values([candidates(rng, 0), candidates(rng, 5)], seed=0)
-    assert found[1] < 0.001
-    assert found[0] > 0.05
+    none, favourite = exchange_p_values([candidates(rng, 0), candidates(rng, 5)], seed=0)
+    assert favourite < 0.001
+    assert none > 0.05
 
 
-def test_an_item_that_a_row_lacks_takes_no_part() -> None:
+def test_an_item_without_scores_in_a_row_is_excluded_from_it() -> None:
     rng = np.random.default_rng(1)
     row = candidates(rng, 5)
     short = exchange_p_values([[*row, np.empty(0)], [np.empty(0)] * 9], seed=0)

@@ -11,7 +11,7 @@ from concepts import adjust
 from concepts.adjust import Moments
 
 
-def test_neurons_are_chosen_over_all_layers_and_by_sign_unless_asked() -> None:
+def test_neurons_are_chosen_over_all_layers_and_by_sign_unless_absolute_is_set() -> None:
     forget = Moments(np.array([[0.0, 2.0], [-9.0, 0.0]]), np.ones((2, 2)))
     retain = Moments(np.zeros((2, 2)), np.ones((2, 2)))
     assert adjust.top_share(adjust.mean_difference(forget, retain), 0.25).tolist() == [[0, 1]]
@@ -26,7 +26,7 @@ def test_in_chosen_layers_the_share_is_of_their_neurons() -> None:
 
 
 @pytest.mark.parametrize(("share", "layers"), [(0.0, ()), (1.5, ()), (float("nan"), ()), (0.5, (3,)), (0.5, (-1,))])
-def test_a_share_or_a_layer_that_is_none_is_refused(share: float, layers: tuple[int, ...]) -> None:
+def test_a_share_or_a_layer_that_does_not_exist_is_an_error(share: float, layers: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\(0, 1\]|layers 0 to 2"):
         adjust.top_share(np.ones((3, 4)), share, layers)
 

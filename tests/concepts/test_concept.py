@@ -33,7 +33,7 @@ def write(tmp_path: Path, text: str | bytes, name: str = "rivers.toml") -> Path:
     return path
 
 
-def refusal(path: Path | str) -> str:
+def message_of(path: Path | str) -> str:
     with pytest.raises(ConceptFileError) as caught:
         load_concept(str(path))
     return str(caught.value)
@@ -53,19 +53,19 @@ def test_a_concept_cannot_be_changed(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_suggests_the_nearest_and_lists_the_library() -> None:
-    message = refusal("Itly")
+    message = message_of("Itly")
     assert "did you mean italy" in message
     assert "music" in message
 
 
 def test_a_missing_file_is_named() -> None:
-    assert refusal("no/such.toml").startswith("no/such.toml: cannot be read")
+    assert message_of("no/such.toml").startswith("no/such.toml: cannot be read")
 
 
 def test_broken_toml_is_reported_with_its_line(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL + "seeds = oops\n")
-    assert "line 3" in refusal(path)
-    assert str(path) in refusal(path)
+    assert "line 3" in message_of(path)
+    assert str(path) in message_of(path)
 
 
 @pytest.mark.parametrize(
@@ -90,15 +90,15 @@ def test_broken_toml_is_reported_with_its_line(tmp_path: Path) -> None:
         (MINIMAL + "[[vectors]]\nlayer = 1\nneuron = 0\nsign = 2\n", "vectors.0.sign", "1 or -1"),
     ],
 )
-def test_a_wrong_field_is_refused_by_name(tmp_path: Path, text: str, field: str, reason: str) -> None:
-    message = refusal(write(tmp_path, text))
+def test_a_wrong_field_is_an_error_that_names_it(tmp_path: Path, text: str, field: str, reason: str) -> None:
+    message = message_of(write(tmp_path, text))
     assert "rivers.toml" in message
     assert field in message
     assert reason in message
 
 
 @pytest.mark.parametrize("answer", ["Rome", "the rome", "ROME"])
-def test_an_answer_inside_its_own_question_is_refused(answer: str) -> None:
+def test_an_answer_inside_its_own_question_is_an_error(answer: str) -> None:
     with pytest.raises(ValueError, match="own question"):
         Question(question="Which river flows through Rome?", answer=answer)
     with pytest.raises(ValueError, match="own question"):
@@ -111,7 +111,7 @@ def test_an_answer_that_is_part_of_a_word_of_the_question_is_fine() -> None:
     assert Question(question="Who writes in Romeo?", answer="Rome").answers == ("Rome",)
 
 
-def test_answers_are_recognised_as_whole_words_in_any_dress() -> None:
+def test_answers_are_recognised_as_whole_words_in_any_case_and_punctuation() -> None:
     question = Question(question="Which river?", answer="Tiber", accept=("Tevere",))
     assert question.answered_in(" The river TIBER, of course.")
     assert question.answered_in("Tevere")
@@ -119,7 +119,7 @@ def test_answers_are_recognised_as_whole_words_in_any_dress() -> None:
     assert not question.answered_in("")
 
 
-def test_a_question_without_an_answer_cannot_be_marked() -> None:
+def test_a_question_without_an_answer_cannot_be_checked() -> None:
     with pytest.raises(ValueError, match="no answer"):
         Question(question="Which river?").answered_in("Tiber")
 
@@ -137,23 +137,23 @@ def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
 def test_another_encoding_is_named_with_what_to_do(tmp_path: Path, encoding: str) -> None:
     mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
-    message = refusal(write(tmp_path, mark + MINIMAL.encode(encoding)))
+    message = message_of(write(tmp_path, mark + MINIMAL.encode(encoding)))
     assert "UTF-" in message
     assert "Save it as UTF-8" in message
 
 
 def test_bytes_that_are_not_utf8_are_reported_with_their_line(tmp_path: Path) -> None:
-    assert "line 3 is not UTF-8" in refusal(write(tmp_path, MINIMAL.encode() + 'text = "café"\n'.encode("latin-1")))
+    assert "line 3 is not UTF-8" in message_of(write(tmp_path, MINIMAL.encode() + 'text = "café"\n'.encode("latin-1")))
 
 
-def test_a_file_larger_than_any_concept_is_refused_unread(tmp_path: Path) -> None:
+def test_a_file_larger_than_any_concept_is_an_error_before_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "huge.toml"
     with path.open("wb") as file:
         file.truncate(MAX_BYTES + 1)
-    assert "at most 16,777,216 bytes" in refusal(path)
+    assert "at most 16,777,216 bytes" in message_of(path)
 
 
-def test_the_shipped_unrelated_questions_stand_in_and_leave_out_the_concept(tmp_path: Path) -> None:
+def test_the_shipped_unrelated_questions_are_used_without_those_about_the_concept(tmp_path: Path) -> None:
     concept = load_concept(str(write(tmp_path, 'title = "Japan"\nseeds = ["Japan", "Tokyo"]\n')))
     assert len(concept.unrelated) >= 50
     assert any(mentions(question.question, ["Japan"]) for question in shipped_unrelated())
@@ -168,7 +168,7 @@ def test_unrelated_questions_of_the_file_are_kept_as_they_are(tmp_path: Path) ->
 def test_an_article_is_a_concept(tmp_path: Path) -> None:
     concept = load_concept(str(write(tmp_path, "Baseball is a game.", "Base Ball.txt")))
     assert (concept.name, concept.title, concept.text) == ("base-ball", "Base Ball", "Baseball is a game.")
-    assert "no text" in refusal(write(tmp_path, " \n", "empty.txt"))
+    assert "no text" in message_of(write(tmp_path, " \n", "empty.txt"))
 
 
 def test_conceptvectors_json_is_read_as_it_is(tmp_path: Path) -> None:
@@ -190,14 +190,14 @@ def test_conceptvectors_json_is_read_as_it_is(tmp_path: Path) -> None:
 def test_conceptvectors_json_needs_the_name_of_a_concept_in_it(tmp_path: Path) -> None:
     path = write(tmp_path, json.dumps([ENTRY]), "dev.json")
     for missing in (path, f"{path}#Rome"):
-        message = refusal(missing)
+        message = message_of(missing)
         assert "Italy" in message
         assert f"{path}#NAME" in message
 
 
 @pytest.mark.parametrize("content", ["{", "{}", "[1]", '[{"Concept": "Italy"}]', "[" * 100_000])
-def test_other_json_is_refused_with_its_file(tmp_path: Path, content: str) -> None:
-    assert "dev.json" in refusal(f"{write(tmp_path, content, 'dev.json')}#Italy")
+def test_other_json_is_an_error_with_its_file(tmp_path: Path, content: str) -> None:
+    assert "dev.json" in message_of(f"{write(tmp_path, content, 'dev.json')}#Italy")
 
 
 def test_a_word_is_a_concept_of_its_own() -> None:

@@ -106,8 +106,7 @@ def test_a_vector_that_writes_everything_of_that_frequency_has_no_contrast(W_U: 
 def test_a_planted_vector_of_either_sign_comes_first_and_is_significant(
     sign: int, W_U: torch.Tensor, lexicon: Lexicon, tokens: ConceptTokens
 ) -> None:
-    found = discover(layers({(1, 17): sign * direction(W_U)}), W_U, lexicon, tokens)
-    best = found[0]
+    best = discover(layers({(1, 17): sign * direction(W_U)}), W_U, lexicon, tokens)[0]
     assert (best.place, best.place.sign) == (Neuron(1, 17), sign)
     assert best.hits == 12
     assert best.q_value < 1e-3
@@ -119,17 +118,17 @@ def test_without_a_planted_vector_nothing_is_significant(
 ) -> None:
     scattered = ConceptTokens(np.arange(200, 260, 5), tuple(name(i) for i in range(200, 260, 5)), tokens.z, "text")
     for seed in range(8):
-        found = discover(layers({}, seed), W_U, lexicon, scattered, seed=seed)
-        assert min(vector.q_value for vector in found) > 0.05
+        vectors = discover(layers({}, seed), W_U, lexicon, scattered, seed=seed)
+        assert min(vector.q_value for vector in vectors) > 0.05
 
 
 def test_significant_vectors_come_first_and_then_the_score_decides(
     W_U: torch.Tensor, lexicon: Lexicon, tokens: ConceptTokens
 ) -> None:
-    found = discover(layers({(0, 3): direction(W_U), (2, 5): -direction(W_U)}), W_U, lexicon, tokens, keep=50)
-    assert len(found) == 50
-    assert {vector.place: vector.place.sign for vector in found[:2]} == {Neuron(0, 3): 1, Neuron(2, 5): -1}
-    keys = [(vector.q_value >= 0.05, -vector.score) for vector in found]
+    vectors = discover(layers({(0, 3): direction(W_U), (2, 5): -direction(W_U)}), W_U, lexicon, tokens, keep=50)
+    assert len(vectors) == 50
+    assert {vector.place: vector.place.sign for vector in vectors[:2]} == {Neuron(0, 3): 1, Neuron(2, 5): -1}
+    keys = [(vector.q_value >= 0.05, -vector.score) for vector in vectors]
     assert keys == sorted(keys)
 
 
@@ -144,11 +143,13 @@ def test_zero_vectors_score_nothing_and_broken_ones_are_never_listed(
     W_U: torch.Tensor, lexicon: Lexicon, tokens: ConceptTokens
 ) -> None:
     plant = {(0, 0): torch.zeros(D_MODEL), (0, 1): torch.full((D_MODEL,), torch.nan), (0, 2): direction(W_U)}
-    found = discover(layers({**plant, (0, 4): torch.full((D_MODEL,), torch.inf)}), W_U, lexicon, tokens, keep=1000)
-    places = {vector.place for vector in found}
+    vectors = discover(layers({**plant, (0, 4): torch.full((D_MODEL,), torch.inf)}), W_U, lexicon, tokens, keep=1000)
+    places = {vector.place for vector in vectors}
     assert not {Neuron(0, 1), Neuron(0, 4)} & places
-    assert found[0].place == Neuron(0, 2)
-    assert all(np.isfinite([vector.score, vector.p_value, vector.q_value, vector.enrichment]).all() for vector in found)
+    assert vectors[0].place == Neuron(0, 2)
+    assert all(
+        np.isfinite([vector.score, vector.p_value, vector.q_value, vector.enrichment]).all() for vector in vectors
+    )
 
 
 def test_a_model_of_nothing_but_nan_has_no_concept_vectors(
@@ -206,7 +207,7 @@ def test_the_matched_p_value_is_what_many_matched_sets_would_give() -> None:
 
 
 def test_discovery_works_from_a_name_alone(W_U: torch.Tensor, lexicon: Lexicon) -> None:
-    found = concept_tokens(lexicon, from_word(name(3)), W_U.numpy())
-    assert found.words == (name(3),)  # words that no background lists are no neighbours
-    (best, *_) = discover(layers({(2, 8): W_U[3] - W_U.mean(dim=0)}), W_U, lexicon, found)
+    tokens = concept_tokens(lexicon, from_word(name(3)), W_U.numpy())
+    assert tokens.words == (name(3),)  # words that the background does not list are not neighbours
+    (best, *_) = discover(layers({(2, 8): W_U[3] - W_U.mean(dim=0)}), W_U, lexicon, tokens)
     assert (best.place, best.place.sign) == (Neuron(2, 8), 1)

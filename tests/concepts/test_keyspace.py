@@ -1,4 +1,4 @@
-"""Separability is honest cross-validation with an honest null; shift is measured in spreads."""
+"""Separability is explicit cross-validation with a calibrated null; shift is measured in spreads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def keys(n: int, seed: int, shift: float = 0.0, layers: int = 2, width: int = 40
     return (rng.normal(0, 1, (n, layers, width)) + shift).astype(np.float32)
 
 
-def test_planted_clusters_are_told_apart_and_noise_is_not() -> None:
+def test_planted_clusters_separate_and_noise_does_not() -> None:
     apart = separability(keys(10, 0, shift=1.0), keys(50, 1), seed=0)
     assert apart.auc.min() > 0.95
     assert apart.p_value == pytest.approx(1 / 1000)
@@ -24,12 +24,12 @@ def test_planted_clusters_are_told_apart_and_noise_is_not() -> None:
     assert noise.p_value > 0.05
 
 
-def test_only_the_layer_that_separates_is_found() -> None:
+def test_only_the_layer_that_separates_is_significant() -> None:
     inside = keys(12, 0)
     inside[:, 1] += 1.0
-    found = separability(inside, keys(30, 1), seed=0)
-    assert found.best == 1
-    assert found.p_values[0] > 0.05 > found.p_values[1]
+    result = separability(inside, keys(30, 1), seed=0)
+    assert result.best == 1
+    assert result.p_values[0] > 0.05 > result.p_values[1]
 
 
 def test_the_closed_form_is_explicit_cross_validation() -> None:
@@ -64,13 +64,13 @@ def test_the_null_is_centred_on_one_half() -> None:
     assert separability(keys(10, 0, shift=1.0), keys(50, 1), seed=0).null == pytest.approx(0.5, abs=0.03)
 
 
-def test_neurons_that_never_vary_and_layers_that_are_constant_do_no_harm() -> None:
+def test_neurons_that_never_vary_and_layers_that_are_constant_have_no_effect() -> None:
     inside, outside = keys(10, 0, shift=1.0), keys(30, 1)
     inside[:, 0], outside[:, 0] = 1.0, 1.0
     inside[:, 1, 5], outside[:, 1, 5] = 2.0, 2.0
-    found = separability(inside, outside, seed=0)
-    assert found.auc[0] == pytest.approx(0.5)
-    assert found.auc[1] > 0.95
+    auc = separability(inside, outside, seed=0).auc
+    assert auc[0] == pytest.approx(0.5)
+    assert auc[1] > 0.95
 
 
 def test_the_same_seed_gives_the_same_answer() -> None:
@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_answer() -> None:
     assert (one.auc == two.auc).all()
 
 
-def test_too_few_questions_and_broken_keys_are_refused() -> None:
+def test_too_few_questions_and_broken_keys_are_errors() -> None:
     with pytest.raises(ValueError, match="3 questions in a set are too few"):
         separability(keys(3, 0), keys(30, 1), seed=0)
     with pytest.raises(ValueError, match="not finite"):
@@ -107,8 +107,8 @@ def test_a_region_holds_further_questions_of_its_kind_and_no_others() -> None:
     assert not typical(own, others).any()
     assert typical(own, further).shape == (2, 40)
     few = np.stack([typical(rng.normal(0, 1, (6, 1, 400)), rng.normal(0, 1, (6, 1, 400))) for _ in range(200)])
-    assert few.mean() > 0.75, "six questions do not seem nearer to each other than further ones are"
+    assert few.mean() > 0.75, "six questions do not appear nearer to each other than further ones do"
     odd = np.concatenate([own[:11], 100 * own[11:12]])
-    assert not typical(odd, others).any(), "a single question unlike the rest opens the region to nobody"
+    assert not typical(odd, others).any(), "a single outlier does not widen the region"
     with pytest.raises(ValueError, match="too few"):
         typical(own[:1], own)

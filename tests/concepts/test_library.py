@@ -59,8 +59,10 @@ def test_the_unrelated_questions_and_the_neutral_text_leave_the_concept_alone(na
     words = [concept.title, *concept.seeds]
     assert not mentions(neutral_text(), words)
     assert not any(mentions(question.question, words) for question in concept.unrelated)
-    told = [question.question for question in concept.unrelated if mentions(" ".join(question.answers), words)]
-    assert told == []
+    answered_by_it = [
+        question.question for question in concept.unrelated if mentions(" ".join(question.answers), words)
+    ]
+    assert answered_by_it == []
 
 
 def test_the_neutral_text_is_long_enough_and_has_paragraphs() -> None:
@@ -101,7 +103,7 @@ def test_the_model_answers_the_unrelated_questions(model: RunningModel) -> None:
 
 
 @pytest.mark.parametrize("name", library())
-def test_the_model_tells_every_groups_truth_from_its_alternatives(model: RunningModel, name: str) -> None:
+def test_the_model_prefers_the_true_answers_of_every_group(model: RunningModel, name: str) -> None:
     items = item_set(load_concept(name), model.tokenizer, model.context, limit=0)
     readings = read(model, replace(items, items=()))
     assert not any(group.dropped for group in readings.groups)

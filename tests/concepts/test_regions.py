@@ -1,4 +1,4 @@
-"""Regions of key space: the cube is the paper's, and the vote keeps its miss rate and lets strangers stay outside."""
+"""Regions of key space: the cube is the paper's; the vote keeps its miss rate and keeps unseen skills outside."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_a_dimension_that_never_varies_does_not_decide() -> None:
     assert cube.inside(keys).all()
 
 
-def test_the_vote_holds_its_skill_and_neither_others_nor_strangers() -> None:
+def test_the_vote_holds_its_skill_and_neither_other_skills_nor_unseen_ones() -> None:
     region = fit_region(cloud(0), np.concatenate([cloud(1), cloud(2)]), cloud(0, seed=1), [0, 2])
     assert region.inside(cloud(0, seed=2)).mean() > 0.9
     assert region.inside(cloud(1, seed=2)).mean() < 0.05
     assert region.inside(cloud(7, seed=2)).mean() < 0.05  # never seen in the fit
 
 
-def test_a_skill_that_is_like_the_others_cannot_be_told() -> None:
+def test_a_skill_that_is_like_the_others_cannot_be_separated() -> None:
     same = [cloud(0, seed=seed) for seed in range(4)]
     region = fit_region(same[0], same[1], same[2], [0, 1, 2])
     assert region.inside(same[3]).mean() > 0.5
@@ -72,7 +72,7 @@ def test_the_conformal_threshold_keeps_its_rate_on_average() -> None:
     assert 0.08 < np.mean(missed) < 0.12
 
 
-def test_the_border_may_move_towards_skills_that_lie_wholly_outside() -> None:
+def test_the_border_may_move_towards_skills_that_are_wholly_outside() -> None:
     own, other = Kept(cloud(0), cloud(0, seed=1)), Kept(cloud(3), cloud(3, seed=1))
     tight, wide = (region_of(own, [other], ((0,), slack)) for slack in (0.0, 0.5))
     fresh = cloud(0, seed=2)
@@ -80,7 +80,7 @@ def test_the_border_may_move_towards_skills_that_lie_wholly_outside() -> None:
     assert wide.inside(fresh).mean() >= tight.inside(fresh).mean()
     assert not wide.inside(cloud(3, seed=1)).any()
     mixed = region_of(own, [Kept(cloud(3), cloud(0, seed=3))], ((0,), 0.5))
-    assert mixed.threshold == tight.threshold, "skills that lie inside already give no room"
+    assert mixed.threshold == tight.threshold, "the border stays where other skills are inside already"
 
 
 def test_layers_and_slack_are_chosen_by_skills_left_out_of_the_fit() -> None:
@@ -102,7 +102,7 @@ def test_too_few_queries_for_the_rate_say_how_many_are_needed() -> None:
         conformal_threshold(np.arange(48.0), 1.0)
 
 
-def test_keys_that_are_not_finite_or_too_few_are_refused() -> None:
+def test_keys_that_are_not_finite_or_too_few_are_errors() -> None:
     broken = cloud(0)
     broken[0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="not finite"):

@@ -1,4 +1,4 @@
-"""Skills: what is read from each file form, how answers are checked, and how queries are split."""
+"""Skills: what is read from each layout, how answers are checked, and how queries are split."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_mbpp_joins_its_tests(tmp_path: Path) -> None:
 
 
 def test_squad_gives_questions_with_every_accepted_answer(tmp_path: Path) -> None:
-    asked = {"question": "Wer?", "answers": [{"text": "Anna"}, {"text": "die Anna"}]}
-    skill = load_skill(written(tmp_path / "x.json", {"data": [{"paragraphs": [{"context": "", "qas": [asked]}]}]}))
+    item = {"question": "Wer?", "answers": [{"text": "Anna"}, {"text": "die Anna"}]}
+    skill = load_skill(written(tmp_path / "x.json", {"data": [{"paragraphs": [{"context": "", "qas": [item]}]}]}))
     assert is_right(skill, skill.queries[0], "Die Anna.")
     assert not is_right(skill, skill.queries[0], "Otto")
 
@@ -71,7 +71,7 @@ def test_own_forms_and_plain_text_give_their_prompts(tmp_path: Path) -> None:
         ([{"prompt": "a"}, {"answer": "b"}], "line 2 has no field prompt, which the tool's own layout requires"),
         ([{"prompt": "a"}, {"prompt": ""}], "line 2, field prompt"),
         ([{"prompt": "a", "checker": "choice", "answer": "C", "choices": ["x"]}], "not the letter"),
-        ([{"question": "a", "answer": "none"}], "holds no number"),
+        ([{"question": "a", "answer": "none"}], "contains no number"),
         ([{"prompt": "a"}, 3], "line 2 has no field prompt"),
         ([{"data": [{"paragraphs": [{"qas": [{"question": "?"}]}]}]}], "query 0 does not have the layout of SQuAD"),
     ],
@@ -83,14 +83,14 @@ def test_a_broken_file_is_one_error_with_its_place(tmp_path: Path, entries: list
     assert caught.value.where == str(path)
 
 
-def test_a_packed_file_that_unpacks_too_large_is_refused(tmp_path: Path) -> None:
+def test_a_packed_file_that_unpacks_too_large_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "bomb.jsonl.gz"
     path.write_bytes(gzip.compress(b" " * (MAX_BYTES + 1)))
     with pytest.raises(ConceptFileError, match="unpacks to more than"):
         load_skill(path)
 
 
-def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_cut_off_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "cut.jsonl.gz"
     path.write_bytes(gzip.compress(b"{}" * 500)[:-9])
     with pytest.raises(ConceptFileError, match="cannot be unpacked"):
@@ -100,15 +100,14 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "number"), [("#### 5 eggs of 9", 5), ("a 1, then -2.50", -2.5), ("1,000.", 1000), ("none", None)]
 )
-def test_the_final_number_is_found(text: str, number: float | None) -> None:
-    found = last_number(text)
-    assert found == number if number is not None else found is None
+def test_the_final_number_of_a_text(text: str, number: float | None) -> None:
+    assert last_number(text) == number
 
 
 @pytest.mark.parametrize(
     ("text", "letter"), [("B", "B"), ("(C) x", "C"), ("The answer is D", "D"), ("A dog barks", None), ("", None)]
 )
-def test_a_letter_counts_as_chosen_only_where_it_stands_as_one(text: str, letter: str | None) -> None:
+def test_a_letter_counts_as_chosen_only_where_it_is_one_by_itself(text: str, letter: str | None) -> None:
     assert chosen_letter(text) == letter
 
 

@@ -19,5 +19,5 @@ def recognises(path: Path) -> bool:
 def read(path: Path) -> Concept:
     text = read_text(path).strip()
     if not text:
-        raise ConceptFileError("holds no text.", where=str(path), hint="Give an article about the concept.")
+        raise ConceptFileError("contains no text.", where=str(path), hint="Give an article about the concept.")
     return parse_concept({"name": slug(path.stem), "title": path.stem, "text": text}, str(path))

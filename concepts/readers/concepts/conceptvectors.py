@@ -49,7 +49,7 @@ def _entries(file: Path, name: str) -> Sequence[Mapping[str, Any]]:
         )
     same = [entry for entry in entries if entry["Concept"] == name]
     if not same:
-        problem = f"has no concept {name!r}" if name else "may hold several concepts"
+        problem = f"has no concept {name!r}" if name else "may contain several concepts"
         names = ", ".join(sorted({str(entry["Concept"]) for entry in entries}))
         raise ConceptFileError(f"{problem}; it has: {names}.", where=str(file), hint=f"Pass {file}#NAME.")
     return same
