@@ -23,7 +23,8 @@ from audit.models.loading import RunningModel
 from audit.models.opening import open_model
 from benchmarks.record import folders, publish
 from concepts.background import load_background
-from concepts.regions import Kept, Region, choose_region, region_of
+from concepts.region_choice import SplitKeys, choose_region, fit_with
+from concepts.regions import Region
 from concepts.skill import Skill, Splits, load_skill, split
 
 SKILLS = {
@@ -96,7 +97,7 @@ def _vote(forget: str, keys: KeysBySkill, splits: SplitsBySkill) -> dict[str, An
     for name in others:
         rest = [other for each, other in others.items() if each != name]
         reported = keys[name][list(splits[name].report)]
-        without = region_of(own, rest, choice, background=background)
+        without = fit_with(own, rest, choice, background=background)
         left_out[name] = float(without.inside(reported).mean())
         region_without, _ = choose_region(own, rest, voting_layers(n_layers), background=background)
         unknown[name] = float(region_without.inside(reported).mean())
@@ -111,9 +112,9 @@ def _worst(share: dict[str, float]) -> tuple[float, str]:
     return share[name], name
 
 
-def _kept(forget: str, keys: KeysBySkill, splits: SplitsBySkill) -> tuple[Kept, dict[str, Kept]]:
+def _kept(forget: str, keys: KeysBySkill, splits: SplitsBySkill) -> tuple[SplitKeys, dict[str, SplitKeys]]:
     """The skill's keys to fit on and to choose by, and those of the others."""
-    kept = {name: Kept(keys[name][list(part.fit)], keys[name][list(part.choose)]) for name, part in splits.items()}
+    kept = {name: SplitKeys(keys[name][list(part.fit)], keys[name][list(part.choose)]) for name, part in splits.items()}
     return kept.pop(forget), kept
 
 

@@ -99,13 +99,13 @@ ATTACKS: Final[Mapping[str, Attack]] = {
 """Name -> attack; the plain query first."""
 
 
-def attacked(name: str, query: Wordings, rng: np.random.Generator) -> str:
+def rewrite(name: str, query: Wordings, rng: np.random.Generator) -> str:
     """``query`` under the attack ``name``, in one of the skill's own wordings if it has any for this attack."""
-    own = given(name, query)
+    own = own_wordings(name, query)
     return own[int(rng.integers(len(own)))] if own else ATTACKS[name](query.prompt, rng)
 
 
-def given(name: str, query: Wordings) -> tuple[str, ...]:
+def own_wordings(name: str, query: Wordings) -> tuple[str, ...]:
     """The skill's own wordings of ``query`` for the attack ``name``."""
     if name == "paraphrase":
         return query.paraphrases

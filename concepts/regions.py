@@ -22,12 +22,6 @@ from jaxtyping import Bool, Float, Int
 RIDGE = 0.1
 """Ridge of the separator: this share of the Gram matrix's mean eigenvalue is added to all eigenvalues."""
 
-SLACKS = (0.5, 0.25, 0.0)
-"""How far the border may move into the gap between the skill and the others, as shares of it, the widest first."""
-
-STRANGERS = 0.025
-"""Share of a skill unseen by the fit that may be inside when a border is chosen: half of the share aimed at."""
-
 KEPT = 0.9
 """Share of the fit's variance that the directions of the subspace carry."""
 
@@ -199,91 +193,6 @@ def fit_region(
     spread = scores.std(axis=-1)
     region = replace(region, median=np.median(scores, axis=-1), spread=np.where(spread > 0, spread, np.inf))
     return replace(region, threshold=conformal_threshold(region.score(choose), miss_rate))
-
-
-@dataclass(frozen=True)
-class Kept:
-    """One skill's keys: to fit on, and to choose settings with."""
-
-    fit: Float[np.ndarray, "n_fit n_layers d_mlp"]
-    choose: Float[np.ndarray, "n_choose n_layers d_mlp"]
-
-
-Choice = tuple[tuple[int, ...], float]
-"""Layers that vote, and the slack of the border."""
-
-
-def choose_region(
-    forget: Kept,
-    others: Sequence[Kept],
-    candidates: Sequence[tuple[int, ...]],
-    miss_rate: float = 0.02,
-    background: Float[np.ndarray, "n_background n_layers d_mlp"] | None = None,
-) -> tuple[Vote, Choice]:
-    """The region whose layers and slack let in the smallest share of other skills.
-
-    The share is the worst other skill's, plus that of the worst skill left out of the fit as far as it exceeds
-    ``STRANGERS``; both are measured on the choosing parts. Between equal regions the widest border is chosen.
-
-    Args:
-        candidates: sets of layers that may vote together.
-        background: keys of prompts that need none of the skills; the separator is fitted against them too.
-    """
-    best: tuple[tuple[float, float], Vote, Choice] | None = None
-    for layers in candidates:
-        whole = region_of(forget, others, (layers, 0.0), miss_rate, background)
-        without = _each_left_out(forget, others, layers, miss_rate, background)
-        for slack in SLACKS:
-            region = widened(whole, others, slack)
-            harm = max(_share(region, other) for other in others)
-            strangers = [_share(widened(fitted, rest, slack), other) for fitted, rest, other in without]
-            harm += max(max(strangers, default=0.0) - STRANGERS, 0.0)
-            if best is None or (harm, -slack) < best[0]:
-                best = (harm, -slack), region, (layers, slack)
-    if best is None:
-        raise ValueError("no layers to choose from")
-    _, region, choice = best
-    return region, choice
-
-
-def _each_left_out(
-    forget: Kept,
-    others: Sequence[Kept],
-    layers: tuple[int, ...],
-    miss_rate: float,
-    background: Float[np.ndarray, "n_background n_layers d_mlp"] | None,
-) -> list[tuple[Vote, list[Kept], Kept]]:
-    """For each other skill: the region fitted without it, the skills it was fitted against, and the skill itself."""
-    if len(others) < 2:  # nothing would be left to fit against
-        return []
-    rests = [([*others[:at], *others[at + 1 :]], other) for at, other in enumerate(others)]
-    return [(region_of(forget, rest, (layers, 0.0), miss_rate, background), rest, other) for rest, other in rests]
-
-
-def region_of(
-    forget: Kept,
-    others: Sequence[Kept],
-    choice: Choice,
-    miss_rate: float = 0.02,
-    background: Float[np.ndarray, "n_background n_layers d_mlp"] | None = None,
-) -> Vote:
-    """``fit_region`` with one choice of layers and slack."""
-    layers, slack = choice
-    rows = np.concatenate([other.fit for other in others] + ([] if background is None else [background]))
-    return widened(fit_region(forget.fit, rows, forget.choose, layers, miss_rate=miss_rate), others, slack)
-
-
-def widened(region: Vote, others: Sequence[Kept], slack: float) -> Vote:
-    """``region`` with its border moved by ``slack`` of the distance to the nearest choosing query of other skills.
-
-    If such a query is inside, the border stays. A wider border never misses more of the skill's prompts.
-    """
-    nearest = max(float(region.score(other.choose).max()) for other in others)
-    return replace(region, threshold=region.threshold - slack * max(-nearest, 0.0))
-
-
-def _share(region: Region, other: Kept) -> float:
-    return float(region.inside(other.choose).mean())
 
 
 def conformal_threshold(scores: Float[np.ndarray, " n"], rate: float) -> float:

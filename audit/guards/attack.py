@@ -29,7 +29,7 @@ from audit.progress import SILENT, Progress
 from audit.result import Cell, Control, Measurement
 from audit.settings import Settings
 from audit.statistics import CONFIDENCE, bootstrap_interval, share_interval
-from concepts.attacks import ATTACKS, attacked, given
+from concepts.attacks import ATTACKS, own_wordings, rewrite
 
 TITLES: Final = {
     "skill_behind_gate": "The skill with the guard off",
@@ -99,7 +99,7 @@ def attack_guard(
             "the guard was made for other weights (or run in another --dtype), so it says nothing about these"
         )
     by_attack = _run_attacks(model, saved.guard, forget, retain, settings.seed, progress)
-    wordings = {name: sum(bool(given(name, query)) for query in forget) for name in WORDED}
+    wordings = {name: sum(bool(own_wordings(name, query)) for query in forget) for name in WORDED}
     return [
         _skill_behind_gate(by_attack["plain"], before, settings.seed),
         _gate_recall(by_attack, wordings, settings.seed),
@@ -155,7 +155,7 @@ def _run_attacks(
         sides = []
         for side, queries in enumerate((forget, retain)):
             rng = np.random.default_rng((seed, number, side))
-            prompts = [attacked(name, query, rng) for query in queries]
+            prompts = [rewrite(name, query, rng) for query in queries]
             sides.append(put_queries(model, guard, queries, prompts, side == 0 or name == "plain"))
         by_attack[name] = AttackedSkills(*sides)
     return by_attack

@@ -16,7 +16,8 @@ from audit.progress import SILENT, Progress
 from concepts.background import load_background
 from concepts.concept import neutral_text
 from concepts.jailbreaks import SENTENCE_END
-from concepts.regions import Choice, Hypercube, Kept, Region, choose_region, fit_hypercube, region_of
+from concepts.region_choice import SplitKeys, VoteSettings, choose_region, fit_with
+from concepts.regions import Hypercube, Region, fit_hypercube
 
 VOTING_DEPTHS: Final = ((0.1, 0.5), (0.4, 0.8), (0.65, 0.95))
 """Ranges of relative depth whose layers may vote; the choosing splits decide which."""
@@ -90,35 +91,35 @@ def fit_regions(
         AuditError: too few queries.
     """
     forget, *others = (
-        Kept(rows[list(skill.splits.fit)], rows[list(skill.splits.choose)])
+        SplitKeys(rows[list(skill.splits.fit)], rows[list(skill.splits.choose)])
         for rows, skill in zip(keys.skills, skills, strict=True)
     )
     cube = best_cube(forget, others, layers or range(keys.n_layers))
     if kind == "hypercube":
         return FittedRegions(kind, cube, cube)
     try:
-        region, choice = choose_region(forget, others, voting_layers(keys.n_layers, layers), misses, keys.background)
+        region, settings = choose_region(forget, others, voting_layers(keys.n_layers, layers), misses, keys.background)
     except ValueError as error:
         raise AuditError(f"{skills[0].title}: {error}.", hint="Give more queries, or another --misses.") from error
     named = {skill.title: kept for skill, kept in zip(skills[1:], others, strict=True)}
-    return FittedRegions(kind, region, cube, regions_without(forget, named, choice, misses, keys))
+    return FittedRegions(kind, region, cube, regions_without(forget, named, settings, misses, keys))
 
 
 def regions_without(
-    forget: Kept, others: Mapping[str, Kept], choice: Choice, misses: float, keys: SkillKeys
+    forget: SplitKeys, others: Mapping[str, SplitKeys], settings: VoteSettings, misses: float, keys: SkillKeys
 ) -> dict[str, Region]:
-    """The region fitted with ``choice`` without each other skill in turn; empty for fewer than two others."""
+    """The region fitted with ``settings`` without each other skill in turn; empty for fewer than two others."""
     if len(others) < 2:
         return {}
     return {
-        title: region_of(
-            forget, [kept for name, kept in others.items() if name != title], choice, misses, keys.background
+        title: fit_with(
+            forget, [kept for name, kept in others.items() if name != title], settings, misses, keys.background
         )
         for title in others
     }
 
 
-def best_cube(forget: Kept, others: Sequence[Kept], layers: Sequence[int]) -> Hypercube:
+def best_cube(forget: SplitKeys, others: Sequence[SplitKeys], layers: Sequence[int]) -> Hypercube:
     """The paper's hypercube at the layer that best separates the skill's choosing queries from those of the others."""
 
     def margin(cube: Hypercube) -> float:

@@ -5,17 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from concepts.regions import (
-    SLACKS,
-    Hypercube,
-    Kept,
-    Vote,
-    choose_region,
-    conformal_threshold,
-    fit_hypercube,
-    fit_region,
-    region_of,
-)
+from concepts.region_choice import SLACKS, SplitKeys, VoteSettings, choose_region, fit_with
+from concepts.regions import Hypercube, Vote, conformal_threshold, fit_hypercube, fit_region
 
 N_LAYERS, D_MLP = 3, 40
 
@@ -73,22 +64,22 @@ def test_the_conformal_threshold_keeps_its_rate_on_average() -> None:
 
 
 def test_the_border_may_move_towards_skills_that_are_wholly_outside() -> None:
-    own, other = Kept(cloud(0), cloud(0, seed=1)), Kept(cloud(3), cloud(3, seed=1))
-    tight, wide = (region_of(own, [other], ((0,), slack)) for slack in (0.0, 0.5))
+    own, other = SplitKeys(cloud(0), cloud(0, seed=1)), SplitKeys(cloud(3), cloud(3, seed=1))
+    tight, wide = (fit_with(own, [other], VoteSettings((0,), slack)) for slack in (0.0, 0.5))
     fresh = cloud(0, seed=2)
     assert wide.threshold < tight.threshold
     assert wide.inside(fresh).mean() >= tight.inside(fresh).mean()
     assert not wide.inside(cloud(3, seed=1)).any()
-    mixed = region_of(own, [Kept(cloud(3), cloud(0, seed=3))], ((0,), 0.5))
+    mixed = fit_with(own, [SplitKeys(cloud(3), cloud(0, seed=3))], VoteSettings((0,), 0.5))
     assert mixed.threshold == tight.threshold, "the border stays where other skills are inside already"
 
 
 def test_layers_and_slack_are_chosen_by_skills_left_out_of_the_fit() -> None:
-    own, near, far = (Kept(cloud(at), cloud(at, seed=1)) for at in (0, 1, 3))
+    own, near, far = (SplitKeys(cloud(at), cloud(at, seed=1)) for at in (0, 1, 3))
     region, (layers, slack) = choose_region(own, [near, far], [(0,), (1,)])
     assert slack in SLACKS
     assert layers in {(0,), (1,)}
-    again = region_of(own, [near, far], (layers, slack))
+    again = fit_with(own, [near, far], VoteSettings(layers, slack))
     assert again.threshold == region.threshold
     single, _ = choose_region(own, [far], [(0,)])
     assert single.inside(cloud(0, seed=2)).mean() > 0.9

@@ -14,7 +14,7 @@ from audit.commands.verify import verify
 from audit.guards.attack import AttackedQueries
 from audit.guards.saving import DOCUMENT, is_guard, read_guard
 from audit.guards.splits import HeldOutQuery
-from concepts.attacks import ATTACKS, attacked
+from concepts.attacks import ATTACKS, rewrite
 from tests.tiny import write_tiny
 
 
@@ -58,8 +58,8 @@ def test_a_skills_own_wordings_take_the_place_of_those_that_rules_write() -> Non
         forget=True, prompt="How many?", paraphrases=("What number?",), translations={"de": "Wie viele?"}
     )
     bare = HeldOutQuery(forget=True, prompt="How many?")
-    own = {name: attacked(name, query, np.random.default_rng(0)) for name in ATTACKS}
-    rules = {name: attacked(name, bare, np.random.default_rng(0)) for name in ATTACKS}
+    own = {name: rewrite(name, query, np.random.default_rng(0)) for name in ATTACKS}
+    rules = {name: rewrite(name, bare, np.random.default_rng(0)) for name in ATTACKS}
     assert (own.pop("paraphrase"), own.pop("another language")) == ("What number?", "Wie viele?")
     assert rules["another language"].startswith("How many?")
     assert own == {name: rules[name] for name in own}
