@@ -1,6 +1,6 @@
 # make demo   the whole story on a real model, from an empty checkout
 # make test   the whole test suite
-# make check  formatting, lint and types
+# make check  formatting, lint, types and the order of imports
 VENV ?= .venv
 PYTHON ?= python3
 TORCH := $(shell sed -n 's/^torch==//p' requirements.lock)
@@ -23,6 +23,7 @@ check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_structure.py
 
 format: $(VENV)/.ready-dev
 	$(BIN)/ruff format .
