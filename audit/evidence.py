@@ -29,7 +29,7 @@ from audit.vectors.search import find_vectors
 from audit.vectors.trace import TracedVectors, trace
 from audit.weights.scan import WeightScan
 from concepts.concept import Concept, load_concept
-from concepts.discovery import SIGNIFICANT
+from concepts.discovery import FALSE_DISCOVERY_RATE
 from concepts.files import ConceptFileError
 from concepts.jailbreaks import translated
 from concepts.prompts import cut
@@ -180,7 +180,7 @@ class Collector:
             seed=self.settings.seed,
             progress=self.progress,
         )
-        chosen = [vector.place for vector in found.vectors if vector.q_value < SIGNIFICANT]
+        chosen = [vector.place for vector in found.vectors if vector.q_value < FALSE_DISCOVERY_RATE]
         if self.settings.known_vectors:
             chosen = [vector.place for vector in concept.vectors]
         elif not chosen:

@@ -46,7 +46,7 @@ from audit.vectors.trace import Projected, TracedVectors, join, project
 from benchmarks.causal import validated
 from benchmarks.record import publish
 from concepts.concept import Concept, load_concept
-from concepts.discovery import SIGNIFICANT
+from concepts.discovery import FALSE_DISCOVERY_RATE
 from concepts.neuron import Neuron
 
 CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes", "germany", "chemistry", "planets", "computers")
@@ -141,7 +141,7 @@ class Subject:
             listed = {vector.place: vector.place for vector in self.search.vectors}  # with their signs
             neurons = [Neuron(row["layer"], row["neuron"]) for row in chosen["vectors"]]
             return [listed.get(place, place) for place in neurons]
-        return [vector.place for vector in self.search.vectors if vector.q_value < SIGNIFICANT]
+        return [vector.place for vector in self.search.vectors if vector.q_value < FALSE_DISCOVERY_RATE]
 
     def measured(self, method: str) -> dict[str, Any]:
         """Unlearn by ``method``, measure, and give the model its weights back."""

@@ -22,7 +22,7 @@ from benchmarks.record import publish
 from concepts.concept import load_concept
 from concepts.discovery import (
     CONTROL_SETS,
-    SIGNIFICANT,
+    FALSE_DISCOVERY_RATE,
     HeadStatistics,
     Shortlist,
     exhaustive_top,
@@ -162,7 +162,7 @@ def exact_best(
             )
             ranked += rank(batch, W_U, lexicon, tokens, strata)
     q_values = false_discovery_control([vector.p_value for vector in ranked])
-    order = sorted(range(len(ranked)), key=lambda i: (q_values[i] >= SIGNIFICANT, -ranked[i].score))
+    order = sorted(range(len(ranked)), key=lambda i: (q_values[i] >= FALSE_DISCOVERY_RATE, -ranked[i].score))
     return [(ranked[i].place, ranked[i].place.sign) for i in order[:20]]
 
 

@@ -18,13 +18,13 @@ from jaxtyping import Bool, Float, Int
 from concepts.neuron import Neuron
 from concepts.tokens import ConceptTokens, Lexicon, matched_sets, matched_strata
 
-TOP = 200
+TOP_TOKENS = 200
 """Tokens of a projection that count as what a vector writes (Hong et al. 2024, section 3)."""
 STRONGEST = 0.25
 """Share of the concept's words whose z-scores are averaged, 10 of 40: one vector writes only a part of a concept."""
 CONTROL_SETS = 4
 """Matched word sets subtracted in the screen; a vector of function words writes them as much as the concept's words."""
-SIGNIFICANT = 0.05
+FALSE_DISCOVERY_RATE = 0.05
 """Benjamini-Hochberg level below which a vector's enrichment is significant."""
 SHOWN = 10
 """Top tokens kept in the record, for display."""
@@ -131,7 +131,7 @@ def shortlist(
     head: HeadStatistics,
     word_rows: Float[torch.Tensor, "2 n_words d_model"],
     control_rows: Float[torch.Tensor, "2 n_sets n_words d_model"],
-    keep: int = TOP,
+    keep: int = TOP_TOKENS,
 ) -> Shortlist:
     """The ``keep`` best (vector, sign) of all layers by ``contrast``; one layer in memory at a time.
 
@@ -164,7 +164,7 @@ def shortlist(
 def exhaustive_top(
     vectors: Float[torch.Tensor, "n d_model"],
     W_U: Float[torch.Tensor, "d_vocab d_model"],
-    k: int = TOP,
+    k: int = TOP_TOKENS,
     batch: int = 512,
 ) -> Int[torch.Tensor, "n k"]:
     """Ids of the ``k`` largest logits of every vector, best first; the logits of the whole vocabulary are computed.
@@ -208,7 +208,7 @@ def discover(
     tokens: ConceptTokens,
     *,
     head: HeadStatistics | None = None,
-    keep: int = TOP,
+    keep: int = TOP_TOKENS,
     seed: int = 0,
 ) -> list[ConceptVector]:
     """The ``keep`` best (vector, sign) of a model for a concept: significantly enriched ones first, then by score.
@@ -247,7 +247,7 @@ def rank(
 
     if len(best.layers) == 0:
         return []
-    top = exhaustive_top(torch.from_numpy(best.signs)[:, None] * best.rows, W_U, min(TOP, W_U.shape[0])).numpy()
+    top = exhaustive_top(torch.from_numpy(best.signs)[:, None] * best.rows, W_U, min(TOP_TOKENS, W_U.shape[0])).numpy()
     keys = lexicon.keys
     written = _written(top, keys)
     hits = written[:, keys[tokens.ids]].sum(axis=1)
@@ -257,7 +257,7 @@ def rank(
     tested = np.ones(2 * best.screened)  # a vector outside the shortlist counts as p = 1
     tested[: len(p_values)] = p_values
     q_values = false_discovery_control(tested)[: len(p_values)]
-    order = np.lexsort((-best.scores, q_values >= SIGNIFICANT))
+    order = np.lexsort((-best.scores, q_values >= FALSE_DISCOVERY_RATE))
     return [
         ConceptVector(
             place=Neuron(int(best.layers[i]), int(best.neurons[i]), int(best.signs[i])),

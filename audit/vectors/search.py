@@ -15,7 +15,7 @@ from audit.models.vocabulary import lexicon_of
 from audit.progress import SILENT, Progress
 from audit.vectors.records import SearchResult
 from concepts.concept import Concept, resembling
-from concepts.discovery import SIGNIFICANT, ConceptVector, discover
+from concepts.discovery import FALSE_DISCOVERY_RATE, ConceptVector, discover
 from concepts.neuron import Neuron
 from concepts.tokens import concept_tokens, source_text
 
@@ -68,7 +68,7 @@ def significant(result: SearchResult) -> list[ConceptVector]:
     """The vectors that write the concept beyond chance, each neuron once, with its better sign."""
     best: dict[Neuron, ConceptVector] = {}
     for vector in result.vectors:
-        if vector.q_value < SIGNIFICANT:
+        if vector.q_value < FALSE_DISCOVERY_RATE:
             best.setdefault(vector.place, vector)
     return list(best.values())
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from audit.checkpoint import Checkpoint
 from audit.models.ffn import unembedding, value_vectors
 from audit.models.pair import ModelPair
-from concepts.discovery import TOP
+from concepts.discovery import TOP_TOKENS
 from concepts.neuron import Neuron
 
 
@@ -24,7 +24,7 @@ class Projected:
 
     Attributes:
         rows: the value vectors.
-        top: ids of the ``TOP`` largest entries of ``sign * W_U v``, best first.
+        top: ids of the ``TOP_TOKENS`` largest entries of ``sign * W_U v``, best first.
         ranks: rank (0 is best) of each concept token in ``sign * W_U v``.
     """
 
@@ -40,7 +40,7 @@ class TracedVector:
     Attributes:
         place: the neuron, with the side of the projection that carries the concept.
         before, after: the row ``W_out[neuron]``, float32.
-        top_before, top_after: ids of the ``TOP`` largest entries of ``sign * W_U v``, best first, by each model's head.
+        top_before, top_after: ids of the ``TOP_TOKENS`` largest entries of ``sign * W_U v`` by each model's head.
         ranks_before, ranks_after: rank (0 is best) of each concept token in ``sign * W_U v``.
     """
 
@@ -99,7 +99,7 @@ def project(
     """One model's value vectors through its head; ``places`` give each vector's sign."""
     signs = torch.tensor([place.sign for place in places], dtype=torch.float32)
     scores = (signs[:, None] * rows) @ head.T  # [n, d_vocab]
-    top = scores.topk(min(TOP, scores.shape[1]), dim=1).indices
+    top = scores.topk(min(TOP_TOKENS, scores.shape[1]), dim=1).indices
     token_scores = scores[:, torch.from_numpy(tokens)]
     ordered = scores.sort(dim=1).values  # ascending; ties share the best rank
     ranks = scores.shape[1] - torch.searchsorted(ordered, token_scores.contiguous(), right=True)
