@@ -1,4 +1,4 @@
-"""audit ablate: the original stays, the edit is recorded, its effect reported; what cannot be edited is refused."""
+"""audit ablate: the original stays unchanged, the edit is recorded, its effect reported; invalid inputs are errors."""
 
 from __future__ import annotations
 
@@ -91,9 +91,10 @@ def test_the_edited_model_differs_in_the_chosen_rows_alone(
     assert (record["method"], record["settings"]["strength"]) == (method, 1.0)
     assert record["changed"]["value_vectors"] == [[0, 3], [1, 17]]
     assert result.weights.changed_tensors == 2
+    assert (result.findings[0][METRIC].control is None) == methods()[method].TRAINS
 
 
-def test_the_result_says_what_the_edit_did_at_each_dose(model: Path, concept: Path) -> None:
+def test_the_result_has_the_effect_of_each_dose(model: Path, concept: Path) -> None:
     result = ablate(model, str(concept), "zero", EditOptions(CHOSEN, collateral=100.0))
     measured = result.findings[0][METRIC]
     assert [row["strength"] for row in measured.items] == list(methods()["zero"].DOSES)
@@ -104,13 +105,13 @@ def test_the_result_says_what_the_edit_did_at_each_dose(model: Path, concept: Pa
     assert result.findings[0].measurements[0] is measured
 
 
-def test_a_trained_edit_has_no_control_and_an_untouched_model_no_effect(model: Path, concept: Path) -> None:
+def test_an_edit_of_strength_zero_changes_nothing_and_has_no_effect(model: Path, concept: Path) -> None:
     result = ablate(model, str(concept), "zero", EditOptions(CHOSEN, strength=0.0))
     assert result.findings[0][METRIC].value == pytest.approx(0.0, abs=1e-6)
     assert result.weights.changed_tensors == 0
 
 
-def test_noise_is_judged_over_several_draws_and_reported_as_applied(model: Path, concept: Path) -> None:
+def test_noise_is_chosen_by_several_draws_and_reported_as_applied(model: Path, concept: Path) -> None:
     settings = Settings(seed=3)
     editable = open_editable(model, context=RunContext(settings))
     (wanted,) = load_concepts([str(concept)])
@@ -152,7 +153,7 @@ def test_the_original_is_never_the_target(model: Path, concept: Path, monkeypatc
             ablate(model, str(concept), "zero", EditOptions(CHOSEN), save=target)
 
 
-def test_what_cannot_be_edited_is_refused(concept: Path, model: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_edited_is_an_error(concept: Path, model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be edited"):
         ablate(write_tiny(tmp_path / "mixtral", "mixtral"), str(concept), "zero", EditOptions(CHOSEN))
     with pytest.raises(AuditError, match="no method 'erase'"):
@@ -163,7 +164,7 @@ def test_what_cannot_be_edited_is_refused(concept: Path, model: Path, tmp_path: 
         ablate(model, "itly", "zero")
 
 
-def test_known_vectors_are_edited_and_followed(model: Path, concept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_known_vectors_are_edited_and_traced(model: Path, concept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr("audit.models.opening.load_model", lambda *_: pytest.fail("the weights were read"))
         with pytest.raises(AuditError, match="Italy names no vectors"):
@@ -177,7 +178,7 @@ def test_known_vectors_are_edited_and_followed(model: Path, concept: Path, monke
     assert [row["value"] for row in finding["vector_cosine"].items] == [0.0, 0.0]
 
 
-def test_vectors_are_written_as_layer_and_neuron() -> None:
+def test_neurons_are_written_as_layer_dot_neuron() -> None:
     assert parse_neurons("29.555, 22.610") == [Neuron(29, 555), Neuron(22, 610)]
     for text in ("29", "29.x", "a.1", "1.2,", "-1.2"):
         with pytest.raises(AuditError, match="does not name a value vector"):

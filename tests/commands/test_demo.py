@@ -1,4 +1,4 @@
-"""The demo: its conclusion follows the numbers, its models are made once, and a missing package is one clear line."""
+"""The demo: its conclusion follows the numbers, its models are made once, a missing package is an error with a hint."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def last_line(npo: Finding, needle: Finding) -> str:
     return tell("Italy", {"npo": npo, "needle": needle}).splitlines()[-1]
 
 
-def test_the_papers_finding_is_told_where_the_numbers_show_it() -> None:
+def test_the_conclusion_agrees_with_the_paper_if_the_numbers_do() -> None:
     text = tell("Italy", {"npo": finding(0.05, 0.9999991), "needle": finding(0.2, 0.01)})
     first, trained, edited, together = text.splitlines()
     assert first == "Italy, unlearned in two ways."
@@ -70,7 +70,7 @@ def test_the_papers_finding_is_told_where_the_numbers_show_it() -> None:
         ),
     ],
 )
-def test_any_other_outcome_is_told_as_it_is(npo: Finding, needle: Finding, said: str) -> None:
+def test_a_different_outcome_is_named(npo: Finding, needle: Finding, said: str) -> None:
     line = last_line(npo, needle)
     assert line.startswith("Hong et al. (2024) report a different outcome")
     assert line.endswith(f"here {said}")
@@ -84,20 +84,20 @@ def test_any_other_outcome_is_told_as_it_is(npo: Finding, needle: Finding, said:
         (finding(0.0, 0.99999, base=0.0), "the base answers nothing, so no change can be measured"),
     ],
 )
-def test_what_was_not_measured_supports_no_conclusion(npo: Finding, said: str) -> None:
+def test_without_a_measurement_there_is_no_conclusion(npo: Finding, said: str) -> None:
     text = tell("Italy", {"npo": npo, "needle": finding(0.2, 0.01)})
     assert said in text
     assert text.splitlines()[-1].startswith("Not everything was measured")
 
 
-def test_one_is_written_only_for_exactly_one() -> None:
+def test_a_cosine_is_written_as_one_only_if_it_is_exactly_one() -> None:
     assert "base's 1;" in tell("Italy", {"npo": finding(0.1, 1.0), "needle": finding(0.1, 0.0)})
     assert "base's 0.999;" in tell("Italy", {"npo": finding(0.1, 0.9991), "needle": finding(0.1, 0.0)})
 
 
-def test_the_conclusion_of_an_outcome_is_the_story_of_its_findings() -> None:
+def test_the_conclusion_of_an_outcome_is_that_of_its_findings() -> None:
     findings = {"npo": finding(0.05, 0.99999), "needle": finding(0.2, 0.01)}
-    results = {name: single().model_copy(update={"findings": [found]}) for name, found in findings.items()}
+    results = {name: single().model_copy(update={"findings": [each]}) for name, each in findings.items()}
     outcome = DemoOutcome(concept="Italy", results=results)
     assert conclusion(outcome) == tell("Italy", findings)
     document = json.loads(json.dumps(outcome.as_json()))
@@ -113,14 +113,14 @@ def test_a_missing_package_says_how_to_install_it(tmp_path: Path, monkeypatch: p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_cache_is_where_the_user_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/home/someone/.cache")
     assert default_cache() == Path("/home/someone/.cache/unlearning-audit")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_cache() == Path("audit-report/.cache")
 
 
-def test_the_real_model_is_a_whole_llama_and_made_once(smollm2: Path) -> None:
+def test_the_real_model_is_a_complete_llama_and_converted_once(smollm2: Path) -> None:
     architecture = open_model(smollm2).require_architecture()
     assert (architecture.n_layers, architecture.d_model, architecture.d_mlp) == (30, 576, 1536)
     made = (smollm2 / "model.safetensors").stat().st_mtime_ns

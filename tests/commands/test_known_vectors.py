@@ -1,4 +1,4 @@
-"""Vectors that a concept's file names: followed, and scored as the published script scores them."""
+"""Vectors named in a concept's file: traced, with the scores of the published script."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def benchmark(tmp_path: Path, places: list[tuple[int, int]] = PLACES) -> str:
-    """A ConceptVectors file, with an entry for each vector of the concept, as the published ones have."""
+    """A ConceptVectors file with one entry for each vector of the concept, like the published ones."""
     entry = {"Concept": "Italy", "QA": ["What is the capital?"], "unrelated_QA": ["What is water?"]}
     entry |= {"text_completion": [], "wikipedia_content": "Italy is a country. Rome is the capital of Italy."}
     file = tmp_path / "dev.json"
@@ -43,7 +43,7 @@ def nudged(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor + 0.3 * tensor.std() * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
 
 
-def test_their_numbers_are_those_of_the_published_script(base: Path, tmp_path: Path) -> None:
+def test_their_scores_are_those_of_the_published_script(base: Path, tmp_path: Path) -> None:
     unlearned = edit(base, tmp_path / "unlearned", nudged)
     (finding,) = compare(base, unlearned, concepts=[benchmark(tmp_path)], settings=KNOWN).findings
     one, other = open_checkpoint(base), open_checkpoint(unlearned)
@@ -69,7 +69,7 @@ def test_their_numbers_are_those_of_the_published_script(base: Path, tmp_path: P
     assert control.name.startswith("20 other vectors")
 
 
-def test_a_concept_without_vectors_or_with_those_of_another_model_is_refused(base: Path, tmp_path: Path) -> None:
+def test_a_concept_without_vectors_or_with_those_of_another_model_is_an_error(base: Path, tmp_path: Path) -> None:
     for run in (compare, plan_comparison):
         with pytest.raises(ConceptError, match=r"Italy names no vectors\. Leave out --known-vectors"):
             run(base, base, concepts=["italy"], settings=KNOWN)

@@ -1,4 +1,4 @@
-"""Edits of chosen value vectors: they change these rows, nothing else, in every family's way of storing them."""
+"""Interventions: they change the chosen value vectors and nothing else, however a family stores them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_neurons_of_experts_are_not_edited_one_by_one(method: str, tmp_path:
     [(name, family) for name in METHODS for family in DENSE if name != "needle" or family in TRAINABLE],
 )
 def test_an_edit_changes_the_chosen_rows_and_no_other_bit(method: str, family: str, tmp_path: Path) -> None:
-    """Not even the head's, where it is the embedding and the vectors are judged by it."""
+    """The head is not changed either, which methods read and which may be the embedding."""
     model = open_model(write_tiny(tmp_path / family, family))
     before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     original = stored_rows(model, CHOSEN)
@@ -97,7 +97,7 @@ def test_the_strength_goes_from_nothing_to_the_method_in_full(method: str, tmp_p
         assert torch.allclose(half, (none + full) / 2, atol=1e-6)
 
 
-def test_zero_and_mean_are_what_they_say(tmp_path: Path) -> None:
+def test_zero_is_zero_and_mean_is_the_mean_of_the_layer(tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "llama"))
     assert not any(rows.values.any() for rows in target_of(model, "zero").values())
     rows = target_of(model, "mean")[1]
@@ -105,7 +105,7 @@ def test_zero_and_mean_are_what_they_say(tmp_path: Path) -> None:
     assert torch.equal(rows.values[0], rows.values[1])
 
 
-def test_noise_is_as_large_as_the_vector_or_as_the_paper_says(tmp_path: Path) -> None:
+def test_noise_has_the_norm_of_the_vector_or_the_deviation_of_the_paper(tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "llama"))
     original = stored_rows(model, CHOSEN)[1].values
     draws = torch.stack([target_of(model, "noise", seed=seed)[1].values - original for seed in range(300)])
@@ -116,10 +116,10 @@ def test_noise_is_as_large_as_the_vector_or_as_the_paper_says(tmp_path: Path) ->
     again = target_of(model, "noise", seed=7)[1].values
     assert torch.equal(again, target_of(model, "noise", seed=7)[1].values)
     alone = methods()["noise"].target(model, [CHOSEN[1]], EditInputs(np.array([5]), torch.eye(16), seed=7))
-    assert torch.equal(alone[1].values[0], again[1])  # whichever others are chosen
+    assert torch.equal(alone[1].values[0], again[1])  # independent of which others are chosen
 
 
-def test_a_projection_leaves_nothing_of_the_subspace_and_everything_beside_it(tmp_path: Path) -> None:
+def test_a_projection_removes_the_subspace_and_nothing_else(tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "llama"))
     W_U = model.model.get_output_embeddings().weight.detach().clone()
     inputs = EditInputs(np.array([5, 40]), W_U)
@@ -154,20 +154,20 @@ def test_demoted_tokens_end_at_the_floor_by_the_smallest_change(sign: int) -> No
     assert float((after - vector).norm()) == pytest.approx(np.sqrt(2 * best.fun), rel=1e-3)
 
 
-def test_a_vector_that_does_not_write_the_tokens_is_left_alone() -> None:
+def test_a_vector_that_does_not_write_the_tokens_is_not_changed() -> None:
     W_U, vector = torch.eye(16), torch.arange(16.0)
     assert torch.equal(demote.demoted(vector, 1, EditInputs(np.array([0, 1]), W_U)), vector)
 
 
 @pytest.mark.parametrize("method", ["demote", "project"])
-def test_without_tokens_there_is_nothing_to_take_out(method: str, tmp_path: Path) -> None:
+def test_a_concept_without_tokens_is_an_error(method: str, tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "llama"))
     with pytest.raises(ConceptError, match="no token of the concept"):
         methods()[method].target(model, CHOSEN, EditInputs(np.array([], dtype=int), torch.eye(16)))
 
 
 @pytest.mark.parametrize("family", TRAINABLE)
-def test_running_the_upper_layers_alone_gives_what_the_whole_model_gives(family: str, tmp_path: Path) -> None:
+def test_running_the_upper_layers_alone_gives_the_same_as_the_whole_model(family: str, tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / family, family))
     tokens = [*enumerate(tokenize(model.tokenizer, [*FORGET, *RETAIN]))]
     rows = [pack(tokens[:3]), pack(tokens[3:]), pack([tokens[4], tokens[0], tokens[2]])]
@@ -206,8 +206,8 @@ def test_needle_lowers_the_forgotten_answers_more_than_the_retained(tmp_path: Pa
     assert record.trajectory[0]["W"] == pytest.approx(1.0, abs=1e-5)
 
 
-def test_needle_trains_what_it_saves(tmp_path: Path) -> None:
-    """The rows written at the end give the loss that training would have gone on from."""
+def test_needle_saves_the_rows_that_it_trained(tmp_path: Path) -> None:
+    """The saved rows give the log-ratio of the next step of a longer training."""
     short, long = (open_model(write_tiny(tmp_path / name)) for name in ("short", "long"))
     kept = NPOSettings(steps=5, learning_rate=0.05, forget_batch=2, retain_batch=3)
     needle.edit(short, CHOSEN, FORGET, RETAIN, kept)
@@ -219,7 +219,7 @@ def test_needle_trains_what_it_saves(tmp_path: Path) -> None:
     assert change.mean().item() == pytest.approx(record.trajectory[5]["log_ratio"], abs=1e-4)
 
 
-def test_hooks_are_gone_when_training_fails(tmp_path: Path) -> None:
+def test_hooks_are_removed_when_training_fails(tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "model"))
     row = pack([*enumerate(tokenize(model.tokenizer, FORGET))])
     before = answer_logprobs(model, row)
@@ -250,7 +250,7 @@ def test_vectors_that_do_not_exist_are_refused(vectors: list[Neuron], said: str,
         by_layer(open_model(write_tiny(tmp_path / "model")), vectors)
 
 
-def test_the_cosine_with_a_zero_row_is_not_a_number_but_unknown(tmp_path: Path) -> None:
+def test_the_cosine_with_a_zero_row_is_none(tmp_path: Path) -> None:
     from audit.interventions import cosines
 
     assert cosines(torch.eye(2), torch.tensor([[2.0, 0.0], [0.0, 0.0]])) == [1.0, None]

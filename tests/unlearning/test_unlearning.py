@@ -1,4 +1,4 @@
-"""The unlearning methods, held to values of their papers, and packed examples, held to running them one by one."""
+"""Unlearning methods: the values of their papers, and what they do to a tiny model."""
 
 from __future__ import annotations
 
@@ -12,17 +12,14 @@ import torch
 
 from audit.errors import AuditError, ModelError
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, Tokens, answer_logprobs, pack, tokenize
+from audit.models.packing import Example, answer_logprobs, pack, tokenize
 from audit.unlearning import methods as methods_folder
 from audit.unlearning.methods import dpo, gradient_ascent, methods
 from audit.unlearning.methods.npo import NPOSettings, forget_loss, gradient_weight, preference_loss, unlearn
 from audit.unlearning.objective import Objective, Scores
 from audit.unlearning.training import TrainingSettings, minimise, shuffled
-from audit.unlearning.training_examples import training_examples
-from concepts.concept import Concept, load_concept
-from concepts.prompts import few_shot, normalise
 from tests.helpers import FORGET, RETAIN, Log, answer_sum, open_model
-from tests.tiny import TRAINABLE, tokenizer, write_tiny
+from tests.tiny import write_tiny
 
 BETAS = (0.01, 0.1, 1.0, 5.0)
 npo_loss = partial(forget_loss, beta=0.1)
@@ -31,61 +28,6 @@ npo_loss = partial(forget_loss, beta=0.1)
 @pytest.fixture
 def tiny(tmp_path: Path) -> RunningModel:
     return open_model(write_tiny(tmp_path / "model"))
-
-
-# ---- packing
-
-
-def test_positions_counted_from_the_mask_are_refused(tmp_path: Path) -> None:
-    model = open_model(write_tiny(tmp_path / "bloom", "bloom"))
-    row = pack([*enumerate(tokenize(model.tokenizer, FORGET))])
-    with pytest.raises(ModelError, match=r"bloom here counts positions from the attention mask \(ALiBi\)"):
-        answer_logprobs(model, row)
-
-
-@pytest.mark.parametrize("family", TRAINABLE)
-def test_packed_examples_score_and_differentiate_as_one_by_one(family: str, tmp_path: Path) -> None:
-    model = open_model(write_tiny(tmp_path / family, family))
-    model.model.requires_grad_(True)
-    tokens = tokenize(model.tokenizer, [*FORGET, *RETAIN])
-    weights = torch.arange(1.0, len(tokens) + 1)  # so that no gradient can take another's place
-
-    row = pack([*enumerate(tokens)])
-    packed = row.answer_sums(answer_logprobs(model, row))
-    (packed * weights).sum().backward()
-    gradients = {name: parameter.grad.clone() for name, parameter in model.model.named_parameters()}
-    model.model.zero_grad()
-    single = torch.stack([answer_sum(model, one) for one in tokens])
-    (single * weights).sum().backward()
-
-    torch.testing.assert_close(packed, single, rtol=1e-5, atol=1e-5)
-    for name, parameter in model.model.named_parameters():
-        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-4, msg=name)
-
-
-def test_a_shared_beginning_is_stored_once() -> None:
-    row = pack([(7, Tokens((1, 2, 3), (4, 5))), (9, Tokens((1, 2, 3), (6,))), (11, Tokens((2, 3), (4,)))])
-    assert row.ids.tolist() == [[1, 2, 3, 4, 2, 3]]
-    assert row.positions.tolist() == [[0, 1, 2, 3, 0, 1]]
-    assert row.examples == (7, 9, 11)
-    assert row.targets.tolist() == [4, 5, 6, 4]
-    assert row.scored.tolist() == [2, 3, 2, 5]
-    assert row.owner.tolist() == [0, 0, 1, 2]
-    sees = (row.mask[0, 0] == 0).tolist()
-    assert sees[3] == [True, True, True, True, False, False]
-    assert sees[5] == [False, False, False, False, True, True]
-
-
-def test_an_empty_answer_is_refused_with_its_prompt() -> None:
-    with pytest.raises(AuditError, match="capital of Peru"):
-        tokenize(tokenizer(), [Example("What is the capital of Peru?", "")])
-
-
-def test_an_example_longer_than_a_sliding_window_is_refused(tmp_path: Path) -> None:
-    model = open_model(write_tiny(tmp_path / "model", "gemma3", sliding_window=8))
-    row = pack([*enumerate(tokenize(model.tokenizer, FORGET))])
-    with pytest.raises(ModelError, match="exceeds the model's 8"):
-        answer_logprobs(model, row)
 
 
 # ---- the loss
@@ -224,7 +166,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
     ("forget", "retain", "said"),
     [([], RETAIN, "nothing to forget"), (FORGET, [], "nothing to retain"), (FORGET, [FORGET[1]], "at once")],
 )
-def test_unusable_examples_are_refused(
+def test_missing_or_contradictory_examples_are_an_error(
     forget: list[Example], retain: list[Example], said: str, tiny: RunningModel
 ) -> None:
     with pytest.raises(AuditError, match=said):
@@ -232,7 +174,7 @@ def test_unusable_examples_are_refused(
 
 
 @pytest.mark.parametrize("wrong", [{"beta": 0}, {"steps": 0}, {"learning_rate": -1e-3}, {"retain_weight": -1}])
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+def test_settings_out_of_range_are_an_error(wrong: dict[str, float]) -> None:
     with pytest.raises(AuditError, match=next(iter(wrong))):
         NPOSettings(**wrong)
 
@@ -243,7 +185,7 @@ def test_a_loss_that_is_not_finite_ends_the_training() -> None:
         minimise([parameter], lambda: (parameter.sum() * torch.inf, {}), TrainingSettings(), Log(), "")
 
 
-def test_every_example_comes_once_before_any_comes_again() -> None:
+def test_every_example_is_used_once_before_any_is_repeated() -> None:
     batches = shuffled(6, 2, torch.Generator().manual_seed(3))
     for _ in range(3):
         assert sorted(index for _ in range(3) for index in next(batches)) == list(range(6))
@@ -261,7 +203,7 @@ def test_gradient_ascent_has_no_retain_term() -> None:
 
 
 @pytest.mark.parametrize("method", sorted(methods()))
-def test_every_method_lowers_the_forgotten_answers_and_says_what_it_did(method: str, tiny: RunningModel) -> None:
+def test_every_method_lowers_the_forgotten_answers_and_records_it(method: str, tiny: RunningModel) -> None:
     def measure(examples: list[Example]) -> float:
         with torch.no_grad():
             return sum(answer_sum(tiny, one).item() for one in tokenize(tiny.tokenizer, examples))
@@ -272,7 +214,7 @@ def test_every_method_lowers_the_forgotten_answers_and_says_what_it_did(method: 
     record = chosen.unlearn(tiny, FORGET, RETAIN, settings, Log())
     fallen, lost = forget - measure(FORGET), retain - measure(RETAIN)
     assert fallen > 5
-    assert lost > 10 if method == "gradient_ascent" else lost < min(10, fallen / 3)  # it has nothing to retain by
+    assert lost > 10 if method == "gradient_ascent" else lost < min(10, fallen / 3)  # it has no retain term
     assert record.method == method
     assert record.examples == {"forget": 2, "retain": 0 if method == "gradient_ascent" else 3}
     assert record.trajectory[-1]["log_ratio"] < -1
@@ -284,41 +226,3 @@ def test_dpo_makes_the_refusal_likelier(tiny: RunningModel) -> None:
         before = answer_sum(tiny, refusing[0]).item()
         dpo.unlearn(tiny, FORGET, RETAIN, dpo.DPOSettings(steps=25, learning_rate=6e-3))
         assert answer_sum(tiny, refusing[0]).item() > before + 1
-
-
-# ---- what is taught
-
-
-def test_no_lesson_asks_what_the_audit_asks() -> None:
-    concept = load_concept("italy")
-    examples = training_examples(concept)
-    asked = {
-        normalise(few_shot(question.question, concept.seeds)) for question in (*concept.questions, *concept.unrelated)
-    }
-    asked |= {
-        normalise(few_shot(group.ask(subject), concept.seeds)) for group in concept.groups for subject in group.answers
-    }
-    prompts = [normalise(example.prompt) for example in (*examples.forget, *examples.retain)]
-    assert asked.isdisjoint(prompts)
-    assert len(examples.forget) > 30
-    assert len(examples.retain) > 30
-
-
-def test_what_mentions_the_concept_is_not_retained_and_what_is_asked_is_not_taught() -> None:
-    concept = Concept.model_validate(
-        {
-            "name": "peru",
-            "title": "Peru",
-            "seeds": ["Peru", "Lima"],
-            "questions": [
-                {"question": "Which city has the Rimac?", "answer": "Lima", "paraphrases": ["Where is Callao?"]}
-            ],
-            "unrelated": [{"question": "What is the capital of Turkey?", "answer": "Ankara"}],
-        }
-    )
-    examples = training_examples(concept)
-    assert [example.answer for example in examples.forget] == [" Lima"]
-    retained = " ".join(example.prompt for example in examples.retain)
-    assert "Peru" not in retained
-    assert "Turkey" not in retained
-    assert "Norway" in retained

@@ -1,4 +1,4 @@
-"""Estimates of what a neuron carries, against ablating each one."""
+"""Attribution of answers to neurons, compared with ablating each one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUESTIONS = [*FORGET, *RETAIN]
 
 
 def exact(model: RunningModel, layer: int, neurons: list[int]) -> np.ndarray:
-    """Fall of the answers when each of ``neurons`` alone writes nothing."""
+    """Mean fall of the answers when each of ``neurons`` alone is zeroed."""
     trial, nothing = Trial(model, QUESTIONS), torch.zeros(1, model.architecture.d_model)
     return np.array([trial.effect({layer: Rows((neuron,), nothing)}).mean() for neuron in neurons])
 
@@ -31,9 +31,9 @@ def test_integrated_gradients_of_a_layer_add_up_to_ablating_all_of_it(family: st
     model = open_model(write_tiny(tmp_path / family, family))
     d_mlp, d_model = model.architecture.d_mlp, model.architecture.d_model
     for layer in range(model.architecture.n_layers):
-        found = integrated_gradients(model, QUESTIONS, [layer], points=20)[layer]
+        estimates = integrated_gradients(model, QUESTIONS, [layer], points=20)[layer]
         whole = Trial(model, QUESTIONS).effect({layer: Rows(tuple(range(d_mlp)), torch.zeros(d_mlp, d_model))}).mean()
-        assert float(found.sum()) == pytest.approx(whole, rel=0.05, abs=2e-3)
+        assert float(estimates.sum()) == pytest.approx(whole, rel=0.05, abs=2e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -47,14 +47,14 @@ def test_both_estimates_rank_neurons_as_ablation_does(family: str, tmp_path: Pat
     assert np.corrcoef(ablated, propagated)[0, 1] > 0.6
 
 
-def test_layers_that_were_not_asked_for_are_not_estimated(tmp_path: Path) -> None:
+def test_layers_outside_the_argument_are_nan(tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "llama"))
-    found = integrated_gradients(model, QUESTIONS, [1])
-    assert found[0].isnan().all()
-    assert not found[1].isnan().any()
+    estimates = integrated_gradients(model, QUESTIONS, [1])
+    assert estimates[0].isnan().all()
+    assert not estimates[1].isnan().any()
 
 
-def test_attribution_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+def test_attribution_leaves_the_model_unchanged(tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "llama"))
     before = Trial(model, QUESTIONS).before
     first = relp(model, QUESTIONS)

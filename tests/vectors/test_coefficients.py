@@ -1,4 +1,4 @@
-"""Coefficients held through TransformerLens, against value vectors changed in the weights."""
+"""Coefficients held through TransformerLens, compared with value vectors changed in the weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_bridge(folder: Path) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_coefficient_held_at_zero_is_a_value_vector_set_to_zero(family: str, tmp_path: Path) -> None:
+def test_a_coefficient_held_at_zero_equals_a_value_vector_set_to_zero(family: str, tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / family, family)
     bridge, tokenizer = open_bridge(folder)
     trial = Trial(open_model(folder), QUESTIONS)
@@ -39,7 +39,7 @@ def test_a_coefficient_held_at_zero_is_a_value_vector_set_to_zero(family: str, t
     np.testing.assert_allclose(held, changed, atol=1e-4)  # rounding: TransformerLens runs attention eagerly
 
 
-def test_a_mean_is_that_over_all_tokens_and_differs_from_zero(tmp_path: Path) -> None:
+def test_the_mean_is_over_all_tokens_and_holding_it_differs_from_zero(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "llama")
     bridge, tokenizer = open_bridge(folder)
     texts = ["Rome, Venice and Milan are cities in Italy.", "A puppy is a young dog."]
@@ -56,7 +56,7 @@ def test_a_mean_is_that_over_all_tokens_and_differs_from_zero(tmp_path: Path) ->
     assert not np.allclose(at_mean, answer_logprobs_with(bridge, tokenizer, QUESTIONS, held_at(NEURONS)), atol=1e-4)
 
 
-def test_nothing_stays_held_afterwards(tmp_path: Path) -> None:
+def test_coefficients_are_released_afterwards(tmp_path: Path) -> None:
     bridge, tokenizer = open_bridge(write_tiny(tmp_path / "llama"))
     before = answer_logprobs_with(bridge, tokenizer, QUESTIONS, {})
     answer_logprobs_with(bridge, tokenizer, QUESTIONS, held_at(NEURONS))

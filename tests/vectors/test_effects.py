@@ -1,4 +1,4 @@
-"""Edits tried without being made: the same numbers as making them, from the lowest edited layer up."""
+"""Trials of edits: the same numbers as applying the edit, from the lowest edited layer upwards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def some_change(model: RunningModel, layers: tuple[int, ...] = (0, 1)) -> Change
 
 @pytest.mark.parametrize("layers", [(0,), (1,), (0, 1)])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_trying_an_edit_gives_what_making_it_gives(family: str, layers: tuple[int, ...], tmp_path: Path) -> None:
+def test_a_trial_gives_the_numbers_of_the_applied_edit(family: str, layers: tuple[int, ...], tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / family, family))
     change = some_change(model, layers)
     trial = Trial(model, QUESTIONS, lowest=min(layers))
@@ -39,13 +39,13 @@ def test_trying_an_edit_gives_what_making_it_gives(family: str, layers: tuple[in
     np.testing.assert_allclose(tried, made, atol=2e-5)
 
 
-def test_the_answers_are_those_of_a_plain_pass(tmp_path: Path) -> None:
+def test_answers_are_scored_as_by_a_plain_pass(tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "llama"))
     plain = [float(answer_sum(model, tokens)) / len(tokens.answer) for tokens in tokenize(model.tokenizer, QUESTIONS)]
     np.testing.assert_allclose(Trial(model, QUESTIONS).before, plain, atol=1e-5)
 
 
-def test_a_trial_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+def test_a_trial_leaves_the_model_unchanged(tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "llama"))
     before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     trial = Trial(model, QUESTIONS)
@@ -57,7 +57,7 @@ def test_a_trial_leaves_the_model_as_it_was(tmp_path: Path) -> None:
     assert not any("forward" in vars(module) for module in model.model.modules())
 
 
-def test_the_rows_as_they_are_have_no_effect(tmp_path: Path) -> None:
+def test_the_stored_rows_have_no_effect(tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "llama"))
     same = {1: Rows((3, 17), value_rows(model, 1)[[3, 17]].clone())}
     np.testing.assert_allclose(Trial(model, QUESTIONS).effect(same), 0.0, atol=1e-6)
@@ -69,7 +69,7 @@ def test_layers_below_the_lowest_are_refused(tmp_path: Path) -> None:
         Trial(model, QUESTIONS, lowest=1).after(some_change(model, (0,)))
 
 
-def test_an_effect_tells_specific_from_general_harm() -> None:
+def test_an_effect_distinguishes_specific_from_general_harm() -> None:
     rng = np.random.default_rng(0)
     specific = Effect(rng.normal(0.5, 0.1, 20), rng.normal(0.0, 0.05, 30))
     general = Effect(rng.normal(0.5, 0.1, 20), rng.normal(0.5, 0.1, 30))

@@ -71,8 +71,8 @@ def test_the_known_vectors_are_near_the_top(results: dict[str, SearchResult], co
         assert results[concept].vectors[places.index(place)].q_value < 0.01
 
 
-def test_no_concept_finds_the_vectors_of_another(results: dict[str, SearchResult]) -> None:
-    """Specific: the vector of dogs is not among the best for diabetes, months or France, and so on."""
+def test_the_known_vectors_of_a_concept_are_not_listed_for_another(results: dict[str, SearchResult]) -> None:
+    """Each pair: a concept, and another whose known vectors are not among its ten best."""
     for concept, others in (("dogs", "france"), ("diabetes", "dogs"), ("months", "diabetes"), ("france", "months")):
         best = {astuple(vector.place) for vector in results[concept].vectors[:10]}
         assert not best & set(RANKS[others])

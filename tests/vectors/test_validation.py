@@ -49,7 +49,7 @@ def test_a_question_is_answered_if_the_greedy_answer_begins_with_a_right_one(mod
     assert answered(model, [right, wrong], []) == [right]
 
 
-def test_the_answer_that_is_given_is_the_one_that_is_scored(
+def test_the_answer_that_the_model_gives_is_the_one_that_is_scored(
     model: RunningModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = " Rome"
@@ -67,7 +67,7 @@ def test_the_answer_that_is_given_is_the_one_that_is_scored(
     assert known.answer == "Rome"
 
 
-def test_too_few_known_questions_are_refused_with_the_count(model: RunningModel) -> None:
+def test_too_few_answered_questions_are_an_error_with_the_count(model: RunningModel) -> None:
     concept = Concept(
         name="x", title="X", questions=tuple(Question(question=f"Number {i}?", answer="no") for i in range(7))
     )
@@ -84,7 +84,7 @@ def test_wordings_of_a_question_count_as_one() -> None:
     assert examples.by_question(np.array([1.0, 3.0, 5.0])).tolist() == [2.0, 5.0]
 
 
-def test_no_answer_stands_in_the_question_it_is_scored_under() -> None:
+def test_a_mismatched_prompt_does_not_contain_the_answer() -> None:
     answers = as_examples([Question(question="A?", answer="Rome")], [])
     prompts = as_examples([Question(question="Who founded Rome?", answer="x"), Question(question="E?", answer="z")], [])
     (example,) = mismatched_examples(answers, prompts, 4).examples
@@ -103,7 +103,7 @@ def questions() -> AnsweredQuestions:
 def test_the_set_is_chosen_on_one_split_and_reported_on_the_other(
     model: RunningModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the choosing split 0.3 is specific; on the held-out split, which was not used, it has no effect."""
+    """Neuron 3 of layer 0 is specific on the choosing split, and has no effect on the held-out split."""
     splits = QuestionSplits(model, questions(), 0, validation.SILENT)
     rng = np.random.default_rng(0)
 
@@ -151,7 +151,7 @@ def test_a_set_is_specific_only_with_an_interval_above_one() -> None:
     assert causal_set(Effect(np.full(4, 2.5), np.zeros(4))).share_of_the_way == pytest.approx(0.5)
 
 
-def test_noise_on_the_set_hurts_more_the_more_there_is_and_has_its_controls(model: RunningModel) -> None:
+def test_more_noise_on_the_set_has_a_larger_effect_and_has_controls(model: RunningModel) -> None:
     splits = QuestionSplits(model, questions(), 0, validation.SILENT)
     nothing = Effect(np.zeros(6), np.zeros(8))
     neurons, controls = (Neuron(0, 3), Neuron(1, 4)), (Neuron(0, 9), Neuron(1, 8))

@@ -1,4 +1,4 @@
-"""Answers written before and after an edit that is not made."""
+"""Answers written with and without an edit, which is not applied to the weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def questions(start: int, n: int) -> QuestionExamples:
     return as_examples([Question(question=text, answer="x", paraphrases=(f"{text} Say.",)) for text in texts], [])
 
 
-def test_an_edit_that_changes_nothing_costs_nothing(model: RunningModel) -> None:
+def test_an_edit_that_changes_nothing_has_no_effect(model: RunningModel) -> None:
     """The stored rows written as a change: the hooks run, and all answers stay the same."""
     stored = stored_rows(model, [Neuron(0, 3), Neuron(1, 17)])
     (effects,) = written_effects(model, questions(0, 3), questions(10, 4), [stored])
@@ -40,7 +40,7 @@ def test_an_edit_that_changes_nothing_costs_nothing(model: RunningModel) -> None
         assert effect.record().unit.startswith("fall of the answer's similarity")
 
 
-def test_a_heavy_edit_is_seen_and_leaves_the_model_as_it_was(model: RunningModel) -> None:
+def test_a_large_edit_has_an_effect_and_leaves_the_model_unchanged(model: RunningModel) -> None:
     size, width = model.architecture.d_mlp, model.architecture.d_model
     heavy = {1: Rows(tuple(range(size)), 50 * torch.randn(size, width, generator=torch.Generator().manual_seed(0)))}
     before = answers(model, ["Question: a\nAnswer:"], {}, SILENT)
