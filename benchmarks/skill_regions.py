@@ -68,7 +68,7 @@ def _keys(skills: dict[str, Skill], cache: Path) -> dict[str, np.ndarray]:
             model = model or open_model(model_folder(cache)).load()
             file.parent.mkdir(parents=True, exist_ok=True)
             collected = collect(model, [model.tokenizer(prompt)["input_ids"] for prompt in texts], pool="both")
-            assert not collected.refused, "every query fits the context"
+            assert not collected.skipped, "every query fits the context"
             np.save(file, collected.rows)
         keys[name] = np.load(file)
     return keys

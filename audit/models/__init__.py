@@ -1,0 +1,1 @@
+"""Models: opening, loading and running them; hooks, generation, scoring, and the matrices of a layer."""

@@ -1,10 +1,10 @@
-"""A model that runs, built from our own tensors and proven to hold them.
+"""A running model, filled from the checkpoint's tensors and compared with them bit for bit.
 
-``from_pretrained`` would fill a missing tensor with random numbers and say so in a log only. Here the library builds
-the empty model from the config alone, every parameter is filled exactly once from the checkpoint, and afterwards each
-one is compared, bit for bit, with a fresh read of the file.
+Why not ``from_pretrained``: it fills a missing tensor with random numbers and reports that in a log only. Here
+transformers builds the empty model from the config, every parameter is filled exactly once from the checkpoint, and
+each one is then compared with a fresh read of the file.
 
-The only importer of transformers, and late: what reads weights alone does not wait for it.
+The only module that imports transformers, inside functions: what reads weights alone does not wait for it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from audit.errors import ModelError
 from audit.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache
+    from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INTEGER_VIEW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Bytes of an element -> a type of that size in which equal means bitwise equal, NaN included."""
+"""Bytes of an element -> an integer type of that size, in which bits are compared, those of NaN too."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class RunningModel:
     """A model in evaluation mode with its tokenizer.
 
     Attributes:
-        model: a ``transformers.PreTrainedModel`` for causal language modelling; its parameters are the file's.
-        context: the most tokens it can read at once.
-        window: tokens a sliding-window layer looks back, ``None`` where every layer sees all.
-        alibi: positions are biases counted from the attention mask, so that they cannot be given.
+        model: the model for causal language modelling; its parameters are the file's.
+        context: the most tokens that it can read at once.
+        window: how many tokens a sliding-window layer looks back; ``None`` if every layer sees all tokens.
+        alibi: whether positions are biases counted from the attention mask (ALiBi), so that none can be passed.
     """
 
-    model: Any
+    model: PreTrainedModel
     tokenizer: Tokenizer
     architecture: Architecture
     context: int
@@ -75,10 +75,13 @@ class Bridge(Protocol):
 
 
 def load_tokenizer(path: Path, d_vocab: int | None = None) -> Tokenizer:
-    """The tokenizer in a folder or in a GGUF file, checked against the model's vocabulary where ``d_vocab`` is given.
+    """The tokenizer in a folder or in a GGUF file.
+
+    Args:
+        d_vocab: rows of the model's embedding; the tokenizer's vocabulary must fit them.
 
     Raises:
-        ModelError: absent, broken, brings its own code, or of another vocabulary than the model.
+        ModelError: the tokenizer is absent, broken, comes with code of its own, or belongs to another model.
     """
     from transformers import AutoTokenizer
 
@@ -92,7 +95,7 @@ def load_tokenizer(path: Path, d_vocab: int | None = None) -> Tokenizer:
             folder, local_files_only=True, trust_remote_code=False, **inside
         )
         highest = max(tokenizer.get_vocab().values())
-    except Exception as error:  # whatever the library says of a file the user gave
+    except Exception as error:  # any error of the library about a user's file
         raise ModelError(
             f"no tokenizer could be read ({_first_line(error)}).",
             where=str(path),
@@ -119,9 +122,7 @@ def load_model(
     """The checkpoint as a model that runs.
 
     Args:
-        architecture: as ``identify`` found it in this checkpoint.
-        config: content of config.json.
-        tokenizer: as ``load_tokenizer`` gives it.
+        architecture: that of this checkpoint (``identify``).
         dtype: number format to run in; weights stored in another one are converted.
 
     Raises:
@@ -150,19 +151,19 @@ def load_model(
 def load_bridge(checkpoint: Checkpoint, architecture: Architecture, config: Config, tokenizer: Tokenizer) -> Bridge:
     """The same model with TransformerLens' hook points: a ``TransformerBridge``, in float32 on the CPU.
 
-    TransformerLens changes the model it is handed and forces eager attention, so this is a model of its own, whose
-    logits differ from ``load_model``'s by rounding.
+    TransformerLens changes the model that it is given and uses eager attention, so this is a second copy of the model,
+    and its logits differ from those of ``load_model`` by rounding.
 
     Raises:
-        ModelError: see ``load_model``; or the checkpoint is a lone file, and TransformerLens wants a folder.
+        ModelError: see ``load_model``; or there is no config.json beside the weights, which TransformerLens needs.
     """
     if checkpoint.config_dir is None:
         raise ModelError("TransformerLens reads folders with a config.json.", where=str(checkpoint.path))
     from transformer_lens.model_bridge import TransformerBridge  # takes seconds to import
 
-    held = load_model(checkpoint, architecture, config, tokenizer)
+    loaded = load_model(checkpoint, architecture, config, tokenizer)
     bridge: Bridge = TransformerBridge.boot_transformers(
-        str(checkpoint.config_dir), hf_model=held.model, tokenizer=tokenizer, device="cpu"
+        str(checkpoint.config_dir), hf_model=loaded.model, tokenizer=tokenizer, device="cpu"
     )
     return bridge
 
@@ -171,7 +172,8 @@ def verify(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
     """Compare every parameter with the file, one tensor at a time.
 
     Raises:
-        ModelError: a parameter is not, bit for bit, what the file holds (in the model's number format).
+        ModelError: a parameter differs from the file's tensor (in the model's number format) in a bit, or a module is
+            in training mode.
     """
     training = [name for name, module in model.named_modules() if module.training]
     if training:
@@ -184,7 +186,7 @@ def verify(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def no_cache() -> DynamicCache:
-    """An empty store of keys and values. Without a config every layer keeps all positions, windows are masks then."""
+    """An empty cache of keys and values. Without a config every layer keeps all positions, and windows are masks."""
     from transformers import DynamicCache
 
     return DynamicCache()
@@ -197,29 +199,29 @@ def repeated(cache: DynamicCache, times: int) -> DynamicCache:
     return copied
 
 
-def _empty(config: Config, architecture: Architecture, dtype: torch.dtype, where: str) -> Any:
-    """The model that the config describes, its parameters not yet set and its buffers right."""
+def _empty(config: Config, architecture: Architecture, dtype: torch.dtype, where: str) -> PreTrainedModel:
+    """The model that the config describes, with its buffers; parameters are not set yet."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
     from transformers.initialization import no_init_weights
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     _refuse_auto_map(config, where)
-    kind = config.get("model_type")
-    if kind not in CONFIG_MAPPING:
+    model_type = config.get("model_type")
+    if model_type not in CONFIG_MAPPING:
         raise ModelError(
-            f"config.json has model_type {kind!r}, which is not known.",
+            f"config.json has model_type {model_type!r}, which is not known.",
             where=where,
             hint="Pass the model's own config with --config.",
         )
     try:
-        settings = CONFIG_MAPPING[kind].from_dict({**config, "tie_word_embeddings": architecture.tied})
+        settings = CONFIG_MAPPING[model_type].from_dict({**config, "tie_word_embeddings": architecture.tied})
         attention = "sdpa" if MODEL_FOR_CAUSAL_LM_MAPPING[type(settings)]._supports_sdpa else "eager"
         with no_init_weights():
             model = AutoModelForCausalLM.from_config(
                 settings, dtype=dtype, attn_implementation=attention, trust_remote_code=False
             )
         model.tie_weights()
-    except Exception as error:  # whatever the library says of a config the user gave
+    except Exception as error:  # any error of the library about a user's config
         raise ModelError(f"config.json does not make a model ({_first_line(error)}).", where=where) from error
     return model
 
@@ -229,10 +231,10 @@ def _fill(model: torch.nn.Module, checkpoint: Checkpoint, architecture: Architec
     tied_head = set(architecture.names("head")) if architecture.tied else set()
     expected = set(architecture.roles) - tied_head
     parameters = dict(model.named_parameters())
-    held = {stored for name in parameters for stored in checkpoint.stored_names(name)}
+    needed = {stored for name in parameters for stored in checkpoint.stored_names(name)}
     where = str(checkpoint.path)
-    if held != expected:
-        name = min(held ^ expected)
+    if needed != expected:
+        name = min(needed ^ expected)
         place = "in the file but not in the model" if name in expected else "in the model but not in the file"
         raise ModelError(f"{name} is {place} that config.json describes.", where=where)
     for name, parameter in parameters.items():
@@ -246,14 +248,14 @@ def _fill(model: torch.nn.Module, checkpoint: Checkpoint, architecture: Architec
         parameter.data = tensor
 
 
-def _window(settings: Any) -> int | None:
-    kinds = getattr(settings, "layer_types", None)
-    slides = kinds is None or "sliding_attention" in kinds
+def _window(settings: PreTrainedConfig) -> int | None:
+    layer_types = getattr(settings, "layer_types", None)
+    slides = layer_types is None or "sliding_attention" in layer_types
     window: int | None = getattr(settings, "sliding_window", None) if slides else None
     return window
 
 
-def _context(settings: Any, architecture: Architecture, where: str) -> int:
+def _context(settings: PreTrainedConfig, architecture: Architecture, where: str) -> int:
     key, default = architecture.context
     context = getattr(settings, key, default)
     if type(context) is not int or context < 1:

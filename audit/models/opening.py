@@ -1,7 +1,7 @@
-"""A model as it is opened: its weight files and what belongs to them, found out once.
+"""Open a model: its weight files with their architecture, config and tokenizer, each determined once.
 
-Headers are read, values are not. The tokenizer is loaded when it is first needed: transformers takes seconds to import,
-and what reads weights alone does without.
+Opening reads headers, no values. The tokenizer is loaded when it is first needed, because transformers takes seconds to
+import and what reads weights alone does not need it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """Where a tokenizer is read from.
+    """Where a model's tokenizer is read from.
 
     Attributes:
-        path: a folder, or a GGUF file that brings its own.
-        d_vocab: rows of the model's embedding, which must fit it; ``None`` where they are unknown.
-        missing: why there is no tokenizer, if there is none.
+        path: a folder, or a GGUF file with a tokenizer inside.
+        d_vocab: rows of the model's embedding, which the tokenizer must fit; ``None`` where they are unknown.
+        missing: the reason if there is no tokenizer at ``path``.
     """
 
     path: Path
@@ -51,11 +51,11 @@ class TokenizerFiles:
 
 @dataclass(frozen=True, eq=False)
 class OpenedModel:
-    """One model's weight files, with what is needed to read and to run them.
+    """One model's weight files, and what is needed to read and to run them; nothing here is loaded yet.
 
     Attributes:
-        architecture: ``None`` for a state dict of no supported family.
-        config: content of config.json, ``None`` where there is none.
+        architecture: ``None`` if the tensor names belong to no supported family.
+        config: ``None`` if there is no config.json.
     """
 
     checkpoint: Checkpoint
@@ -65,12 +65,12 @@ class OpenedModel:
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether a tokenizer was named or lies beside the weights; it may still turn out to be unreadable."""
+        """Whether a tokenizer was named or is beside the weights; reading it may still fail."""
         return self.tokenizer_files.missing is None
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """``None`` where no tokenizer was named and none lies beside the weights.
+        """``None`` if no tokenizer was named and none is beside the weights.
 
         Raises:
             ModelError: it cannot be read or belongs to another model.
@@ -79,7 +79,7 @@ class OpenedModel:
 
     @property
     def missing(self) -> dict[str, str]:
-        """``"architecture"``, ``"config"``, ``"tokenizer"`` -> the reason, for each that is absent."""
+        """``"architecture"``, ``"config"``, ``"tokenizer"`` -> the reason, for each that is missing."""
         reasons = {}
         if self.architecture is None:
             reasons["architecture"] = why_unknown(self.checkpoint, self.config)
@@ -91,19 +91,19 @@ class OpenedModel:
         return reasons
 
     def require_architecture(self) -> Architecture:
-        """Raises ModelError where the tensor names are of no supported family."""
+        """Raises ModelError if it is missing."""
         if self.architecture is None:
             raise ModelError(why_unknown(self.checkpoint, self.config), where=str(self.checkpoint.path))
         return self.architecture
 
     def require_config(self) -> Config:
-        """Raises ModelError where there is none."""
+        """Raises ModelError if it is missing."""
         if self.config is None:
             raise _no_config(self.checkpoint)
         return self.config
 
     def require_tokenizer(self) -> Tokenizer:
-        """Raises ModelError where it is absent, cannot be read or belongs to another model."""
+        """Raises ModelError if it is missing, cannot be read or belongs to another model."""
         return self.tokenizer_files.tokenizer
 
     def load(self, device: str = "cpu", dtype: str = "float32") -> RunningModel:
@@ -131,7 +131,7 @@ def open_model(path: Path, config: Path | None = None, tokenizer: Path | None = 
     """The model in ``path``, a weight file or a folder.
 
     Args:
-        config, tokenizer: folders or files, where they do not lie beside the weights.
+        config, tokenizer: folders or files, if not those beside the weights.
 
     Raises:
         CheckpointError: a file that cannot be trusted or read.
@@ -142,7 +142,7 @@ def open_model(path: Path, config: Path | None = None, tokenizer: Path | None = 
 
 
 def with_config(checkpoint: Checkpoint, config: Config | None, tokenizer: Path | None = None) -> OpenedModel:
-    """A checkpoint that is open already, together with ``config``.
+    """A checkpoint that is open already, with ``config``.
 
     Raises:
         CheckpointError: the tensors are of a known family but not a whole model of it.

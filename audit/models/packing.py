@@ -1,8 +1,8 @@
-"""Several examples in one row, as a tree: what they begin with alike is stored, and run through the model, once.
+"""Several examples in one row, as a tree: a common beginning is stored, and run through the model, once.
 
 Twenty few-shot questions share all their examples, so a row of them costs a third of twenty padded rows. Each token
-attends to its ancestors and nothing else and keeps the position it has in its own example, so log-probabilities and
-gradients are those of the examples one by one.
+attends to its ancestors alone and keeps the position that it has in its own example, so log-probabilities and gradients
+are those of the examples one by one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from audit.models.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and the answer whose probability is trained; ``answer`` begins with its space, as the prompt ends."""
+    """A prompt and the answer that is scored or trained after it; ``answer`` includes the space that begins it."""
 
     prompt: str
     answer: str
@@ -36,7 +36,7 @@ class Tokens:
 
     @property
     def inputs(self) -> tuple[int, ...]:
-        """What the model reads: everything but the last token, which it only has to predict."""
+        """What the model reads: everything but the last token, which is only predicted."""
         return self.prompt + self.answer[:-1]
 
 
@@ -45,13 +45,12 @@ class Pack:
     """One row of ``n`` tokens that holds some examples.
 
     Attributes:
-        examples: index of each example in the list it was drawn from.
-        ids, positions: ``[1, n]``.
-        mask: ``[1, 1, n, n]``, 0 where a token may look and -inf elsewhere.
-        paths: for each example, where in the row its input tokens lie, in order.
-        scored: ``[m]`` places in the row whose next token belongs to an answer, example after example.
-        targets: ``[m]`` those answer tokens.
-        owner: ``[m]`` which of ``examples`` (0, 1, ...) each belongs to.
+        examples: index of each example in the list that it was taken from.
+        mask: 0 where a token may look and -inf elsewhere.
+        paths: for each example, the places of its input tokens in the row, in order.
+        scored: places in the row whose next token belongs to an answer, example after example.
+        targets: those answer tokens.
+        owner: which of ``examples`` (0, 1, ...) each of them belongs to.
     """
 
     examples: tuple[int, ...]
@@ -70,10 +69,10 @@ class Pack:
 
 
 def tokenize(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Tokens]:
-    """Token ids of each example, prompt and answer encoded apart, as the audit scores them.
+    """Token ids of each example; prompt and answer are encoded separately, as the audit scores them.
 
     Raises:
-        AuditError: an example whose prompt or answer is empty; it would train nothing.
+        AuditError: an example's prompt or answer is empty.
     """
     encoded = []
     for example in examples:
@@ -86,7 +85,7 @@ def tokenize(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Tokens]:
 
 
 def pack(examples: Sequence[tuple[int, Tokens]]) -> Pack:
-    """One row for some (index, tokens)."""
+    """One row that holds ``examples``, each with its index."""
     nodes: dict[tuple[int, int], int] = {}
     parents: list[int] = []
     ids: list[int] = []
@@ -116,13 +115,13 @@ def pack(examples: Sequence[tuple[int, Tokens]]) -> Pack:
 
 
 def answer_logprobs(model: RunningModel, row: Pack) -> Float[Tensor, "m d_vocab"]:
-    """Log-probabilities over the vocabulary at every scored place of ``row``, float32, on the CPU.
+    """Log-probabilities over the vocabulary at every scored place of ``row``, in float32, on the CPU.
 
-    The log-softmax makes them free of any constant added to all logits, which raw logits are not.
+    Log-probabilities do not depend on a constant added to all logits, which raw logits do.
 
     Raises:
-        ModelError: an example is longer than the model, or some of its layers, can look back; or its positions are
-            counted from the mask (ALiBi), which gives packed examples wrong ones.
+        ModelError: an example is longer than the model, or one of its layers, can look back; or the model counts
+            positions from the attention mask (ALiBi), which would be wrong for packed examples.
     """
     if model.alibi:
         raise ModelError(

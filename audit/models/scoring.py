@@ -17,21 +17,21 @@ from audit.models.packing import Example, Pack, answer_logprobs, pack, tokenize
 LONG_PROMPTS: Final = 4
 """Examples in a row where prompts may be long and have little in common: the mask grows with the square of a row."""
 SHORT_PROMPTS: Final = 24
-"""Examples in a row of few-shot questions: more share more of their beginning, and cost more attention that is masked
-away. Rows of another size give the same numbers up to rounding."""
+"""Examples in a row of few-shot questions: in a longer row more examples share their beginning, but more attention is
+computed and masked away. Rows of another size give the same numbers up to rounding."""
 WITH_GRADIENTS: Final = 16
-"""The same where a backward pass follows, which keeps every activation of the row."""
+"""Examples in a row before a backward pass, which keeps all activations of the row in memory."""
 LONGEST: Final = 512
 """Tokens of prompt and answer beyond which an answer is not scored."""
 
 
 @dataclass(frozen=True)
 class AnswerScores:
-    """What a model makes of some answers.
+    """How probable a model finds some answers.
 
     Attributes:
         means: mean log-probability of each answer's tokens, in nats.
-        exact: whether every token of the answer was the most probable one, so that greedy decoding begins with it.
+        exact: whether every token of the answer was the most probable one, so that the greedy answer begins with it.
     """
 
     means: Float[np.ndarray, " n_examples"]

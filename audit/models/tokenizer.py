@@ -23,7 +23,7 @@ class Tokenizer(Protocol):
         """Number of tokens; the model's head may have more rows."""
 
     def __call__(self, text: str, /, *, add_special_tokens: bool = True) -> Mapping[str, list[int]]:
-        """``"input_ids"`` of ``text``, with the family's special tokens (BOS) unless told otherwise."""
+        """``"input_ids"`` of ``text``, with the family's special tokens (BOS) by default."""
 
     def decode(self, token_ids: Sequence[int], /, *, skip_special_tokens: bool = False) -> str: ...
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from audit.errors import ConceptError
-from audit.models.generation import MAX_NEW_TOKENS, greedy
+from audit.models.generation import MAX_NEW_TOKENS, greedy, is_over
 from audit.models.loading import RunningModel
 from audit.progress import SILENT, Progress
 from audit.questions.items import Item, ItemSet, Prompt, QuestionKind, Unusable, encode, neutral_items
@@ -99,7 +99,7 @@ class SkillQuestions:
         long = self.worked_out(items)
         short = [prompt for prompt in items.prompts if prompt not in long]
         found: dict[str, str] = {}
-        for prompts, most, ended in ((short, MAX_NEW_TOKENS, None), (long, LONG, _over)):
+        for prompts, most, ended in ((short, MAX_NEW_TOKENS, is_over), (long, LONG, _over)):
             ids = [tuple(model.tokenizer(_form(self.asked[prompt.id]))["input_ids"]) for prompt in prompts]
             written = greedy(model, ids, most, batch_size, progress, ended=ended)
             found |= {

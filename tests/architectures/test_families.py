@@ -25,7 +25,7 @@ from audit.checkpoint.config import read_config
 from audit.checkpoint.saving import save_model
 from audit.errors import CheckpointError
 from audit.metrics import weights_metrics
-from audit.models.ffn import read_mlp
+from audit.models.ffn import read_ffn
 from audit.models.forward import Row, expert_keys, run
 from audit.models.loading import RunningModel, load_model
 from audit.models.pair import open_pair
@@ -86,7 +86,7 @@ def test_our_matrices_are_those_of_transformer_lens(bridge: Callable[[Path], Any
     for path in (folder, as_torch_file(folder, tmp_path / "pt")):
         checkpoint, architecture = opened(path)
         for layer in range(architecture.n_layers):
-            ours, theirs = read_mlp(checkpoint, architecture, layer), lens.blocks[layer].mlp
+            ours, theirs = read_ffn(checkpoint, architecture, layer), lens.blocks[layer].mlp
             assert torch.equal(ours.W_in, theirs.W_in.T)
             assert torch.equal(ours.W_out, theirs.W_out)
             assert (ours.W_gate is None) is (theirs.W_gate is None)
@@ -135,7 +135,7 @@ def test_a_change_of_one_neuron_is_reported_with_its_layer_and_number(tmp_path: 
     pair = open_pair(base, edit(base, tmp_path / "unlearned", change))
     for role in roles:
         before, after = (
-            read_mlp(opened.checkpoint, architecture, 1).__dict__[role] for opened in (pair.base, pair.unlearned)
+            read_ffn(opened.checkpoint, architecture, 1).__dict__[role] for opened in (pair.base, pair.unlearned)
         )
         assert (before != after).any(dim=1).nonzero().tolist() == [[neuron]]
     weights = compare_weights(pair, weights_metrics()).weights
@@ -152,7 +152,7 @@ def test_the_neurons_of_experts_follow_one_another(tmp_path: Path) -> None:
     checkpoint, architecture = opened(folder)
     assert (architecture.n_experts, architecture.d_mlp) == (5, 40)
     experts = AutoModelForCausalLM.from_pretrained(folder).model.layers[1].mlp.experts
-    mlp = read_mlp(checkpoint, architecture, 1)
+    mlp = read_ffn(checkpoint, architecture, 1)
     assert mlp.W_gate is not None
     for neuron in (0, 7, 8, 39):
         expert, place = divmod(neuron, 8)
@@ -171,7 +171,7 @@ def test_key_vectors_of_experts_times_value_vectors_are_what_the_layer_writes(tm
         (batch,) = run(model, [Row(tuple(IDS[0].tolist()), IDS.shape[1] - 1)])
         handle.remove()
         ((inputs, written),) = seen
-        W_out = read_mlp(checkpoint, architecture, layer).W_out
+        W_out = read_ffn(checkpoint, architecture, layer).W_out
         assert torch.allclose(expert_keys(experts, *inputs) @ W_out, written, atol=1e-5)
         assert torch.allclose(batch.keys[layer, 0] @ W_out, written[-1], atol=1e-5)
         assert (batch.keys[layer, 0].reshape(5, 8).any(dim=1)).sum() == 2  # two of five experts are routed to
@@ -311,7 +311,7 @@ def test_the_family_of_the_contributors_guide_takes_one_file(
         assert architecture == identify(checkpoint, None)
         lens = bridge(model)
         for layer in range(2):
-            mlp = read_mlp(checkpoint, architecture, layer)
+            mlp = read_ffn(checkpoint, architecture, layer)
             assert torch.equal(mlp.W_in, lens.blocks[layer].mlp.W_in.T)
             assert torch.equal(mlp.W_out, lens.blocks[layer].mlp.W_out)
         ours = load_model(checkpoint, architecture, read_config(model), tokenizer())

@@ -36,7 +36,7 @@ from audit.commands.compare import compare
 from audit.errors import AuditError
 from audit.evidence import load_concepts
 from audit.metrics import weights_metrics
-from audit.models.ffn import read_mlp
+from audit.models.ffn import read_ffn
 from audit.models.loading import load_tokenizer
 from audit.models.opening import open_model
 from audit.models.pair import open_pair
@@ -763,7 +763,7 @@ def test_row_50_a_layer_or_row_outside_the_model(shipped: Path) -> None:
     checkpoint, architecture = identified(shipped)
     for layer in (-1, 2):
         with pytest.raises(IndexError, match=f"layer {layer}: llama here has layers 0 to 1"):
-            read_mlp(checkpoint, architecture, layer)
+            read_ffn(checkpoint, architecture, layer)
     with pytest.raises(IndexError, match="which has rows 0:16"):
         checkpoint.rows(PROBE, 16, 17)
 

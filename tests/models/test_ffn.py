@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from audit.architectures import Architecture, identify
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.config import read_config
-from audit.models.ffn import read_mlp, unembedding, value_vectors
+from audit.models.ffn import read_ffn, unembedding, value_vectors
 from tests.tiny import DENSE, FAMILIES, VOCABULARY, write_tiny
 
 READERS = {"phi3": "mlp.gate_up_proj", "gpt2": "mlp.c_fc", "gptj": "mlp.fc_in", "opt": "fc1"} | dict.fromkeys(
@@ -35,7 +35,7 @@ def test_the_sum_of_coefficients_times_value_vectors_is_the_ffn(
     out = model.get_submodule(architecture.out_module.format(layer=layer))
     (read,), _ = passed_through(model, block.get_submodule(READERS.get(family, "mlp.up_proj")))
     (keys,), written = passed_through(model, out)
-    mlp = read_mlp(checkpoint, architecture, layer)
+    mlp = read_ffn(checkpoint, architecture, layer)
     assert mlp.W_in.shape == mlp.W_out.shape == (architecture.d_mlp, architecture.d_model)
     assert mlp.W_in.dtype == mlp.W_out.dtype == torch.float32
     assert torch.allclose(keys @ mlp.W_out + bias(checkpoint, architecture, "out_bias", layer), written, atol=1e-5)

@@ -77,7 +77,7 @@ def test_the_mean_is_not_the_last_key(model: RunningModel) -> None:
 def test_prompts_beyond_the_context_are_counted_and_have_no_row(model: RunningModel) -> None:
     short = replace(model, context=6)
     keys = collect(short, PROMPTS)
-    assert (keys.kept, keys.refused) == ((1, 2, 4), (0, 3))
+    assert (keys.kept, keys.skipped) == ((1, 2, 4), (0, 3))
     np.testing.assert_array_equal(keys.rows, collect(model, [PROMPTS[index] for index in keys.kept]).rows)
 
 
@@ -108,6 +108,6 @@ def test_several_sets_are_read_together_and_given_back_apart(model: RunningModel
     first, none, second = collect_each(short, [PROMPTS[:2], [], PROMPTS[2:]], pool="both")
     assert len(none) == 0
     apart = [collect(short, some, pool="both").rows for some in (PROMPTS[:2], PROMPTS[2:])]
-    for found, expected in zip((first, second), apart, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+    for rows, expected in zip((first, second), apart, strict=True):
+        np.testing.assert_allclose(rows, expected, rtol=2e-3, atol=2e-3)
     assert (len(first), len(second)) == (1, 2)  # two are longer than the context
