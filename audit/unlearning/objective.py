@@ -53,7 +53,7 @@ class Objective:
     Examples are numbered: first all answers of each example to forget, in order, then those to retain.
 
     Attributes:
-        reference_sums: log-probability of each answer to forget before training ``[n_forget * n_answers]``.
+        reference_sums: log-probability of each answer to forget before training.
         reference_logprobs: the model's distribution before training at each retained answer ``[n_tokens, d_vocab]``;
             empty if the retain term is a cross-entropy.
     """
@@ -64,7 +64,7 @@ class Objective:
     n_forget: int
     n_answers: int
     settings: TrainingSettings
-    reference_sums: Tensor
+    reference_sums: Float[Tensor, " n_answers_to_forget"]
     reference_logprobs: list[Tensor]
 
     @classmethod
@@ -127,7 +127,7 @@ class Objective:
             readings["retain"] = held.item()
         return loss, readings
 
-    def _retain_term(self, row: Pack, logprobs: Tensor, n_forget: int) -> Float[Tensor, ""]:
+    def _retain_term(self, row: Pack, logprobs: Float[Tensor, "m d_vocab"], n_forget: int) -> Float[Tensor, ""]:
         """Mean over the retained answers' tokens, in nats: KL(reference || now), or the answers' cross-entropy."""
         chosen = row.owner >= n_forget
         if self.settings.retain_loss == "ce":

@@ -88,13 +88,13 @@ def _entering(model: RunningModel, row: Pack, lowest: int) -> BlockInputs:
     return kept
 
 
-def _mean_answer(model: RunningModel, row: Pack) -> Tensor:
+def _mean_answer(model: RunningModel, row: Pack) -> Float[Tensor, ""]:
     """Sum over the row's questions of the mean log-probability of their answers' tokens."""
     return answer_means(row, answer_logprobs(model, row)).sum()
 
 
-def _products(key: Tensor) -> Tensor:
-    """``k * dk`` summed over positions ``[d_mlp]``."""
+def _products(key: Float[Tensor, "*positions d_mlp"]) -> Float[Tensor, " d_mlp"]:
+    """``k * dk`` summed over positions."""
     assert key.grad is not None
     return (key.detach() * key.grad).flatten(0, -2).sum(dim=0).float().cpu()  # OPT's FFN sees all rows as one
 
@@ -160,6 +160,7 @@ def _centred_norm(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor)
     return _scaled(centred, output) if bias is None else _scaled(centred, output - bias) + bias
 
 
-def _scaled(x: Tensor, value: Tensor) -> Tensor:
+def _scaled(x: Float[Tensor, "*shape"], value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """``x * (value / x)`` with a constant quotient; equal to ``value``."""
     quotient = torch.where(x.abs() > TINY, value / x, 0.0).detach()
     return x * quotient + (value - x * quotient).detach()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from audit.architectures import Architecture
 from audit.checkpoint import Checkpoint
@@ -75,15 +77,15 @@ def significant(result: SearchResult) -> list[ConceptVector]:
 
 def stream(
     checkpoint: Checkpoint, architecture: Architecture, title: str, progress: Progress
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """(layer, value vectors ``[d_mlp, d_model]``), one layer in memory at a time."""
+) -> Iterator[tuple[int, Float[Tensor, "d_mlp d_model"]]]:
+    """Each layer's number and value vectors, one layer in memory at a time."""
     for layer in range(architecture.n_layers):
         progress.step(f"Searching the value vectors for {title}", layer, architecture.n_layers)
         yield layer, value_vectors(checkpoint, architecture, layer)
 
 
-def final_scale(checkpoint: Checkpoint, architecture: Architecture) -> torch.Tensor:
-    """The final norm's scale ``[d_model]`` float32, with the family's offset (Gemma stores scale - 1).
+def final_scale(checkpoint: Checkpoint, architecture: Architecture) -> Float[Tensor, " d_model"]:
+    """The final norm's scale, float32, with the family's offset (Gemma stores scale - 1).
 
     Ones where the family's norm has no weights (OLMo).
     """
