@@ -182,7 +182,7 @@ def find(
 def ablate(
     model: Annotated[Path, typer.Argument(help="A checkpoint: file or folder with its config.")],
     concept: Annotated[str, typer.Option(help="Library name or concept file.")],
-    method: Annotated[str, typer.Option(help="noise, zero, mean, project, demote or needle.")] = "zero",
+    method: Annotated[str, typer.Option(help=f"{plugin_names('interventions')}.")] = "zero",
     vectors: Annotated[
         str, typer.Option(help="Value vectors as layer.neuron, separated by commas; default: the set that carries it.")
     ] = "",

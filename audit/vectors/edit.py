@@ -71,7 +71,7 @@ class Edit:
     Attributes:
         origin: how the neurons were chosen, in words.
         draws: the edit at full strength, once for each seed over which its effect is averaged; the first is applied.
-        controls: the same edit of control vectors; ``None`` if that would need training.
+        controls: the same edit of control vectors; ``None`` for a method that trains, or that edits every vector.
     """
 
     model: RunningModel
