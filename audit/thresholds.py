@@ -50,3 +50,6 @@ BROUGHT_BACK = Threshold(
 
 COLLATERAL: Final = 0.05
 """Nats per answer token that answers to unrelated questions may lose by an edit: five per cent of their probability."""
+
+LARGEST_LOSS: Final = 700.0
+"""Nats per token above which ``exp`` overflows, so that there is no perplexity; no working model comes near."""

@@ -16,11 +16,11 @@ from audit.guards.effects import GIVEN_WORDS, NEUTRAL, STRETCH_WORDS, GuardEffec
 from audit.guards.methods import Guard
 from audit.guards.regions import FittedRegions, SkillKeys
 from audit.guards.splits import TokenizedSkill
-from audit.metrics.answers.perplexity import LARGEST
 from audit.models.loading import RunningModel
 from audit.progress import SILENT, Progress
 from audit.result import Cell, Control, Measurement
 from audit.statistics import bootstrap_interval, share_interval
+from audit.thresholds import LARGEST_LOSS
 from concepts.regions import Hypercube, Region, Vote, fit_hypercube
 
 INSIDE: Final = "held_out_inside"
@@ -239,11 +239,11 @@ def guard_perplexity(effects: Sequence[GuardEffect], seed: int) -> Measurement:
         return Measurement(
             metric=PERPLEXITY, title=title, not_measured="no stretch of neutral text fits the model's context"
         )
-    if -min(text.before.means.min(), text.after.means.min()) > LARGEST:
+    if -min(text.before.means.min(), text.after.means.min()) > LARGEST_LOSS:
         return Measurement(
             metric=PERPLEXITY,
             title=title,
-            not_measured=f"a loss on neutral text exceeds {LARGEST:g} nats per token: exp overflows",
+            not_measured=f"a loss on neutral text exceeds {LARGEST_LOSS:g} nats per token: exp overflows",
         )
     before, after = (float(np.exp(-scores.means.mean())) for scores in (text.before, text.after))
     change = bootstrap_interval(text.change, seed=seed)
