@@ -111,7 +111,7 @@ def reading_head_at(
     return on_inputs(model.model, {model.architecture.head_module: select}, once=True)
 
 
-def padded(model: RunningModel, sequences: Sequence[Sequence[int]], start: int) -> dict[str, Int[Tensor, "n length"]]:
+def padded(model: RunningModel, sequences: Sequence[Sequence[int]], start: int) -> dict[str, Int[Tensor, "n _"]]:
     """Arguments of a forward pass over ``sequences``, padded on the right.
 
     Args:

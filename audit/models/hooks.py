@@ -92,7 +92,7 @@ def replaced_forward(model: nn.Module, forwards: Mapping[str, Callable[..., Any]
 # ---- running a model whose value vectors are slightly others, or a part of a model
 
 
-Delta = tuple[Sequence[int], Float[Tensor, "n d_model"]]
+Delta = tuple[Sequence[int], Float[Tensor, "_ d_model"]]
 """Neurons of one layer, and what is added to the value vector of each."""
 
 
