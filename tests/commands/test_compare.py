@@ -78,7 +78,7 @@ def test_a_missing_config_leaves_the_rest_and_is_named(pair: tuple[Path, Path], 
     bare = [without(folder, tmp_path / folder.name, "config.json") for folder in pair]
     result = compare(*bare, concepts=["italy"], settings=QUICK)
     assert "config.json" in reasons(result)["exact_memorisation"]
-    assert "no value vector" in reasons(result)["vector_cosine"]  # searched for without the config, and none found
+    assert "no value vector" in reasons(result)["vector_cosine"]  # searched for, without a config
     assert result.findings[0].verdict == "inconclusive"
     assert "config.json" in result.findings[0].reason
 
