@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,11 +19,8 @@ from torch import Tensor, nn
 
 from audit.errors import ModelError
 from audit.models.hooks import by_layer, on_inputs, on_outputs
-from audit.models.loading import RunningModel, no_cache, repeated
+from audit.models.loading import KeyValueCache, RunningModel, no_cache, repeated
 from audit.progress import SILENT, Progress
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache
 
 LOGITS_AT_ONCE = 2**25
 """Entries of the largest logits tensor, 128 MB in float32; long texts are run in smaller batches."""
@@ -91,7 +88,7 @@ def shared_prefix(sequences: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(column[0] for column in equal)
 
 
-def prefix_cache(model: RunningModel, ids: Sequence[int]) -> DynamicCache:
+def prefix_cache(model: RunningModel, ids: Sequence[int]) -> KeyValueCache:
     """Keys and values of ``ids``, batch 1, from which any number of sequences can be continued."""
     cache = no_cache()
     if ids:
@@ -167,7 +164,7 @@ def _batches(rows: Sequence[Row], batch_size: int, d_vocab: int) -> Iterator[lis
 
 
 def _forward(
-    model: RunningModel, rows: Sequence[Row], indices: Sequence[int], cache: DynamicCache, start: int
+    model: RunningModel, rows: Sequence[Row], indices: Sequence[int], cache: KeyValueCache, start: int
 ) -> Batch:
     """The rows at ``indices``, whose first ``start`` tokens are in the cache."""
     chosen = [rows[index] for index in indices]

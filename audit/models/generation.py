@@ -10,16 +10,12 @@ to those of ``generate``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from audit.models.forward import padded, prefix_cache, reading_head_at, shared_prefix
-from audit.models.loading import RunningModel, repeated
+from audit.models.loading import KeyValueCache, RunningModel, repeated
 from audit.progress import SILENT, Progress
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache
 
 MAX_NEW_TOKENS = 24
 """Answers of the few-shot form are a few words; a longer text is not an answer, and is cut here."""
@@ -66,7 +62,7 @@ def greedy(
 def _answer(
     model: RunningModel,
     sequences: Sequence[tuple[int, ...]],
-    cache: DynamicCache,
+    cache: KeyValueCache,
     start: int,
     max_new_tokens: int,
     ended: Callable[[str], bool],

@@ -24,7 +24,7 @@ from audit.errors import ModelError
 from audit.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INTEGER_VIEW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -53,6 +53,16 @@ class RunningModel:
     def device(self) -> torch.device:
         device: torch.device = self.model.device
         return device
+
+
+class KeyValueCache(Protocol):
+    """A cache of keys and values, as transformers' models take it; each pass adds its tokens."""
+
+    def batch_repeat_interleave(self, repeats: int, /) -> None:
+        """Repeat every row ``repeats`` times, in place."""
+
+    def batch_select_indices(self, indices: torch.Tensor, /) -> None:
+        """Keep the rows at ``indices``, in place."""
 
 
 class Bridge(Protocol):
@@ -185,14 +195,15 @@ def verify(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
             raise ModelError(f"parameter {name} in memory differs from the file.", where=str(checkpoint.path))
 
 
-def no_cache() -> DynamicCache:
+def no_cache() -> KeyValueCache:
     """An empty cache of keys and values. Without a config every layer keeps all positions, and windows are masks."""
     from transformers import DynamicCache
 
-    return DynamicCache()
+    cache: KeyValueCache = DynamicCache()
+    return cache
 
 
-def repeated(cache: DynamicCache, times: int) -> DynamicCache:
+def repeated(cache: KeyValueCache, times: int) -> KeyValueCache:
     """A copy of a cache of batch 1 for ``times`` rows; the original can be used again."""
     copied = copy.deepcopy(cache)
     copied.batch_repeat_interleave(times)

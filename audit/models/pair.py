@@ -106,7 +106,7 @@ def open_pair(
 ) -> ModelPair:
     """Open two or three checkpoints and compare their layouts.
 
-    Reads headers; of values at most a stored head. The tokenizer is found here and loaded when it is first needed.
+    Reads headers; of values at most a stored head. The tokenizer is located here and loaded when it is first needed.
 
     Args:
         config: a config.json or its folder, for all models.

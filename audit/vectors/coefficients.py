@@ -15,7 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from audit.models.loading import Bridge
 from audit.models.packing import Example, tokenize
+from audit.models.tokenizer import Tokenizer
 from concepts.neuron import Neuron
 
 Held = Mapping[Neuron, float]
@@ -27,7 +29,7 @@ def held_at(neurons: Sequence[Neuron], value: float = 0.0) -> Held:
     return dict.fromkeys(neurons, value)
 
 
-def mean_coefficients(bridge: Any, tokenizer: Any, texts: Sequence[str], neurons: Sequence[Neuron]) -> Held:
+def mean_coefficients(bridge: Bridge, tokenizer: Tokenizer, texts: Sequence[str], neurons: Sequence[Neuron]) -> Held:
     """Mean coefficient of each neuron over all tokens of ``texts``.
 
     Args:
@@ -47,7 +49,7 @@ def mean_coefficients(bridge: Any, tokenizer: Any, texts: Sequence[str], neurons
 
 
 def answer_logprobs_with(
-    bridge: Any, tokenizer: Any, questions: Sequence[Example], held: Held
+    bridge: Bridge, tokenizer: Tokenizer, questions: Sequence[Example], held: Held
 ) -> Float[np.ndarray, " n_questions"]:
     """Mean log-probability of each answer's tokens, in nats, while the coefficients in ``held`` are held."""
     layers: dict[int, dict[int, float]] = {}

@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 
 from audit.interventions import noise
-from audit.models.loading import RunningModel
+from audit.models.loading import Bridge, RunningModel
+from audit.models.tokenizer import Tokenizer
 from audit.progress import SILENT, Progress
 from audit.thresholds import COLLATERAL
 from audit.vectors.attribution import Attribution, integrated_gradients, relp
@@ -60,7 +61,7 @@ class ValidationOptions:
 
     listed: int = 20
     collateral: float = COLLATERAL
-    bridge: Callable[[], Any] | None = None
+    bridge: Callable[[], Bridge] | None = None
     generate: bool = False
 
 
@@ -122,7 +123,7 @@ def dose_curve(
 
 
 def held_effects(
-    bridge: Any, tokenizer: Any, split: Split, neurons: Sequence[Neuron], texts: Sequence[str]
+    bridge: Bridge, tokenizer: Tokenizer, split: Split, neurons: Sequence[Neuron], texts: Sequence[str]
 ) -> dict[str, Effect]:
     """The effect of holding the coefficients of ``neurons`` at zero, and at their mean over ``texts``."""
     examples = [*split.target.examples, *split.unrelated.examples]
@@ -139,7 +140,7 @@ def _held(
     concept: Concept,
     split: Split,
     causal_set: CausalSet,
-    bridge: Callable[[], Any],
+    bridge: Callable[[], Bridge],
     progress: Progress,
 ) -> Mapping[str, Effect]:
     progress.step("Holding coefficients")

@@ -68,8 +68,8 @@ def passed_through(model: torch.nn.Module, module: torch.nn.Module) -> tuple[tup
     with torch.no_grad():
         model(torch.arange(3, 20)[None])
     handle.remove()
-    (found,) = seen
-    return found
+    (both,) = seen
+    return both
 
 
 def bias(checkpoint: Checkpoint, architecture: Architecture, role: str, layer: int) -> torch.Tensor:

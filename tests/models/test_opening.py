@@ -1,4 +1,4 @@
-"""What belongs to a checkpoint is found once; what is absent has a reason; a bad input that was named is an error."""
+"""Whatever belongs to a checkpoint is determined once; a missing part has a reason, a bad named input is an error."""
 
 from __future__ import annotations
 
