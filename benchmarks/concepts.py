@@ -26,8 +26,6 @@ from audit.commands.demo import NEEDLE, default_cache, model_folder
 from audit.evidence import SHOWN
 from audit.interventions import EditInputs, apply, methods, needle, stored_rows
 from audit.metrics import concept_metrics
-from audit.metrics.answers.bleu import bleu
-from audit.metrics.answers.rouge_l import rouge_l
 from audit.metrics.contract import Subjects
 from audit.models.generation import greedy
 from audit.models.loading import RunningModel
@@ -48,6 +46,7 @@ from benchmarks.record import publish
 from concepts.concept import Concept, load_concept
 from concepts.discovery import FALSE_DISCOVERY_RATE
 from concepts.neuron import Neuron
+from concepts.similarity import bleu, rouge_l
 
 CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes", "germany", "chemistry", "planets", "computers")
 CACHE = Path("audit-report/concepts")

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audit.metrics.answers.bleu import bleu
+from concepts.similarity import bleu
 
 TOP = 200
 """Tokens compared by Jaccard."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from audit.metrics.answers.rouge_l import rouge_l
+from concepts.similarity import rouge_l
 from tests.reference import LAST, bleu_scores, decoded, vector_scores
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "conceptvectors_reference.json").read_text())

@@ -12,8 +12,6 @@ import numpy as np
 from jaxtyping import Float
 
 from audit.interventions import Change
-from audit.metrics.answers.bleu import bleu
-from audit.metrics.answers.rouge_l import rouge_l
 from audit.models.generation import greedy
 from audit.models.loading import RunningModel
 from audit.models.packing import Example
@@ -21,6 +19,7 @@ from audit.progress import SILENT, Progress
 from audit.vectors.effects import Effect, writing
 from audit.vectors.question_split import QuestionExamples
 from concepts.prompts import cut
+from concepts.similarity import bleu, rouge_l
 
 SCORES: Final[Mapping[str, Callable[[str, str], float | None]]] = {"bleu": bleu, "rouge_l": rouge_l}
 UNIT: Final = "fall of the answer's similarity to the one written before the edit, 0 to 1"

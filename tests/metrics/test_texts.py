@@ -7,8 +7,8 @@ from types import ModuleType
 import pytest
 
 from audit.metrics.answers import bleu, rouge_l
-from audit.metrics.answers.bleu import bleu as bleu_of
-from audit.metrics.answers.rouge_l import rouge_l as rouge_of
+from concepts.similarity import bleu as bleu_of
+from concepts.similarity import rouge_l as rouge_of
 from tests.metrics.planted import CONCEPT, N, readings, subjects
 
 FOX = "the quick brown fox jumps over the lazy dog today"

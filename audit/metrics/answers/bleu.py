@@ -12,16 +12,10 @@ from audit.metrics.answers._texts import measure_texts
 from audit.metrics.contract import Subjects
 from audit.result import Measurement
 from concepts.concept import Concept
+from concepts.similarity import bleu
 
 TITLE = "BLEU against the base's answers"
 NEEDS = frozenset({"tokenizer", "model", "questions"})
-
-
-def bleu(reference: str, hypothesis: str) -> float:
-    """0 to 1; 0 for an empty hypothesis or no shared word."""
-    from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu  # slow to import
-
-    return float(sentence_bleu([reference.split()], hypothesis.split(), smoothing_function=SmoothingFunction().method3))
 
 
 def measure(subjects: Subjects, concept: Concept) -> Measurement:

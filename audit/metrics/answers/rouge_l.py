@@ -11,19 +11,10 @@ from audit.metrics.answers._texts import measure_texts
 from audit.metrics.contract import Subjects
 from audit.result import Measurement
 from concepts.concept import Concept
+from concepts.similarity import rouge_l
 
 TITLE = "ROUGE-L against the base's answers"
 NEEDS = frozenset({"tokenizer", "model", "questions"})
-
-
-def rouge_l(reference: str, hypothesis: str, stemmer: bool = False) -> float | None:
-    """F of ROUGE-L, 0 to 1; ``None`` where the reference has no token."""
-    from rouge_score.rouge_scorer import RougeScorer  # slow to import
-    from rouge_score.tokenizers import DefaultTokenizer
-
-    if not DefaultTokenizer(stemmer).tokenize(reference):
-        return None
-    return float(RougeScorer(["rougeL"], use_stemmer=stemmer).score(reference, hypothesis)["rougeL"].fmeasure)
 
 
 def measure(subjects: Subjects, concept: Concept) -> Measurement:
