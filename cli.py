@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -106,6 +106,7 @@ def compare(
         failing = parse_verdicts(fail_on)
         from audit.commands.compare import compare
         from audit.commands.plan import plan_comparison
+        from audit.request import Request, RunContext
         from audit.result import refuse_output
         from audit.settings import Settings
         from reports.text import render_plan
@@ -119,22 +120,30 @@ def compare(
             run_code=run_code,
             known_vectors=known_vectors,
         )
-        arguments: dict[str, Any] = {
-            "retained": retained,
-            "concepts": concept or [],
-            "translations": translations,
-            "skills": skill or [],
-            "guard": guard,
-            "config": config,
-            "tokenizer": tokenizer,
-            "settings": settings,
-        }
+        request = Request(concept or (), translations, skill or (), guard)
         if plan:
-            print_record(plan_comparison(base, unlearned, **arguments), render_plan, as_json)
+            planned = plan_comparison(
+                base,
+                unlearned,
+                retained=retained,
+                config=config,
+                tokenizer=tokenizer,
+                request=request,
+                context=RunContext(settings),
+            )
+            print_record(planned, render_plan, as_json)
             return
         refuse_output(output)
         with show_progress(quiet) as progress:
-            result = compare(base, unlearned, **arguments, progress=progress, command=command_line())
+            result = compare(
+                base,
+                unlearned,
+                retained=retained,
+                config=config,
+                tokenizer=tokenizer,
+                request=request,
+                context=RunContext(settings, progress, command_line()),
+            )
         deliver(result, output, as_json, statement=statement)
         if failing & set(result.verdicts()):
             raise typer.Exit(3)

@@ -22,18 +22,21 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from audit.attacks import AttackInput, jailbreaks
 from audit.commands.demo import NEEDLE, default_cache, model_folder
 from audit.evidence import SHOWN
 from audit.interventions import EditInputs, apply, methods, needle, stored_rows
-from audit.metrics import concept_metrics
-from audit.metrics.contract import Subjects
+from audit.metrics import measure
+from audit.metrics.contract import Evidence
 from audit.models.generation import greedy
 from audit.models.loading import RunningModel
 from audit.models.opening import open_model
 from audit.progress import SILENT
-from audit.questions.items import ItemSet, item_set, with_own_answers
-from audit.questions.jailbroken import with_jailbreaks
-from audit.questions.readings import Readings, generate, read
+from audit.questions.conditions import AS_IS, Condition
+from audit.questions.items import Encoder, ItemSet
+from audit.questions.readings import generate, read_conditions
+from audit.questions.topics import ConceptTopic
+from audit.settings import Settings as AuditSettings
 from audit.statistics import bootstrap_interval
 from audit.unlearning.methods import methods as unlearning_methods
 from audit.unlearning.training import TrainingSettings
@@ -123,11 +126,15 @@ class Subject:
         self.neurons = self.chosen(validated(name, folder))
         self.places = [*self.neurons, *matched_controls(opened, self.neurons, per_vector=2)]
         self.tokens = np.asarray(self.search.tokens.ids)
-        self.items: ItemSet = item_set(self.concept, tokenizer, self.model.context, QUESTIONS)
-        written = generate(self.model, self.items)
-        self.items = with_own_answers(self.items, written[0], tokenizer, self.model.context)
-        self.items = with_jailbreaks(self.items, self.concept, tokenizer, self.model.context)
-        self.base: Readings = read(self.model, self.items, written)
+        self.topic = ConceptTopic(self.concept)
+        encoder = Encoder(tokenizer, self.model.context)
+        items = self.topic.items(encoder, QUESTIONS)
+        written, _ = generate(self.model, items)
+        items = self.topic.with_own_answers(items, written, encoder)
+        given = AttackInput(self.model, encoder, self.topic, items, AuditSettings())
+        self.items: dict[Condition, ItemSet] = {AS_IS: items}
+        self.items |= {each.condition: each.items for each in jailbreaks.conditions(given)}
+        self.base = read_conditions(self.model, self.items, written)
         self.vectors: Projected = self.projected()
         tops = self.vectors.top[: len(self.neurons), :SHOWN].tolist()
         self.writes = tuple(tuple(tokenizer.decode([token]) for token in top) for top in tops)
@@ -146,10 +153,11 @@ class Subject:
         """Unlearn by ``method``, measure, and give the model its weights back."""
         try:
             self.unlearn(method)
-            written = generate(self.model, self.items)
-            readings = {"base": self.base, "unlearned": read(self.model, self.items, written)}
-            subjects = Subjects(None, readings, self.traced())  # type: ignore[arg-type]  # no metric here reads files
-            measurements = {name: concept_metrics()[name].measure(subjects, self.concept) for name in METRICS}
+            written, _ = generate(self.model, self.items[AS_IS])
+            unlearned = read_conditions(self.model, self.items, written)
+            read = {each: {"base": self.base[each], "unlearned": unlearned[each]} for each in self.items}
+            evidence = Evidence(None, self.topic, read, self.traced())  # type: ignore[arg-type]  # no metric reads files
+            measurements = {name: measure(name, evidence) for name in METRICS}
             passages = self.continued()
         finally:
             self.model.model.load_state_dict(self.stored)

@@ -19,16 +19,17 @@ from typing import Any
 import torch
 
 from audit.commands.demo import default_cache, model_folder
-from audit.metrics import concept_metrics
-from audit.metrics.contract import Subjects
+from audit.metrics import measure, topic_metrics
+from audit.metrics.contract import Evidence
 from audit.models.forward import padded
 from audit.models.loading import RunningModel
 from audit.models.opening import open_model
-from audit.questions.further import with_further
-from audit.questions.items import ItemSet, item_set, with_own_answers
-from audit.questions.readings import Readings, generate, item_row, read
+from audit.questions.conditions import AS_IS
+from audit.questions.items import Encoder, ItemSet
+from audit.questions.readings import Readings, forward_tokens, generate, item_row, read
+from audit.questions.topics import ConceptTopic
 from benchmarks.record import publish
-from concepts.concept import Concept, load_concept
+from concepts.concept import load_concept
 
 RUNS = 3
 BATCH = 16
@@ -41,23 +42,24 @@ def main(folder: Path | None = None) -> None:
     model = boot(folder or model_folder(default_cache()))
     italy = load_concept("italy")
     concept = italy.model_copy(update={"questions": italy.questions[:10], "unrelated": italy.unrelated[:50]})
-    items, written, generation = answers(model, concept)
+    topic = ConceptTopic(concept)
+    items, (written, tokens), generation = answers(model, topic)
     sequences = needed(items)
     plain, reading, metrics = [], [], []
     readings = read(model, items, written, BATCH)  # warms up
     for _ in range(RUNS):
         plain.append(timed(lambda: plain_passes(model, sequences)))
         reading.append(timed(lambda: read(model, items, written, BATCH)))
-        metrics.append(timed(lambda: every_metric(readings, concept)))
+        metrics.append(timed(lambda: every_metric(readings, topic)))
     base = median(plain)
     rows = [
         row("plain forward passes", base, base, sum(len(ids) for ids in sequences)),
-        row("readings, one pass", median(reading), base, readings.forward_tokens),
+        row("readings, one pass", median(reading), base, forward_tokens([items])),
         row("readings and all metrics", median(a + b for a, b in zip(reading, metrics, strict=True)), base, None),
-        row("generation of all answers", generation, base, readings.generated_tokens),
+        row("generation of all answers", generation, base, tokens),
     ]
-    beside = sum(item.kind in ("paraphrase", "neighbour") for item in items.items)
-    counts = f"{len(concept.questions)} questions, {beside} paraphrases and neighbours, "
+    others = sum(item.kind in ("paraphrase", "neighbour") for item in items.items)
+    counts = f"{len(concept.questions)} questions, {others} paraphrases and neighbours, "
     counts += f"{len(concept.unrelated)} unrelated, {len(items.groups)} groups"
     publish("readings", rows, f"{counts}; {len(sequences)} sequences; {torch.get_num_threads()} threads; goal {GOAL}")
 
@@ -66,13 +68,14 @@ def boot(folder: Path) -> RunningModel:
     return open_model(folder).load()
 
 
-def answers(model: RunningModel, concept: Concept) -> tuple[ItemSet, tuple[dict[str, str], int], float]:
+def answers(model: RunningModel, topic: ConceptTopic) -> tuple[ItemSet, tuple[dict[str, str], int], float]:
     """The items with the model's own answers, what it wrote, and the seconds that took."""
-    items = with_further(item_set(concept, model.tokenizer, model.context), concept, model.tokenizer, model.context)
+    encoder = Encoder(model.tokenizer, model.context)
+    items = topic.items(encoder)
     start = time.perf_counter()
     written = generate(model, items, BATCH)
     seconds = time.perf_counter() - start
-    return with_own_answers(items, written[0], model.tokenizer, model.context), written, seconds
+    return topic.with_own_answers(items, written[0], encoder), written, seconds
 
 
 def needed(items: ItemSet) -> list[tuple[int, ...]]:
@@ -88,12 +91,13 @@ def plain_passes(model: RunningModel, sequences: list[tuple[int, ...]]) -> None:
             model.model(**padded(model, sequences[begin : begin + BATCH], 0), use_cache=False)
 
 
-def every_metric(readings: Readings, concept: Concept) -> None:
-    """All metrics of one pair; the same readings stand for both models."""
-    subjects = Subjects(pair=None, readings={"base": readings, "unlearned": readings})  # type: ignore[arg-type]
-    for module in concept_metrics().values():
-        if "vectors" not in module.NEEDS:
-            module.measure(subjects, concept)
+def every_metric(readings: Readings, topic: ConceptTopic) -> None:
+    """All metrics of one pair, with the same readings for both models."""
+    missing = {"vectors": "not part of this benchmark", "jailbreaks": "not part of this benchmark"}
+    by_condition = {AS_IS: {"base": readings, "unlearned": readings}}
+    evidence = Evidence(None, topic, by_condition, missing=missing)  # type: ignore[arg-type]  # no metric reads files
+    for name in topic_metrics():
+        measure(name, evidence)
 
 
 def timed(work: Callable[[], Any]) -> float:

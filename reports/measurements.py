@@ -94,12 +94,15 @@ def _view(measurement: Measurement, anchor: str) -> MeasuredView:
 
 
 def title_of(measurement: Measurement) -> str:
-    return shorten(measurement.title or measurement.metric, 120)
+    """The measurement's title, with the condition of an attacked model unless its unit names that already."""
+    title = measurement.title or measurement.metric
+    attacked = ": " in measurement.condition  # "attack: dose"; the unit names the worst attack on a guard
+    return shorten(f"{title} ({measurement.condition})" if attacked else title, 120)
 
 
 def _charts(measurement: Measurement, anchor: str, title: str) -> Iterable[str]:
     """Over layers, in a plane, over the strengths of an edit; empty where the measurement has no such data."""
-    layers_unit = shorten(str(measurement.details.get("layers", "")), 80)
+    layers_unit = shorten(measurement.layers_unit or "", 80)
     series = dict(islice(measurement.layers.items(), MOST_SERIES))
     # Series with a unit of their own share an axis, whatever their size.
     for place, group in enumerate([series] if layers_unit else charts.groups_by_size(series)):
@@ -171,8 +174,7 @@ def _facts(measurement: Measurement) -> Iterable[tuple[str, str]]:
     if measurement.control is None:
         yield "control", "none recorded"
     if measurement.p_value is not None:
-        null = measurement.details.get("null")
-        against = f" (null: {shorten(str(null))})" if null else ""
+        against = f" (null: {shorten(measurement.null)})" if measurement.null else ""
         yield "p-value", number(measurement.p_value) + against
 
 

@@ -71,5 +71,5 @@ def plots_of(result: AuditResult) -> Iterator[Plot]:
         for measurement in finding.measurements:
             if measurement.layers:
                 title = f"{finding.title}: {measurement.title}"
-                unit = str(measurement.details.get("layers", measurement.unit))
+                unit = measurement.layers_unit or measurement.unit
                 yield Plot(f"{concept}-{slug(measurement.metric)}", title, unit, measurement.layers)

@@ -35,7 +35,8 @@ def guarded() -> AuditResult:
         control=Control(name="worst other skill: code", value=0.0, interval=(0.0, 0.046)),
         layers=series,
         items=[share.as_row() for share in shares],
-        details={"layers": "share inside the hypercube fitted at that layer", "vote": {"3, 6, 9": {"math": 1.0}}},
+        layers_unit="share inside the hypercube fitted at that layer",
+        details={"vote": {"3, 6, 9": {"math": 1.0}}},
     )
     return of_a_skill([measured], "key-space")
 

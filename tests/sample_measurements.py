@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from audit.result import Control, LayerChange, Measurement
+from audit.result import Control, LayerChange, LayerReading, Measurement
 
 
 def weights_measurements(layers: list[LayerChange]) -> list[Measurement]:
@@ -69,9 +69,9 @@ def memorisation(value: float) -> Measurement:
         unit="share of answer tokens",
         direction="knowledge",
         n=34,
-        control=Control(name="unrelated questions", value=0.78, interval=(0.69, 0.86)),
+        control=Control(name="unrelated questions", value=0.78, interval=(0.69, 0.86), base=0.8),
         items=rows,
-        details={"answers": "given", "control_base": 0.8, "seed": 0, "own_answers": {"n": 34, "base": 1.0}},
+        details={"answers": "given", "seed": 0, "own_answers": {"n": 34, "base": 1.0}},
     )
 
 
@@ -95,11 +95,9 @@ def association(n_layers: int, p_value: float = 0.0002) -> Measurement:
             "unlearned": [(0.7 if readable else 0.08) * value for value in base],
             "control": [0.95 * value + 0.2 for value in base[:-1]] + [None],
         },
-        details={
-            "reading": "readable" if readable else "none",
-            "null": "answers exchanged at random among the group's candidates",
-            "lens": {"layer": n_layers - 3, "reading": "readable" if readable else "none", "p_value": 1.5 * p_value},
-        },
+        null="answers exchanged at random among the group's candidates",
+        reading="readable" if readable else "none",
+        lens=LayerReading(layer=n_layers - 3, reading="readable" if readable else "none", p_value=1.5 * p_value),
     )
 
 

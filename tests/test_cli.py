@@ -40,8 +40,8 @@ def test_options_arrive_as_library_arguments(compared: dict[str, Any], tmp_path:
     line = f"compare a b --concept italy --concept music --seed 7 --batch-size 4 --limit 3 -o {tmp_path}".split()
     assert run.invoke(cli.app, line).exit_code == 0
     assert (compared["base"], compared["unlearned"]) == (Path("a"), Path("b"))
-    assert compared["concepts"] == ["italy", "music"]
-    settings = compared["settings"]
+    assert compared["request"].concepts == ["italy", "music"]
+    settings = compared["context"].settings
     assert (settings.seed, settings.batch_size, settings.limit) == (7, 4, 3)
 
 

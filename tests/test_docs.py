@@ -37,3 +37,36 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+EXTENSIONS = {
+    "docs/evidence.md": (
+        "audit/metrics/*/*.py",
+        "audit/questions/kinds/*.py",
+        "audit/attacks/*.py",
+        "concepts/jailbreaks/*.toml",
+    ),
+    "docs/commands.md": ("audit/interventions/*.py", "concepts/readers/*/*.py", "audit/architectures/*.toml"),
+    "docs/skills.md": ("audit/guards/methods/*.py",),
+    "CONTRIBUTING.md": ("audit/unlearning/methods/*.py",),
+}
+"""Page -> folders whose files it names, each by its file name in backquotes."""
+
+
+def undocumented(root: Path) -> list[str]:
+    """Names of the files that add a metric, a kind of question, an attack ... and that their page does not name."""
+    missing = []
+    for page, patterns in EXTENSIONS.items():
+        text = (root / page).read_text(encoding="utf-8")
+        files = [file for pattern in patterns for file in sorted(root.glob(pattern)) if not file.name.startswith("_")]
+        names = [file.stem for file in files]
+        missing += [
+            name
+            for name in names
+            if not {f"`{name}`", f"`{name.replace('_', '-')}`"} & set(re.findall(r"`[^`]*`", text))
+        ]
+    return missing
+
+
+def test_everything_that_is_one_file_is_named_in_the_documentation() -> None:
+    assert undocumented(ROOT) == []

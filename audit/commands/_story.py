@@ -88,9 +88,9 @@ def _say_vectors(cosine: Measurement | None, changed: bool | None) -> str:
 def _say_collateral(memorised: Measurement | None, perplexity: Measurement | None) -> str:
     """The effect on unrelated answers and neutral text, as far as it was measured."""
     costs = []
-    before = memorised.details.get("control_base") if memorised else None
-    if memorised and memorised.control and memorised.control.value is not None and before is not None:
-        costs.append(f"unrelated answers {before:.2f} before, {memorised.control.value:.2f} after")
+    control = memorised.control if memorised else None
+    if control and control.value is not None and control.base is not None:
+        costs.append(f"unrelated answers {control.base:.2f} before, {control.value:.2f} after")
     if perplexity and perplexity.value is not None and perplexity.base is not None:
         costs.append(f"perplexity on neutral text {perplexity.base:.1f} before, {perplexity.value:.1f} after")
     return f"Elsewhere: {'; '.join(costs)}." if costs else ""

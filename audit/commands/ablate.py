@@ -15,10 +15,11 @@ from pathlib import Path
 from audit.checkpoint.saving import refuse_occupied
 from audit.commands.compare import compare
 from audit.errors import AuditError
-from audit.evidence import check_known_vectors, load_concepts
+from audit.evidence import check_known_vectors
 from audit.interventions import apply, dose, places
 from audit.models.editable import open_editable
-from audit.request import RunContext
+from audit.questions.topics import load_concepts
+from audit.request import Request, RunContext
 from audit.result import AuditResult, Measurement
 from audit.settings import Settings
 from audit.unlearning.training import Record
@@ -50,11 +51,12 @@ def ablate(
         AuditError: an unknown method or concept, a folder in use, a model that cannot be edited.
     """
     find_method(method)  # an unknown name fails before the slow work
-    (wanted,) = load_concepts([concept])
+    (topic,) = load_concepts([concept])
+    wanted = topic.concept
     if save is not None:
         refuse_occupied(save, originals=[path])
     options = _with_known_vectors(options, wanted, context.settings)
-    check = partial(check_known_vectors, [wanted]) if context.settings.known_vectors else None
+    check = partial(check_known_vectors, [topic]) if context.settings.known_vectors else None
     editable = open_editable(path, config, tokenizer, context, check)
     edit = plan_edit(editable.opened, editable.model, wanted, method, options, context)
     doses, chosen = choose_dose(edit, method, options, context.progress)
@@ -74,12 +76,10 @@ def ablate(
         result = compare(
             path,
             folder,
-            concepts=[concept],
             config=config,
             tokenizer=tokenizer,
-            settings=context.settings,
-            progress=context.progress,
-            command=context.command,
+            request=Request((concept,)),
+            context=context,
         )
     return with_measurement(result, measured)
 

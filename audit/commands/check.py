@@ -18,6 +18,7 @@ from audit.errors import AuditError
 from audit.models.opening import OpenedModel, with_config
 from audit.models.pair import ModelPair, open_pair
 from audit.progress import SILENT, Progress
+from audit.request import Request
 from audit.result import Check, FileCheck, PathCheck
 
 CHUNK: Final = 1 << 24
@@ -67,7 +68,7 @@ def check(
     try:
         pair = pair or open_pair(paths[0], paths[0], None, config, tokenizer)
         metrics = possible(pair)
-        plan = plan_pair(pair, concepts=concepts)
+        plan = plan_pair(pair, request=Request(concepts))
     except AuditError as error:
         return Check(tuple(rows), (), None, str(error))
     return Check(tuple(rows), tuple(metrics), plan, None)

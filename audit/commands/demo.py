@@ -31,11 +31,13 @@ from audit.checkpoint.saving import WEIGHTS, read_record, save_model, writing_fo
 from audit.commands._story import tell
 from audit.commands.compare import compare
 from audit.errors import AuditError, ConceptError
-from audit.evidence import VECTORS, load_concepts
+from audit.evidence import VECTORS
 from audit.interventions import needle
 from audit.models.loading import RunningModel, load_tokenizer
 from audit.models.opening import open_model
 from audit.progress import SILENT, Progress
+from audit.questions.topics import load_concepts
+from audit.request import Request, RunContext
 from audit.result import AuditResult
 from audit.settings import Settings
 from audit.unlearning.methods import npo
@@ -80,7 +82,8 @@ def run(
         AuditError: the model's package is not installed, or the concept cannot be used.
     """
     store = cache or default_cache()
-    (known,) = load_concepts([concept])
+    (topic,) = load_concepts([concept])
+    known = topic.concept
     base = open_checkpoint(model_folder(store, progress))
     neurons = concept_neurons(base, known, seed, progress)
     examples = training_examples(known)
@@ -211,7 +214,7 @@ def _audited(
     if cached.is_file():
         return AuditResult.read(cached)
     command = shlex.join(["audit", "compare", str(base.path), str(folder), "--concept", concept, "--seed", str(seed)])
-    result = compare(base.path, folder, concepts=[concept], settings=settings, progress=progress, command=command)
+    result = compare(base.path, folder, request=Request((concept,)), context=RunContext(settings, progress, command))
     result.write(cached)
     return result
 

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import torch
 
+from audit.attacks import AttackInput
 from audit.checkpoint import Checkpoint
-from audit.evidence import Collector, check_known_vectors, lacking, load_concepts
+from audit.evidence import check_known_vectors, missing_inputs, possible_attacks, prompted
 from audit.guards.saving import is_guard
-from audit.metrics import concept_metrics, weights_metrics
+from audit.metrics import topic_metrics, weights_metrics
+from audit.models.generation import MAX_NEW_TOKENS, SENTENCE
 from audit.models.pair import ModelPair, open_pair
-from audit.progress import SILENT
-from audit.questions.further import with_further
-from audit.questions.items import item_set
-from audit.questions.jailbroken import with_jailbreaks
+from audit.models.tokenizer import Tokenizer
+from audit.questions.items import Encoder
+from audit.questions.loading import load_topics
 from audit.questions.readings import forward_tokens
-from audit.questions.skill_queries import LACKING, SkillQuestions, skill_questions
+from audit.questions.topics import Topic
+from audit.request import Request, RunContext
 from audit.result import Plan, Planned
 from audit.settings import Settings
 from audit.weights.blocks import WHOLE_ELEMENTS
 from audit.weights.scan import WORKERS
-from concepts.concept import Concept
 
-ANSWER_TOKENS = 8
-"""Tokens of a typical generated answer: the prompts make answers short."""
-SENTENCE_TOKENS = 20
-"""Of an answer in a sentence."""
+WRITTEN: Final[Mapping[int, int]] = {MAX_NEW_TOKENS: 8, SENTENCE: 20}
+"""Greatest length of an answer -> its typical length: the prompts make answers short. Others are counted in full."""
 BYTES_PER_SECOND = 3e8
 """Reading, comparing and digesting both files, on one slow core."""
 PROGRAM = 400_000_000
@@ -44,13 +43,10 @@ def plan_comparison(
     unlearned: Path,
     *,
     retained: Path | None = None,
-    concepts: Sequence[str] = (),
-    translations: Path | None = None,
-    skills: Sequence[Path] = (),
-    guard: Path | None = None,
     config: Path | None = None,
     tokenizer: Path | None = None,
-    settings: Settings = Settings(),
+    request: Request = Request(),
+    context: RunContext = RunContext(),
 ) -> Plan:
     """The plan of ``compare`` with the same arguments; reads headers, the tokenizer and concept files only.
 
@@ -58,49 +54,36 @@ def plan_comparison(
         AuditError: whatever would stop the comparison before its slow work.
     """
     pair = open_pair(base, unlearned, retained, config, tokenizer)
-    return plan_pair(
-        pair,
-        concepts=concepts,
-        translations=translations,
-        skills=skills,
-        guard=guard,
-        settings=settings,
-    )
+    return plan_pair(pair, request=request, settings=context.settings)
 
 
-def plan_pair(
-    pair: ModelPair,
-    *,
-    concepts: Sequence[str] = (),
-    translations: Path | None = None,
-    skills: Sequence[Path] = (),
-    guard: Path | None = None,
-    settings: Settings = Settings(),
-) -> Plan:
+def plan_pair(pair: ModelPair, *, request: Request = Request(), settings: Settings = Settings()) -> Plan:
     """The plan of a comparison of models that are open already.
 
     Raises:
         AuditError: a concept or a tokenizer that cannot be used.
     """
-    chosen = load_concepts(concepts, translations)
+    topics = load_topics(request, settings)
     if settings.known_vectors:
-        check_known_vectors(chosen, pair.architecture)
-    trained = skill_questions(skills, settings.seed, settings.limit, settings.run_code)
+        check_known_vectors(topics, pair.architecture)
     tokenizer = pair.tokenizer
-    missing = Collector(pair, chosen, settings, SILENT).missing()
+    missing = missing_inputs(pair)
     rows = [Planned(name, None, None) for name in weights_metrics()]
-    rows += [row for concept in chosen for row in _planned(concept, missing | lacking(concept))]
-    rows += [row for skill in trained for row in _planned(skill.topic, missing | LACKING)]
+    rows += [row for topic in topics for row in _planned(topic.name, missing | dict(topic.missing_inputs()))]
     checkpoints = [model.checkpoint for model in pair.models.values()]
-    forward, written = (0, 0) if "model" in missing else _tokens(chosen, trained, tokenizer, settings)
-    forward, written = forward * len(checkpoints), written * len(checkpoints)
+    forward = written = 0
+    if "model" not in missing:
+        assert tokenizer is not None  # else the model is missing
+        for topic in topics:
+            run, answered = _tokens(topic, tokenizer, settings)
+            forward, written = forward + run * len(checkpoints), written + answered * len(checkpoints)
     size = sum(_bytes(checkpoint) for checkpoint in checkpoints)
     parameters = sum(math.prod(info.shape) for info in pair.base.checkpoint.tensors.values())
     seconds = 2 * size / BYTES_PER_SECOND + 2 * parameters * (forward + written) / (EFFICIENCY * _throughput())
     return Plan(
         architecture=pair.architecture.name if pair.architecture else None,
         parameters=parameters,
-        notes=[*pair.notes, *([_said_of(guard)] if guard else [])],
+        notes=[*pair.notes, *([_guard_note(request.guard)] if request.guard else [])],
         metrics=rows,
         bytes_to_read=size,
         forward_tokens=forward,
@@ -111,46 +94,37 @@ def plan_pair(
 
 
 def possible(pair: ModelPair) -> list[Planned]:
-    """Every metric of an audit of ``pair``, with the input that the models lack for it; a concept is not asked for.
+    """Every metric of an audit of ``pair``, with the input that the models lack for it, whatever the topic.
 
     Raises:
         ModelError: a tokenizer that cannot be read or belongs to another model.
     """
     _ = pair.tokenizer  # raises where it cannot be used
-    missing = Collector(pair, (), Settings(), SILENT).missing()
-    return [Planned(name, None, None) for name in weights_metrics()] + [
-        Planned(name, None, next((missing[need] for need in sorted(module.NEEDS) if need in missing), None))
-        for name, module in concept_metrics().items()
-    ]
+    missing = missing_inputs(pair)
+    return [Planned(name, None, None) for name in weights_metrics()] + _planned(None, missing)
 
 
-def _planned(concept: Concept, absent: dict[str, str]) -> list[Planned]:
+def _planned(topic: str | None, missing: Mapping[str, str]) -> list[Planned]:
     """Each metric with the first input it lacks. Whether vectors exist is known only after looking for them."""
     return [
-        Planned(name, concept.name, next((absent[need] for need in sorted(module.NEEDS) if need in absent), None))
-        for name, module in concept_metrics().items()
+        Planned(name, topic, next((missing[need] for need in sorted(metric.NEEDS) if need in missing), None))
+        for name, metric in topic_metrics().items()
     ]
 
 
-def _tokens(
-    concepts: Sequence[Concept], skills: Sequence[SkillQuestions], tokenizer: Any, settings: Settings
-) -> tuple[int, int]:
-    """Tokens one model runs and writes."""
-    forward = written = 0
-    for concept in concepts:
-        items = item_set(concept, tokenizer, context=1 << 30, limit=settings.limit)
-        items = with_further(items, concept, tokenizer, context=1 << 30, limit=settings.limit)
-        items = with_jailbreaks(items, concept, tokenizer, context=1 << 30, limit=settings.limit)
-        forward += forward_tokens(items)
-        written += ANSWER_TOKENS * len(items.prompts) + SENTENCE_TOKENS * len(items.further)
-    for skill in skills:
-        items = skill.items(tokenizer, context=1 << 30)
-        forward += forward_tokens(items)
-        written += ANSWER_TOKENS * len(items.prompts) + skill.longest_writing(items)
-    return forward, written
+def _tokens(topic: Topic, tokenizer: Tokenizer, settings: Settings) -> tuple[int, int]:
+    """Tokens that one model runs and writes for one topic, as it is and under every attack."""
+    encoder = Encoder(tokenizer, context=1 << 30)
+    items = topic.items(encoder, settings.limit)
+    given = AttackInput(None, encoder, topic, items, settings)
+    forward = forward_tokens([items, *(each.items for each in prompted(given))])
+    for attack in possible_attacks(topic):
+        if attack.COST != "prompts":
+            forward += sum(forward_tokens([each.items]) for each in attack.conditions(given))
+    return forward, sum(WRITTEN.get(prompt.max_new_tokens, prompt.max_new_tokens) for prompt in items.written)
 
 
-def _said_of(guard: Path) -> str:
+def _guard_note(guard: Path) -> str:
     return f"guard {guard} is {'attacked' if is_guard(guard) else 'recorded, not run'}"
 
 

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from audit.architectures import Architecture
 from audit.checkpoint.saving import refuse_occupied
-from audit.commands.compare import Stopwatch, as_result, compare, digest_of, guard_name
+from audit.commands._result import Stopwatch, as_result, digest_of, guard_name
+from audit.commands.compare import compare
 from audit.errors import AuditError
 from audit.guards.methods import (
     FittedGuard,
@@ -30,9 +31,9 @@ from audit.guards.splits import TokenizedSkill, held_out_queries, read_skills, t
 from audit.metrics import weights_metrics
 from audit.models.editable import EditableModel, open_editable
 from audit.models.pair import open_pair
-from audit.request import RunContext
+from audit.request import Request, RunContext
 from audit.result import AuditResult, Finding, Measurement, NotChecked
-from audit.verdict import Evidence, judge
+from audit.verdict import Case, judge
 from audit.weights.comparison import compare_weights
 from audit.weights.scan import WeightScan
 from concepts.skill import Skill, split
@@ -93,12 +94,10 @@ def guard_skill(
         edited = compare(
             path,
             request.save_edited,
-            skills=[request.forget],
             config=config,
             tokenizer=tokenizer,
-            settings=settings,
-            progress=context.progress,
-            command=context.command,
+            request=Request(skills=(request.forget,)),
+            context=context,
         )
         return with_guard(edited, fitted, recorded)
     pair = open_pair(path, path, config=config, tokenizer=tokenizer)
@@ -167,14 +166,14 @@ def _save(
 
 def gated(skill: Skill, fitted: FittedGuard, weights: WeightScan, guard: str | None) -> Finding:
     """The verdict on a skill of a model that stays as it is; the guard's measurements are the evidence."""
-    evidence = Evidence(
+    case = Case(
         title=skill.title,
         measurements={measurement.metric: measurement for measurement in fitted.measurements},
         identical=weights.identical,
         guard=guard,
         nonfinite=weights.nonfinite,
     )
-    return judge(skill.name, evidence)
+    return judge(skill.name, case)
 
 
 def with_guard(result: AuditResult, fitted: FittedGuard, recorded: Mapping[str, Any]) -> AuditResult:

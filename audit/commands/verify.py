@@ -20,13 +20,13 @@ from typing import Any, Final
 import torch
 
 from audit.checkpoint import Checkpoint, TensorDigest, combine_digests
+from audit.commands._result import describe_subject, digest_of, guard_name
 from audit.commands.check import hash_file
-from audit.commands.compare import describe, digest_of, guard_name
 from audit.metrics import weights_metrics
 from audit.models.pair import ModelPair, open_pair
 from audit.progress import SILENT, Progress
-from audit.result import AuditResult, Difference, Finding, SubjectRecord, Verification
-from audit.verdict import Evidence, judge
+from audit.result import AuditResult, Difference, Finding, Measurement, SubjectRecord, Verification
+from audit.verdict import Case, judge
 from audit.weights.blocks import BLOCK_ELEMENTS, shared_tensor
 from audit.weights.scan import tensor_rows
 
@@ -169,7 +169,7 @@ def _headers(result: AuditResult, pair: ModelPair) -> Iterator[Difference]:
     """Subjects, then rows of the tensor table, against the headers."""
     for role, checkpoint in _models(pair).items():
         recorded = getattr(result.subjects, role)
-        subject = describe(pair, checkpoint, recorded.tensors_digest)
+        subject = describe_subject(pair, checkpoint, recorded.tensors_digest)
         field, other_steps = f"subjects.{role}", {"path", "notes", "tensors_digest", "files"}
         yield from differences(recorded.model_dump(exclude=other_steps), subject.model_dump(exclude=other_steps), field)
         if checkpoint.path.is_dir():
@@ -221,22 +221,25 @@ def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDi
     same_names = pair.base.checkpoint.tensors.keys() == pair.unlearned.checkpoint.tensors.keys()
     identical = result.weights.changed_tensors == 0 and same_names
     for index, finding in enumerate(result.findings):
-        evidence = Evidence(
+        first: dict[str, Measurement] = {}
+        under_attack = [row for row in finding.measurements if first.setdefault(row.metric, row) is not row]
+        case = Case(
             title=finding.title if finding.concept is not None else None,
-            measurements={row.metric: row for row in finding.measurements},
+            measurements=first,
+            under_attack=under_attack,
             identical=identical,
             guard=guard_name(result.run.settings.get("guard")),
             nonfinite=nonfinite,
         )
-        fields = {"verdict", "reason", "would_reverse"} if _is_complete(evidence) else {"verdict"}
-        judged = judge(finding.concept, evidence)
+        fields = {"verdict", "reason", "would_reverse"} if _is_complete(case) else {"verdict"}
+        judged = judge(finding.concept, case)
         yield from differences(_only(finding, fields), _only(judged, fields), f"findings[{index}]")
 
 
-def _is_complete(evidence: Evidence) -> bool:
+def _is_complete(case: Case) -> bool:
     """Whether the sentences can be written again: some name absent inputs, which the result does not record."""
-    weights_decide = any(evidence.nonfinite.values()) or evidence.identical
-    return weights_decide or evidence.title is None or evidence.measured("exact_memorisation") is not None
+    weights_decide = any(case.nonfinite.values()) or case.identical
+    return weights_decide or case.title is None or case.measured("exact_memorisation") is not None
 
 
 def _only(finding: Finding, fields: set[str]) -> Document:

@@ -190,7 +190,9 @@ def _gate_recall(by_attack: Mapping[str, AttackedSkills], wordings: Mapping[str,
     return Measurement(
         metric="gate_recall",
         title=TITLES["gate_recall"],
+        condition=worst,
         value=recall[worst],
+        plain=recall["plain"],
         interval=share_interval(forget.stopped, confidence),
         unit=f"share of held-out queries ({worst})",
         direction="protection",
@@ -208,8 +210,6 @@ def _gate_recall(by_attack: Mapping[str, AttackedSkills], wordings: Mapping[str,
             for name, both in by_attack.items()
         ],
         details={
-            "worst": worst,
-            "plain": recall["plain"],
             "worded by the skill, else by rules": "; ".join(f"{name}: {own} of {n}" for name, own in wordings.items()),
             "choosing the worst": f"interval at {confidence:.2%}, Bonferroni over {len(by_attack)} ways of asking",
             "seed": seed,

@@ -95,7 +95,8 @@ def held_out_inside(skills: Sequence[TokenizedSkill], keys: SkillKeys, regions: 
         ),
         layers=_cubes_by_layer(skills, keys),
         items=[share.as_row() for share in shares],
-        details=_by_region(shares) | {"layers": "share inside the hypercube fitted at that layer"},
+        layers_unit="share inside the hypercube fitted at that layer",
+        details=_by_region(shares),
     )
 
 

@@ -1,7 +1,8 @@
 """The metrics, in folders by level of evidence: each file is one, and adding a file adds a metric.
 
 ``weights/`` reads weight tensors alone (``WeightsMetric``); every other level reads what was gathered about a topic
-(``Metric``). The file's name is the metric's name everywhere: command line, JSON key, HTML anchor.
+(``Metric``). The file's name is the metric's name everywhere: command line, JSON key, HTML anchor. The runner here
+names what a metric returns and turns an input that does not exist into *not measured: reason*.
 """
 
 from __future__ import annotations
@@ -9,16 +10,43 @@ from __future__ import annotations
 import pkgutil
 from functools import cache
 
-from audit.metrics.contract import Metric
+from audit.attacks import attacks
+from audit.metrics.contract import Evidence, Metric
 from audit.metrics.weights import weights_metrics
-from audit.plugins import discover
+from audit.plugins import PluginError, discover
+from audit.questions.kinds import kinds
+from audit.result import Measurement, not_measured
 
-__all__ = ["concept_metrics", "weights_metrics"]
+__all__ = ["inputs", "measure", "topic_metrics", "weights_metrics"]
 
 
 @cache
-def concept_metrics() -> dict[str, Metric]:
-    """The metrics that read what a pair of models does with one concept, of all levels, in alphabetical order."""
+def topic_metrics() -> dict[str, Metric]:
+    """The metrics that read what models do with one topic, of all levels, in alphabetical order.
+
+    Raises:
+        PluginError: a file needs an input that does not exist.
+    """
     levels = [info.name for info in pkgutil.iter_modules(__path__) if info.ispkg and info.name != "weights"]
-    found = {name: module for level in levels for name, module in discover(f"{__name__}.{level}", Metric).items()}
-    return dict(sorted(found.items()))
+    metrics = {name: metric for level in levels for name, metric in discover(f"{__name__}.{level}", Metric).items()}
+    known = inputs()
+    for name, metric in metrics.items():
+        unknown = metric.NEEDS - known
+        if unknown:
+            raise PluginError(f"metric {name} needs {min(unknown)!r}; inputs are {', '.join(sorted(known))}.")
+    return dict(sorted(metrics.items()))
+
+
+@cache
+def inputs() -> frozenset[str]:
+    """The words of ``NEEDS``: what models bring, each kind of question, and each attack."""
+    asked = {kind.INPUT for kind in kinds().values()} | {attack.INPUT for attack in attacks().values()}
+    return frozenset({"tokenizer", "model", "vectors"} | asked)
+
+
+def measure(name: str, evidence: Evidence) -> Measurement:
+    """One metric under the evidence's condition, or the reason why its inputs do not exist."""
+    metric = topic_metrics()[name]
+    missing = dict.fromkeys(evidence.missing[need] for need in sorted(metric.NEEDS) if need in evidence.missing)
+    measured = not_measured("; ".join(missing)) if missing else metric.measure(evidence)
+    return measured.named(name, metric.TITLE.replace("{topic}", evidence.topic.noun), str(evidence.condition))

@@ -1,26 +1,20 @@
-"""What a concept asks of a model: questions with answers, candidate groups, neutral text; checked before any run."""
+"""What a topic asks of a model, in token ids: answers to score, prompts to answer, groups of candidates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 
-from concepts.concept import Concept, Group, Question, neutral_text
-from concepts.prompts import answer_text, cut, few_shot, mentions, normalise
+from audit.models.generation import MAX_NEW_TOKENS
+from audit.models.tokenizer import Tokenizer
+from concepts.concept import neutral_text
+from concepts.prompts import answer_text, cut, mentions, normalise
 
-Kind = Literal["target", "unrelated", "target_own", "unrelated_own", "text", "jailbreak", "paraphrase", "neighbour"]
-"""Questions about the concept and unrelated ones with given answers; the same with the base's own; neutral text;
-questions under a jailbreak prompt; the concept's questions in other words and questions close
-to it."""
-
-QuestionKind = Literal["target", "unrelated"]
-FurtherKind = Literal["two_hop", "open"]
-
-SMALLEST_GROUP = 4
-"""Leaving out two rows, a candidate's popularity must still be a mean over at least two."""
+NEUTRAL_TEXT: Final = "text"
+"""Kind of the items of neutral text, which belong to no question."""
 
 
 @dataclass(frozen=True)
@@ -28,27 +22,47 @@ class Item:
     """One text to score: ``prompt_ids`` is read, each of ``answer_ids`` is scored.
 
     Attributes:
-        id: unique in its item set, e.g. ``"target/3"``; the own answer to the same question is ``"target_own/3"``.
+        id: unique in its item set, e.g. ``"target/3"``; the base's own answer to the same question is
+            ``"target_own/3"``.
+        kind: file name of the kind of question, ``_own`` added for the base's own answers; or ``NEUTRAL_TEXT``.
         question, answer: for people; both empty for neutral text.
+        place: index of the question among those of its kind.
+        wrong: wrong answers of the same type, whose first tokens are scored as well.
+        wrong_ids: these tokens; they differ from each other and from the answer's first token.
+        opening: text before the question if it is not the usual examples; items that share it run together.
     """
 
     id: str
-    kind: Kind
+    kind: str
     question: str
     answer: str
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
+    place: int = 0
+    wrong: tuple[str, ...] = ()
+    wrong_ids: tuple[int, ...] = ()
+    opening: str = ""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question to answer freely."""
+    """A question that is read or answered freely.
+
+    Attributes:
+        text, ids: the prompt, which ends where the answer begins.
+        answers: right answers; empty where none is known.
+        max_new_tokens: length at which an answer is cut.
+        is_complete: whether the text written so far is a whole answer; ``None`` for the end of the first line.
+    """
 
     id: str
-    kind: QuestionKind | FurtherKind
+    kind: str
     question: str
     text: str
     ids: tuple[int, ...]
+    answers: tuple[str, ...] = ()
+    max_new_tokens: int = MAX_NEW_TOKENS
+    is_complete: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,8 +73,8 @@ class Candidates:
         subjects, answers: ``m`` of each.
         prompt_ids: the ``m`` prompts.
         first_ids: first token of each answer, all different ``[m]``.
-        about: rows that belong to the concept.
-        dropped: subjects left out, with the reason.
+        about: rows that belong to the topic.
+        skipped: subjects that could not be used -> the reason.
     """
 
     name: str
@@ -69,178 +83,110 @@ class Candidates:
     prompt_ids: tuple[tuple[int, ...], ...]
     first_ids: np.ndarray
     about: tuple[int, ...]
-    dropped: Mapping[str, str]
+    skipped: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class ItemSet:
-    """Everything both models are asked about one concept.
+    """Everything all models are asked about one topic under one condition.
 
     Attributes:
-        prompts: questions about the concept and unrelated ones: their key vectors are read, and they are answered.
-        refused: which questions cannot be scored or asked, and why.
-        further: two-hop and open questions, which are answered and nothing else.
+        items: answers to score.
+        prompts: questions whose key vectors are read at the last token.
+        written: questions that are answered freely.
+        skipped: which questions could not be used -> the reason.
+        sentences_left_out: sentences of a text in the prompts that were left out because they hold an answer, over all
+            questions about the topic.
     """
 
-    items: tuple[Item, ...]
-    prompts: tuple[Prompt, ...]
-    groups: tuple[Candidates, ...]
-    refused: Mapping[str, str]
-    further: tuple[Prompt, ...] = ()
+    items: tuple[Item, ...] = ()
+    prompts: tuple[Prompt, ...] = ()
+    written: tuple[Prompt, ...] = ()
+    groups: tuple[Candidates, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    sentences_left_out: int = 0
+
+    def of(self, kind: str) -> list[Item]:
+        """The items of one kind, in the order asked."""
+        return [item for item in self.items if item.kind == kind]
 
 
-class Unusable(ValueError):
-    """One question that cannot be scored, with the reason."""
+class Skipped(ValueError):
+    """A question that cannot be used, with the reason."""
 
 
-def item_set(concept: Concept, tokenizer: Any, context: int, limit: int | None = None) -> ItemSet:
-    """The concept's questions as token ids.
+@dataclass(frozen=True)
+class Encoder:
+    """Text to token ids within a model's context.
 
-    Args:
+    Attributes:
         context: the most tokens the model reads at once.
-        limit: at most this many questions of each kind.
     """
-    avoid = [concept.title, *concept.seeds]
-    items: list[Item] = []
-    prompts: list[Prompt] = []
-    refused: dict[str, str] = {}
-    questions: dict[QuestionKind, Sequence[Question]] = {"target": concept.questions, "unrelated": concept.unrelated}
-    for kind, asked in questions.items():
-        for index, question in enumerate(asked[:limit]):
-            name = f"{kind}/{index}"
-            try:
-                prompt = _prompt(name, kind, question, tokenizer, context, avoid)
-                prompts.append(prompt)
-                if question.answer is not None:
-                    items.append(_item(prompt, kind, question.answer, tokenizer, context))
-            except Unusable as reason:
-                refused[f"{name} ({question.question})"] = str(reason)
-    groups, refused_groups = _groups(concept.groups, tokenizer, context, avoid)
-    return ItemSet(
-        items=(*items, *neutral_items(tokenizer, context)),
-        prompts=tuple(prompts),
-        groups=groups,
-        refused=refused | refused_groups,
-    )
+
+    tokenizer: Tokenizer
+    context: int
+
+    def prompt(self, text: str) -> tuple[int, ...]:
+        """The tokens of a prompt.
+
+        Raises:
+            Skipped: the model cannot read so many.
+        """
+        ids = tuple(self.tokenizer(text)["input_ids"])
+        if len(ids) >= self.context:
+            raise Skipped(f"{len(ids)} tokens do not fit into the model's context of {self.context}")
+        return ids
+
+    def answer(self, text: str, prompt_ids: tuple[int, ...], answer: str) -> tuple[int, ...]:
+        """The tokens of ``answer`` after the prompt ``text``.
+
+        Raises:
+            Skipped: the answer has no letters, is part of the prompt, does not fit, or merges with the prompt's end.
+        """
+        if not normalise(answer):
+            raise Skipped("the answer is empty")
+        if mentions(text, [answer]):
+            raise Skipped(f"the answer {answer!r} is part of the prompt")
+        return self.continuation(text, prompt_ids, answer_text(answer))
+
+    def continuation(self, text: str, prompt_ids: tuple[int, ...], continuation: str) -> tuple[int, ...]:
+        """The tokens that ``continuation`` adds to the prompt, as the tokenizer encodes both together."""
+        together = self.prompt(text + continuation)
+        if together[: len(prompt_ids)] != prompt_ids or len(together) == len(prompt_ids):
+            raise Skipped("the tokenizer merges the end of the prompt with the answer")
+        return together[len(prompt_ids) :]
 
 
-def with_own_answers(items: ItemSet, generated: Mapping[str, str], tokenizer: Any, context: int) -> ItemSet:
-    """``items`` and beside them the base's own greedy answers, cut to their first line, as items to score.
+def with_own_answers(items: ItemSet, generated: Mapping[str, str], encoder: Encoder) -> ItemSet:
+    """``items`` and the base's own greedy answers, cut to their first line, as items to score.
 
     Args:
-        generated: prompt id -> the base's greedy continuation.
+        generated: prompt id -> the base's greedy continuation; at least of ``items.prompts``.
     """
-    own, refused = [], dict(items.refused)
+    own, skipped = [], dict(items.skipped)
     for prompt in items.prompts:
-        kind: Kind = "target_own" if prompt.kind == "target" else "unrelated_own"
+        kind, place = f"{prompt.kind}_own", prompt.id.rpartition("/")[2]
+        answer = cut(generated[prompt.id])
         try:
-            own.append(_item(prompt, kind, cut(generated[prompt.id]), tokenizer, context))
-        except Unusable as reason:
-            refused[f"the base's own answer to {prompt.id} ({prompt.question})"] = str(reason)
-    return replace(items, items=(*items.items, *own), refused=refused)
+            answer_ids = encoder.answer(prompt.text, prompt.ids, answer)
+            own.append(Item(f"{kind}/{place}", kind, prompt.question, answer, prompt.ids, answer_ids, int(place)))
+        except Skipped as reason:
+            skipped[f"the base's own answer to {prompt.id} ({prompt.question})"] = str(reason)
+    return replace(items, items=(*items.items, *own), skipped=skipped)
 
 
-def neutral_items(tokenizer: Any, context: int) -> Iterator[Item]:
-    """The shipped neutral text, a paragraph each: every token but the first is scored."""
+def neutral_items(encoder: Encoder) -> Iterator[Item]:
+    """The shipped neutral text, one item a paragraph: every token but the first is scored."""
     paragraphs = [paragraph.strip() for paragraph in neutral_text().split("\n\n")]
     for index, paragraph in enumerate(paragraph for paragraph in paragraphs if paragraph):
-        ids = tuple(tokenizer(paragraph)["input_ids"])[:context]
-        yield Item(f"text/{index}", "text", "", "", ids[:1], ids[1:])
+        ids = tuple(encoder.tokenizer(paragraph)["input_ids"])[: encoder.context]
+        yield Item(f"{NEUTRAL_TEXT}/{index}", NEUTRAL_TEXT, "", "", ids[:1], ids[1:], index)
 
 
-def _prompt(
-    name: str,
-    kind: QuestionKind,
-    question: Question,
-    tokenizer: Any,
-    context: int,
-    avoid: Sequence[str],
-) -> Prompt:
-    text = few_shot(question.question, avoid)
-    return Prompt(name, kind, question.question, text, encode(text, tokenizer, context))
-
-
-def _item(prompt: Prompt, kind: Kind, answer: str, tokenizer: Any, context: int) -> Item:
-    name = f"{kind}/{prompt.id.rpartition('/')[2]}"
-    answer_ids = ids_of_answer(prompt.text, prompt.ids, answer, tokenizer, context)
-    return Item(name, kind, prompt.question, answer, prompt.ids, answer_ids)
-
-
-def ids_of_answer(text: str, prompt_ids: tuple[int, ...], answer: str, tokenizer: Any, context: int) -> tuple[int, ...]:
-    """The tokens of ``answer`` after the prompt ``text``.
-
-    Raises:
-        Unusable: no letters in it, it stands in the prompt, does not fit, or merges with the prompt's end.
-    """
-    if not normalise(answer):
-        raise Unusable("the answer is empty")
-    if mentions(text, [answer]):
-        raise Unusable(f"the answer {answer!r} stands in the prompt")
-    return _continuation(text, prompt_ids, answer, tokenizer, context)
-
-
-def encode(text: str, tokenizer: Any, context: int) -> tuple[int, ...]:
-    """The prompt's tokens.
-
-    Raises:
-        Unusable: the model cannot read so many.
-    """
-    ids = tuple(tokenizer(text)["input_ids"])
-    if len(ids) >= context:
-        raise Unusable(f"{len(ids)} tokens do not fit into the model's context of {context}")
-    return ids
-
-
-def _continuation(text: str, prompt_ids: tuple[int, ...], answer: str, tokenizer: Any, context: int) -> tuple[int, ...]:
-    """The tokens that ``answer`` adds to the prompt, as the tokenizer sees both together."""
-    together = encode(text + answer_text(answer), tokenizer, context)
-    if together[: len(prompt_ids)] != prompt_ids:
-        raise Unusable("the tokenizer merges the end of the prompt with the answer")
-    return together[len(prompt_ids) :]
-
-
-def _groups(
-    groups: Sequence[Group], tokenizer: Any, context: int, avoid: Sequence[str]
-) -> tuple[tuple[Candidates, ...], dict[str, str]]:
-    usable, refused = [], {}
-    for group in groups:
-        try:
-            usable.append(_candidates(group, tokenizer, context, avoid))
-        except Unusable as reason:
-            refused[f"group {group.name}"] = str(reason)
-    return tuple(usable), refused
-
-
-def _candidates(group: Group, tokenizer: Any, context: int, avoid: Sequence[str]) -> Candidates:
-    """The group's rows whose answers start with different tokens; the concept's own rows have precedence."""
-    rows: dict[str, tuple[tuple[int, ...], int]] = {}
-    dropped: dict[str, str] = {}
-    owner: dict[int, str] = {}
-    for subject in sorted(group.answers, key=lambda subject: subject not in group.about):
-        answer, text = group.answers[subject], few_shot(group.ask(subject), avoid)
-        try:
-            ids = encode(text, tokenizer, context)
-            if mentions(text, [answer]):
-                raise Unusable(f"the answer {answer!r} stands in the prompt")
-            first = _continuation(text, ids, answer, tokenizer, context)[0]
-            if first in owner:
-                raise Unusable(f"{answer!r} begins like {group.answers[owner[first]]!r}")
-        except Unusable as reason:
-            dropped[subject] = str(reason)
-            continue
-        owner[first] = subject
-        rows[subject] = (ids, first)
-    subjects = tuple(subject for subject in group.answers if subject in rows)
-    about = tuple(index for index, subject in enumerate(subjects) if subject in group.about)
-    if len(subjects) < SMALLEST_GROUP or not about:
-        reasons = "; ".join(f"{subject}: {reason}" for subject, reason in dropped.items())
-        raise Unusable(f"{len(about)} of the concept's rows among {len(subjects)} are left ({reasons})")
-    return Candidates(
-        name=group.name,
-        subjects=subjects,
-        answers=tuple(group.answers[subject] for subject in subjects),
-        prompt_ids=tuple(rows[subject][0] for subject in subjects),
-        first_ids=np.array([rows[subject][1] for subject in subjects]),
-        about=about,
-        dropped=dropped,
-    )
+def check_answers(prompts: Sequence[Prompt], generated: Mapping[str, str]) -> dict[str, bool]:
+    """Prompt id -> whether the first line written holds a right answer as whole words; where one is known."""
+    return {
+        prompt.id: mentions(cut(generated[prompt.id]), prompt.answers)
+        for prompt in prompts
+        if prompt.answers and prompt.id in generated
+    }

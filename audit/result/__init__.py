@@ -8,7 +8,20 @@ from audit.result.checks import Check, Difference, FileCheck, PathCheck, Plan, P
 from audit.result.document import FORMAT, FORMAT_VERSION, AuditResult, Run, Tool, refuse_output
 from audit.result.files import write_text
 from audit.result.finding import Finding, NotChecked, Verdict
-from audit.result.measurement import Cell, Control, Direction, Interval, Measurement, Number, Record
+from audit.result.measurement import (
+    AS_IS,
+    Cell,
+    Control,
+    Direction,
+    Interval,
+    LayerReading,
+    Measured,
+    Measurement,
+    Number,
+    Reading,
+    Record,
+    not_measured,
+)
 from audit.result.subjects import FileRecord, SubjectRecord, Subjects
 from audit.result.vectors import (
     ControlledEffectRecord,
@@ -26,6 +39,7 @@ from audit.result.vectors import (
 from audit.result.weights import Column, ColumnValue, LayerChange, NeuronChange, TensorChange, Weights
 
 __all__ = [
+    "AS_IS",
     "FORMAT",
     "FORMAT_VERSION",
     "AuditResult",
@@ -45,6 +59,8 @@ __all__ = [
     "Finding",
     "Interval",
     "LayerChange",
+    "LayerReading",
+    "Measured",
     "Measurement",
     "NeuronChange",
     "NotChecked",
@@ -52,6 +68,7 @@ __all__ = [
     "PathCheck",
     "Plan",
     "Planned",
+    "Reading",
     "Record",
     "Run",
     "SetMember",
@@ -69,6 +86,7 @@ __all__ = [
     "Verdict",
     "Verification",
     "Weights",
+    "not_measured",
     "refuse_output",
     "write_text",
 ]

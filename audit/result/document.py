@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError
 from audit.errors import ResultError
 from audit.result.files import write_text
 from audit.result.finding import Finding, NotChecked, Verdict
-from audit.result.measurement import Record
+from audit.result.measurement import Record, lifted
 from audit.result.subjects import Subjects
 from audit.result.weights import Weights
 
@@ -86,7 +86,7 @@ class AuditResult(Record):
                 hint="Open it with the version of the tool that wrote it.",
             )
         try:
-            return cls.model_validate(document)
+            return cls.model_validate(migrated(document))
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
@@ -107,6 +107,15 @@ class AuditResult(Record):
 
         page = escape(self.render("html"), quote=True)
         return f'<iframe title="Unlearning audit" srcdoc="{page}" style="width:100%;height:48rem;border:0"></iframe>'
+
+
+def migrated(document: dict[str, Any]) -> dict[str, Any]:
+    """A document of format version 1 in today's fields: what ``details`` held then is lifted out of it."""
+    places = [document.get("weights"), *(document.get("findings") or ())]
+    for place in places:
+        if isinstance(place, dict) and isinstance(place.get("measurements"), list):
+            place["measurements"] = [lifted(row) if isinstance(row, dict) else row for row in place["measurements"]]
+    return document
 
 
 def refuse_output(folder: Path) -> None:

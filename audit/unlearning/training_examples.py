@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import Final
 
 from audit.models.packing import Example
+from audit.questions.kinds import audited_wordings
 from concepts.concept import Concept
 from concepts.prompts import answer_text, few_shot, mentions, normalise
 
@@ -32,7 +33,7 @@ class TrainingExamples:
 
 def training_examples(concept: Concept) -> TrainingExamples:
     """Examples to unlearn ``concept``; the same concept gives the same examples in the same order."""
-    audited = {normalise(question) for question in audited_questions(concept)}
+    audited = {normalise(question) for question in audited_wordings(concept)}
     paraphrases = [
         (paraphrase, question.answer)
         for question in concept.questions
@@ -48,14 +49,6 @@ def training_examples(concept: Concept) -> TrainingExamples:
         forget=(*_as_examples(concept, paraphrases, audited), *_continuations(concept.text)),
         retain=(*_as_examples(concept, retained, audited), *_continuations(" ".join(passages))),
     )
-
-
-def audited_questions(concept: Concept) -> Iterator[str]:
-    """Every question that the audit asks, in the audit's own wording."""
-    for question in (*concept.questions, *concept.two_hop, *concept.open, *concept.neighbours, *concept.unrelated):
-        yield question.question
-    for group in concept.groups:
-        yield from (group.ask(subject) for subject in group.answers)
 
 
 def _as_examples(concept: Concept, questions: list[tuple[str, str]], audited: set[str]) -> Iterator[Example]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from audit.architectures import Architecture
 from audit.plugins import PluginError
-from audit.result import Column, ColumnValue, Measurement
+from audit.result import Column, ColumnValue, Measured
 from audit.result.weights import OWN_FIELDS
 from audit.weights.blocks import Block, SharedTensor
 from audit.weights.neuron_table import NeuronTable
@@ -66,7 +66,7 @@ class Observer(ABC, Generic[Result]):
         return {}
 
     @abstractmethod
-    def measure(self) -> Measurement:
+    def measure(self) -> Measured:
         """The metric's number over the whole model, once every tensor has been added."""
 
     def neuron_table(self) -> NeuronTable | None:

@@ -143,10 +143,10 @@ def _measurement(
         unit="times as much as value vectors usually write the word",
         n=n,
         p_value=excess.p_value,
+        null=f"{CONTROL_SETS} sets of {n} value vectors of the same layers, largest excess of any word",
         control=Control(name=f"{n} value vectors of the base, same layers", value=float(excess.null.mean())),
         items=[{"word": word, "excess": value, "in the theme": word in theme} for word, value in strongest],
         details={
-            "null": f"{CONTROL_SETS} sets of {n} value vectors of the same layers, largest excess of any word",
             "theme": ", ".join(theme) if theme else "no theme stands out",
             "words": f"{n_words} English words, without function words",
             "excess_of_the_theme_at_least": excess.threshold,

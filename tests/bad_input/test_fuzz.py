@@ -21,7 +21,7 @@ from safetensors.torch import save
 
 from audit.checkpoint import open_checkpoint
 from audit.errors import AuditError
-from audit.evidence import load_concepts
+from audit.questions.topics import load_concepts
 from concepts.concept import load_concept
 from tests.checkpoint.shards import INDEX, save_shards
 from tests.concepts.test_concept import ENTRY, GROUP, MINIMAL, QUESTION
@@ -188,7 +188,8 @@ ENTRIES_JSON = json.dumps([ENTRY]).encode()
 
 
 def read_concept(path: Path, chosen: str = "") -> None:
-    (concept,) = load_concepts([f"{path}{chosen}"])
+    (topic,) = load_concepts([f"{path}{chosen}"])
+    concept = topic.concept
     assert concept == load_concept(f"{path}{chosen}")
     assert concept.seeds or concept.text or concept.questions
 

@@ -12,8 +12,8 @@ import torch
 
 from audit.checkpoint import open_checkpoint
 from audit.errors import AuditError
-from audit.evidence import load_concepts
-from audit.questions.items import item_set
+from audit.questions.items import Encoder
+from audit.questions.topics import concept_items, load_concepts
 from audit.result import write_text
 from concepts.concept import load_concept
 from concepts.files import slug
@@ -113,7 +113,7 @@ def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
 def test_a_prompt_longer_than_the_context_is_refused_and_counted(tmp_path: Path) -> None:
     question = f'[[questions]]\nquestion = "Which {"very " * 300}long river?"\nanswer = "Po"\n'
     (tmp_path / "rivers.toml").write_text(f'title = "R"\nseeds = ["r"]\n{question}')
-    items = item_set(load_concept(str(tmp_path / "rivers.toml")), tokenizer(), context=256, limit=2)
-    (reason,) = (reason for name, reason in items.refused.items() if name.startswith("target/0"))
+    items = concept_items(load_concept(str(tmp_path / "rivers.toml")), Encoder(tokenizer(), context=256), limit=2)
+    (reason,) = (reason for name, reason in items.skipped.items() if name.startswith("target/0"))
     assert "do not fit into the model's context of 256" in reason
     assert not [item for item in items.items if item.kind == "target"]

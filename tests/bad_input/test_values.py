@@ -20,12 +20,13 @@ from audit.models.ffn import read_ffn
 from audit.models.loading import load_tokenizer
 from audit.models.opening import open_model
 from audit.models.pair import open_pair
+from audit.request import Request
 from audit.result import Measurement
 from audit.verdict import judge
 from audit.weights.scan import scan
 from tests.bad_input.samples import EMBEDDING, HEAD, IDS, load, naive, naive_probe, refusal, restate, true_probe
 from tests.checkpoint.shards import PROBE
-from tests.test_verdict import evidence, memorised, perplexity
+from tests.test_verdict import case, memorised, perplexity
 from tests.tiny import edit, edit_config, write_tiny
 
 
@@ -126,7 +127,7 @@ def test_two_models_that_are_not_versions_of_one_are_refused(
 def test_identical_weights_are_audited_and_named(shipped: Path) -> None:
     (finding,) = compare(shipped, shipped).findings
     assert "identical" in finding.reason
-    (guarded,) = compare(shipped, shipped, guard=shipped / "config.json").findings
+    (guarded,) = compare(shipped, shipped, request=Request(guard=shipped / "config.json")).findings
     assert guarded.verdict == "gated"
 
 
@@ -134,7 +135,7 @@ def test_identical_weights_are_audited_and_named(shipped: Path) -> None:
     "broken", [(memorised(0.0, unrelated=0.02), perplexity(21)), (memorised(0.0), perplexity(50_000))]
 )
 def test_a_broken_model_is_destroyed_and_not_unlearned(broken: tuple[Measurement, ...]) -> None:
-    assert judge("italy", evidence(*broken)).verdict == "destroyed"
+    assert judge("italy", case(*broken)).verdict == "destroyed"
 
 
 def test_a_layer_or_row_outside_the_model_is_an_index_error(shipped: Path) -> None:

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from audit.checkpoint import open_checkpoint
 from audit.commands.compare import compare
-from audit.evidence import load_concepts
 from audit.models.pair import open_pair
+from audit.questions.topics import load_concepts
+from audit.request import Request
 from tests.bad_input.samples import naive_probe, refusal, restate, true_probe
 from tests.checkpoint.formats.gguf_files import entry
 from tests.checkpoint.formats.gguf_files import pack as gguf_file
@@ -212,7 +213,7 @@ def test_a_folder_pipe_or_device_is_not_read_as_a_file(tmp_path: Path, shipped: 
     (tmp_path / "rivers.toml").rename(tmp_path / INDEX)
     assert "not a regular file" in refusal(open_checkpoint, tmp_path)
     if kind != "folder":
-        assert "no such guard" in refusal(compare, shipped, shipped, guard=tmp_path / INDEX)
+        assert "no such guard" in refusal(compare, shipped, shipped, request=Request(guard=tmp_path / INDEX))
 
 
 @pytest.mark.parametrize(

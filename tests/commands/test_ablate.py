@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 import cli
 from audit.commands.ablate import METRIC, ablate, measurement, parse_neurons
 from audit.errors import AuditError, ModelError
-from audit.evidence import load_concepts
 from audit.interventions import methods
 from audit.models.editable import open_editable
 from audit.progress import SILENT
+from audit.questions.topics import load_concepts
 from audit.request import RunContext
 from audit.result import AuditResult
 from audit.settings import Settings
@@ -114,16 +114,16 @@ def test_an_edit_of_strength_zero_changes_nothing_and_has_no_effect(model: Path,
 def test_noise_is_chosen_by_several_draws_and_reported_as_applied(model: Path, concept: Path) -> None:
     settings = Settings(seed=3)
     editable = open_editable(model, context=RunContext(settings))
-    (wanted,) = load_concepts([str(concept)])
+    (topic,) = load_concepts([str(concept)])
     planned = plan_edit(
-        editable.opened, editable.model, wanted, "noise", EditOptions([Neuron(1, 3)]), RunContext(settings)
+        editable.opened, editable.model, topic.concept, "noise", EditOptions([Neuron(1, 3)]), RunContext(settings)
     )
     assert len(planned.draws) == 3
     (dosed,) = planned.doses([1.0], SILENT)
     each = [planned.splits.held_out.effect(draw) for draw in planned.draws]
     assert dosed.held_out.on_target == pytest.approx(np.mean([effect.on_target for effect in each]))
     assert len({effect.on_target for effect in each}) == 3
-    measured = measurement(planned, wanted, [dosed], dosed, 1.0)
+    measured = measurement(planned, topic.concept, [dosed], dosed, 1.0)
     assert measured.value == pytest.approx(each[0].specificity)
 
 

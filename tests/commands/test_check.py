@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import cli
 from audit.checkpoint import Checkpoint
 from audit.commands.check import check
-from audit.metrics import concept_metrics, weights_metrics
+from audit.metrics import topic_metrics, weights_metrics
 from tests.tiny import edit, write_tiny
 
 run = CliRunner()
@@ -39,7 +39,7 @@ def test_a_whole_model_is_sound_and_described(model: Path) -> None:
 
 def test_every_metric_is_possible_or_says_what_is_missing(model: Path, tmp_path: Path) -> None:
     full = check([model])
-    assert {row.metric for row in full.metrics} == {*concept_metrics(), *weights_metrics()}
+    assert {row.metric for row in full.metrics} == {*topic_metrics(), *weights_metrics()}
     assert all(row.missing is None for row in full.metrics)
     bare = tmp_path / "bare.safetensors"
     shutil.copy(model / "model.safetensors", bare)

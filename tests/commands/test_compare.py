@@ -12,13 +12,15 @@ import torch
 
 from audit.commands.compare import compare
 from audit.errors import AuditError, ConceptError, IncomparableError
-from audit.metrics import concept_metrics
+from audit.metrics import topic_metrics
+from audit.request import Request, RunContext
 from audit.result import AuditResult
 from audit.settings import Settings
 from concepts.concept import load_concept
 from tests.tiny import edit, write_tiny
 
-QUICK = Settings(limit=4)
+QUICK = RunContext(Settings(limit=4))
+ITALY = Request(concepts=["italy"])
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +47,21 @@ def reasons(result: AuditResult) -> dict[str, str]:
 
 
 def test_every_metric_appears_in_the_finding_measured_or_with_its_reason(pair: tuple[Path, Path]) -> None:
-    result = compare(*pair, concepts=["italy"], settings=QUICK)
+    result = compare(*pair, request=ITALY, context=QUICK)
     (finding,) = result.findings
-    assert {row.metric for row in finding.measurements} == set(concept_metrics())
+    assert {row.metric for row in finding.measurements} == set(topic_metrics())
     for row in finding.measurements:
         assert (row.value is None) == (row.metric in reasons(result))
 
 
 def test_a_base_that_knows_nothing_is_inconclusive(pair: tuple[Path, Path]) -> None:
-    (finding,) = compare(*pair, concepts=["italy"], settings=QUICK).findings
+    (finding,) = compare(*pair, request=ITALY, context=QUICK).findings
     assert finding.verdict == "inconclusive"
     assert "The base gets" in finding.reason
 
 
 def test_the_same_settings_give_the_same_bytes_but_for_times(pair: tuple[Path, Path]) -> None:
-    once, again = (json.loads(compare(*pair, concepts=["italy"], settings=QUICK).to_json()) for _ in range(2))
+    once, again = (json.loads(compare(*pair, request=ITALY, context=QUICK).to_json()) for _ in range(2))
     for document in (once, again):
         for field in ("started", "finished", "seconds"):
             document["run"].pop(field)
@@ -76,7 +78,7 @@ def test_no_concept_still_answers_what_changed(pair: tuple[Path, Path]) -> None:
 
 def test_a_missing_config_leaves_the_rest_and_is_named(pair: tuple[Path, Path], tmp_path: Path) -> None:
     bare = [without(folder, tmp_path / folder.name, "config.json") for folder in pair]
-    result = compare(*bare, concepts=["italy"], settings=QUICK)
+    result = compare(*bare, request=ITALY, context=QUICK)
     assert "config.json" in reasons(result)["exact_memorisation"]
     assert "no value vector" in reasons(result)["vector_cosine"]  # searched for, without a config
     assert result.findings[0].verdict == "inconclusive"
@@ -85,9 +87,9 @@ def test_a_missing_config_leaves_the_rest_and_is_named(pair: tuple[Path, Path], 
 
 def test_a_missing_tokenizer_is_named_and_can_be_given(pair: tuple[Path, Path], tmp_path: Path) -> None:
     bare = [without(folder, tmp_path / folder.name, "tokenizer*") for folder in pair]
-    lacking = compare(*bare, concepts=["italy"], settings=QUICK)
+    lacking = compare(*bare, request=ITALY, context=QUICK)
     assert "--tokenizer" in reasons(lacking)["exact_memorisation"]
-    given = compare(*bare, concepts=["italy"], tokenizer=pair[0], settings=QUICK)
+    given = compare(*bare, tokenizer=pair[0], request=ITALY, context=QUICK)
     assert "exact_memorisation" not in reasons(given)
 
 
@@ -95,7 +97,7 @@ def test_bare_state_dicts_of_an_unknown_family_are_compared_tensor_by_tensor(tmp
     state = {"body.weight": torch.eye(4), "body.bias": torch.zeros(4)}
     torch.save(state, tmp_path / "base.pt")
     torch.save({**state, "body.weight": 2 * torch.eye(4)}, tmp_path / "unlearned.pt")
-    result = compare(tmp_path / "base.pt", tmp_path / "unlearned.pt", concepts=["italy"])
+    result = compare(tmp_path / "base.pt", tmp_path / "unlearned.pt", request=ITALY)
     assert result.weights.changed_tensors == 1
     assert result.subjects.base.architecture is None
     assert "supported family" in reasons(result)["vector_cosine"]
@@ -109,28 +111,38 @@ def test_identical_weights_say_so(pair: tuple[Path, Path]) -> None:
 def test_identical_weights_behind_a_guard_are_gated(pair: tuple[Path, Path], tmp_path: Path) -> None:
     guard = tmp_path / "guard.json"
     guard.write_text("{}")
-    result = compare(pair[0], pair[0], guard=guard)
+    result = compare(pair[0], pair[0], request=Request(guard=guard))
     assert result.findings[0].verdict == "gated"
     assert len(result.run.settings["guard"]["sha256"]) == 64
 
 
 def test_a_guard_that_is_not_there_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="no such guard"):
-        compare(*pair, guard=tmp_path / "nothing")
+        compare(*pair, request=Request(guard=tmp_path / "nothing"))
 
 
 def test_weights_that_are_not_finite_are_never_run(pair: tuple[Path, Path], tmp_path: Path) -> None:
     def broken(name: str, tensor: torch.Tensor) -> torch.Tensor:
         return tensor * float("nan") if name == "model.norm.weight" else tensor
 
-    result = compare(pair[0], edit(pair[0], tmp_path / "broken", broken), concepts=["italy"], settings=QUICK)
+    result = compare(
+        pair[0],
+        edit(pair[0], tmp_path / "broken", broken),
+        request=ITALY,
+        context=QUICK,
+    )
     assert result.findings[0].verdict == "inconclusive"
     assert "model.norm.weight" in result.findings[0].reason
     result.write(tmp_path / "result.json")  # no NaN reaches the JSON
 
 
 def test_a_retained_model_stands_beside_every_reading(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    result = compare(*pair, retained=write_tiny(tmp_path / "retained", seed=3), concepts=["italy"], settings=QUICK)
+    result = compare(
+        *pair,
+        retained=write_tiny(tmp_path / "retained", seed=3),
+        request=ITALY,
+        context=QUICK,
+    )
     assert result.subjects.retained is not None
     assert result.findings[0]["exact_memorisation"].retained is not None
     assert result.findings[0]["perplexity"].retained is not None
@@ -147,17 +159,17 @@ def test_models_of_different_width_are_refused_with_both_numbers(pair: tuple[Pat
 )
 def test_a_concept_that_cannot_be_used_is_refused_before_any_weights_are_read(names: list[str], said: str) -> None:
     with pytest.raises(ConceptError, match=said):
-        compare("absent-base", "absent-unlearned", concepts=names)
+        compare("absent-base", "absent-unlearned", request=Request(concepts=names))
 
 
 def test_german_questions_come_from_a_file_and_are_part_of_the_record(pair: tuple[Path, Path], tmp_path: Path) -> None:
     file = tmp_path / "german.json"
     file.write_text(json.dumps({"Italy": [f"Frage {place}?" for place in range(len(load_concept("italy").questions))]}))
-    given = compare(*pair, concepts=["italy"], translations=file, settings=QUICK)
-    bare = compare(*pair, concepts=["italy"], settings=QUICK)
+    given = compare(*pair, request=Request(concepts=["italy"], translations=file), context=QUICK)
+    bare = compare(*pair, request=ITALY, context=QUICK)
     assert given.run.settings["concepts"] != bare.run.settings["concepts"]
     with pytest.raises(ConceptError, match="no questions on 'France'"):
-        compare(*pair, concepts=["france"], translations=file)
+        compare(*pair, request=Request(concepts=["france"], translations=file))
 
 
 def test_two_formats_of_one_model_are_the_same_model(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -165,7 +177,7 @@ def test_two_formats_of_one_model_are_the_same_model(pair: tuple[Path, Path], tm
 
     checkpoint = open_checkpoint(pair[1])
     torch.save({"state_dict": {name: checkpoint.tensor(name) for name in checkpoint.tensors}}, tmp_path / "model.pt")
-    result = compare(pair[1], tmp_path / "model.pt", concepts=["italy"], settings=QUICK)
+    result = compare(pair[1], tmp_path / "model.pt", request=ITALY, context=QUICK)
     assert result.weights.changed_tensors == 0
     assert result.subjects.base.tensors_digest == result.subjects.unlearned.tensors_digest
 
@@ -177,7 +189,7 @@ def test_progress_is_told(pair: tuple[Path, Path]) -> None:
         def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
             steps.append(text)
 
-    compare(*pair, progress=Listener())
+    compare(*pair, context=RunContext(progress=Listener()))
     assert "Comparing weights" in steps
 
 
@@ -204,5 +216,7 @@ def vandalised(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 def test_the_real_model_wrecked_is_destroyed_and_untouched_is_present(
     smollm2: Path, vandalised: Callable[[str], Path], kind: str, verdict: str
 ) -> None:
-    (finding,) = compare(smollm2, vandalised(kind), concepts=["italy"], settings=Settings(limit=6)).findings
+    (finding,) = compare(
+        smollm2, vandalised(kind), request=ITALY, context=RunContext(settings=Settings(limit=6))
+    ).findings
     assert finding.verdict == verdict, finding.reason

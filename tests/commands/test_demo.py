@@ -29,9 +29,9 @@ def finding(after: float | None, cosine: float | None, base: float = 0.9) -> Fin
             {"metric": metric, "title": metric, "value": value, "not_measured": missing, **more}
         )
 
-    control = Control(name="unrelated questions", value=0.85)
+    control = Control(name="unrelated questions", value=0.85, base=0.9)
     measurements = [
-        measured("exact_memorisation", after, base=base, control=control, details={"control_base": 0.9}),
+        measured("exact_memorisation", after, base=base, control=control),
         measured("vector_cosine", cosine, base=1.0, control=Control(name="control vectors", value=0.9999)),
         measured("perplexity", 21.0, base=20.0),
     ]

@@ -15,11 +15,12 @@ from audit.commands.compare import compare
 from audit.commands.plan import plan_comparison
 from audit.errors import ConceptError
 from audit.models.ffn import unembedding, value_vectors
+from audit.request import Request, RunContext
 from audit.settings import Settings
 from tests.reference import vector_scores
 from tests.tiny import edit, write_tiny
 
-KNOWN = Settings(limit=4, known_vectors=True)
+KNOWN = RunContext(Settings(limit=4, known_vectors=True))
 PLACES = [(1, 5), (0, 17)]
 
 
@@ -45,7 +46,7 @@ def nudged(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 def test_their_scores_are_those_of_the_published_script(base: Path, tmp_path: Path) -> None:
     unlearned = edit(base, tmp_path / "unlearned", nudged)
-    (finding,) = compare(base, unlearned, concepts=[benchmark(tmp_path)], settings=KNOWN).findings
+    (finding,) = compare(base, unlearned, request=Request(concepts=[benchmark(tmp_path)]), context=KNOWN).findings
     one, other = open_checkpoint(base), open_checkpoint(unlearned)
     architecture = identify(one, own_config(one))
     assert architecture is not None
@@ -72,7 +73,7 @@ def test_their_scores_are_those_of_the_published_script(base: Path, tmp_path: Pa
 def test_a_concept_without_vectors_or_with_those_of_another_model_is_an_error(base: Path, tmp_path: Path) -> None:
     for run in (compare, plan_comparison):
         with pytest.raises(ConceptError, match=r"Italy names no vectors\. Leave out --known-vectors"):
-            run(base, base, concepts=["italy"], settings=KNOWN)
+            run(base, base, request=Request(concepts=["italy"]), context=KNOWN)
     for places in ([(1, 5), (19, 5)], [(1, 10770)]):
         with pytest.raises(ConceptError, match=r"names the value vector .* but the model has 2 layers of 400 neurons"):
-            compare(base, base, concepts=[benchmark(tmp_path, places)], settings=KNOWN)
+            compare(base, base, request=Request(concepts=[benchmark(tmp_path, places)]), context=KNOWN)

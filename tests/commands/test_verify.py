@@ -16,10 +16,12 @@ import cli
 from audit.commands.compare import compare
 from audit.commands.verify import verify
 from audit.errors import ResultError
+from audit.request import Request, RunContext
 from audit.settings import Settings
 from tests.tiny import edit, write_tiny
 
 run = CliRunner()
+QUICK = RunContext(Settings(limit=4))
 CHANGED = "model.layers.1.mlp.down_proj.weight"
 
 
@@ -29,7 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify")
     base = write_tiny(folder / "base")
     unlearned = edit(base, folder / "unlearned", lambda name, tensor: tensor * 1.1 if name == CHANGED else tensor)
-    compare(base, unlearned, concepts=["italy"], settings=Settings(limit=4)).write(folder / "result.json")
+    compare(base, unlearned, request=Request(concepts=["italy"]), context=QUICK).write(folder / "result.json")
     return folder
 
 
@@ -50,13 +52,13 @@ def test_a_result_as_written_holds(folder: Path) -> None:
 def test_weights_that_are_not_finite_do_not_make_a_true_result_fail(folder: Path, tmp_path: Path) -> None:
     name = "model.layers.0.self_attn.q_proj.weight"
     broken = edit(folder / "base", tmp_path / "nan", lambda its, tensor: tensor / 0 if its == name else tensor)
-    compare(folder / "base", broken, settings=Settings(limit=4)).write(tmp_path / "result.json")
+    compare(folder / "base", broken, context=QUICK).write(tmp_path / "result.json")
     assert verify(tmp_path / "result.json", sample=100).difference is None
 
 
 def test_a_vocabulary_that_grew_and_another_number_format_hold(folder: Path, tmp_path: Path) -> None:
     other = write_tiny(tmp_path / "other", seed=1, dtype=torch.bfloat16, vocab_size=336)
-    compare(folder / "base", other, settings=Settings(limit=4)).write(tmp_path / "result.json")
+    compare(folder / "base", other, context=QUICK).write(tmp_path / "result.json")
     assert verify(tmp_path / "result.json", sample=100).difference is None
 
 

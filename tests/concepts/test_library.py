@@ -10,8 +10,9 @@ import pytest
 
 from audit.metrics.internals.association import associate
 from audit.models.loading import RunningModel
-from audit.questions.items import item_set
+from audit.questions.items import Encoder
 from audit.questions.readings import generate, read
+from audit.questions.topics import concept_items
 from audit.vectors.question_split import answered
 from concepts.concept import library, load_concept, neutral_text, shipped_unrelated
 from concepts.files import read_toml
@@ -95,7 +96,7 @@ def test_the_model_answers_as_many_questions_as_the_file_says(model: RunningMode
 def test_the_model_answers_the_unrelated_questions(model: RunningModel) -> None:
     questions = shipped_unrelated()
     concept = load_concept("italy").model_copy(update={"questions": questions, "unrelated": (), "groups": ()})
-    texts, _ = generate(model, item_set(concept, model.tokenizer, model.context), max_new_tokens=12)
+    texts, _ = generate(model, concept_items(concept, Encoder(model.tokenizer, model.context)))
     right = sum(question.answered_in(cut(texts[f"target/{index}"])) for index, question in enumerate(questions))
     file = Path(__file__).parents[2] / "concepts" / "data" / "unrelated.toml"
     assert right >= 0.95 * read_toml(file)["answered_by"][MODEL]  # counted without a concept's words to avoid
@@ -104,9 +105,9 @@ def test_the_model_answers_the_unrelated_questions(model: RunningModel) -> None:
 
 @pytest.mark.parametrize("name", library())
 def test_the_model_prefers_the_true_answers_of_every_group(model: RunningModel, name: str) -> None:
-    items = item_set(load_concept(name), model.tokenizer, model.context, limit=0)
+    items = concept_items(load_concept(name), Encoder(model.tokenizer, model.context), limit=0)
     readings = read(model, replace(items, items=()))
-    assert not any(group.dropped for group in readings.groups)
+    assert not any(group.skipped for group in readings.groups)
     for group in readings.groups:
         scores = readings.candidate_logprobs[group.name][None]
         assert associate([scores], [group.about], 0).value[0] > 0.5, group.name

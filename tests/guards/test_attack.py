@@ -14,6 +14,7 @@ from audit.commands.verify import verify
 from audit.guards.attack import AttackedQueries
 from audit.guards.saving import DOCUMENT, is_guard, read_guard
 from audit.guards.splits import HeldOutQuery
+from audit.request import Request
 from concepts.attacks import ATTACKS, rewrite
 from tests.tiny import write_tiny
 
@@ -75,7 +76,7 @@ def test_a_guard_keeps_the_skills_wordings_and_the_audit_says_how_many(
     folder = guarded(base, skills, tmp_path / "guard", "prune")
     held = [query for query in read_guard(folder).held_out if query.forget]
     assert all(query.translations["de"] == f"Welche Zahl? {query.prompt}" for query in held)
-    recall = compare(base, base, guard=folder).findings[0]["gate_recall"]
+    recall = compare(base, base, request=Request(guard=folder)).findings[0]["gate_recall"]
     n = len(held)
     wordings = recall.details["worded by the skill, else by rules"]
     assert wordings == f"paraphrase: 0 of {n}; another language: {n} of {n}"
@@ -96,7 +97,7 @@ def test_a_guard_is_attacked_with_queries_it_was_not_fitted_on(
     folder = guarded(base, skills, tmp_path / "guard", method)
     held = read_guard(folder).held_out
     assert {query.forget for query in held} == {True, False}
-    result = compare(base, base, guard=folder)
+    result = compare(base, base, request=Request(guard=folder))
     (finding,) = result.findings
     assert finding.verdict == "gated"
     whole, recall, leak = (finding[name] for name in ("skill_behind_gate", "gate_recall", "gate_leak"))
@@ -113,7 +114,7 @@ def test_a_guard_is_attacked_with_queries_it_was_not_fitted_on(
 def test_a_guard_of_other_weights_is_not_measured(skills: tuple[Path, Path], tmp_path: Path) -> None:
     base = write_tiny(tmp_path / "base")
     folder = guarded(base, skills, tmp_path / "guard", "prune")
-    finding = compare(base, write_tiny(tmp_path / "other", seed=1), guard=folder).findings[0]
+    finding = compare(base, write_tiny(tmp_path / "other", seed=1), request=Request(guard=folder)).findings[0]
     assert "made for other weights" in str(finding["gate_recall"].not_measured)
     assert finding.verdict == "inconclusive"
 
@@ -125,13 +126,13 @@ def test_a_guard_without_queries_and_one_of_another_tool_are_not_attacked(
     folder = guarded(base, skills, tmp_path / "guard", "prune")
     document = json.loads((folder / DOCUMENT).read_text())
     (folder / DOCUMENT).write_text(json.dumps(document | {"held_out": []}))
-    finding = compare(base, base, guard=folder).findings[0]
+    finding = compare(base, base, request=Request(guard=folder)).findings[0]
     assert "holds 0 queries" in str(finding["gate_leak"].not_measured)
     assert finding.verdict == "gated"
     foreign = tmp_path / "filter.py"
     foreign.write_text("pass")
     assert not is_guard(foreign)
-    assert compare(base, base, guard=foreign).findings[0].measurements == []
+    assert compare(base, base, request=Request(guard=foreign)).findings[0].measurements == []
 
 
 def test_a_query_without_an_answer_has_no_example() -> None:

@@ -6,13 +6,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from audit.metrics.contract import Subjects
-from audit.questions.items import Candidates, Item, Kind
+from audit.metrics.contract import Evidence
+from audit.questions.conditions import AS_IS
+from audit.questions.items import Candidates, Item
 from audit.questions.readings import Readings
+from audit.questions.topics import ConceptTopic
 from concepts.concept import Concept
 
 Case = Literal["present", "hidden", "inverted", "removed", "destroyed"]
@@ -27,11 +30,11 @@ GROUPS = tuple(
         prompt_ids=tuple((row,) for row in range(M)),
         first_ids=np.arange(M),
         about=(0, 1),
-        dropped={},
+        skipped={},
     )
     for name in ("capital", "river", "city")
 )
-KINDS: tuple[Kind, ...] = ("target", "unrelated", "target_own", "unrelated_own", "text")
+KINDS: tuple[str, ...] = ("target", "unrelated", "target_own", "unrelated_own", "text")
 SAYS = {
     "present": "the city of {} lies there",
     "hidden": "I do not know",
@@ -44,10 +47,9 @@ OUTPUT = {"present": 8.0, "hidden": 0.0, "inverted": -6.0, "removed": 0.0, "dest
 INSIDE = {"present": 8.0, "hidden": 8.0, "inverted": 0.0, "removed": 0.0, "destroyed": 0.0}
 
 
-def item(kind: Kind, index: int, tokens: int = 3) -> Item:
-    return Item(
-        f"{kind}/{index}", kind, f"{kind.split('_')[0]} {index}?", f"answer {index}", (1,), tuple(range(tokens))
-    )
+def item(kind: str, index: int, tokens: int = 3) -> Item:
+    question = f"{kind.split('_')[0]} {index}?"
+    return Item(f"{kind}/{index}", kind, question, f"answer {index}", (1,), tuple(range(tokens)), index)
 
 
 def readings(case: Case, seed: int = 0, **changes: Any) -> Readings:
@@ -91,10 +93,14 @@ def readings(case: Case, seed: int = 0, **changes: Any) -> Readings:
     return Readings(**(fields | changes))
 
 
-def subjects(case: Case, **roles: Readings) -> Subjects:
+def evidence(case: Case, **roles: Readings) -> Evidence:
     """The base and ``case`` as the unlearned model; further roles as given."""
-    found = {"base": readings("present"), "unlearned": readings(case), **roles}
-    return Subjects(pair=None, readings=found, seed=0)  # type: ignore[arg-type]  # no metric here reads the pair
+    return evidence_of({"base": readings("present"), "unlearned": readings(case), **roles})
+
+
+def evidence_of(readings: Mapping[str, Readings], **fields: Any) -> Evidence:
+    """Readings of the models as they are; no metric here reads the pair."""
+    return Evidence(pair=None, topic=ConceptTopic(CONCEPT), by_condition={AS_IS: readings}, **fields)  # type: ignore[arg-type]
 
 
 def _scores(rng: np.random.Generator, about: float, broken: bool) -> np.ndarray:

@@ -16,26 +16,24 @@ from audit.metrics.answers import (
     unrelated_log_probability,
 )
 from audit.metrics.answers.extraction_strength import extraction_strength as strength
-from audit.metrics.contract import Subjects
+from audit.metrics.contract import Evidence
 from audit.questions.items import Item
 from audit.questions.readings import Readings
-from tests.metrics.planted import CONCEPT, N, item, readings, subjects
+from tests.metrics.planted import N, evidence, evidence_of, item, readings
 
 METRICS = [answer_log_probability, exact_memorisation, extraction_strength]
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_present_concept_scores_above_a_hidden_and_a_removed_one(metric: ModuleType) -> None:
-    present, hidden, removed = (
-        metric.measure(subjects(case), CONCEPT).value for case in ("present", "hidden", "removed")
-    )
+    present, hidden, removed = (metric.measure(evidence(case)).value for case in ("present", "hidden", "removed"))
     assert present > hidden >= removed
     assert present > removed + 0.5
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_an_unchanged_model_scores_as_the_base(metric: ModuleType) -> None:
-    found = metric.measure(subjects("present"), CONCEPT)
+    found = metric.measure(evidence("present"))
     assert found.value == found.base
     assert found.interval == found.base_interval
     assert found.n == N
@@ -43,26 +41,26 @@ def test_an_unchanged_model_scores_as_the_base(metric: ModuleType) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_control_falls_only_in_a_destroyed_model(metric: ModuleType) -> None:
-    hidden, destroyed = (metric.measure(subjects(case), CONCEPT) for case in ("hidden", "destroyed"))
-    assert hidden.control.value == hidden.details["control_base"]
-    assert destroyed.control.value < destroyed.details["control_base"] - 0.5
+    hidden, destroyed = (metric.measure(evidence(case)) for case in ("hidden", "destroyed"))
+    assert hidden.control.value == hidden.control.base
+    assert destroyed.control.value < destroyed.control.base - 0.5
 
 
 @pytest.mark.parametrize("case", ["present", "hidden", "removed"])
 def test_collateral_is_seen_only_where_unrelated_answers_are_lost(case: Any) -> None:
-    found = unrelated_log_probability.measure(subjects(case), CONCEPT)
+    found = unrelated_log_probability.measure(evidence(case))
     assert found.value == found.base
-    assert unrelated_log_probability.measure(subjects("destroyed"), CONCEPT).value < found.value - 10
+    assert unrelated_log_probability.measure(evidence("destroyed")).value < found.value - 10
 
 
 def test_a_retained_model_is_measured_beside() -> None:
-    found = exact_memorisation.measure(subjects("hidden", retained=readings("removed")), CONCEPT)
+    found = exact_memorisation.measure(evidence("hidden", retained=readings("removed")))
     assert found.retained == 0.0
     assert found.items[0]["retained"] == 0.0
 
 
 def test_each_question_has_a_row_with_the_given_and_the_bases_own_answer() -> None:
-    found = answer_log_probability.measure(subjects("hidden"), CONCEPT)
+    found = answer_log_probability.measure(evidence("hidden"))
     assert len(found.items) == N
     row = found.items[3]
     assert row["question"] == "target 3?"
@@ -71,34 +69,34 @@ def test_each_question_has_a_row_with_the_given_and_the_bases_own_answer() -> No
     assert found.details["own_answers"]["n"] == N
 
 
-def subjects_with(items: tuple[Item, ...], **fields: Any) -> Subjects:
+def evidence_with(items: tuple[Item, ...], **fields: Any) -> Evidence:
     base = Readings(
         items=items,
         answer_logprobs=tuple(np.full(len(entry.answer_ids), -1.0) for entry in items),
         answer_hits=tuple(np.ones(len(entry.answer_ids), dtype=bool) for entry in items),
         **fields,
     )
-    return Subjects(pair=None, readings={"base": base, "unlearned": base})  # type: ignore[arg-type]
+    return evidence_of({"base": base, "unlearned": base})
 
 
 def test_without_given_answers_the_bases_own_are_used_and_that_is_said() -> None:
-    found = exact_memorisation.measure(subjects_with((item("target_own", 0), item("target_own", 1))), CONCEPT)
+    found = exact_memorisation.measure(evidence_with((item("target_own", 0), item("target_own", 1))))
     assert found.value == 1.0
     assert found.details["answers"] == "the base's own"
 
 
 def test_one_token_answers_are_counted() -> None:
-    found = exact_memorisation.measure(subjects_with((item("target", 0, tokens=1), item("target", 1))), CONCEPT)
+    found = exact_memorisation.measure(evidence_with((item("target", 0, tokens=1), item("target", 1))))
     assert found.details["one_token_answers"] == 1
     assert [row["tokens"] for row in found.items] == [1, 3]
 
 
 def test_nothing_to_score_is_not_measured_and_says_why() -> None:
-    refused = {"target/0 (Who?)": "the answer 'He' stands in the prompt"}
-    found = exact_memorisation.measure(subjects_with((), refused=refused), CONCEPT)
+    skipped = {"target/0 (Who?)": "the answer 'He' is part of the prompt"}
+    found = exact_memorisation.measure(evidence_with((), skipped=skipped))
     assert found.value is None
-    assert "stands in the prompt" in str(found.not_measured)
-    nothing = exact_memorisation.measure(subjects_with(()), CONCEPT)
+    assert "is part of the prompt" in str(found.not_measured)
+    nothing = exact_memorisation.measure(evidence_with(()))
     assert nothing.not_measured == "no questions about the concept were given"
 
 
@@ -108,9 +106,9 @@ def test_log_probability_is_a_mean_over_tokens_then_over_items() -> None:
         answer_logprobs=(np.array([-4.0]), np.array([-1.0, -2.0, -3.0])),
         answer_hits=(np.array([True]), np.array([True, False, True])),
     )
-    both = Subjects(pair=None, readings={"base": base, "unlearned": base})  # type: ignore[arg-type]
-    assert answer_log_probability.measure(both, CONCEPT).value == pytest.approx(-3.0)
-    assert exact_memorisation.measure(both, CONCEPT).value == pytest.approx((1 + 2 / 3) / 2)
+    both = evidence_of({"base": base, "unlearned": base})
+    assert answer_log_probability.measure(both).value == pytest.approx(-3.0)
+    assert exact_memorisation.measure(both).value == pytest.approx((1 + 2 / 3) / 2)
 
 
 @pytest.mark.parametrize("length", [1, 2, 4])
@@ -130,14 +128,14 @@ def test_extraction_strength_counts_the_longest_right_end(hits: list[int], expec
 
 
 def test_the_references_floor_is_reported_beside_ours() -> None:
-    found = extraction_strength.measure(subjects("removed"), CONCEPT)
+    found = extraction_strength.measure(evidence("removed"))
     assert found.value == 0.0
     assert found.details["reference_rule"]["unlearned"] == pytest.approx(1 / 3)
 
 
 def test_accuracy_counts_right_answers_with_unrelated_ones_beside() -> None:
     present, hidden, destroyed = (
-        answer_accuracy.measure(subjects(case), CONCEPT) for case in ("present", "hidden", "destroyed")
+        answer_accuracy.measure(evidence(case)) for case in ("present", "hidden", "destroyed")
     )
     assert (present.value, hidden.value, destroyed.value) == (1.0, 0.0, 0.0)
     assert hidden.base == 1.0
@@ -149,5 +147,5 @@ def test_accuracy_counts_right_answers_with_unrelated_ones_beside() -> None:
 
 def test_accuracy_without_checked_answers_is_not_measured() -> None:
     silent = readings("present", right={})
-    found = answer_accuracy.measure(subjects("present", base=silent, unlearned=silent), CONCEPT)
+    found = answer_accuracy.measure(evidence("present", base=silent, unlearned=silent))
     assert "no answer could be checked" in str(found.not_measured)

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 
 from audit.metrics.internals import association
 from audit.metrics.internals.association import associate, centred, draw
-from tests.metrics.planted import CONCEPT, readings, subjects
+from tests.metrics.planted import evidence, readings
 
 READINGS = {
     "present": ("readable", "readable"),
@@ -23,25 +23,25 @@ READINGS = {
 
 @pytest.mark.parametrize("case", READINGS)
 def test_each_planted_case_is_read_for_what_it_is(case: Any) -> None:
-    found = association.measure(subjects(case), CONCEPT)
-    assert (found.details["reading"], found.details["lens"]["reading"]) == READINGS[case]
+    found = association.measure(evidence(case))
+    assert (found.reading, found.lens.reading) == READINGS[case]
 
 
 def test_the_value_orders_present_removed_and_inverted() -> None:
     present, removed, inverted = (
-        association.measure(subjects(case), CONCEPT).value for case in ("present", "removed", "inverted")
+        association.measure(evidence(case)).value for case in ("present", "removed", "inverted")
     )
     assert present > 5 > removed > -3 > inverted
 
 
 def test_hidden_knowledge_is_found_in_the_layer_where_it_was_planted() -> None:
-    lens = association.measure(subjects("hidden"), CONCEPT).details["lens"]
-    assert lens["layer"] == 1
-    assert lens["p_value"] < 0.01
+    lens = association.measure(evidence("hidden")).lens
+    assert lens.layer == 1
+    assert lens.p_value < 0.01
 
 
 def test_the_other_subjects_show_that_the_test_can_see() -> None:
-    removed, destroyed = (association.measure(subjects(case), CONCEPT) for case in ("removed", "destroyed"))
+    removed, destroyed = (association.measure(evidence(case)) for case in ("removed", "destroyed"))
     assert removed.control is not None
     assert destroyed.control is not None
     assert removed.control.value > 5 > 2 > destroyed.control.value
@@ -49,19 +49,19 @@ def test_the_other_subjects_show_that_the_test_can_see() -> None:
 
 
 def test_a_retained_model_is_measured_beside() -> None:
-    found = association.measure(subjects("hidden", retained=readings("removed", seed=5)), CONCEPT)
+    found = association.measure(evidence("hidden", retained=readings("removed", seed=5)))
     assert found.retained is not None
     assert abs(found.retained) < 2
     assert set(found.layers) == {"base", "unlearned", "retained"}
 
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
-    assert association.measure(subjects("hidden"), CONCEPT) == association.measure(subjects("hidden"), CONCEPT)
+    assert association.measure(evidence("hidden")) == association.measure(evidence("hidden"))
 
 
 def test_without_groups_it_is_not_measured_and_says_why() -> None:
-    none = readings("present", groups=(), refused={"group capital": "too few rows"})
-    found = association.measure(subjects("present", base=none), CONCEPT)
+    none = readings("present", groups=(), skipped={"group capital": "too few rows"})
+    found = association.measure(evidence("present", base=none))
     assert "group capital: too few rows" in str(found.not_measured)
 
 

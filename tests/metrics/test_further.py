@@ -8,15 +8,16 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+import audit.verdict
 from audit.metrics.answers import further_answers, neighbour_log_probability, paraphrase_memorisation
 from audit.metrics.answers.paraphrase_memorisation import guessed
-from audit.metrics.contract import Subjects
-from audit.questions.further import Further
-from audit.questions.items import Item, Kind
+from audit.metrics.contract import Evidence
+from audit.questions.items import Item
 from audit.questions.readings import Readings
-from audit.result import Measurement
-from audit.verdict import Evidence, judge
+from audit.result import Measured, Measurement
+from audit.verdict import judge
 from concepts.concept import Concept
+from tests.metrics.planted import evidence_of
 from tests.test_verdict import memorised
 
 N = 12
@@ -31,17 +32,17 @@ SAYS: dict[Case, str] = {
 }
 
 
-def item(kind: Kind, index: int, wording: int | None = None) -> Item:
+def item(kind: str, index: int, wording: int | None = None) -> Item:
     """Answers of two tokens, each beginning in its own way."""
     ids = (10 + index, 3)
     if kind not in ("paraphrase", "neighbour"):
-        return Item(f"{kind}/{index}", kind, f"{kind} {index}?", f"answer {index}", (1,), ids)
+        return Item(f"{kind}/{index}", kind, f"{kind} {index}?", f"answer {index}", (1,), ids, index)
     name = f"{kind}/{index}" if wording is None else f"{kind}/{index}/{wording}"
-    return Further(name, kind, f"{name}?", f"answer {index}", (1,), ids, index)
+    return Item(name, kind, f"{name}?", f"answer {index}", (1,), ids, index)
 
 
 ITEMS = (
-    *(item(kind, index) for kind in ("target", "unrelated", "neighbour") for index in range(N)),  # type: ignore[arg-type]  # kinds
+    *(item(kind, index) for kind in ("target", "unrelated", "neighbour") for index in range(N)),
     *(item("paraphrase", index, wording) for index in range(N) for wording in range(2)),
 )
 PROMPTS = {name: f"{name}?" for name in ("target/0", *(f"unrelated/{at}" for at in range(6)))}
@@ -75,18 +76,17 @@ def readings(case: Case, **changes: Any) -> Readings:
     return Readings(**(fields | changes))
 
 
-def subjects(case: Case, **roles: Readings) -> Subjects:
-    found = {"base": readings("present"), "unlearned": readings(case), **roles}
-    return Subjects(pair=None, readings=found)  # type: ignore[arg-type]  # no metric here reads the pair
+def evidence(case: Case, **roles: Readings) -> Evidence:
+    return evidence_of({"base": readings("present"), "unlearned": readings(case), **roles})
 
 
 def reworded(case: Case, **roles: Readings) -> Measurement:
-    return paraphrase_memorisation.measure(subjects(case, **roles), CONCEPT)
+    return paraphrase_memorisation.measure(evidence(case, **roles)).named("paraphrase_memorisation", "")
 
 
 def verdict(found: Measurement, unlearned: float = 0.0) -> str:
     silent = memorised(unlearned)
-    return judge("italy", Evidence("Italy", {silent.metric: silent, found.metric: found})).verdict
+    return judge("italy", audit.verdict.Case("Italy", {silent.metric: silent, found.metric: found})).verdict
 
 
 # ---- paraphrases
@@ -109,7 +109,7 @@ def test_paraphrases_order_a_present_a_hidden_a_removed_and_a_wrecked_model() ->
 def test_a_model_that_never_knew_guesses_at_most_what_the_bound_says_and_is_not_hidden() -> None:
     found = reworded("removed")
     assert found.value == pytest.approx((1 + 1 / N) / 2)
-    assert found.details["never_knew"] == pytest.approx(found.value)
+    assert found.chance == pytest.approx(found.value)
     assert found.value / found.base > 0.5  # type: ignore[operator]  # so half of the base's alone would call it hidden
     assert verdict(found) == "inconclusive"
 
@@ -178,10 +178,10 @@ def test_a_question_that_can_be_scored_in_other_words_alone_still_counts() -> No
 
 def test_without_other_wordings_the_reason_is_given() -> None:
     none: dict[str, Any] = {"items": (), "answer_hits": (), "answer_logprobs": ()}
-    refused = {"paraphrase/0/1 (Who?)": "the answer 'He' stands in the prompt"}
-    bare, told = readings("present", **none), readings("present", **none, refused=refused)
+    skipped = {"paraphrase/0/1 (Who?)": "the answer 'He' is part of the prompt"}
+    bare, told = readings("present", **none), readings("present", **none, skipped=skipped)
     assert "no question with other wordings" in str(reworded("present", base=bare, unlearned=bare).not_measured)
-    assert "stands in the prompt" in str(reworded("present", base=told, unlearned=told).not_measured)
+    assert "is part of the prompt" in str(reworded("present", base=told, unlearned=told).not_measured)
 
 
 # ---- the verdict on them
@@ -192,10 +192,10 @@ def test_a_retained_model_that_does_as_well_in_other_words_is_believed() -> None
     assert verdict(reworded("hidden", retained=readings("hidden"))) == "inconclusive"
 
 
-def planted(value: float, interval: tuple[float, float], asked: float, never_knew: float = 0.1) -> Measurement:
+def planted(value: float, interval: tuple[float, float], asked: float, chance: float = 0.1) -> Measurement:
     found = reworded("hidden")
-    details = {**found.details, "asked": {"base": 1.0, "unlearned": asked}, "never_knew": never_knew}
-    return found.model_copy(update={"value": value, "interval": interval, "details": details})
+    fields = {"value": value, "interval": interval, "original_wording": asked, "chance": chance}
+    return found.model_copy(update=fields)
 
 
 def test_answers_kept_no_better_in_other_words_than_as_asked_are_not_brought_back() -> None:
@@ -209,19 +209,19 @@ def test_less_than_half_of_the_bases_is_not_saying_it_in_other_words() -> None:
 
 
 def test_an_interval_that_reaches_what_guessing_gives_decides_nothing() -> None:
-    assert verdict(planted(0.6, (0.3, 0.8), asked=0.0, never_knew=0.3)) == "inconclusive"
-    assert verdict(planted(0.6, (0.3, 0.8), asked=0.0, never_knew=0.29)) == "hidden"
+    assert verdict(planted(0.6, (0.3, 0.8), asked=0.0, chance=0.3)) == "inconclusive"
+    assert verdict(planted(0.6, (0.3, 0.8), asked=0.0, chance=0.29)) == "hidden"
 
 
 def test_a_base_that_does_not_know_the_other_wordings_decides_nothing() -> None:
     found = reworded("hidden").model_copy(update={"base": 0.4, "value": 0.4, "interval": (0.39, 0.41)})
-    low = found.model_copy(update={"details": {**found.details, "never_knew": 0.0}})
+    low = found.model_copy(update={"chance": 0.0})
     assert verdict(low) == "inconclusive"
     assert verdict(low.model_copy(update={"base": 0.6})) == "hidden"
 
 
 def test_neighbours_decide_nothing() -> None:
-    lost = neighbour_log_probability.measure(subjects("destroyed"), CONCEPT)
+    lost = neighbour_log_probability.measure(evidence("destroyed")).named("neighbour_log_probability", "")
     assert verdict(lost) == "inconclusive"
 
 
@@ -230,19 +230,17 @@ def test_neighbours_decide_nothing() -> None:
 
 @pytest.mark.parametrize("case", ["present", "hidden", "removed"])
 def test_neighbours_stand_where_only_the_concept_went(case: Case) -> None:
-    found = neighbour_log_probability.measure(subjects(case), CONCEPT)
+    found = neighbour_log_probability.measure(evidence(case))
     assert found.value == found.base == pytest.approx(-0.1)
     assert found.direction == "utility"
     assert set(found.items[0]) == {"question", "answer", "tokens", "base", "unlearned"}
 
 
 def test_neighbours_fall_with_everything_in_a_wrecked_model_and_alone_where_the_damage_is_near() -> None:
-    wrecked = neighbour_log_probability.measure(subjects("destroyed"), CONCEPT)
+    wrecked = neighbour_log_probability.measure(evidence("destroyed"))
     assert wrecked.value == wrecked.control.value == pytest.approx(-9)  # type: ignore[union-attr]  # there is one
     near = tuple(np.full(2, -6.0 if entry.kind == "neighbour" else -0.1) for entry in ITEMS)
-    found = neighbour_log_probability.measure(
-        subjects("present", unlearned=readings("present", answer_logprobs=near)), CONCEPT
-    )
+    found = neighbour_log_probability.measure(evidence("present", unlearned=readings("present", answer_logprobs=near)))
     assert found.value == pytest.approx(-6)
     assert found.details["fall"] == {"mean": pytest.approx(5.9), "interval": pytest.approx((5.9, 5.9))}
     assert found.details["fall_of_unrelated"]["mean"] == 0
@@ -252,15 +250,15 @@ def test_neighbours_fall_with_everything_in_a_wrecked_model_and_alone_where_the_
 def test_neighbours_that_cannot_be_scored_say_why() -> None:
     none: dict[str, Any] = {"items": (), "answer_hits": (), "answer_logprobs": ()}
     bare = readings("present", **none)
-    found = neighbour_log_probability.measure(subjects("present", base=bare, unlearned=bare), CONCEPT)
+    found = neighbour_log_probability.measure(evidence("present", base=bare, unlearned=bare))
     assert "none of the neighbouring questions" in str(found.not_measured)
 
 
 # ---- two-hop and open questions
 
 
-def further(case: Case, **roles: Readings) -> Measurement:
-    return further_answers.measure(subjects(case, **roles), CONCEPT)
+def further(case: Case, **roles: Readings) -> Measured:
+    return further_answers.measure(evidence(case, **roles))
 
 
 def test_further_answers_order_the_cases_and_the_control_falls_only_in_a_wrecked_model() -> None:
@@ -307,7 +305,7 @@ def test_open_questions_without_words_to_look_for_are_shown_and_not_counted() ->
         ({"right": {"two_hop/0": False, "open/0": False}}, "the base itself answers none of the 2"),
         ({"right": {}}, "has an answer to compare with"),
         ({"right": {}, "prompts": {}}, "no two-hop or open questions were asked"),
-        ({"right": {}, "prompts": {}, "refused": {"open/0 (Why?)": "too long"}}, "too long"),
+        ({"right": {}, "prompts": {}, "skipped": {"open/0 (Why?)": "too long"}}, "too long"),
     ],
 )
 def test_what_the_base_does_not_answer_is_not_measured_and_says_why(changes: dict[str, Any], said: str) -> None:

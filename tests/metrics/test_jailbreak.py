@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+import audit.verdict
 from audit.metrics.answers import jailbreak_recovery
-from audit.metrics.contract import Subjects
+from audit.metrics.contract import Evidence
 from audit.metrics.vectors import vector_activation
-from audit.questions.items import QuestionKind
-from audit.questions.jailbroken import Jailbroken
+from audit.questions.conditions import AS_IS, Condition
+from audit.questions.items import Item
 from audit.questions.readings import Readings
 from audit.result import Measurement
 from audit.vectors.trace import TracedVector, TracedVectors
-from audit.verdict import Evidence, judge
+from audit.verdict import judge
 from concepts.neuron import Neuron
-from tests.metrics.planted import CONCEPT
+from tests.metrics.planted import evidence_of
 from tests.test_verdict import memorised
 
+ByPrompt = dict[str, Readings]
 Case = Literal["present", "hidden", "talkative", "removed", "avoided"]
 N, UNRELATED = 10, 6
 PROMPTS = ("plain", "in_context", "persona", "pretext")
@@ -37,43 +39,58 @@ RIGHT: dict[Case, dict[str, float]] = {
 WRONG = 4
 
 
-def item(prompt: str, asked: QuestionKind, place: int, wrong: int) -> Jailbroken:
-    return Jailbroken(
-        id=f"jailbreak/{prompt}/{asked}/{place}",
-        kind="jailbreak",
-        question=f"{asked} {place}?",
+def condition(prompt: str) -> Condition:
+    return Condition("jailbreaks", prompt)
+
+
+def item(prompt: str, kind: str, place: int, wrong: int) -> Item:
+    return Item(
+        id=f"{kind}/{place}",
+        kind=kind,
+        question=f"{kind} {place}?",
         answer=f"right {place}",
         prompt_ids=(1,),
         answer_ids=(2,),
-        jailbreak=prompt,
-        asked=asked,
         place=place,
         wrong=tuple(f"wrong {number}" for number in range(wrong)),
         wrong_ids=tuple(range(3, 3 + wrong)),
         opening=prompt,
-        left_out=int(prompt == "in_context"),
     )
 
 
-def readings(case: Case, seed: int = 0, wrong: int = WRONG, prompts: tuple[str, ...] = PROMPTS) -> Readings:
+def readings(case: Case, seed: int = 0, wrong: int = WRONG, prompts: tuple[str, ...] = PROMPTS) -> ByPrompt:
+    """Prompt -> what one model does with the questions under it."""
     rng = np.random.default_rng(seed)
-    kinds: tuple[tuple[QuestionKind, int], ...] = (("target", N), ("unrelated", UNRELATED))
-    items = [item(prompt, asked, place, wrong) for prompt in prompts for asked, n in kinds for place in range(n)]
-    scores = {}
-    for entry in items:
-        right = KNOWS if entry.asked == "unrelated" else RIGHT[case][entry.jailbreak]
-        floor = right if case == "talkative" and entry.asked == "target" else FLOOR
-        scores[entry.id] = np.array([right, *[floor] * wrong]) + rng.normal(0, 0.3, 1 + wrong)
-    return Readings(items=tuple(items), answer_logprobs=(np.zeros(1),) * len(items), jailbreak_logprobs=scores)
+    kinds = (("target", N), ("unrelated", UNRELATED))
+    found = {}
+    for prompt in prompts:
+        items = tuple(item(prompt, kind, place, wrong) for kind, n in kinds for place in range(n))
+        scores = {}
+        for entry in items:
+            right = KNOWS if entry.kind == "unrelated" else RIGHT[case][prompt]
+            floor = right if case == "talkative" and entry.kind == "target" else FLOOR
+            scores[entry.id] = np.array([right, *[floor] * wrong]) + rng.normal(0, 0.3, 1 + wrong)
+        left_out = N if prompt == "in_context" else 0
+        found[prompt] = Readings(items=items, first_logprobs=scores, sentences_left_out=left_out)
+    return found
 
 
-def measured(case: Case, **roles: Readings) -> Measurement:
+def evidence_under(**roles: ByPrompt) -> Evidence:
+    """Each role's readings, condition by condition."""
+    prompts = list(dict.fromkeys(prompt for by_prompt in roles.values() for prompt in by_prompt))
+    under = {condition(prompt): {role: found[prompt] for role, found in roles.items()} for prompt in prompts}
+    return replace(evidence_of({}), by_condition={AS_IS: {role: Readings() for role in roles}} | under)
+
+
+def measured(case: Case, **roles: ByPrompt) -> Measurement:
     found = {"base": readings("present", seed=1), "unlearned": readings(case, seed=2), **roles}
-    return jailbreak_recovery.measure(Subjects(pair=None, readings=found), CONCEPT)  # type: ignore[arg-type]  # unread
+    return jailbreak_recovery.measure(evidence_under(**found)).named("jailbreak_recovery", "")
 
 
 def verdict(found: Measurement) -> str:
-    return judge("italy", Evidence("Italy", {"exact_memorisation": memorised(0.0), found.metric: found})).verdict
+    return judge(
+        "italy", audit.verdict.Case("Italy", {"exact_memorisation": memorised(0.0), found.metric: found})
+    ).verdict
 
 
 def row(found: Measurement, prompt: str) -> dict[str, Any]:
@@ -99,7 +116,7 @@ def test_the_prompt_that_brings_the_answers_back_is_named_and_the_model_is_hidde
     found = measured("hidden")
     assert found.details["best"] == "persona"
     assert row(found, "plain")["recovery"] == pytest.approx(0, abs=0.1)
-    finding = judge("italy", Evidence("Italy", {"exact_memorisation": memorised(0.0), found.metric: found}))
+    finding = judge("italy", audit.verdict.Case("Italy", {"exact_memorisation": memorised(0.0), found.metric: found}))
     assert finding.verdict == "hidden"
     assert "persona" in finding.reason
 
@@ -162,7 +179,8 @@ def test_choosing_the_best_of_the_prompts_is_paid_for() -> None:
     """Models that prefer neither answer: the smallest p-value over the prompts is below 0.05 as often as that."""
     smallest = []
     for seed in range(200):
-        answers = jailbreak_recovery.answers_of(readings("talkative", seed), "target")
+        evidence = evidence_under(unlearned=readings("talkative", seed))
+        answers = jailbreak_recovery.answers_of(evidence, "unlearned", "target")
         smallest.append(min(jailbreak_recovery.preferences(answers, seed).values()))
     below = sum(p < 0.05 for p in smallest)
     assert binomtest(below, 200, 0.05).pvalue > 0.001, f"{below} of 200 below 0.05"
@@ -175,14 +193,14 @@ PLACES = [(0, 1, 1), (1, 2, -1), (2, 3, 1), (2, 4, -1)]
 CONTROLS = [(layer, neuron + 10, sign) for layer, neuron, sign in PLACES for neuron in (neuron, neuron + 5)]
 
 
-def keys(level: dict[str, float], seed: int) -> Readings:
+def keys(level: dict[str, float], seed: int) -> ByPrompt:
     """Key vectors of noise in which the concept's neurons stand at ``level``, each with its sign."""
     rng = np.random.default_rng(seed)
     found = {prompt: rng.normal(0, 0.1, (N, N_LAYERS, D_MLP)).astype(np.float32) for prompt in level}
     for prompt, height in level.items():
         for layer, neuron, sign in PLACES:
             found[prompt][:, layer, neuron] += sign * height  # vectors write their concept with either sign
-    return Readings(jailbreak_keys=found)
+    return {prompt: Readings(keys={"target": rows}) for prompt, rows in found.items()}
 
 
 def activation(unlearned: dict[str, float]) -> Measurement:
@@ -193,8 +211,8 @@ def activation(unlearned: dict[str, float]) -> Measurement:
     writes = (("a", "b"),) * len(PLACES)
     traced = TracedVectors(writes, vectors(PLACES), vectors(CONTROLS), 2, np.arange(3), ("w",) * 3, "float32")
     models = {"base": keys(dict.fromkeys(PROMPTS, 2.0), 1), "unlearned": keys(unlearned, 2)}
-    pair: Any = SimpleNamespace()
-    return vector_activation.measure(Subjects(pair=pair, readings=models, vectors=traced), CONCEPT)
+    found = vector_activation.measure(replace(evidence_under(**models), vectors=traced))
+    return found.named("vector_activation", "")
 
 
 def test_activation_orders_a_present_a_hidden_and_a_removed_concept() -> None:

@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from audit.metrics.contract import Subjects
+from audit.metrics.contract import Evidence
 from audit.metrics.keys import (
     carrying_neurons,
     centroid_shift,
@@ -15,12 +15,12 @@ from audit.metrics.keys import (
     key_space_overlap,
     key_space_separability,
 )
-from tests.metrics.planted import CONCEPT, N_LAYERS, N, readings, subjects
+from tests.metrics.planted import N_LAYERS, N, evidence, readings
 
 
 def test_separability_orders_present_hidden_and_removed() -> None:
     present, hidden, removed = (
-        key_space_separability.measure(subjects(case), CONCEPT) for case in ("present", "hidden", "removed")
+        key_space_separability.measure(evidence(case)) for case in ("present", "hidden", "removed")
     )
     assert present.value == present.base
     assert present.value >= hidden.value > 0.9 > removed.value
@@ -30,30 +30,26 @@ def test_separability_orders_present_hidden_and_removed() -> None:
 
 
 def test_the_permuted_control_is_near_one_half() -> None:
-    found = key_space_separability.measure(subjects("present"), CONCEPT)
+    found = key_space_separability.measure(evidence("present"))
     assert found.control is not None
     assert found.control.value == pytest.approx(0.5, abs=0.05)
 
 
 def test_shift_orders_present_hidden_and_removed() -> None:
-    present, hidden, removed = (
-        centroid_shift.measure(subjects(case), CONCEPT) for case in ("present", "hidden", "removed")
-    )
+    present, hidden, removed = (centroid_shift.measure(evidence(case)) for case in ("present", "hidden", "removed"))
     assert present.value == 0.0
     assert 0 < hidden.value < removed.value
     assert removed.control.value == 0.0
 
 
 def test_a_retained_model_is_measured_beside() -> None:
-    found = subjects("hidden", retained=readings("removed"))
-    assert centroid_shift.measure(found, CONCEPT).retained > centroid_shift.measure(found, CONCEPT).value
-    assert key_space_separability.measure(found, CONCEPT).retained < 0.9
+    found = evidence("hidden", retained=readings("removed"))
+    assert centroid_shift.measure(found).retained > centroid_shift.measure(found).value
+    assert key_space_separability.measure(found).retained < 0.9
 
 
 def test_overlap_orders_present_and_removed_and_is_read_on_other_questions() -> None:
-    present, hidden, removed = (
-        key_space_overlap.measure(subjects(case), CONCEPT) for case in ("present", "hidden", "removed")
-    )
+    present, hidden, removed = (key_space_overlap.measure(evidence(case)) for case in ("present", "hidden", "removed"))
     assert present.value == present.base
     assert present.n == N // 2
     assert present.value >= hidden.value > removed.value
@@ -65,15 +61,13 @@ def test_overlap_orders_present_and_removed_and_is_read_on_other_questions() -> 
 
 def test_too_few_questions_are_not_measured() -> None:
     one = {"target": np.zeros((1, 2, 4), dtype=np.float32), "unrelated": np.zeros((0, 0, 0), dtype=np.float32)}
-    few = subjects("present", base=readings("present", keys=one), unlearned=readings("present", keys=one))
-    assert "4 of each are needed" in str(key_space_separability.measure(few, CONCEPT).not_measured)
-    assert "2 with different key vectors" in str(centroid_shift.measure(few, CONCEPT).not_measured)
+    few = evidence("present", base=readings("present", keys=one), unlearned=readings("present", keys=one))
+    assert "4 of each are needed" in str(key_space_separability.measure(few).not_measured)
+    assert "2 with different key vectors" in str(centroid_shift.measure(few).not_measured)
 
 
 def test_clusters_order_present_hidden_and_removed() -> None:
-    present, hidden, removed = (
-        key_space_clusters.measure(subjects(case), CONCEPT) for case in ("present", "hidden", "removed")
-    )
+    present, hidden, removed = (key_space_clusters.measure(evidence(case)) for case in ("present", "hidden", "removed"))
     assert present.value == present.base
     assert present.value >= hidden.value > 2 > removed.value
     assert hidden.interval[0] > removed.interval[1]
@@ -81,38 +75,36 @@ def test_clusters_order_present_hidden_and_removed() -> None:
 
 
 def test_every_model_is_drawn_in_the_same_plane_with_questions_it_was_not_fitted_to() -> None:
-    found = key_space_clusters.measure(subjects("hidden", retained=readings("removed")), CONCEPT)
+    found = key_space_clusters.measure(evidence("hidden", retained=readings("removed")))
     rows = found.items
     assert {row["model"] for row in rows} == {"base", "unlearned", "retained"}
     assert {row["set"] for row in rows} == {"Italy", "unrelated"}
     assert len(rows) == 3 * found.n == 3 * (N - found.details["fitted_on"]["target"]) * 2
-    same = key_space_clusters.measure(subjects("present"), CONCEPT).items
+    same = key_space_clusters.measure(evidence("present")).items
     places = [[(row["x"], row["y"]) for row in same if row["model"] == role] for role in ("base", "unlearned")]
     assert places[0] == places[1]
 
 
 def test_carriers_order_present_hidden_and_removed() -> None:
-    present, hidden, removed = (
-        carrying_neurons.measure(planted(case), CONCEPT) for case in ("present", "hidden", "removed")
-    )
+    present, hidden, removed = (carrying_neurons.measure(planted(case)) for case in ("present", "hidden", "removed"))
     assert present.value == present.base > 0.5
     assert present.value >= hidden.value > 0.5 > removed.value
     assert removed.value < 0.2
     assert removed.control.value == pytest.approx(0.01 / 1.99)
 
 
-def planted(case: str) -> Subjects:
+def planted(case: str) -> Evidence:
     """Wide layers in which the concept raises ten of a thousand neurons, others after it was removed."""
     rng = np.random.default_rng(3)
     keys = {kind: rng.normal(0, 1, (20, N_LAYERS, 1000)) for kind in ("target", "unrelated")}
     raised = {kind: value.copy() for kind, value in keys.items()}
     keys["target"][..., :10] += 4.0
     raised["target"][..., slice(500, 510) if case == "removed" else slice(0, 10)] += 3.0 if case == "hidden" else 4.0
-    return subjects("present", base=readings("present", keys=keys), unlearned=readings("present", keys=raised))
+    return evidence("present", base=readings("present", keys=keys), unlearned=readings("present", keys=raised))
 
 
 @pytest.mark.parametrize("metric", [carrying_neurons, key_space_clusters])
 def test_few_questions_draw_no_picture(metric: ModuleType) -> None:
     one = {kind: np.zeros((7, 2, 4), dtype=np.float32) for kind in ("target", "unrelated")}
-    few = subjects("present", base=readings("present", keys=one), unlearned=readings("present", keys=one))
-    assert "8 of each are needed" in str(metric.measure(few, CONCEPT).not_measured)
+    few = evidence("present", base=readings("present", keys=one), unlearned=readings("present", keys=one))
+    assert "8 of each are needed" in str(metric.measure(few).not_measured)

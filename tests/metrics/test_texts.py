@@ -9,7 +9,7 @@ import pytest
 from audit.metrics.answers import bleu, rouge_l
 from concepts.similarity import bleu as bleu_of
 from concepts.similarity import rouge_l as rouge_of
-from tests.metrics.planted import CONCEPT, N, readings, subjects
+from tests.metrics.planted import N, evidence, readings
 
 FOX = "the quick brown fox jumps over the lazy dog today"
 LEAP = "the quick brown fox leaps over a lazy dog"
@@ -45,7 +45,7 @@ def test_rouge_l_of_a_text_without_latin_letters_is_undefined_not_0() -> None:
 
 @pytest.mark.parametrize("metric", [bleu, rouge_l])
 def test_a_present_concept_scores_above_a_hidden_and_a_removed_one(metric: ModuleType) -> None:
-    present, hidden, removed = (metric.measure(subjects(case), CONCEPT) for case in ("present", "hidden", "removed"))
+    present, hidden, removed = (metric.measure(evidence(case)) for case in ("present", "hidden", "removed"))
     assert present.value == present.base == 1.0
     assert present.value > hidden.value
     assert present.value > removed.value
@@ -56,14 +56,14 @@ def test_a_present_concept_scores_above_a_hidden_and_a_removed_one(metric: Modul
 def test_text_after_the_answers_line_does_not_count(metric: ModuleType) -> None:
     rambling = readings("present")
     texts = {name: f"{text}\nQuestion: and what else?" for name, text in rambling.generated.items()}
-    found = metric.measure(subjects("present", unlearned=readings("present", generated=texts)), CONCEPT)
+    found = metric.measure(evidence("present", unlearned=readings("present", generated=texts)))
     assert found.value == found.base
 
 
 def test_questions_the_base_leaves_unanswered_are_left_out_and_counted() -> None:
     base = readings("present")
     silent = readings("present", generated=dict(base.generated) | {"target/0": "\n", "target/1": " 永遠"})
-    found = rouge_l.measure(subjects("present", base=silent), CONCEPT)
+    found = rouge_l.measure(evidence("present", base=silent))
     assert found.n == N - 2
     assert found.details["left_out"] == 2
 
@@ -71,16 +71,16 @@ def test_questions_the_base_leaves_unanswered_are_left_out_and_counted() -> None
 def test_a_base_that_answers_nothing_is_not_measured() -> None:
     base = readings("present")
     silent = readings("present", generated=dict.fromkeys(base.generated, ""))
-    assert "no answer" in str(bleu.measure(subjects("present", base=silent), CONCEPT).not_measured)
+    assert "no answer" in str(bleu.measure(evidence("present", base=silent)).not_measured)
 
 
 def test_the_references_swapped_roles_are_reported_beside_ours() -> None:
     base, other = readings("present"), readings("present")
-    texts = subjects(
+    texts = evidence(
         "present",
         base=readings("present", generated=dict.fromkeys(base.generated, FOX)),
         unlearned=readings("present", generated=dict.fromkeys(other.generated, LEAP)),
     )
-    found = bleu.measure(texts, CONCEPT)
+    found = bleu.measure(texts)
     assert found.value == pytest.approx(0.330100831, abs=1e-9)
     assert found.details["reference_rule"]["unlearned"] == pytest.approx(0.324667915, abs=1e-9)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from audit.metrics.contract import Subjects
+from audit.metrics.contract import Evidence
 from audit.metrics.vectors import (
     related_tokens_kept,
     target_token_rank,
@@ -16,10 +15,10 @@ from audit.metrics.vectors import (
     vector_jaccard,
     vector_l2,
 )
-from audit.result import Measurement
+from audit.result import Measured
 from audit.vectors.trace import TracedVector, TracedVectors
-from concepts.concept import from_word
 from concepts.neuron import Neuron
+from tests.metrics.planted import evidence_of
 
 METRICS = {
     "cosine": vector_cosine,
@@ -49,12 +48,12 @@ def writes_concept(seed: int) -> np.ndarray:
     return (head()[TOKENS].sum(axis=0) + 0.3 * noise).astype(np.float32)
 
 
-def subjects(change: Any, n: int = 6) -> Subjects:
+def evidence(change: Any, n: int = 6) -> Evidence:
     vectors = tuple(traced(writes_concept(i), change(writes_concept(i))) for i in range(n))
     still = [np.random.default_rng(100 + i).normal(size=D_MODEL).astype(np.float32) for i in range(2 * n)]
     writes = (("a", "b"),) * n
-    return Subjects(
-        pair=SimpleNamespace(),  # type: ignore[arg-type]  # no vector metric reads the pair
+    return evidence_of(
+        {},
         vectors=TracedVectors(writes, vectors, tuple(traced(v, v) for v in still), 2, TOKENS, ("w",) * 10, "float32"),
     )
 
@@ -77,8 +76,8 @@ def zeroed(vector: np.ndarray) -> np.ndarray:
     return np.zeros_like(vector)
 
 
-def measured(name: str, change: Any) -> Measurement:
-    return METRICS[name].measure(subjects(change), from_word("anything"))
+def measured(name: str, change: Any) -> Measured:
+    return METRICS[name].measure(evidence(change))
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -119,7 +118,7 @@ def test_controls_that_did_not_move_stand_beside_vectors_that_did() -> None:
 
 
 def test_one_vector_has_no_interval() -> None:
-    assert vector_cosine.measure(subjects(removed, n=1), from_word("anything")).interval is None
+    assert vector_cosine.measure(evidence(removed, n=1)).interval is None
 
 
 @pytest.mark.parametrize(("shared", "expected"), [(100, 0.333), (133, 0.498), (180, 0.818), (195, 0.951), (200, 1.0)])

@@ -22,7 +22,7 @@ from tests.tiny import edit, write_tiny
 METRIC = '''
 """Share of the weights that change sign."""
 
-from audit.result import Column, Measurement
+from audit.result import Column, Measured
 from audit.weights import contract
 
 TITLE = "Signs flipped"
@@ -53,7 +53,7 @@ class Observer(contract.Observer):
         return {"sign_flips": 0.125}
 
     def measure(self):
-        return Measurement(metric="sign_flips", title=TITLE, value=self.flips / self.total)
+        return Measured(value=self.flips / self.total)
 '''
 NEGATED = "model.layers.1.mlp.down_proj.weight"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,17 @@ import audit.models.forward
 import audit.questions.items
 from audit.errors import ModelError
 from audit.metrics.answers import exact_memorisation
-from audit.metrics.contract import Subjects
 from audit.metrics.internals import association
 from audit.metrics.keys import key_space_separability
 from audit.models.forward import Row, run, shared_prefix, tokens_run
 from audit.models.generation import greedy
 from audit.models.loading import RunningModel
-from audit.questions.items import ItemSet, item_set, with_own_answers
-from audit.questions.readings import Readings, generate, read
+from audit.questions.items import Encoder, ItemSet, with_own_answers
+from audit.questions.readings import Readings, forward_tokens, generate, read
+from audit.questions.topics import concept_items
 from concepts.concept import Concept, load_concept
 from tests.helpers import open_model, open_tiny, plain_logprobs
+from tests.metrics.planted import evidence_of
 from tests.tiny import DENSE, FAMILIES, write_tiny
 
 CAPITALS = {"Italy": "Rome", "France": "Paris", "Spain": "February", "Japan": "puppy", "Peru": "insulin"}
@@ -78,9 +80,10 @@ ALL = (*FAMILIES, "windowed gemma3")
 
 
 def asked(model: RunningModel) -> tuple[ItemSet, Readings]:
-    items = item_set(CONCEPT, model.tokenizer, model.context)
-    written = generate(model, items, max_new_tokens=6)
-    items = with_own_answers(items, written[0], model.tokenizer, model.context)
+    items = concept_items(CONCEPT, Encoder(model.tokenizer, model.context))
+    short = replace(items, written=tuple(replace(prompt, max_new_tokens=6) for prompt in items.written))
+    written, _ = generate(model, short)
+    items = with_own_answers(items, written, Encoder(model.tokenizer, model.context))
     return items, read(model, items, written, batch_size=3)
 
 
@@ -150,7 +153,7 @@ def test_key_vectors_are_those_of_transformer_lens(
 @pytest.mark.parametrize("family", ALL)
 def test_greedy_answers_are_those_of_generating_one_by_one(models: Callable[[str], RunningModel], family: str) -> None:
     model = models(family)
-    prompts = [prompt.ids for prompt in item_set(CONCEPT, model.tokenizer, model.context).prompts]
+    prompts = [prompt.ids for prompt in concept_items(CONCEPT, Encoder(model.tokenizer, model.context)).prompts]
     written = greedy(model, prompts, max_new_tokens=8, batch_size=4)
     assert any(written)
     for ids, answer in zip(prompts, written, strict=True):
@@ -197,10 +200,10 @@ def test_batches_and_shared_prefixes_change_nothing(models: Callable[[str], Runn
 
 
 def test_the_prefix_and_equal_sequences_are_run_once(models: Callable[[str], RunningModel]) -> None:
-    items, readings = asked(models("llama"))
+    items, _ = asked(models("llama"))
     long_way = sum(len(item.prompt_ids) + len(item.answer_ids) for item in items.items)
     long_way += sum(len(ids) for group in items.groups for ids in group.prompt_ids)
-    assert readings.forward_tokens < 0.6 * long_way
+    assert forward_tokens([items]) < 0.6 * long_way
 
 
 def test_what_all_sequences_begin_with_is_found() -> None:
@@ -245,27 +248,27 @@ def test_answers_that_cannot_be_scored_are_refused_with_the_reason(models: Calla
     model = models("llama")
     told = {"question": "Who wrote plays in England?", "answer": "William Shakespeare"}
     concept = Concept.model_validate({**CONCEPT.model_dump(), "questions": [told]})
-    items = item_set(concept, model.tokenizer, model.context)
+    items = concept_items(concept, Encoder(model.tokenizer, model.context))
     assert [item for item in items.items if item.kind == "target"] == []
-    (name,) = items.refused
+    (name,) = items.skipped
     assert "England" in name
-    assert "stands in the prompt" in items.refused[name]
+    assert "is part of the prompt" in items.skipped[name]
 
 
 def test_prompts_beyond_the_context_are_refused(models: Callable[[str], RunningModel]) -> None:
-    items = item_set(CONCEPT, models("llama").tokenizer, context=50)
+    items = concept_items(CONCEPT, Encoder(models("llama").tokenizer, 50))
     assert items.prompts == ()
-    assert all("do not fit" in reason for reason in items.refused.values())
+    assert all("do not fit" in reason for reason in items.skipped.values())
 
 
 def test_an_empty_own_answer_is_refused_and_the_given_one_is_kept(models: Callable[[str], RunningModel]) -> None:
     model = models("llama")
-    items = item_set(CONCEPT, model.tokenizer, model.context)
+    items = concept_items(CONCEPT, Encoder(model.tokenizer, model.context))
     said = {prompt.id: " Rome\n" for prompt in items.prompts} | {"target/0": "\n\n"}
-    both = with_own_answers(items, said, model.tokenizer, model.context)
+    both = with_own_answers(items, said, Encoder(model.tokenizer, model.context))
     assert [item.id for item in both.items if item.kind == "target_own"] == ["target_own/1", "target_own/2"]
     assert [item.id for item in both.items if item.kind == "target"] == ["target/0", "target/1"]
-    assert "empty" in both.refused["the base's own answer to target/0 (What is the capital of Italy?)"]
+    assert "empty" in both.skipped["the base's own answer to target/0 (What is the capital of Italy?)"]
 
 
 def test_candidates_that_begin_alike_are_dropped_and_the_concepts_own_row_stays(
@@ -275,10 +278,10 @@ def test_candidates_that_begin_alike_are_dropped_and_the_concepts_own_row_stays(
     answers = {"France": "Rome on the Seine"} | {name: CAPITALS[name] for name in ("Italy", "Spain", "Japan", "Peru")}
     group = {"name": "g", "question": "What is the capital of {}?", "answers": answers, "about": ["Italy"]}
     concept = Concept.model_validate({**CONCEPT.model_dump(), "groups": [group]})
-    (found,) = item_set(concept, model.tokenizer, model.context).groups
+    (found,) = concept_items(concept, Encoder(model.tokenizer, model.context)).groups
     assert found.subjects == ("Italy", "Spain", "Japan", "Peru")
     assert found.about == (0,)
-    assert "begins like" in found.dropped["France"]
+    assert "begins like" in found.skipped["France"]
 
 
 def test_a_group_with_too_few_rows_left_is_refused(models: Callable[[str], RunningModel]) -> None:
@@ -286,14 +289,14 @@ def test_a_group_with_too_few_rows_left_is_refused(models: Callable[[str], Runni
     answers = {"France": "Rome on the Seine"} | {name: CAPITALS[name] for name in ("Italy", "Spain", "Japan")}
     group = {"name": "g", "question": "What is the capital of {}?", "answers": answers, "about": ["Italy"]}
     concept = Concept.model_validate({**CONCEPT.model_dump(), "groups": [group]})
-    items = item_set(concept, model.tokenizer, model.context)
+    items = concept_items(concept, Encoder(model.tokenizer, model.context))
     assert items.groups == ()
-    assert "France: 'Rome on the Seine' begins like 'Rome'" in items.refused["group g"]
+    assert "France: 'Rome on the Seine' begins like 'Rome'" in items.skipped["group g"]
 
 
 def test_the_limit_holds_for_each_kind_of_question(models: Callable[[str], RunningModel]) -> None:
     model = models("llama")
-    items = item_set(CONCEPT, model.tokenizer, model.context, limit=1)
+    items = concept_items(CONCEPT, Encoder(model.tokenizer, model.context), 1)
     assert [prompt.id for prompt in items.prompts] == ["target/0", "unrelated/0"]
 
 
@@ -301,15 +304,15 @@ def test_smollm2_knows_italy_by_every_reading(smollm2: Path) -> None:
     """The real model: answers, association and key space all show the concept, and shortcuts change nothing."""
     model = open_model(smollm2)
     italy = load_concept("italy")
-    items = item_set(italy, model.tokenizer, model.context, limit=8)
+    items = concept_items(italy, Encoder(model.tokenizer, model.context), 8)
     readings = read(model, items)
-    subjects = Subjects(pair=None, readings={"base": readings, "unlearned": readings})  # type: ignore[arg-type]
-    assert exact_memorisation.measure(subjects, italy).value > 0.8
-    found = association.measure(subjects, italy)
+    evidence = evidence_of({"base": readings, "unlearned": readings})
+    assert exact_memorisation.measure(evidence).value > 0.8
+    found = association.measure(evidence)
     assert found.p_value < 0.001
-    assert found.details["reading"] == found.details["lens"]["reading"] == "readable"
-    assert found.details["lens"]["layer"] > 15
-    assert key_space_separability.measure(subjects, italy).value > 0.9
+    assert found.reading == found.lens.reading == "readable"
+    assert found.lens.layer > 15
+    assert key_space_separability.measure(evidence).value > 0.9
     for item, logprobs in list(zip(readings.items, readings.answer_logprobs, strict=True))[:3]:
         plain = plain_logprobs(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]
         wanted = torch.tensor(item.answer_ids)[:, None]

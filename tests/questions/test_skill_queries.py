@@ -9,7 +9,10 @@ import pytest
 
 from audit.commands.compare import compare
 from audit.errors import ConceptError
-from audit.questions.skill_queries import CHECKED, skill_questions
+from audit.questions.items import Encoder
+from audit.questions.readings import generate
+from audit.questions.skill_queries import CHECKED, LONG, load_skills
+from audit.request import Request, RunContext
 from audit.settings import Settings
 from tests.helpers import open_model
 from tests.tiny import write_tiny
@@ -49,63 +52,66 @@ def programs(tmp_path: Path) -> Path:
 
 
 def test_each_skill_is_held_against_the_others_and_the_draw_is_by_seed(sums: Path, capitals: Path) -> None:
-    first, second = skill_questions([sums, capitals], seed=0, limit=6)
-    assert [first.topic.name, second.topic.name] == ["sums", "capitals"]
-    of_kind = {name: asked.skill.name for name, asked in first.asked.items()}
+    first, second = load_skills([sums, capitals], seed=0, limit=6)
+    assert [first.name, second.name] == ["sums", "capitals"]
+    of_kind = {name: query.skill.name for name, query in first.queries.items()}
     assert set(of_kind.values()) == {"sums", "capitals"}
     assert all((name.startswith("target/")) == (skill == "sums") for name, skill in of_kind.items())
     assert len(of_kind) == 12
-    again, _ = skill_questions([sums, capitals], seed=0, limit=6)
-    other, _ = skill_questions([sums, capitals], seed=1, limit=6)
+    again, _ = load_skills([sums, capitals], seed=0, limit=6)
+    other, _ = load_skills([sums, capitals], seed=1, limit=6)
     assert first.digest() == again.digest() != other.digest()
 
 
 def test_a_single_skill_is_held_against_unrelated_questions(sums: Path) -> None:
-    (alone,) = skill_questions([sums], seed=0)
-    assert {asked.skill.name for name, asked in alone.asked.items() if name.startswith("unrelated/")} == {"unrelated"}
+    (alone,) = load_skills([sums], seed=0)
+    assert {query.skill.name for name, query in alone.queries.items() if name.startswith("unrelated/")} == {"unrelated"}
 
 
 def test_a_skill_given_twice_is_refused(sums: Path) -> None:
     with pytest.raises(ConceptError, match="given twice"):
-        skill_questions([sums, sums], seed=0)
+        load_skills([sums, sums], seed=0)
 
 
 def test_answers_are_checked_by_the_skills_own_rule(sums: Path, capitals: Path, programs: Path, tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "model"))
-    numbers, cities, code = skill_questions([sums, capitals, programs], seed=0, run_code=True)
+    numbers, cities, code = load_skills([sums, capitals, programs], seed=0, run_code=True)
     for skill, answer, wrong in (
         (numbers, "Well, 3 + 4 is {answer}", "I say 1000"),
         (cities, " {answer}\nQuestion: next", "nowhere"),
         (code, "{answer}\nprint(1)", "    return 'no'"),
     ):
-        items = skill.items(model.tokenizer, 512)
+        items = skill.items(Encoder(model.tokenizer, 512))
         own = [prompt.id for prompt in items.prompts if prompt.kind == "target"]
-        right = {name: answer.format(answer=skill.asked[name].query.answer) for name in own}
+        right = {name: answer.format(answer=skill.queries[name].query.answer) for name in own}
         beside = {prompt.id: "" for prompt in items.prompts if prompt.kind == "unrelated"}
-        assert [skill.right(items, right | beside)[name] for name in own] == [True] * len(own)
-        assert not any(skill.right(items, dict.fromkeys(own, wrong) | beside)[name] for name in own)
+        assert [skill.check(items, right | beside)[name] for name in own] == [True] * len(own)
+        assert not any(skill.check(items, dict.fromkeys(own, wrong) | beside)[name] for name in own)
 
 
 def test_programs_are_left_alone_unless_asked_for(programs: Path, tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "model"))
-    (code,) = skill_questions([programs], seed=0)
-    items = code.items(model.tokenizer, 512)
-    assert not any(prompt.kind == "target" for prompt in code.worked_out(items))
+    (code,) = load_skills([programs], seed=0)
+    items = code.items(Encoder(model.tokenizer, 512))
+    assert not any(prompt.kind == "target" and prompt.max_new_tokens == LONG for prompt in items.written)
     written = dict.fromkeys((prompt.id for prompt in items.prompts), "    return x")
-    assert not [name for name in code.right(items, written) if name.startswith("target/")]
+    assert not [name for name in code.check(items, written) if name.startswith("target/")]
 
 
 def test_written_answers_follow_the_prompts_and_stay_bounded(sums: Path, capitals: Path, tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "model"))
-    numbers, _ = skill_questions([sums, capitals], seed=0, limit=3)
-    items = numbers.items(model.tokenizer, 512)
-    assert list(numbers.write(model, items)) == [prompt.id for prompt in items.prompts]
-    assert len(numbers.worked_out(items)) <= CHECKED
+    numbers, _ = load_skills([sums, capitals], seed=0, limit=3)
+    items = numbers.items(Encoder(model.tokenizer, 512))
+    written, _ = generate(model, items)
+    assert list(written) == [prompt.id for prompt in items.prompts]
+    assert sum(prompt.max_new_tokens == LONG for prompt in items.written) <= 2 * CHECKED
 
 
 def test_a_comparison_says_what_became_of_the_skill(sums: Path, capitals: Path, tmp_path: Path) -> None:
     base, other = write_tiny(tmp_path / "base"), write_tiny(tmp_path / "other", seed=1)
-    result = compare(base, other, skills=[sums, capitals], settings=Settings(limit=12))
+    result = compare(
+        base, other, request=Request(skills=[sums, capitals]), context=RunContext(settings=Settings(limit=12))
+    )
     assert [finding.concept for finding in result.findings] == ["sums", "capitals"]
     for finding in result.findings:
         for name in (
@@ -128,7 +134,7 @@ def test_a_skill_without_answers_is_still_placed_in_key_space(tmp_path: Path, ca
     plain = tmp_path / "plain.txt"
     plain.write_text("\n".join(f"Say the word number {n}" for n in range(10)), encoding="utf-8")
     base = write_tiny(tmp_path / "base")
-    (first, _) = compare(base, write_tiny(tmp_path / "b", seed=1), skills=[plain, capitals]).findings
+    (first, _) = compare(base, write_tiny(tmp_path / "b", seed=1), request=Request(skills=[plain, capitals])).findings
     assert first["key_space_overlap"].value is not None
     assert "no answer could be checked" in str(first["answer_accuracy"].not_measured)
 
@@ -137,4 +143,4 @@ def test_a_concept_and_a_skill_of_one_name_are_refused(tmp_path: Path) -> None:
     base = write_tiny(tmp_path / "base")
     skill = write_skill(tmp_path / "italy.jsonl", [{"prompt": f"Say {n}"} for n in range(9)])
     with pytest.raises(ConceptError, match="given twice"):
-        compare(base, base, concepts=["italy"], skills=[skill])
+        compare(base, base, request=Request(concepts=["italy"], skills=[skill]))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from audit.metrics.answers._answers import mean_of
-from audit.metrics.contract import Subjects
+from audit.metrics.answers._answers import as_control, mean_of
+from audit.metrics.contract import Evidence
 from audit.questions.readings import Readings
-from audit.result import Cell, Control, Measurement
+from audit.result import Cell, Measured
 from concepts.prompts import cut
 
 Similarity = Callable[[str, str], float | None]
@@ -16,49 +16,41 @@ Similarity = Callable[[str, str], float | None]
 
 
 def measure_texts(
-    subjects: Subjects,
-    metric: str,
-    title: str,
+    evidence: Evidence,
     similarity: Similarity,
     *,
     unit: str,
     details: Mapping[str, Any] | None = None,
-) -> Measurement:
+) -> Measured:
     """``similarity`` of the base's answers to the other models' answers, both cut to what was generated.
 
     ``base`` is the similarity of the base's answers to themselves: short texts may not reach 1.
     """
-    rows = {kind: _rows(subjects.readings, kind, similarity) for kind in ("target", "unrelated")}
+    rows = {kind: _rows(evidence.readings, kind, similarity) for kind in ("target", "unrelated")}
     means = {
-        (kind, role): mean_of([row[role] for row in rows[kind]], subjects.seed)  # type: ignore[misc]  # floats
+        (kind, role): mean_of([row[role] for row in rows[kind]], evidence.seed)  # type: ignore[misc]  # floats
         for kind in rows
-        for role in subjects.readings
+        for role in evidence.readings
     }
     unlearned, base = means["target", "unlearned"], means["target", "base"]
     if unlearned.value is None:
-        return Measurement(metric=metric, title=title, not_measured="the base gave no answer to compare with")
-    control = means["unrelated", "unlearned"]
-    asked = sum(name.startswith("target/") for name in subjects.readings["base"].prompts)
-    return Measurement(
-        metric=metric,
-        title=title,
+        return Measured(not_measured="the base gave no answer to compare with")
+    asked = sum(name.startswith("target/") for name in evidence.readings["base"].prompts)
+    return Measured(
         value=unlearned.value,
         interval=unlearned.interval,
         base=base.value,
         base_interval=base.interval,
-        retained=means["target", "retained"].value if "retained" in subjects.readings else None,
+        retained=means["target", "retained"].value if "retained" in evidence.readings else None,
         unit=unit,
         direction="knowledge",
         n=len(rows["target"]),
-        control=None
-        if control.value is None
-        else Control(name="unrelated questions", value=control.value, interval=control.interval),
+        control=as_control({role: means["unrelated", role] for role in ("base", "unlearned")}),
         items=rows["target"],
         details={
             "compared_with": "the base's greedy answer, not a ground truth",
-            "control_base": means["unrelated", "base"].value,
             "left_out": asked - len(rows["target"]),
-            "seed": subjects.seed,
+            "seed": evidence.seed,
             **(details or {}),
         },
     )

@@ -9,9 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from audit.metrics.answers._answers import measure_answers
-from audit.metrics.contract import Subjects
-from audit.result import Measurement
-from concepts.concept import Concept
+from audit.metrics.contract import Evidence
+from audit.result import Measured
 
 TITLE = "Log-probability of the answers"
 NEEDS = frozenset({"tokenizer", "model", "questions"})
@@ -23,5 +22,5 @@ def score(logprobs: np.ndarray, hits: np.ndarray) -> float:
     return float(logprobs.mean())
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
-    return measure_answers(subjects, "answer_log_probability", TITLE, score, unit=UNIT, direction="knowledge")
+def measure(evidence: Evidence) -> Measured:
+    return measure_answers(evidence, score, unit=UNIT, direction="knowledge")

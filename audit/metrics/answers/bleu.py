@@ -9,17 +9,14 @@ it against ``base``.
 from __future__ import annotations
 
 from audit.metrics.answers._texts import measure_texts
-from audit.metrics.contract import Subjects
-from audit.result import Measurement
-from concepts.concept import Concept
+from audit.metrics.contract import Evidence
+from audit.result import Measured
 from concepts.similarity import bleu
 
 TITLE = "BLEU against the base's answers"
 NEEDS = frozenset({"tokenizer", "model", "questions"})
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
-    swapped = measure_texts(subjects, "bleu", TITLE, lambda base, other: bleu(other, base), unit="BLEU")
-    return measure_texts(
-        subjects, "bleu", TITLE, bleu, unit="BLEU", details={"reference_rule": {"unlearned": swapped.value}}
-    )
+def measure(evidence: Evidence) -> Measured:
+    swapped = measure_texts(evidence, lambda base, other: bleu(other, base), unit="BLEU")
+    return measure_texts(evidence, bleu, unit="BLEU", details={"reference_rule": {"unlearned": swapped.value}})

@@ -6,12 +6,15 @@ it. Mean over items.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from audit.metrics.answers._answers import measure_answers
-from audit.metrics.contract import Subjects
-from audit.result import Measurement
-from concepts.concept import Concept
+from audit.metrics.answers._answers import mean_score, measure_answers
+from audit.metrics.contract import Evidence
+from audit.questions.kinds import kinds
+from audit.questions.readings import Readings
+from audit.result import Measured
 
 TITLE = "Exact memorisation of the answers"
 NEEDS = frozenset({"tokenizer", "model", "questions"})
@@ -22,7 +25,22 @@ def score(logprobs: np.ndarray, hits: np.ndarray) -> float:
     return float(hits.mean())
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
+def measure(evidence: Evidence) -> Measured:
     return measure_answers(
-        subjects, "exact_memorisation", TITLE, score, unit="share of answer tokens", direction="knowledge"
+        evidence,
+        score,
+        unit="share of answer tokens",
+        direction="knowledge",
+        details={"by_kind": by_kind(evidence.readings)},
     )
+
+
+def by_kind(readings: Mapping[str, Readings]) -> dict[str, dict[str, float | int | None]]:
+    """Kind of question -> number of answers and the mean in each model, for every kind that is scored."""
+    rows = {}
+    for name, kind in kinds().items():
+        n = len(readings["base"].of(name))
+        if "scored" in kind.READS and n:
+            means = {role: mean_score(model, name, score) for role, model in readings.items()}
+            rows[name] = {"n": n, **means}
+    return rows

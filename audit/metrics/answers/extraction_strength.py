@@ -11,9 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from audit.metrics.answers._answers import mean_score, measure_answers
-from audit.metrics.contract import Subjects
-from audit.result import Measurement
-from concepts.concept import Concept
+from audit.metrics.contract import Evidence
+from audit.result import Measured
 
 TITLE = "Extraction strength of the answers"
 NEEDS = frozenset({"tokenizer", "model", "questions"})
@@ -34,14 +33,12 @@ def reference_score(logprobs: np.ndarray, hits: np.ndarray) -> float:
     return extraction_strength(hits, reference=True)
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
+def measure(evidence: Evidence) -> Measured:
     by_reference = {
-        role: mean_score(readings, "target", reference_score) for role, readings in subjects.readings.items()
+        role: mean_score(readings, "target", reference_score) for role, readings in evidence.readings.items()
     }
     return measure_answers(
-        subjects,
-        "extraction_strength",
-        TITLE,
+        evidence,
         score,
         unit="share of the answer",
         direction="knowledge",

@@ -16,11 +16,10 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from audit.metrics.contract import Subjects
+from audit.metrics.contract import Evidence
 from audit.questions.readings import Readings
-from audit.result import Cell, Control, Measurement
+from audit.result import Cell, Control, Measured, not_measured
 from audit.statistics import share_interval
-from concepts.concept import Concept
 from concepts.prompts import cut
 
 TITLE = "Two-hop and open questions still answered"
@@ -28,19 +27,17 @@ NEEDS = frozenset({"tokenizer", "model", "further"})
 KINDS = {"two_hop": "two-hop", "open": "open"}
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
-    readings = subjects.readings
+def measure(evidence: Evidence) -> Measured:
+    readings = evidence.readings
     base = readings["base"]
     counted = _known(base, KINDS)
     if not counted:
-        return Measurement(metric="further_answers", title=TITLE, not_measured=_why_none(base))
+        return not_measured(_why_none(base))
     kept = {role: _kept(found, counted) for role, found in readings.items()}
     unrelated = _known(base, ["unrelated"])
     beside = _kept(readings["unlearned"], unrelated)
     asked = _of(base, KINDS)
-    return Measurement(
-        metric="further_answers",
-        title=TITLE,
+    return Measured(
         value=float(kept["unlearned"].mean()),
         interval=share_interval(kept["unlearned"]),
         base=float(kept["base"].mean()),
@@ -86,7 +83,7 @@ def _row(name: str, readings: Mapping[str, Readings]) -> dict[str, Cell]:
 
 
 def _refused(base: Readings) -> dict[str, str]:
-    return {name: reason for name, reason in base.refused.items() if name.partition("/")[0] in KINDS}
+    return {name: reason for name, reason in base.skipped.items() if name.partition("/")[0] in KINDS}
 
 
 def _why_none(base: Readings) -> str:

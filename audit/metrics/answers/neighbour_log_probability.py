@@ -10,32 +10,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from audit.metrics.answers._answers import beside, mean_of, measure_answers
+from audit.metrics.answers._answers import control_means, mean_of, measure_answers
 from audit.metrics.answers.answer_log_probability import UNIT, score
-from audit.metrics.contract import Subjects
-from audit.questions.items import Kind
-from audit.result import Measurement
-from concepts.concept import Concept
+from audit.metrics.contract import Evidence
+from audit.result import Measured
 
 TITLE = "Log-probability of neighbouring answers"
 NEEDS = frozenset({"tokenizer", "model", "neighbours"})
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
+def measure(evidence: Evidence) -> Measured:
     return measure_answers(
-        subjects,
-        "neighbour_log_probability",
-        TITLE,
+        evidence,
         score,
         unit=UNIT,
         direction="utility",
         kind="neighbour",
-        details={"fall": _fall(subjects, "neighbour"), "fall_of_unrelated": _fall(subjects, "unrelated")},
+        details={"fall": _fall(evidence, "neighbour"), "fall_of_unrelated": _fall(evidence, "unrelated")},
     )
 
 
-def _fall(subjects: Subjects, kind: Kind) -> dict[str, Any]:
+def _fall(evidence: Evidence, kind: str) -> dict[str, Any]:
     """How far the answers fell, question by question: mean and interval, in nats per token."""
-    means = beside(subjects.readings, kind, score, subjects.seed)
-    fell = mean_of(means["base"].scores - means["unlearned"].scores, subjects.seed)
+    means = control_means(evidence.readings, kind, score, evidence.seed)
+    fell = mean_of(means["base"].scores - means["unlearned"].scores, evidence.seed)
     return {"mean": fell.value, "interval": fell.interval}

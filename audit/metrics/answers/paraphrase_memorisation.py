@@ -3,9 +3,9 @@
 A model that was made silent to some wordings still answers others. The score is that of ``exact_memorisation``; a
 question's is the mean over its other wordings, which are not independent, and the interval is over questions.
 
-``details["never_knew"]`` is the most that a model without the knowledge reaches by guessing: it says the commonest
+``chance`` is the most that a model without the knowledge reaches by guessing: it says the commonest
 answer to every question and, once given an answer's first token, spells out the rest. ``details["asked"]`` is the same
-score of the same questions as they are always asked.
+score of the same questions in their first wording; ``original_wording`` is the unlearned model's.
 
 What makes it wrong: answers that a wording suggests, or that follow from its type (*In which country ...?*); a retained
 model shows them. A method that was trained on these very wordings, as this tool's own are, can be silent under them and
@@ -19,13 +19,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from audit.metrics.answers._answers import Mean, as_control, beside, mean_of, refused, why_none
+from audit.metrics.answers._answers import Mean, as_control, control_means, mean_of, refused, why_none
 from audit.metrics.answers.exact_memorisation import score
-from audit.metrics.contract import Subjects
-from audit.questions.further import Further
+from audit.metrics.contract import Evidence
 from audit.questions.readings import Readings
-from audit.result import Cell, Measurement
-from concepts.concept import Concept
+from audit.result import Cell, Measured, not_measured
 
 TITLE = "Exact memorisation under other wordings"
 NEEDS = frozenset({"tokenizer", "model", "questions", "paraphrases"})
@@ -34,20 +32,18 @@ Wordings = Mapping[int, Sequence[int]]
 """Place of a question -> the items that are its other wordings, in the order asked."""
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
-    readings, seed = subjects.readings, subjects.seed
+def measure(evidence: Evidence) -> Measured:
+    readings, seed = evidence.readings, evidence.seed
     base = readings["base"]
     wordings = wordings_of(base)
     if not wordings:
         reason = why_none(base, "paraphrase", "no question with other wordings has an answer to score")
-        return Measurement(metric="paraphrase_memorisation", title=TITLE, not_measured=reason)
+        return not_measured(reason)
     hits = {role: _scores(found, wordings) for role, found in readings.items()}
     means = {role: mean_of([float(np.mean(of)) for of in scores], seed) for role, scores in hits.items()}
     asked = {role: _asked(found, wordings) for role, found in readings.items()}
-    unrelated = beside(readings, "unrelated", score, seed)
-    return Measurement(
-        metric="paraphrase_memorisation",
-        title=TITLE,
+    unrelated = control_means(readings, "unrelated", score, seed)
+    return Measured(
         value=means["unlearned"].value,
         interval=means["unlearned"].interval,
         base=means["base"].value,
@@ -56,14 +52,14 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
         unit="share of answer tokens, mean over a question's wordings",
         direction="knowledge",
         n=len(wordings),
-        control=as_control(unrelated["unlearned"]),
+        control=as_control(unrelated),
+        chance=guessed([base.items[items[0]].answer_ids for items in wordings.values()]),
+        original_wording=_mean(asked["unlearned"]),
         items=_rows(base, wordings, hits, means, asked),
         details={
             "wordings": sum(len(items) for items in wordings.values()),
             "asked": {role: _mean(scores) for role, scores in asked.items()},
             "answered_wholly_in_some_wording": {role: _wholly(hits[role], asked[role]) for role in readings},
-            "never_knew": guessed([base.items[items[0]].answer_ids for items in wordings.values()]),
-            "control_base": unrelated["base"].value,
             "refused": refused(base, "paraphrase"),
             "seed": seed,
         },
@@ -73,7 +69,7 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
 def wordings_of(readings: Readings) -> Wordings:
     found: dict[int, list[int]] = {}
     for index, item in enumerate(readings.items):
-        if isinstance(item, Further) and item.kind == "paraphrase":
+        if item.kind == "paraphrase":
             found.setdefault(item.place, []).append(index)
     return found
 

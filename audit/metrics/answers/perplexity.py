@@ -9,10 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from audit.metrics.answers._answers import mean_of
-from audit.metrics.contract import Subjects
+from audit.metrics.contract import Evidence
 from audit.questions.readings import Readings
-from audit.result import Interval, Measurement
-from concepts.concept import Concept
+from audit.result import Interval, Measured, not_measured
 
 TITLE = "Perplexity on neutral text"
 NEEDS = frozenset({"tokenizer", "model"})
@@ -20,22 +19,16 @@ LARGEST = 700.0
 """Nats per token above which ``exp`` overflows; no working model comes near."""
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
-    losses = {role: _losses(readings) for role, readings in subjects.readings.items()}
-    means = {role: mean_of(found, subjects.seed) for role, found in losses.items()}
+def measure(evidence: Evidence) -> Measured:
+    losses = {role: _losses(readings) for role, readings in evidence.readings.items()}
+    means = {role: mean_of(found, evidence.seed) for role, found in losses.items()}
     values = {role: mean.value for role, mean in means.items()}
     if values["unlearned"] is None:
-        return Measurement(metric="perplexity", title=TITLE, not_measured="no neutral text was read")
+        return not_measured("no neutral text was read")
     if max(value for value in values.values() if value is not None) > LARGEST:
-        return Measurement(
-            metric="perplexity",
-            title=TITLE,
-            not_measured=f"the loss on neutral text exceeds {LARGEST:g} nats per token: exp overflows",
-        )
+        return not_measured(f"the loss on neutral text exceeds {LARGEST:g} nats per token: exp overflows")
     perplexities = {role: None if value is None else float(np.exp(value)) for role, value in values.items()}
-    return Measurement(
-        metric="perplexity",
-        title=TITLE,
+    return Measured(
         value=perplexities["unlearned"],
         interval=_exp(means["unlearned"].interval),
         base=perplexities["base"],
@@ -50,11 +43,11 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
         ],
         details={
             "items": "mean nats per token",
-            "tokens": sum(len(item.answer_ids) for item in subjects.readings["base"].items if item.kind == "text"),
+            "tokens": sum(len(item.answer_ids) for item in evidence.readings["base"].items if item.kind == "text"),
             "ratio_to_base": None
             if values["base"] is None
             else float(np.exp(min(values["unlearned"] - values["base"], LARGEST))),
-            "seed": subjects.seed,
+            "seed": evidence.seed,
         },
     )
 

@@ -8,14 +8,13 @@ used the package ``rouge``, which reads words as sets and sentences in any order
 from __future__ import annotations
 
 from audit.metrics.answers._texts import measure_texts
-from audit.metrics.contract import Subjects
-from audit.result import Measurement
-from concepts.concept import Concept
+from audit.metrics.contract import Evidence
+from audit.result import Measured
 from concepts.similarity import rouge_l
 
 TITLE = "ROUGE-L against the base's answers"
 NEEDS = frozenset({"tokenizer", "model", "questions"})
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
-    return measure_texts(subjects, "rouge_l", TITLE, rouge_l, unit="ROUGE-L F", details={"stemmer": False})
+def measure(evidence: Evidence) -> Measured:
+    return measure_texts(evidence, rouge_l, unit="ROUGE-L F", details={"stemmer": False})

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from audit.metrics.answers._answers import measure_answers
 from audit.metrics.answers.answer_log_probability import UNIT, score
-from audit.metrics.contract import Subjects
-from audit.result import Measurement
-from concepts.concept import Concept
+from audit.metrics.contract import Evidence
+from audit.result import Measured
 
 TITLE = "Log-probability of unrelated answers"
 NEEDS = frozenset({"tokenizer", "model"})
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
+def measure(evidence: Evidence) -> Measured:
     return measure_answers(
-        subjects,
-        "unrelated_log_probability",
-        TITLE,
+        evidence,
         score,
         unit=UNIT,
         direction="utility",

@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from audit.metrics.contract import Subjects
+from audit.metrics.contract import Evidence
 from audit.questions.items import Candidates
 from audit.questions.readings import Readings
-from audit.result import Cell, Control, Measurement
+from audit.result import Cell, Control, LayerReading, Measured, Reading, not_measured
 from audit.statistics import bootstrap_interval
 from audit.thresholds import SIGNIFICANT
-from concepts.concept import Concept
 
 TITLE = "Association of subjects with their true answers"
 NEEDS = frozenset({"tokenizer", "model", "groups"})
@@ -51,7 +50,7 @@ class Association:
     z: np.ndarray
     p_values: np.ndarray
 
-    def reading(self, place: int) -> str:
+    def reading(self, place: int) -> Reading:
         if not self.p_values[place] < SIGNIFICANT.value:
             return "none"
         return "readable" if self.value[place] > 0 else "inverted"
@@ -121,32 +120,34 @@ def associate(scores: Sequence[np.ndarray], rows: Sequence[Sequence[int]], seed:
     return Association(observed, value, np.where(spread > 0, z, np.nan), p_values)
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
-    groups = subjects.readings["base"].groups
+def measure(evidence: Evidence) -> Measured:
+    groups = evidence.readings["base"].groups
     if not groups:
-        refused = "; ".join(f"{name}: {reason}" for name, reason in subjects.readings["base"].refused.items())
+        refused = "; ".join(f"{name}: {reason}" for name, reason in evidence.readings["base"].skipped.items())
         reason = "no group of questions can be used" + (f" ({refused})" if refused else "")
-        return Measurement(metric="association", title=TITLE, not_measured=reason)
+        return not_measured(reason)
     about = [group.about for group in groups]
-    output = {role: associate(_output(found), about, subjects.seed) for role, found in subjects.readings.items()}
-    lens = {role: associate(_lens(found), about, subjects.seed) for role, found in subjects.readings.items()}
+    output = {role: associate(_output(found), about, evidence.seed) for role, found in evidence.readings.items()}
+    lens = {role: associate(_lens(found), about, evidence.seed) for role, found in evidence.readings.items()}
     unlearned, base = output["unlearned"], output["base"]
-    return Measurement(
-        metric="association",
-        title=TITLE,
+    return Measured(
         value=float(unlearned.value[0]),
-        interval=bootstrap_interval(unlearned.rows[0], seed=subjects.seed),
+        interval=bootstrap_interval(unlearned.rows[0], seed=evidence.seed),
         base=float(base.value[0]),
-        base_interval=bootstrap_interval(base.rows[0], seed=subjects.seed),
+        base_interval=bootstrap_interval(base.rows[0], seed=evidence.seed),
         retained=float(output["retained"].value[0]) if "retained" in output else None,
         unit="nats above same-type alternatives",
         direction="knowledge",
         n=unlearned.rows.shape[1],
         p_value=float(unlearned.p_values[0]),
-        control=_control(subjects.readings, groups, subjects.seed),
+        null=NULL,
+        reading=unlearned.reading(0),
+        lens=LayerReading(**_place(lens["unlearned"], lens["unlearned"].best, "layer")),
+        control=_control(evidence.readings, groups, evidence.seed),
         layers={role: [float(z) for z in found.z] for role, found in lens.items()},
+        layers_unit="z of the lens reading after each block",
         items=_items(groups, output),
-        details=_details(subjects, groups, output, lens),
+        details=_details(evidence, groups, output, lens),
     )
 
 
@@ -186,29 +187,25 @@ def _items(groups: Sequence[Candidates], output: Mapping[str, Association]) -> l
 
 
 def _details(
-    subjects: Subjects, groups: Sequence[Candidates], output: Mapping[str, Association], lens: Mapping[str, Association]
+    evidence: Evidence, groups: Sequence[Candidates], output: Mapping[str, Association], lens: Mapping[str, Association]
 ) -> dict[str, Any]:
-    drawn, complete = draw([(len(group.subjects), len(group.about)) for group in groups], subjects.seed)
+    drawn, complete = draw([(len(group.subjects), len(group.about)) for group in groups], evidence.seed)
     others = _others(groups)
     controls = {
-        role: _place(associate(_output(found), others, subjects.seed), 0)
-        for role, found in subjects.readings.items()
+        role: _place(associate(_output(found), others, evidence.seed), 0)
+        for role, found in evidence.readings.items()
         if any(others)
     }
     return {
-        "null": NULL,
         "draws": len(drawn[0]),
         "all_draws": complete,
-        "reading": output["unlearned"].reading(0),
         "output": {role: _place(found, 0) for role, found in output.items()},
-        "lens": _place(lens["unlearned"], lens["unlearned"].best, "layer"),
         "lens_base": _place(lens["base"], lens["base"].best, "layer"),
         "lens_correction": "largest |z| over layers in each draw",
         "control": controls,
-        "layers": "z of the lens reading after each block",
         "confound": "what a question lets anyone guess is part of the value; a retained model would show how much",
-        "dropped": {f"{group.name}: {subject}": why for group in groups for subject, why in group.dropped.items()},
-        "seed": subjects.seed,
+        "dropped": {f"{group.name}: {subject}": why for group in groups for subject, why in group.skipped.items()},
+        "seed": evidence.seed,
     }
 
 

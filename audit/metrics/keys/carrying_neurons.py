@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from audit.metrics.contract import Subjects
+from audit.metrics.contract import Evidence
 from audit.questions.readings import Readings
-from audit.result import Control, Measurement
-from concepts.concept import Concept
+from audit.result import Control, Measured, not_measured
 from concepts.keyspace import carriers, jaccard
 
-TITLE = "Neurons that carry the concept"
+TITLE = "Neurons that carry the {topic}"
 NEEDS = frozenset({"tokenizer", "model", "questions"})
 SHARE = 0.01
 SPLITS = 20
@@ -23,21 +22,17 @@ SMALLEST_SET = 8
 """Each half must hold at least four questions: below, which neurons differ is mostly chance."""
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
+def measure(evidence: Evidence) -> Measured:
     """The overlap in the layer where the base's halves agree best; the interval is the spread over random halves."""
-    base = subjects.readings["base"]
+    base = evidence.readings["base"]
     sizes = {kind: len(keys) for kind, keys in base.keys.items()}
     if min(sizes.values()) < SMALLEST_SET:
         reason = f"{sizes['target']} questions about the concept and {sizes['unrelated']} unrelated ones; "
-        return Measurement(
-            metric="carrying_neurons", title=TITLE, not_measured=f"{reason}{SMALLEST_SET} of each are needed"
-        )
-    found = {role: overlaps(base, model, subjects.seed) for role, model in subjects.readings.items()}
+        return not_measured(f"{reason}{SMALLEST_SET} of each are needed")
+    found = {role: overlaps(base, model, evidence.seed) for role, model in evidence.readings.items()}
     layer = int(found["base"].mean(axis=0).argmax())
     at = {role: overlap[:, layer] for role, overlap in found.items()}
-    return Measurement(
-        metric="carrying_neurons",
-        title=TITLE,
+    return Measured(
         value=float(at["unlearned"].mean()),
         interval=_spread(at["unlearned"]),
         base=float(at["base"].mean()),
@@ -53,7 +48,7 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
             "share_of_neurons": SHARE,
             "interval": f"95 % of {SPLITS} random halves",
             "questions": sizes,
-            "seed": subjects.seed,
+            "seed": evidence.seed,
         },
     )
 

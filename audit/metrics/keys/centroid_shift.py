@@ -8,31 +8,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from audit.metrics.contract import Subjects
-from audit.result import Control, Measurement
-from concepts.concept import Concept
+from audit.metrics.contract import Evidence
+from audit.result import Control, Measured, not_measured
 from concepts.keyspace import centroid_shift
 
-TITLE = "Shift of the concept in key space"
+TITLE = "Shift of the {topic} in key space"
 NEEDS = frozenset({"tokenizer", "model", "questions"})
 SMALLEST_SET = 2
 """One question has no spread."""
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
-    n = len(subjects.readings["base"].keys["target"])
-    shift = _shift(subjects, "target", "unlearned")
+def measure(evidence: Evidence) -> Measured:
+    n = len(evidence.readings["base"].keys["target"])
+    shift = _shift(evidence, "target", "unlearned")
     if shift is None or not np.isfinite(shift).all():
         reason = f"{n} questions about the concept; {SMALLEST_SET} with different key vectors are needed"
-        return Measurement(metric="centroid_shift", title=TITLE, not_measured=reason)
-    series = {"unlearned": shift, "unrelated questions": _shift(subjects, "unrelated", "unlearned")}
-    if "retained" in subjects.readings:
-        series["retained"] = _shift(subjects, "target", "retained")
+        return not_measured(reason)
+    series = {"unlearned": shift, "unrelated questions": _shift(evidence, "unrelated", "unlearned")}
+    if "retained" in evidence.readings:
+        series["retained"] = _shift(evidence, "target", "retained")
     control = series["unrelated questions"]
     retained = series.get("retained")
-    return Measurement(
-        metric="centroid_shift",
-        title=TITLE,
+    return Measured(
         value=float(shift.mean()),
         base=0.0,
         retained=None if retained is None else float(retained.mean()),
@@ -47,7 +44,7 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
     )
 
 
-def _shift(subjects: Subjects, kind: str, role: str) -> np.ndarray | None:
+def _shift(evidence: Evidence, kind: str, role: str) -> np.ndarray | None:
     """By layer ``[n_layers]``; ``None`` for too few questions."""
-    before, after = subjects.readings["base"].keys[kind], subjects.readings[role].keys[kind]
+    before, after = evidence.readings["base"].keys[kind], evidence.readings[role].keys[kind]
     return centroid_shift(before, after) if len(before) >= SMALLEST_SET else None

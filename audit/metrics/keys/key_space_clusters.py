@@ -10,30 +10,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from audit.metrics.contract import Subjects
-from audit.metrics.keys.key_space_separability import TITLE as SEPARABILITY
-from audit.result import Cell, Control, Interval, Measurement
+from audit.metrics.contract import Evidence
+from audit.result import Cell, Control, Interval, Measured, not_measured
 from audit.statistics import two_sample_interval
-from concepts.concept import Concept
 from concepts.keyspace import Plane, held_out_auc, plane
 
-TITLE = "Clusters of the concept in key space"
+TITLE = "Clusters of the {topic} in key space"
 NEEDS = frozenset({"tokenizer", "model", "questions"})
 SMALLEST_SET = 8
 KINDS = ("target", "unrelated")
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
+def measure(evidence: Evidence) -> Measured:
     """Distance of the clusters in every model, and each held-out question's place."""
-    keys = {role: readings.keys for role, readings in subjects.readings.items()}
+    keys = {role: readings.keys for role, readings in evidence.readings.items()}
     sizes = {kind: len(keys["base"][kind]) for kind in KINDS}
     if min(sizes.values()) < SMALLEST_SET:
         reason = f"{sizes['target']} questions about the concept and {sizes['unrelated']} unrelated ones; "
-        return Measurement(
-            metric="key_space_clusters", title=TITLE, not_measured=f"{reason}{SMALLEST_SET} of each are needed"
-        )
-    layer = int(held_out_auc(*(keys["base"][kind] for kind in KINDS), seed=subjects.seed).argmax())
-    rng = np.random.default_rng(subjects.seed)
+        return not_measured(f"{reason}{SMALLEST_SET} of each are needed")
+    layer = int(held_out_auc(*(keys["base"][kind] for kind in KINDS), seed=evidence.seed).argmax())
+    rng = np.random.default_rng(evidence.seed)
     order = {kind: rng.permutation(sizes[kind]) for kind in KINDS}
     fit, held = ({kind: order[kind][start::2] for kind in KINDS} for start in (0, 1))
     fitted = [keys["base"][kind][fit[kind], layer] for kind in KINDS]
@@ -42,13 +38,11 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
         role: {kind: drawn.project(found[kind][held[kind], layer]) for kind in KINDS} for role, found in keys.items()
     }
     distances = {role: distance(found["target"][:, 0], found["unrelated"][:, 0]) for role, found in places.items()}
-    return Measurement(
-        metric="key_space_clusters",
-        title=TITLE,
+    return Measured(
         value=float(distances["unlearned"]),
-        interval=_interval(places["unlearned"], subjects.seed),
+        interval=_interval(places["unlearned"], evidence.seed),
         base=float(distances["base"]),
-        base_interval=_interval(places["base"], subjects.seed),
+        base_interval=_interval(places["base"], evidence.seed),
         retained=float(distances["retained"]) if "retained" in distances else None,
         unit=f"pooled standard deviations between the means at layer {layer}",
         direction="knowledge",
@@ -58,13 +52,13 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
             row
             for role, found in places.items()
             for kind in KINDS
-            for row in _rows(role, concept.title if kind == "target" else "unrelated", found[kind])
+            for row in _rows(role, evidence.topic.title if kind == "target" else "unrelated", found[kind])
         ],
         details={
             "layer": layer,
-            "chosen_by": f"{SEPARABILITY}, in the base",
+            "chosen_by": f"Separability of the {evidence.topic.noun} in key space, in the base",
             "fitted_on": {kind: len(fit[kind]) for kind in KINDS},
-            "seed": subjects.seed,
+            "seed": evidence.seed,
         },
     )
 

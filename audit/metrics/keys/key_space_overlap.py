@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from audit.metrics.contract import Subjects
-from audit.result import Control, Measurement
+from audit.metrics.contract import Evidence
+from audit.result import Control, Measured, not_measured
 from audit.statistics import share_interval
-from concepts.concept import Concept
 from concepts.keyspace import typical
 
-TITLE = "Overlap of the concept's regions in key space"
+TITLE = "Overlap of the {topic}'s regions in key space"
 NEEDS = frozenset({"tokenizer", "model", "questions"})
 SMALLEST_SET = 8
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
-    keys = {role: readings.keys["target"] for role, readings in subjects.readings.items()}
-    others = {role: readings.keys["unrelated"] for role, readings in subjects.readings.items()}
+def measure(evidence: Evidence) -> Measured:
+    keys = {role: readings.keys["target"] for role, readings in evidence.readings.items()}
+    others = {role: readings.keys["unrelated"] for role, readings in evidence.readings.items()}
     n, beside = len(keys["base"]), len(others["base"])
     if min(n, beside) < SMALLEST_SET:
         reason = f"{n} questions about the concept and {beside} unrelated ones; {SMALLEST_SET} of each are needed"
-        return Measurement(metric="key_space_overlap", title=TITLE, not_measured=reason)
-    order = np.random.default_rng(subjects.seed).permutation(n)
+        return not_measured(reason)
+    order = np.random.default_rng(evidence.seed).permutation(n)
     fit, held = order[: n // 2], order[n // 2 :]
     asked = {role: found[held] for role, found in keys.items()} | {
         f"not {role}": found for role, found in others.items()
@@ -38,9 +37,7 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
     own, after, unrelated, retained = of["base"], of["unlearned"], of["not unlearned"], of.get("retained")
     before = typical(keys["unlearned"][fit], keys["base"][held])
     layer = int((own.mean(axis=1) - of["not base"].mean(axis=1)).argmax())
-    return Measurement(
-        metric="key_space_overlap",
-        title=TITLE,
+    return Measured(
         value=float(after[layer].mean()),
         interval=share_interval(after[layer]),
         base=float(own[layer].mean()),
@@ -63,6 +60,6 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
             "base_in_the_unlearned_region": float(before[layer].mean()),
             "fitted_on": len(fit),
             "chosen_by": "own other half inside less unrelated questions inside, in the base",
-            "seed": subjects.seed,
+            "seed": evidence.seed,
         },
     )

@@ -9,31 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from audit.metrics.contract import Subjects
+from audit.metrics.contract import Evidence
 from audit.questions.readings import Readings
-from audit.result import Control, Measurement
-from concepts.concept import Concept
+from audit.result import Control, Measured, not_measured
 from concepts.keyspace import FOLDS, PERMUTATIONS, SMALLEST_SET, Separability, separability
 
-TITLE = "Separability of the concept in key space"
+TITLE = "Separability of the {topic} in key space"
 NEEDS = frozenset({"tokenizer", "model", "questions"})
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
-    sizes = {kind: len(keys) for kind, keys in subjects.readings["base"].keys.items()}
+def measure(evidence: Evidence) -> Measured:
+    sizes = {kind: len(keys) for kind, keys in evidence.readings["base"].keys.items()}
     if min(sizes.values()) < SMALLEST_SET:
-        return Measurement(
-            metric="key_space_separability",
-            title=TITLE,
-            not_measured=f"{sizes['target']} questions about the concept and {sizes['unrelated']} unrelated ones; "
-            f"{SMALLEST_SET} of each are needed",
+        return not_measured(
+            f"{sizes['target']} questions about the concept and {sizes['unrelated']} unrelated ones; "
+            f"{SMALLEST_SET} of each are needed"
         )
-    found = {role: _separability(readings, subjects.seed) for role, readings in subjects.readings.items()}
+    found = {role: _separability(readings, evidence.seed) for role, readings in evidence.readings.items()}
     base, unlearned = found["base"], found["unlearned"]
     layer = base.best
-    return Measurement(
-        metric="key_space_separability",
-        title=TITLE,
+    return Measured(
         value=float(unlearned.auc[layer]),
         base=float(base.auc[layer]),
         retained=float(found["retained"].auc[layer]) if "retained" in found else None,
@@ -41,17 +36,17 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
         direction="knowledge",
         n=sum(sizes.values()),
         p_value=float(unlearned.p_values[layer]),
+        null="labels permuted within folds; the highest AUC over all layers each time",
         control=Control(name="labels permuted", value=float(unlearned.null[layer])),
         layers=_layers(found),
         details={
-            "null": "labels permuted within folds; the highest AUC over all layers each time",
             "layer": layer,
             "p_value_base": base.p_value,
             "best_layer_unlearned": unlearned.best,
             "folds": FOLDS,
             "permutations": PERMUTATIONS,
             "questions": sizes,
-            "seed": subjects.seed,
+            "seed": evidence.seed,
         },
     )
 

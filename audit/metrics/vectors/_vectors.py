@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from audit.metrics.contract import Subjects
-from audit.result import Cell, Control, Direction, Measurement
+from audit.metrics.contract import Evidence
+from audit.result import Cell, Control, Direction, Measured
 from audit.statistics import bootstrap_interval
 from audit.vectors.trace import TracedVector, TracedVectors
 
@@ -18,38 +18,34 @@ NEEDS = frozenset({"tokenizer", "vectors"})
 
 
 def vector_measurement(
-    subjects: Subjects,
-    metric: str,
-    title: str,
+    evidence: Evidence,
     score: Score,
     *,
     unit: str,
     direction: Direction,
     unchanged: float | None,
     details: dict[str, Any] | None = None,
-) -> Measurement:
+) -> Measured:
     """The mean of ``score`` over the concept's vectors, beside the mean over their controls.
 
     Args:
         score: one vector's number, ``None`` where it is undefined; such vectors are left out and counted.
         unchanged: what a vector that did not change scores: the base against itself.
     """
-    traced = subjects.vectors
+    traced = evidence.vectors
     assert traced is not None  # the runner calls no metric whose NEEDS are missing
     scores = [score(vector) for vector in traced.vectors]
     known = np.array([value for value in scores if value is not None])
     if not known.size:
-        return Measurement(metric=metric, title=title, not_measured="it is undefined for every vector found")
-    return Measurement(
-        metric=metric,
-        title=title,
+        return Measured(not_measured="it is undefined for every vector found")
+    return Measured(
         value=float(known.mean()),
-        interval=bootstrap_interval(known, seed=subjects.seed),
+        interval=bootstrap_interval(known, seed=evidence.seed),
         base=unchanged,
         unit=unit,
         direction=direction,
         n=int(known.size),
-        control=_control(traced, score, subjects.seed),
+        control=_control(traced, score, evidence.seed),
         items=[
             _row(traced, index, vector, value)
             for index, (vector, value) in enumerate(zip(traced.vectors, scores, strict=True))

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from audit.metrics.contract import Subjects
+from audit.metrics.contract import Evidence
 from audit.metrics.vectors._vectors import NEEDS, vector_measurement
-from audit.result import Measurement
+from audit.result import Measured
 from audit.vectors.trace import TracedVector
-from concepts.concept import Concept
 
 __all__ = ["NEEDS", "TITLE", "measure"]
 
 TITLE = "Concept vectors: concept tokens kept"
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
+def measure(evidence: Evidence) -> Measured:
     """Mean share over the concept's vectors."""
     return vector_measurement(
-        subjects,
-        "related_tokens_kept",
-        TITLE,
+        evidence,
         score,
         unit="share of concept tokens in the top 200",
         direction="knowledge",

@@ -9,29 +9,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from audit.metrics.contract import Subjects
+from audit.metrics.contract import Evidence
 from audit.metrics.vectors._vectors import NEEDS, mean_or_none, vector_measurement
-from audit.result import Measurement
+from audit.result import Measured
 from audit.vectors.trace import TracedVector
-from concepts.concept import Concept
 
 __all__ = ["NEEDS", "TITLE", "measure"]
 
 TITLE = "Concept vectors: fall of the concept tokens"
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
+def measure(evidence: Evidence) -> Measured:
     """Mean fall over the concept's vectors."""
-    traced = subjects.vectors
+    traced = evidence.vectors
     vectors = traced.vectors if traced is not None else ()
     best = {
         "mean_best_rank_before": mean_or_none([float(vector.ranks_before.min()) for vector in vectors]),
         "mean_best_rank_after": mean_or_none([float(vector.ranks_after.min()) for vector in vectors]),
     }
     return vector_measurement(
-        subjects,
-        "target_token_rank",
-        TITLE,
+        evidence,
         score,
         unit="powers of ten of rank",
         direction="forgetting",

@@ -12,36 +12,32 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from audit.metrics.contract import Subjects
-from audit.questions.readings import Readings
-from audit.result import Cell, Control, Measurement
+from audit.metrics.contract import Evidence
+from audit.result import Cell, Control, Measured, not_measured
 from audit.statistics import bootstrap_interval, paired_difference_interval
-from audit.vectors.trace import TracedVector
-from concepts.concept import Concept
+from audit.vectors.trace import TracedVector, TracedVectors
 from concepts.jailbreaks import PLAIN
 
 TITLE = "Concept vectors: activation under jailbreak prompts"
 NEEDS = frozenset({"tokenizer", "model", "questions", "vectors"})
+ATTACK = "jailbreaks"
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
-    traced, readings, seed = subjects.vectors, subjects.readings, subjects.seed
+def measure(evidence: Evidence) -> Measured:
+    traced, seed = evidence.vectors, evidence.seed
     assert traced is not None  # the runner calls no metric whose NEEDS are missing
-    kinds = list(readings["base"].jailbreak_keys)
-    tried = [name for name in kinds if name != PLAIN]
+    prompts = keys_by_prompt(evidence)
+    tried = [name for name in prompts if name != PLAIN]
     if not tried:
-        reason = "no question about the concept can be asked under a jailbreak prompt"
-        return Measurement(metric="vector_activation", title=TITLE, not_measured=reason)
-    found = {role: over_kinds(model, tried, traced.vectors) for role, model in readings.items()}
-    control = over_kinds(readings["unlearned"], tried, traced.controls)
-    return Measurement(
-        metric="vector_activation",
-        title=TITLE,
-        value=float(found["unlearned"].mean()),
-        interval=bootstrap_interval(found["unlearned"], seed=seed),
-        base=float(found["base"].mean()),
-        base_interval=bootstrap_interval(found["base"], seed=seed),
-        retained=float(found["retained"].mean()) if "retained" in found else None,
+        return not_measured("no question about the concept can be asked under a jailbreak prompt")
+    means = {role: over_prompts(prompts, role, tried, traced.vectors) for role in evidence.readings}
+    control = over_prompts(prompts, "unlearned", tried, traced.controls)
+    return Measured(
+        value=float(means["unlearned"].mean()),
+        interval=bootstrap_interval(means["unlearned"], seed=seed),
+        base=float(means["base"].mean()),
+        base_interval=bootstrap_interval(means["base"], seed=seed),
+        retained=float(means["retained"].mean()) if "retained" in means else None,
         unit="size of the coefficient, mean over vectors, questions and prompts",
         direction="knowledge",
         n=len(traced.vectors),
@@ -49,43 +45,44 @@ def measure(subjects: Subjects, concept: Concept) -> Measurement:
             name=f"{len(traced.controls)} other vectors of the same layers and nearest norm",
             value=float(control.mean()),
             interval=bootstrap_interval(control, seed=seed),
+            base=float(over_prompts(prompts, "base", tried, traced.controls).mean()),
         ),
-        items=[_row(name, readings, traced.vectors, traced.controls, seed) for name in kinds],
-        details={
-            "control_base": float(over_kinds(readings["base"], tried, traced.controls).mean()),
-            "prompts": tried,
-            "interval over": "vectors",
-            "seed": seed,
-        },
+        items=[_row(name, prompts[name], traced, seed) for name in prompts],
+        details={"prompts": tried, "interval over": "vectors", "seed": seed},
     )
 
 
-def activations(readings: Readings, kind: str, vectors: Sequence[TracedVector]) -> np.ndarray:
-    """Mean size of the coefficient over the questions under one kind of prompt ``[n_vectors]``."""
-    keys = readings.jailbreak_keys[kind]  # [n_questions, n_layers, d_mlp]
+def keys_by_prompt(evidence: Evidence) -> dict[str, dict[str, np.ndarray]]:
+    """Prompt -> role -> key vectors of the questions about the topic ``[n_questions, n_layers, d_mlp]``."""
+    found = {}
+    for condition in evidence.conditions(ATTACK):
+        keys = {role: readings.keys["target"] for role, readings in evidence.under(condition).readings.items()}
+        if len(keys["base"]):
+            found[condition.dose] = keys
+    return found
+
+
+def activations(keys: np.ndarray, vectors: Sequence[TracedVector]) -> np.ndarray:
+    """Mean size of each vector's coefficient over the questions ``[n_vectors]``."""
     layers, neurons = [vector.place.layer for vector in vectors], [vector.place.neuron for vector in vectors]
-    found: np.ndarray = np.abs(keys[:, layers, neurons]).mean(axis=0, dtype=np.float64)
-    return found
+    means: np.ndarray = np.abs(keys[:, layers, neurons]).mean(axis=0, dtype=np.float64)
+    return means
 
 
-def over_kinds(readings: Readings, kinds: Sequence[str], vectors: Sequence[TracedVector]) -> np.ndarray:
-    """The same, averaged over several kinds of prompts ``[n_vectors]``."""
-    found: np.ndarray = np.mean([activations(readings, kind, vectors) for kind in kinds], axis=0)
-    return found
+def over_prompts(
+    prompts: Mapping[str, Mapping[str, np.ndarray]], role: str, names: Sequence[str], vectors: Sequence[TracedVector]
+) -> np.ndarray:
+    """``activations`` in one model, averaged over several kinds of prompt ``[n_vectors]``."""
+    means: np.ndarray = np.mean([activations(prompts[name][role], vectors) for name in names], axis=0)
+    return means
 
 
-def _row(
-    kind: str,
-    readings: Mapping[str, Readings],
-    vectors: Sequence[TracedVector],
-    controls: Sequence[TracedVector],
-    seed: int,
-) -> dict[str, Cell]:
-    """One kind of prompt: every model, and how far the unlearned is from the base with its interval over vectors."""
-    found = {role: activations(model, kind, vectors) for role, model in readings.items()}
-    low, high = paired_difference_interval(found["unlearned"], found["base"], seed=seed) or (None, None)
-    row: dict[str, Cell] = {"prompt": kind, "questions": len(readings["base"].jailbreak_keys[kind])}
-    row |= {role: float(values.mean()) for role, values in found.items()}
-    row |= {"change": float((found["unlearned"] - found["base"]).mean()), "low": low, "high": high}
-    beside = {role: float(activations(readings[role], kind, controls).mean()) for role in ("base", "unlearned")}
-    return row | {f"control_{role}": value for role, value in beside.items()}
+def _row(name: str, keys: Mapping[str, np.ndarray], traced: TracedVectors, seed: int) -> dict[str, Cell]:
+    """One kind of prompt: every model, and the change from base to unlearned with its interval over vectors."""
+    means = {role: activations(rows, traced.vectors) for role, rows in keys.items()}
+    low, high = paired_difference_interval(means["unlearned"], means["base"], seed=seed) or (None, None)
+    row: dict[str, Cell] = {"prompt": name, "questions": len(keys["base"])}
+    row |= {role: float(values.mean()) for role, values in means.items()}
+    row |= {"change": float((means["unlearned"] - means["base"]).mean()), "low": low, "high": high}
+    controls = {role: float(activations(keys[role], traced.controls).mean()) for role in ("base", "unlearned")}
+    return row | {f"control_{role}": value for role, value in controls.items()}

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from audit.metrics.contract import Subjects
+from audit.metrics.contract import Evidence
 from audit.metrics.vectors._vectors import NEEDS, cosine, vector_measurement
-from audit.result import Measurement
+from audit.result import Measured
 from audit.vectors.trace import TracedVector
-from concepts.concept import Concept
 
 __all__ = ["NEEDS", "TITLE", "measure"]
 
@@ -22,14 +21,12 @@ ROUNDING = {"float32": 6e-8, "float16": 4.9e-4, "bfloat16": 3.9e-3}
 """Half the spacing of numbers at 1 in each format: what rounding alone moves an entry, relative to its size."""
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
+def measure(evidence: Evidence) -> Measured:
     """Mean cosine over the concept's vectors."""
-    traced = subjects.vectors
+    traced = evidence.vectors
     dtype = traced.dtype if traced is not None else ""
     return vector_measurement(
-        subjects,
-        "vector_cosine",
-        TITLE,
+        evidence,
         score,
         unit="cosine",
         direction="knowledge",

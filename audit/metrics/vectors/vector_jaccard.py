@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from audit.metrics.contract import Subjects
+from audit.metrics.contract import Evidence
 from audit.metrics.vectors._vectors import NEEDS, vector_measurement
-from audit.result import Measurement
+from audit.result import Measured
 from audit.vectors.trace import TracedVector
-from concepts.concept import Concept
 
 __all__ = ["NEEDS", "TITLE", "measure"]
 
 TITLE = "Concept vectors: overlap of the top 200 tokens"
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
+def measure(evidence: Evidence) -> Measured:
     """Mean Jaccard index over the concept's vectors."""
-    return vector_measurement(
-        subjects, "vector_jaccard", TITLE, score, unit="Jaccard index", direction="knowledge", unchanged=1.0
-    )
+    return vector_measurement(evidence, score, unit="Jaccard index", direction="knowledge", unchanged=1.0)
 
 
 def score(vector: TracedVector) -> float | None:

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from audit.metrics.contract import Subjects
+from audit.metrics.contract import Evidence
 from audit.metrics.vectors._vectors import NEEDS, mean_or_none, vector_measurement
-from audit.result import Measurement
+from audit.result import Measured
 from audit.vectors.trace import TracedVector
-from concepts.concept import Concept
 
 __all__ = ["NEEDS", "TITLE", "measure"]
 
 TITLE = "Concept vectors: distance before and after"
 
 
-def measure(subjects: Subjects, concept: Concept) -> Measurement:
+def measure(evidence: Evidence) -> Measured:
     """Mean relative distance over the concept's vectors."""
-    traced = subjects.vectors
+    traced = evidence.vectors
     plain = [distance(vector) for vector in traced.vectors] if traced is not None else []
     return vector_measurement(
-        subjects,
-        "vector_l2",
-        TITLE,
+        evidence,
         score,
         unit="L2 distance / norm before",
         direction="change",

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from audit.architectures import Architecture
-from audit.result import Column, Measurement
+from audit.result import Column, Measured
 from audit.weights import contract
 from audit.weights.blocks import Block, SharedTensor
 
@@ -76,13 +76,11 @@ class Observer(contract.Observer[dict[int, int] | None]):
             return {}
         return {f"flipped_{bits}bit": self.flipped[bits, layer] / self.codes[layer] for bits in LARGEST}
 
-    def measure(self) -> Measurement:
+    def measure(self) -> Measured:
         codes = sum(self.codes.values())
         shares = {bits: self._share(bits, codes) for bits in LARGEST}
         layers = [layer for layer in sorted(self.codes) if layer >= 0 and self.codes[layer]]
-        return Measurement(
-            metric="code_flips",
-            title=TITLE,
+        return Measured(
             value=shares[4],
             not_measured=None if codes else "none of the shared tensors is a matrix",
             base=0.0 if codes else None,

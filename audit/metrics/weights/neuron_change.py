@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from audit.architectures import Architecture, Piece
-from audit.result import Column, Measurement
+from audit.result import Column, Measured, not_measured
 from audit.weights import contract
 from audit.weights.blocks import Block, SharedTensor
 from audit.weights.neuron_table import NeuronTable
@@ -105,19 +105,15 @@ class Observer(contract.Observer[NeuronRows | None]):
     def neuron_table(self) -> NeuronTable:
         return NeuronTable(self.value, self.key, self.touched_value, self.touched_key)
 
-    def measure(self) -> Measurement:
+    def measure(self) -> Measured:
         total = self.touched_value.size
         if not total:
-            return Measurement(
-                metric="neuron_change", title=TITLE, not_measured="no supported family has these tensor names"
-            )
+            return not_measured("no supported family has these tensor names")
         change = self.neuron_table().relative_change()
         touched = change[self.touched_value]
         known = touched[np.isfinite(touched)]
         medians = [_median(change[layer][self.touched_value[layer]]) for layer in range(self.shape[0])]
-        return Measurement(
-            metric="neuron_change",
-            title=TITLE,
+        return Measured(
             value=float(self.touched_value.mean()),
             base=0.0,
             unit="share of value vectors that differ in any bit",

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from audit.architectures import Architecture
-from audit.result import Column, Measurement
+from audit.result import Column, Measured
 from audit.weights import contract
 from audit.weights.blocks import Block, SharedTensor
 from audit.weights.norms import squared_norm
@@ -114,12 +114,10 @@ class Observer(contract.Observer[Spectrum | None]):
             self.by_layer[tensor.layer].append(rank)
         return {"stable_rank": rank, "singular_values": values}
 
-    def measure(self) -> Measurement:
+    def measure(self) -> Measured:
         layers = range(self.n_layers)
         medians = [statistics.median(self.by_layer[at]) if self.by_layer[at] else None for at in layers]
-        return Measurement(
-            metric="update_rank",
-            title=TITLE,
+        return Measured(
             value=statistics.median(self.ranks) if self.ranks else None,
             not_measured=None if self.ranks else "no matrix was changed",
             unit="median stable rank of the changed matrices",

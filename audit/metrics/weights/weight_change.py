@@ -12,7 +12,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from audit.architectures import Architecture
-from audit.result import Column, Measurement
+from audit.result import Column, Measured
 from audit.weights import contract
 from audit.weights.blocks import Block, SharedTensor
 from audit.weights.norms import cosine, squared_norm
@@ -93,11 +93,9 @@ class Observer(contract.Observer[Sums]):
     def layer(self, layer: int) -> contract.Columns:
         return _columns(self.layers[layer])
 
-    def measure(self) -> Measurement:
+    def measure(self) -> Measured:
         value = _finite(self.total.relative_change)
-        return Measurement(
-            metric="weight_change",
-            title=TITLE,
+        return Measured(
             value=value,
             not_measured=None if value is not None else "the norms of the weights are zero or not finite",
             base=0.0,

@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
-from audit.questions.items import item_set, with_own_answers
-from audit.questions.jailbroken import QUESTIONS, UNRELATED, WRONG, Jailbroken, with_jailbreaks
-from audit.questions.readings import read
+from audit.attacks import AttackInput
+from audit.attacks.jailbreaks import QUESTIONS, UNRELATED, WRONG, conditions
+from audit.questions.conditions import AS_IS, Condition
+from audit.questions.items import Encoder, Item, ItemSet, with_own_answers
+from audit.questions.readings import read_conditions
+from audit.questions.topics import ConceptTopic
+from audit.settings import Settings
 from concepts.concept import Concept, Question, library, load_concept
 from concepts.files import ConceptFileError
 from concepts.jailbreaks import PLAIN, alternatives, jailbreaks, load_jailbreak, translated, without
@@ -22,11 +26,21 @@ KINDS = {jailbreak.name: jailbreak for jailbreak in jailbreaks()}
 CONTEXT = 8192
 
 
-def jailbroken(concept: Concept, limit: int | None = None) -> tuple[list[Jailbroken], dict[str, str]]:
-    plain = item_set(concept, tokenizer(), CONTEXT)
-    items = with_jailbreaks(plain, concept, tokenizer(), CONTEXT, limit)
-    new = {name: why for name, why in items.refused.items() if name not in plain.refused}
-    return [item for item in items.items if isinstance(item, Jailbroken)], new
+ENCODER = Encoder(tokenizer(), CONTEXT)
+
+
+def under_prompts(concept: Concept, limit: int | None = None, items: ItemSet | None = None) -> dict[str, ItemSet]:
+    """Prompt -> what is asked under it."""
+    topic = ConceptTopic(concept)
+    given = AttackInput(None, ENCODER, topic, items or topic.items(ENCODER), Settings(limit=limit))
+    return {each.condition.dose: each.items for each in conditions(given)}
+
+
+def jailbroken(concept: Concept, limit: int | None = None) -> tuple[list[tuple[str, Item]], dict[str, str]]:
+    """(Prompt, item) of everything that is asked, and what is skipped."""
+    found = under_prompts(concept, limit)
+    skipped = {name: why for items in found.values() for name, why in items.skipped.items()}
+    return [(prompt, item) for prompt, items in found.items() for item in items.items], skipped
 
 
 def in_german(concept: Concept) -> Concept:
@@ -50,8 +64,8 @@ def test_the_plain_kind_is_the_question_as_it_is_always_asked() -> None:
 @pytest.mark.parametrize("name", library())
 def test_no_prompt_on_a_shipped_concept_holds_an_answer_that_is_scored(name: str) -> None:
     items, _ = jailbroken(in_german(load_concept(name)))
-    assert {item.jailbreak for item in items} == set(KINDS)
-    for item in items:
+    assert {prompt for prompt, _ in items} == set(KINDS)
+    for _, item in items:
         assert not mentions(item.opening + item.question, [item.answer, *item.wrong]), item.id
 
 
@@ -63,8 +77,8 @@ def test_shipped_concepts_know_wrong_answers_for_ten_questions(name: str) -> Non
 
 def test_wrong_answers_begin_unlike_the_right_one_and_each_other() -> None:
     items, _ = jailbroken(load_concept("italy"))
-    assert any(item.wrong for item in items)
-    for item in items:
+    assert any(item.wrong for _, item in items)
+    for _, item in items:
         firsts = [item.answer_ids[0], *item.wrong_ids]
         assert len(set(firsts)) == len(firsts) <= 1 + WRONG
         assert len(item.wrong) == len(item.wrong_ids)
@@ -78,20 +92,20 @@ def test_sentences_with_the_answer_are_left_out_and_counted() -> None:
 
 def test_a_text_that_has_nothing_left_is_refused_with_the_reason() -> None:
     concept = load_concept("italy").model_copy(update={"text": "Rome. Milan. Venice. Florence."})
-    items, refused = jailbroken(concept.model_copy(update={"text": ""}))
-    assert "in_context" not in {item.jailbreak for item in items}
-    assert any("no text about the concept" in why for why in refused.values())
+    items, skipped = jailbroken(concept.model_copy(update={"text": ""}))
+    assert "in_context" not in {prompt for prompt, _ in items}
+    assert any("no text about the concept" in why for why in skipped.values())
 
 
 def test_a_question_without_a_translation_is_not_asked_in_german_and_that_is_said() -> None:
-    items, refused = jailbroken(load_concept("italy"))
-    assert "german" not in {item.jailbreak for item in items}
-    assert "16 of 16 questions have no translation" in refused["prompt german"]
+    items, skipped = jailbroken(load_concept("italy"))
+    assert "german" not in {prompt for prompt, _ in items}
+    assert "16 of 16 questions have no translation" in skipped["prompt german"]
 
 
 def test_german_questions_keep_the_answers_in_english() -> None:
     items, _ = jailbroken(in_german(load_concept("italy")))
-    german = [item for item in items if item.jailbreak == "german"]
+    german = [item for prompt, item in items if prompt == "german"]
     assert {item.question for item in german} <= {f"Frage {place}?" for place in range(40)}
     assert "Rome" in {item.answer for item in german}
 
@@ -115,7 +129,7 @@ def test_a_right_answer_in_other_words_is_no_wrong_answer() -> None:
 def test_there_are_at_most_ten_questions_and_a_limit_lowers_that() -> None:
     def places(limit: int | None, asked: str) -> int:
         items, _ = jailbroken(load_concept("italy"), limit)
-        return len({item.place for item in items if item.asked == asked})
+        return len({item.place for _, item in items if item.kind == asked})
 
     assert (places(None, "target"), places(None, "unrelated")) == (QUESTIONS, UNRELATED)
     assert (places(3, "target"), places(3, "unrelated")) == (3, 3)
@@ -124,11 +138,10 @@ def test_there_are_at_most_ten_questions_and_a_limit_lowers_that() -> None:
 def test_without_given_answers_the_bases_own_are_asked_for() -> None:
     questions = tuple(Question(question=question.question) for question in load_concept("italy").questions[:3])
     concept = load_concept("italy").model_copy(update={"questions": questions})
-    items = item_set(concept, tokenizer(), CONTEXT)
+    items = ConceptTopic(concept).items(ENCODER)
     answers = {prompt.id: " Rome" if prompt.kind == "target" else " Nothing" for prompt in items.prompts}
-    own = with_jailbreaks(with_own_answers(items, answers, tokenizer(), CONTEXT), concept, tokenizer(), CONTEXT)
-    found = [item for item in own.items if isinstance(item, Jailbroken) and item.asked == "target"]
-    assert {item.answer for item in found} == {"Rome"}
+    own = under_prompts(concept, items=with_own_answers(items, answers, ENCODER))
+    assert {item.answer for each in own.values() for item in each.of("target")} == {"Rome"}
 
 
 def test_a_concept_without_questions_asks_nothing_under_any_prompt() -> None:
@@ -137,23 +150,30 @@ def test_a_concept_without_questions_asks_nothing_under_any_prompt() -> None:
 
 def test_without_wrong_answers_to_compare_with_no_unrelated_question_is_asked() -> None:
     items, _ = jailbroken(load_concept("italy").model_copy(update={"groups": ()}))
-    assert {item.asked for item in items} == {"target"}
+    assert {item.kind for _, item in items} == {"target"}
 
 
 def test_jailbroken_answers_and_keys_are_those_of_plain_forward_passes(tmp_path: Path) -> None:
     model = open_tiny(tmp_path / "m", "llama", context=2048)
     italy = in_german(load_concept("italy"))
-    plain = item_set(italy, model.tokenizer, model.context, limit=2)
-    items = with_jailbreaks(plain, italy, model.tokenizer, model.context, limit=2)
-    readings = read(model, items, batch_size=3)
-    found = [*readings.jailbroken("target"), *readings.jailbroken("unrelated")]
-    assert {item.jailbreak for item in found} == set(KINDS)
-    for item in found:
-        expected = plain_logprobs(model, item.prompt_ids)[-1].numpy()[[item.answer_ids[0], *item.wrong_ids]]
-        assert readings.jailbreak_logprobs[item.id] == pytest.approx(expected, abs=1e-4)
-    assert readings.jailbreak_keys["plain"] == pytest.approx(readings.keys["target"], abs=1e-5)
-    assert readings.jailbreak_keys["persona"].shape == readings.keys["target"].shape
-    assert abs(readings.jailbreak_keys["persona"] - readings.keys["target"]).max() > 1e-3
+    topic, encoder = ConceptTopic(italy), Encoder(model.tokenizer, model.context)
+    plain = topic.items(encoder, limit=2)
+    given = AttackInput(model, encoder, topic, plain, Settings(limit=2))
+    under = {AS_IS: plain} | {each.condition: each.items for each in conditions(given)}
+    readings = read_conditions(model, under, batch_size=3)
+    assert {condition.dose for condition in readings if condition != AS_IS} == set(KINDS)
+    for condition, items in under.items():
+        scored = [item for item in items.items if item.wrong_ids and condition != AS_IS]
+        assert scored or condition == AS_IS
+        for item in scored:
+            expected = plain_logprobs(model, item.prompt_ids)[-1].numpy()[[item.answer_ids[0], *item.wrong_ids]]
+            assert readings[condition].first_logprobs[item.id] == pytest.approx(expected, abs=1e-4)
+    keys = {condition.dose: each.keys["target"] for condition, each in readings.items() if condition != AS_IS}
+    as_is = readings[AS_IS].keys["target"]
+    assert keys["plain"] == pytest.approx(as_is, abs=1e-5)
+    assert keys["persona"].shape == as_is.shape
+    assert abs(keys["persona"] - as_is).max() > 1e-3
+    assert Condition("jailbreaks", "persona") in readings
 
 
 def test_translations_come_from_a_file_in_the_concepts_order(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a concept asks beside its questions: which items and prompts it makes, and that nothing else is disturbed."""
+"""The kinds of question: which items and prompts each makes of a concept, and that none disturbs the others."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from audit.evidence import lacking, rightly
-from audit.questions.further import PARAPHRASES, Further, with_further
-from audit.questions.items import ItemSet, item_set, with_own_answers
-from audit.questions.jailbroken import with_jailbreaks
+from audit.questions.items import Encoder, Item, ItemSet
+from audit.questions.kinds import audited_wordings, kinds, missing_inputs
+from audit.questions.kinds.paraphrase import WORDINGS
 from audit.questions.readings import generate, read
+from audit.questions.topics import ConceptTopic, concept_items
 from concepts.concept import Concept, library, load_concept
 from concepts.prompts import ASK, few_shot, in_sentences, mentions
 from tests.helpers import open_tiny, plain_logprobs
@@ -23,17 +23,28 @@ CONTEXT = 8192
 
 
 def asked(concept: Concept, limit: int | None = None, context: int = CONTEXT) -> ItemSet:
-    return with_further(item_set(concept, tokenizer(), context, limit), concept, tokenizer(), context, limit)
+    return concept_items(concept, Encoder(tokenizer(), context), limit)
 
 
-def of(items: ItemSet, kind: str) -> list[Further]:
-    return [item for item in items.items if isinstance(item, Further) and item.kind == kind]
+def of(items: ItemSet, kind: str) -> list[Item]:
+    return items.of(kind)
+
+
+def further(items: ItemSet) -> list[Any]:
+    """The prompts that are answered and nothing else."""
+    return [prompt for prompt in items.written if prompt not in items.prompts]
+
+
+def only(concept: Concept, limit: int | None = None) -> Concept:
+    """The concept with its questions and unrelated ones alone."""
+    bare = tuple(question.model_copy(update={"paraphrases": ()}) for question in concept.questions)
+    return concept.model_copy(update={"questions": bare, "neighbours": (), "two_hop": (), "open": ()})
 
 
 def test_up_to_two_wordings_of_each_question_are_scored_with_its_answer() -> None:
     italy = load_concept("italy")
     found = of(asked(italy), "paraphrase")
-    wordings = [wording for question in italy.questions for wording in question.paraphrases[:PARAPHRASES]]
+    wordings = [wording for question in italy.questions for wording in question.paraphrases[:WORDINGS]]
     assert [item.question for item in found] == wordings
     assert all(italy.questions[item.place].answer == item.answer for item in found)
     assert all(item.question in italy.questions[item.place].paraphrases for item in found)
@@ -53,8 +64,8 @@ def test_neighbours_are_scored_and_two_hop_and_open_questions_are_only_answered(
     italy = load_concept("italy")
     items = asked(italy)
     assert [item.answer for item in of(items, "neighbour")] == [question.answer for question in italy.neighbours]
-    assert [prompt.id for prompt in items.further] == ["two_hop/0", "open/0"]
-    two_hop, opened = items.further
+    assert [prompt.id for prompt in further(items)] == ["two_hop/0", "open/0"]
+    two_hop, opened = further(items)
     assert two_hop.text.endswith(ASK.replace("{}", italy.two_hop[0].question))
     assert opened.text == in_sentences("What is Italy known for?", ["Italy", *italy.seeds, *italy.open[0].answers])
 
@@ -63,37 +74,48 @@ def test_neighbours_are_scored_and_two_hop_and_open_questions_are_only_answered(
 def test_everything_of_a_shipped_concept_can_be_asked_and_no_prompt_holds_its_answer(name: str) -> None:
     concept = load_concept(name)
     items = asked(concept)
-    assert [entry for entry in items.refused if entry.split("/")[0] in ("neighbour", "two_hop", "open")] == []
+    assert [entry for entry in items.skipped if entry.split("/")[0] in ("neighbour", "two_hop", "open")] == []
     for item in of(items, "paraphrase") + of(items, "neighbour"):
         assert not mentions(few_shot(item.question, [concept.title, *concept.seeds]), [item.answer]), item.id
     questions = {f"two_hop/{place}": question for place, question in enumerate(concept.two_hop)}
     questions |= {f"open/{place}": question for place, question in enumerate(concept.open)}
-    for prompt in items.further:
+    for prompt in further(items):
         assert not mentions(prompt.text, questions[prompt.id].answers), prompt.id
 
 
 @pytest.mark.parametrize("name", library())
 def test_nothing_else_that_is_asked_changes(name: str) -> None:
-    """Questions, own answers and jailbreak prompts are the same with and without it."""
+    """Questions, unrelated ones, groups and neutral text are the same with and without the other kinds."""
     concept = load_concept(name)
-    plain = item_set(concept, tokenizer(), CONTEXT, 3)
-    both = [plain, with_further(plain, concept, tokenizer(), CONTEXT, 3)]
-    assert both[1].prompts == plain.prompts
-    said = {prompt.id: " A word" for prompt in plain.prompts}
-    full = [with_own_answers(items, said, tokenizer(), CONTEXT) for items in both]
-    full = [with_jailbreaks(items, concept, tokenizer(), CONTEXT, 3) for items in full]
-    assert [item for item in full[1].items if not isinstance(item, Further)] == list(full[0].items)
+    bare, full = asked(only(concept), 3), asked(concept, 3)
+    assert full.prompts == bare.prompts
+    others = ("paraphrase", "neighbour")
+    assert [item for item in full.items if item.kind not in others] == list(bare.items)
+    assert [group.name for group in full.groups] == [group.name for group in bare.groups]
+
+
+def test_every_wording_that_the_audit_asks_is_kept_from_training_but_for_paraphrases() -> None:
+    italy = load_concept("italy")
+    kept = set(audited_wordings(italy))
+    for questions in (italy.questions, italy.unrelated, italy.neighbours, italy.two_hop, italy.open):
+        assert {question.question for question in questions} <= kept
+    assert {group.ask(subject) for group in italy.groups for subject in group.answers} <= kept
+    assert not {wording for question in italy.questions for wording in question.paraphrases} & kept
+
+
+def test_the_kinds_are_asked_in_their_stated_order() -> None:
+    assert list(kinds()) == ["target", "unrelated", "paraphrase", "neighbour", "two_hop", "open", "group"]
 
 
 def test_the_limit_holds_for_each_kind() -> None:
     items = asked(load_concept("italy"), limit=1)
-    assert [item.id for item in items.items if isinstance(item, Further)] == [
+    assert [item.id for item in items.items if item.kind in ("paraphrase", "neighbour")] == [
         "paraphrase/0/0",
         "paraphrase/0/1",
         "neighbour/0",
     ]
-    assert [prompt.id for prompt in items.further] == ["two_hop/0", "open/0"]
-    assert [entry for entry in asked(load_concept("italy"), limit=0).items if isinstance(entry, Further)] == []
+    assert [prompt.id for prompt in further(items)] == ["two_hop/0", "open/0"]
+    assert {entry.kind for entry in asked(load_concept("italy"), limit=0).items} == {"text"}
 
 
 def test_what_cannot_be_scored_or_asked_is_refused_with_the_reason() -> None:
@@ -108,18 +130,18 @@ def test_what_cannot_be_scored_or_asked_is_refused_with_the_reason() -> None:
     )
     items = asked(concept)
     assert of(items, "paraphrase") == of(items, "neighbour") == []
-    assert "stands in the prompt" in items.refused["paraphrase/0/0 (Whose plays are these?)"]
-    assert "stands in the prompt" in items.refused["neighbour/0 (Near?)"]
+    assert "is part of the prompt" in items.skipped["paraphrase/0/0 (Whose plays are these?)"]
+    assert "is part of the prompt" in items.skipped["neighbour/0 (Near?)"]
     short = asked(load_concept("italy"), context=50)
-    assert short.further == ()
-    assert "do not fit" in short.refused["open/0 (What is Italy known for?)"]
+    assert further(short) == []
+    assert "do not fit" in short.skipped["open/0 (What is Italy known for?)"]
 
 
 def test_one_pass_scores_it_as_plain_forward_passes_do_and_keys_stay_as_they_were(tmp_path: Path) -> None:
     model = open_tiny(tmp_path / "m", "llama", context=2048)
     italy = load_concept("italy")
-    plain = item_set(italy, model.tokenizer, model.context, limit=3)
-    items = with_further(plain, italy, model.tokenizer, model.context, limit=3)
+    encoder = Encoder(model.tokenizer, model.context)
+    plain, items = concept_items(only(italy), encoder, 3), concept_items(italy, encoder, 3)
     alone, readings = read(model, plain), read(model, items, batch_size=3)
     assert {kind: keys.shape for kind, keys in readings.keys.items()} == {
         kind: keys.shape for kind, keys in alone.keys.items()
@@ -127,7 +149,7 @@ def test_one_pass_scores_it_as_plain_forward_passes_do_and_keys_stay_as_they_wer
     for kind, keys in alone.keys.items():
         assert readings.keys[kind] == pytest.approx(keys, abs=1e-5)
     for index, item in enumerate(readings.items):
-        if isinstance(item, Further):
+        if item.kind in ("paraphrase", "neighbour"):
             expected = plain_logprobs(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]
             wanted = torch.tensor(item.answer_ids)
             assert readings.answer_logprobs[index] == pytest.approx(
@@ -139,27 +161,32 @@ def test_one_pass_scores_it_as_plain_forward_passes_do_and_keys_stay_as_they_wer
 def test_two_hop_and_open_questions_are_answered_last_and_beside_the_others(tmp_path: Path) -> None:
     model = open_tiny(tmp_path / "m", "llama", context=2048)
     italy = load_concept("italy")
-    plain = item_set(italy, model.tokenizer, model.context, limit=2)
-    items = with_further(plain, italy, model.tokenizer, model.context, limit=2)
+    encoder = Encoder(model.tokenizer, model.context)
+    plain, items = concept_items(only(italy), encoder, 2), concept_items(italy, encoder, 2)
     (texts, tokens), (without, fewer) = generate(model, items), generate(model, plain)
     assert list(texts) == ["target/0", "target/1", "unrelated/0", "unrelated/1", "two_hop/0", "open/0"]
     assert {name: texts[name] for name in without} == without
     assert tokens > fewer
-    assert list(read(model, items, (texts, tokens)).prompts) == list(texts)
+    assert list(read(model, items, texts).prompts) == list(texts)
 
 
-def test_written_answers_are_right_by_the_questions_own_answers() -> None:
+def test_written_answers_are_checked_by_the_questions_own_answers() -> None:
     italy = load_concept("italy")
-    said = {"two_hop/0": " It is Rome.\nParis", "open/0": " Its FOOD, and wine", "target/0": " Paris"}
-    assert rightly(italy, said) == {"two_hop/0": True, "open/0": True, "target/0": False}
-    assert rightly(italy, {"two_hop/0": " Paris\nRome"}) == {"two_hop/0": False}
+
+    def checked(concept: Concept, **said: str) -> dict[str, bool]:
+        written = {name.replace("__", "/"): text for name, text in said.items()}
+        return ConceptTopic(concept).check(asked(concept), written)
+
+    said = {"two_hop__0": " It is Rome.\nParis", "open__0": " Its FOOD, and wine", "target__0": " Paris"}
+    assert checked(italy, **said) == {"two_hop/0": True, "open/0": True, "target/0": False}
+    assert checked(italy, two_hop__0=" Paris\nRome") == {"two_hop/0": False}
     bare = italy.model_copy(update={"open": (italy.open[0].model_copy(update={"accept": ()}),)})
-    assert rightly(bare, {"open/0": "food"}) == {}
+    assert checked(bare, open__0="food") == {}
 
 
-def test_a_concept_that_asks_nothing_beside_says_so() -> None:
+def test_a_concept_without_questions_of_a_kind_says_so() -> None:
     bare = Concept.model_validate({"name": "c", "title": "Cats", "questions": [{"question": "Who?", "answer": "He"}]})
-    absent = lacking(bare)
+    absent = missing_inputs(bare)
     assert {"paraphrases", "neighbours", "further"} <= set(absent)
     assert all("Cats" in reason for reason in absent.values())
-    assert lacking(load_concept("italy")) == {}
+    assert missing_inputs(load_concept("italy")) == {}

@@ -1,0 +1,145 @@
+"""What the commands that end in a result share: its parts, its provenance, and how long it took."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from audit.attacks import in_words, not_run
+from audit.checkpoint import Checkpoint
+from audit.errors import AuditError
+from audit.models.pair import ModelPair
+from audit.questions.skill_queries import SkillTopic
+from audit.questions.topics import Topic
+from audit.result import AuditResult, Finding, NotChecked, Run, SubjectRecord, Subjects, Tool
+from audit.settings import Settings
+from audit.weights.scan import WeightScan
+
+PACKAGES: Final = ("torch", "transformers", "numpy", "scipy", "tokenizers")
+
+
+def as_result(
+    pair: ModelPair, weights: WeightScan, findings: Sequence[Finding], run: Run, unchecked: Sequence[NotChecked] = ()
+) -> AuditResult:
+    """The result: findings, the files that were audited, and everything that was not measured.
+
+    Args:
+        unchecked: further measurements that were not made.
+    """
+    subjects = {
+        role: describe_subject(pair, model.checkpoint, weights.digests[role]) for role, model in pair.models.items()
+    }
+    return AuditResult(
+        tool=Tool(name="unlearning-audit", version=version("unlearning-audit")),
+        run=run,
+        subjects=Subjects(**subjects),
+        weights=weights.weights,
+        findings=list(findings),
+        not_checked=[*not_checked(weights, findings), *unchecked],
+    )
+
+
+def not_checked(weights: WeightScan, findings: Sequence[Finding]) -> Iterator[NotChecked]:
+    """Everything that could have been measured and was not, each with its reason."""
+    for measurement in weights.weights.measurements:
+        if measurement.not_measured:
+            yield NotChecked(metric=measurement.metric, concept=None, reason=measurement.not_measured)
+    for finding in findings:
+        for measurement in finding.measurements:
+            if measurement.not_measured:
+                yield NotChecked(metric=measurement.metric, concept=finding.concept, reason=measurement.not_measured)
+    yield NotChecked(
+        metric="recovery",
+        concept=None,
+        reason=f"this version does not try to bring knowledge back ({in_words(not_run())})",
+    )
+
+
+def describe_subject(pair: ModelPair, checkpoint: Checkpoint, tensors_digest: str) -> SubjectRecord:
+    """Which bytes were audited, and what they are."""
+    dtypes = sorted({str(info.dtype).removeprefix("torch.") for info in checkpoint.tensors.values()})
+    return SubjectRecord(
+        path=str(checkpoint.path),
+        format=checkpoint.format,
+        files=checkpoint.file_records(),
+        tensors_digest=tensors_digest,
+        architecture=pair.architecture.name if pair.architecture else None,
+        parameters=sum(math.prod(info.shape) for info in checkpoint.tensors.values()),
+        dtype=", ".join(dtypes),
+        notes=list(checkpoint.notes),
+    )
+
+
+def settings_of(topics: Sequence[Topic], guard: Mapping[str, Any] | None, settings: Settings) -> dict[str, Any]:
+    """Every setting that decides the numbers, with a digest of what each concept and skill asks."""
+    digests = [{"name": topic.name, "sha256": topic.digest()} for topic in topics]
+    skills = [isinstance(topic, SkillTopic) for topic in topics]
+    return {
+        **settings.as_json(),
+        "concepts": [digest for digest, skill in zip(digests, skills, strict=True) if not skill],
+        "skills": [digest for digest, skill in zip(digests, skills, strict=True) if skill],
+        "guard": guard,
+    }
+
+
+def digest_of(path: Path) -> dict[str, Any]:
+    """A guard's name and SHA-256, so that the report says which protection was meant.
+
+    Raises:
+        AuditError: nothing lies there.
+    """
+    files = sorted(entry for entry in (path.rglob("*") if path.is_dir() else [path]) if entry.is_file())
+    if not files:
+        raise AuditError("no such guard.", where=str(path), hint="Pass the file or folder of the protection.")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return {"path": str(path), "sha256": digest.hexdigest()}
+
+
+def guard_name(recorded: Any) -> str | None:
+    """The protection of ``run.settings["guard"]`` as a verdict names it: its file or folder, or its method."""
+    if not isinstance(recorded, Mapping):
+        return None
+    path = recorded.get("path")
+    return Path(str(path)).name if path is not None else f"{recorded.get('method')}, not saved"
+
+
+@dataclass
+class Stopwatch:
+    """When the run started, and how long its parts took."""
+
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def measuring(self, part: str) -> Iterator[None]:
+        before = time.perf_counter()
+        yield
+        self.seconds[part] = round(time.perf_counter() - before, 3)
+
+    def record(self, command: str, settings: Mapping[str, Any]) -> Run:
+        return Run(
+            command=command,
+            settings=dict(settings),
+            seed=settings["seed"],
+            device=settings["device"],
+            dtype=settings["dtype"],
+            threads=torch.get_num_threads(),
+            started=self.started.isoformat(timespec="seconds"),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=self.seconds,
+            packages={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        )

@@ -1,0 +1,109 @@
+"""The kinds of question a concept asks: each file of this folder is one, and adding a file adds a kind.
+
+A kind says which questions it takes from a concept, how they are put to a model, what is read of them, and whether an
+unlearning method may be trained on their wordings. Items, readings, the plan, the training examples and the metric
+``answers_by_kind`` ask this folder; nothing else names a kind that a single metric is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Final, Literal, Protocol
+
+from audit.plugins import PluginError, discover
+from concepts.concept import Concept
+
+Reading = Literal["scored", "written", "keys", "first_tokens"]
+READINGS: Final[frozenset[Reading]] = frozenset({"scored", "written", "keys", "first_tokens"})
+
+
+@dataclass(frozen=True)
+class PosedQuestion:
+    """One question as a kind puts it.
+
+    Attributes:
+        place: index of the question among the concept's questions of this kind.
+        wording: the question.
+        answer: what is scored; ``None`` where no answer is given.
+        answers: every right answer, by which a written answer is checked.
+        number: index of the wording, where one question has several.
+        avoid: further words that no example before the question may mention.
+        group, subject, about: for ``first_tokens``: the typed group, the row's subject, and whether the row belongs to
+            the concept.
+    """
+
+    place: int
+    wording: str
+    answer: str | None = None
+    answers: tuple[str, ...] = ()
+    number: int | None = None
+    avoid: tuple[str, ...] = ()
+    group: str = ""
+    subject: str = ""
+    about: bool = False
+
+
+class Kind(Protocol):
+    """A file of this folder.
+
+    Attributes:
+        TITLE: for people, in the plural.
+        ORDER: position among the kinds in passes and tables.
+        READS: what is read of each question: ``scored``, the answer's log-probability; ``written``, the greedy answer;
+            ``keys``, the key vector at the last token; ``first_tokens``, every answer's first token in a typed group.
+        INPUT: the word of a metric's ``NEEDS`` that these questions provide.
+        ABSENT: why that input is missing, for a concept without such questions; ``{title}`` is the concept's title.
+        TRAINABLE: whether training examples may use these wordings.
+        MAX_NEW_TOKENS: length at which a written answer is cut.
+    """
+
+    TITLE: str
+    ORDER: int
+    READS: frozenset[Reading]
+    INPUT: str
+    ABSENT: str
+    TRAINABLE: bool
+    MAX_NEW_TOKENS: int
+
+    def exists(self, concept: Concept, /) -> bool:
+        """Whether the concept has such questions at all, with an answer or without."""
+
+    def questions(self, concept: Concept, limit: int | None, /) -> Iterator[PosedQuestion]:
+        """The questions, at most ``limit``."""
+
+    def prompt(self, wording: str, avoid: Sequence[str], /) -> str:
+        """The text before the answer. Raises ValueError if no example can be used."""
+
+
+@cache
+def kinds() -> dict[str, Kind]:
+    """Every kind by name, in the order in which they are asked.
+
+    Raises:
+        PluginError: a file reads something that does not exist.
+    """
+    modules = discover(__name__, Kind)
+    for name, kind in modules.items():
+        unknown = kind.READS - READINGS
+        if unknown:
+            raise PluginError(f"{__name__}.{name} reads {min(unknown)!r}; choose from {', '.join(sorted(READINGS))}.")
+    return dict(sorted(modules.items(), key=lambda entry: (entry[1].ORDER, entry[0])))
+
+
+def missing_inputs(concept: Concept) -> dict[str, str]:
+    """Inputs of ``NEEDS`` that the concept has no questions for -> the reason."""
+    existing = {kind.INPUT for kind in kinds().values() if kind.exists(concept)}
+    return {
+        kind.INPUT: kind.ABSENT.format(title=concept.title)
+        for kind in reversed(kinds().values())
+        if kind.INPUT not in existing
+    }
+
+
+def audited_wordings(concept: Concept) -> Iterator[str]:
+    """Every wording that the audit asks and training may not see."""
+    for kind in kinds().values():
+        if not kind.TRAINABLE:
+            yield from (question.wording for question in kind.questions(concept, None))

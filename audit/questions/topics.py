@@ -1,0 +1,241 @@
+"""A topic: what models are asked about. A concept and a skill are topics, and so is every later kind of data set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+
+from audit.errors import ConceptError
+from audit.questions.items import (
+    Candidates,
+    Encoder,
+    Item,
+    ItemSet,
+    Prompt,
+    Skipped,
+    check_answers,
+    neutral_items,
+    with_own_answers,
+)
+from audit.questions.kinds import Kind, PosedQuestion, kinds, missing_inputs
+from concepts.concept import Concept, load_concept
+from concepts.files import ConceptFileError
+from concepts.jailbreaks import translated
+from concepts.prompts import answer_text, mentions
+
+SMALLEST_GROUP: Final = 4
+"""Leaving out two rows, a candidate's popularity must still be a mean over at least two."""
+
+
+class Topic(Protocol):
+    """What is asked about. It knows no model.
+
+    Attributes:
+        name: safe as a file name; findings are told apart by it.
+        title: for people.
+        noun: what kind of topic it is, in one word, for titles of metrics.
+        concept: whose words value vectors are searched by and whose questions attacks put again; ``None`` where the
+            topic has no words.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def noun(self) -> str: ...
+    @property
+    def concept(self) -> Concept | None: ...
+
+    def digest(self) -> str:
+        """SHA-256 over everything that is asked."""
+
+    def missing_inputs(self) -> Mapping[str, str]:
+        """Inputs of a metric's ``NEEDS`` that this topic cannot provide -> the reason."""
+
+    def items(self, encoder: Encoder, limit: int | None = None) -> ItemSet:
+        """Everything that is asked, in token ids.
+
+        Args:
+            limit: at most this many questions of each kind.
+        """
+
+    def with_own_answers(self, items: ItemSet, generated: Mapping[str, str], encoder: Encoder) -> ItemSet:
+        """``items`` with the base's own answers where they are scored as well."""
+
+    def check(self, items: ItemSet, generated: Mapping[str, str]) -> dict[str, bool]:
+        """Prompt id -> whether the written answer is right, where that can be checked."""
+
+
+@dataclass(frozen=True)
+class ConceptTopic:
+    """A concept's questions of every kind of ``audit.questions.kinds``."""
+
+    concept: Concept
+    noun = "concept"
+
+    @property
+    def name(self) -> str:
+        return self.concept.name
+
+    @property
+    def title(self) -> str:
+        return self.concept.title
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.concept.model_dump_json().encode()).hexdigest()
+
+    def missing_inputs(self) -> Mapping[str, str]:
+        return missing_inputs(self.concept)
+
+    def items(self, encoder: Encoder, limit: int | None = None) -> ItemSet:
+        return concept_items(self.concept, encoder, limit)
+
+    def with_own_answers(self, items: ItemSet, generated: Mapping[str, str], encoder: Encoder) -> ItemSet:
+        return with_own_answers(items, generated, encoder)
+
+    def check(self, items: ItemSet, generated: Mapping[str, str]) -> dict[str, bool]:
+        return check_answers(items.written, generated)
+
+
+def load_concepts(names: Sequence[str], translations: Path | None = None) -> list[ConceptTopic]:
+    """The concepts named, each once.
+
+    Args:
+        names: library names or files.
+        translations: a file of every concept's questions in German, for the jailbreak prompt in German.
+
+    Raises:
+        ConceptError: unknown, unreadable, or given twice.
+    """
+    topics = []
+    for name in names:
+        try:
+            concept = load_concept(name)
+            topics.append(ConceptTopic(concept if translations is None else translated(concept, translations)))
+        except ConceptFileError as error:
+            raise ConceptError(str(error)) from error
+    refuse_duplicates(topics)
+    return topics
+
+
+def refuse_duplicates(topics: Sequence[Topic]) -> None:
+    """Raises ConceptError where two topics have one name."""
+    names = [topic.name for topic in topics]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConceptError(f"concept {name!r} is given twice.", hint="Name each concept once.")
+
+
+# ---- a concept's questions in token ids
+
+
+def concept_items(concept: Concept, encoder: Encoder, limit: int | None = None) -> ItemSet:
+    """The concept's questions of every kind, and the neutral text; a question that cannot be used is skipped."""
+    avoid = [concept.title, *concept.seeds]
+    items: list[Item] = []
+    prompts: list[Prompt] = []
+    written: list[Prompt] = []
+    groups: list[Candidates] = []
+    skipped: dict[str, str] = {}
+    for name, kind in kinds().items():
+        questions = list(kind.questions(concept, limit))
+        if "first_tokens" in kind.READS:
+            groups += _groups(kind, questions, encoder, avoid, skipped)
+            continue
+        for question in questions:
+            label = f"{_id(name, question)} ({question.wording})"
+            try:
+                prompt = _prompt(name, kind, question, encoder, avoid)
+            except ValueError as reason:  # Skipped, or no example before the question can be used
+                skipped[label] = str(reason)
+                continue
+            prompts += [prompt] if "keys" in kind.READS else []
+            written += [prompt] if "written" in kind.READS else []
+            if "scored" in kind.READS and question.answer is not None:
+                try:
+                    items.append(_item(prompt, question, question.answer, encoder))
+                except Skipped as reason:
+                    skipped[label] = str(reason)
+    return ItemSet((*items, *neutral_items(encoder)), tuple(prompts), tuple(written), tuple(groups), skipped)
+
+
+def _id(kind: str, question: PosedQuestion) -> str:
+    number = "" if question.number is None else f"/{question.number}"
+    return f"{kind}/{question.place}{number}"
+
+
+def _prompt(name: str, kind: Kind, question: PosedQuestion, encoder: Encoder, avoid: Sequence[str]) -> Prompt:
+    text = kind.prompt(question.wording, [*avoid, *question.avoid])
+    return Prompt(
+        id=_id(name, question),
+        kind=name,
+        question=question.wording,
+        text=text,
+        ids=encoder.prompt(text),
+        answers=question.answers,
+        max_new_tokens=kind.MAX_NEW_TOKENS,
+    )
+
+
+def _item(prompt: Prompt, question: PosedQuestion, answer: str, encoder: Encoder) -> Item:
+    answer_ids = encoder.answer(prompt.text, prompt.ids, answer)
+    return Item(prompt.id, prompt.kind, prompt.question, answer, prompt.ids, answer_ids, question.place)
+
+
+def _groups(
+    kind: Kind, questions: Iterable[PosedQuestion], encoder: Encoder, avoid: Sequence[str], skipped: dict[str, str]
+) -> list[Candidates]:
+    """The usable groups; the reasons of the others go into ``skipped``."""
+    rows: dict[str, list[PosedQuestion]] = {}
+    for question in questions:
+        rows.setdefault(question.group, []).append(question)
+    usable = []
+    for name, group in rows.items():
+        try:
+            usable.append(_candidates(name, kind, group, encoder, avoid))
+        except Skipped as reason:
+            skipped[f"group {name}"] = str(reason)
+    return usable
+
+
+def _candidates(
+    name: str, kind: Kind, rows: Sequence[PosedQuestion], encoder: Encoder, avoid: Sequence[str]
+) -> Candidates:
+    """The group's rows whose answers start with different tokens; the concept's own rows take precedence."""
+    usable: dict[int, tuple[tuple[int, ...], int]] = {}
+    skipped: dict[str, str] = {}
+    owner: dict[int, PosedQuestion] = {}
+    for row in sorted(rows, key=lambda row: not row.about):
+        try:
+            text = kind.prompt(row.wording, avoid)
+            ids = encoder.prompt(text)
+            if mentions(text, row.answers):
+                raise Skipped(f"the answer {row.answer!r} is part of the prompt")
+            first = encoder.continuation(text, ids, answer_text(row.answer or ""))[0]
+            if first in owner:
+                raise Skipped(f"{row.answer!r} begins like {owner[first].answer!r}")
+        except ValueError as reason:  # Skipped, or no example before the question can be used
+            skipped[row.subject] = str(reason)
+            continue
+        owner[first] = row
+        usable[row.place] = (ids, first)
+    kept = [row for row in rows if row.place in usable]
+    about = tuple(index for index, row in enumerate(kept) if row.about)
+    if len(kept) < SMALLEST_GROUP or not about:
+        reasons = "; ".join(f"{subject}: {reason}" for subject, reason in skipped.items())
+        raise Skipped(f"{len(about)} of the concept's rows among {len(kept)} are left ({reasons})")
+    return Candidates(
+        name=name,
+        subjects=tuple(row.subject for row in kept),
+        answers=tuple(row.answer or "" for row in kept),
+        prompt_ids=tuple(usable[row.place][0] for row in kept),
+        first_ids=np.array([usable[row.place][1] for row in kept]),
+        about=about,
+        skipped=skipped,
+    )
