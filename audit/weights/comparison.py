@@ -11,6 +11,7 @@ from audit.progress import SILENT, Progress
 from audit.weights.contract import WeightsMetric
 from audit.weights.neurons import describe_neurons
 from audit.weights.scan import WeightScan, scan
+from audit.weights.themes import METRIC, TITLE
 
 
 def compare_weights(
@@ -27,6 +28,6 @@ def compare_weights(
     scanned = scan(pair, metrics, progress)
     progress.step("Reading changed neurons in vocabulary space")
     neurons = describe_neurons(pair, scanned.neurons, tokenizer)
-    measurements = [*scanned.weights.measurements, neurons.measurement]
+    measurements = [*scanned.weights.measurements, neurons.measurement.named(METRIC, TITLE)]
     update = {"top_neurons": neurons.top, "themes": neurons.themes, "measurements": measurements}
     return replace(scanned, weights=scanned.weights.model_copy(update=update))

@@ -17,9 +17,9 @@ from audit.models.ffn import unembedding, value_vectors
 from audit.models.pair import ModelPair
 from audit.models.tokenizer import Tokenizer
 from audit.models.vocabulary import lexicon_of
-from audit.result import Measurement, NeuronChange
+from audit.result import Measured, NeuronChange, not_measured
 from audit.weights.neuron_table import NeuronTable
-from audit.weights.themes import content_words, find_theme, not_measured
+from audit.weights.themes import content_words, find_theme
 from concepts.neuron import Neuron
 
 LISTED_NEURONS = 20
@@ -38,7 +38,7 @@ class ChangedNeurons:
 
     top: list[NeuronChange]
     themes: list[str]
-    measurement: Measurement
+    measurement: Measured
 
 
 def describe_neurons(pair: ModelPair, table: NeuronTable | None, tokenizer: Tokenizer | None) -> ChangedNeurons:

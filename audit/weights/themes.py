@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audit.result import Control, Measurement
+from audit.result import Control, Measured, not_measured
 from concepts.discovery import HeadStatistics, screen
 from concepts.tokens import COMMON, Lexicon, background, background_frequency
 
@@ -110,7 +110,7 @@ def word_excess(
 
 def find_theme(
     words: ContentWords, changes: Float[Tensor, "n d_model"], typical: Float[Tensor, "n_typical d_model"], seed: int = 0
-) -> tuple[list[str], Measurement]:
+) -> tuple[list[str], Measured]:
     """The words that the changes share beyond chance, strongest first, and the test behind them.
 
     Args:
@@ -134,10 +134,8 @@ def find_theme(
 
 def _measurement(
     excess: Excess, strongest: Sequence[tuple[str, float]], theme: Sequence[str], n: int, n_words: int
-) -> Measurement:
-    return Measurement(
-        metric=METRIC,
-        title=TITLE,
+) -> Measured:
+    return Measured(
         value=excess.largest,
         base=1.0,
         unit="times as much as value vectors usually write the word",
@@ -152,7 +150,3 @@ def _measurement(
             "excess_of_the_theme_at_least": excess.threshold,
         },
     )
-
-
-def not_measured(reason: str) -> Measurement:
-    return Measurement(metric=METRIC, title=TITLE, not_measured=reason)
