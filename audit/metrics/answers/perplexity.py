@@ -12,11 +12,10 @@ from audit.metrics.answers._answers import mean_of
 from audit.metrics.contract import Evidence
 from audit.questions.readings import Readings
 from audit.result import Interval, Measured, not_measured
+from audit.thresholds import LARGEST_LOSS
 
 TITLE = "Perplexity on neutral text"
 NEEDS = frozenset({"tokenizer", "model"})
-LARGEST = 700.0
-"""Nats per token above which ``exp`` overflows; no working model comes near."""
 
 
 def measure(evidence: Evidence) -> Measured:
@@ -25,8 +24,8 @@ def measure(evidence: Evidence) -> Measured:
     values = {role: mean.value for role, mean in means.items()}
     if values["unlearned"] is None:
         return not_measured("no neutral text was read")
-    if max(value for value in values.values() if value is not None) > LARGEST:
-        return not_measured(f"the loss on neutral text exceeds {LARGEST:g} nats per token: exp overflows")
+    if max(value for value in values.values() if value is not None) > LARGEST_LOSS:
+        return not_measured(f"the loss on neutral text exceeds {LARGEST_LOSS:g} nats per token: exp overflows")
     perplexities = {role: None if value is None else float(np.exp(value)) for role, value in values.items()}
     return Measured(
         value=perplexities["unlearned"],
@@ -46,7 +45,7 @@ def measure(evidence: Evidence) -> Measured:
             "tokens": sum(len(item.answer_ids) for item in evidence.readings["base"].items if item.kind == "text"),
             "ratio_to_base": None
             if values["base"] is None
-            else float(np.exp(min(values["unlearned"] - values["base"], LARGEST))),
+            else float(np.exp(min(values["unlearned"] - values["base"], LARGEST_LOSS))),
             "seed": evidence.seed,
         },
     )
