@@ -1,4 +1,7 @@
-"""The command line: parse, one library call, print. Heavy imports sit inside the commands."""
+"""The command line: parse, one library call, print. Heavy imports are inside the commands.
+
+One file, although a long one: it is the table of contents, and most of its lines are options.
+"""
 
 from __future__ import annotations
 
@@ -111,39 +114,17 @@ def compare(
         from audit.settings import Settings
         from reports.text import render_plan
 
-        settings = Settings(
-            seed=seed,
-            device=device,
-            dtype=dtype,
-            batch_size=batch_size,
-            limit=limit,
-            run_code=run_code,
-            known_vectors=known_vectors,
-        )
+        models = {"retained": retained, "config": config, "tokenizer": tokenizer}
+        settings = Settings(seed, device, dtype, batch_size, limit, run_code=run_code, known_vectors=known_vectors)
         request = Request(concept or (), translations, skill or (), guard)
         if plan:
-            planned = plan_comparison(
-                base,
-                unlearned,
-                retained=retained,
-                config=config,
-                tokenizer=tokenizer,
-                request=request,
-                context=RunContext(settings),
-            )
+            planned = plan_comparison(base, unlearned, **models, request=request, context=RunContext(settings))
             print_record(planned, render_plan, as_json)
             return
         refuse_output(output)
         with show_progress(quiet) as progress:
-            result = compare(
-                base,
-                unlearned,
-                retained=retained,
-                config=config,
-                tokenizer=tokenizer,
-                request=request,
-                context=RunContext(settings, progress, command_line()),
-            )
+            context = RunContext(settings, progress, command_line())
+            result = compare(base, unlearned, **models, request=request, context=context)
         deliver(result, output, as_json, statement=statement)
         if failing & set(result.verdicts()):
             raise typer.Exit(3)
@@ -263,7 +244,7 @@ def skill(
     absolute: Annotated[bool, typer.Option("--absolute", help="Choose neurons by the size of the difference.")] = False,
     post: Annotated[bool, typer.Option("--post", help="Choose neurons by post-activations.")] = False,
     option: Annotated[
-        list[str] | None, typer.Option(help="NAME=VALUE: an option of the method by name; may be given again.")
+        list[str] | None, typer.Option(help="NAME=VALUE: an option of the method by name; may be repeated.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many queries of each skill.")] = None,
     config: ConfigOption = None,

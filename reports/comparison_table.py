@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from audit.result import Finding, Measurement, Verdict
+from audit.result import AS_IS, Finding, Measurement, Verdict
 from reports.formatting import shorten
-from reports.wording import VERDICTS, BaseComparison, compare_to_base
+from reports.wording import VERDICTS, BaseComparison, compare_to_base, title_of
 
+TestKey = tuple[str, str]
+"""(metric, condition)."""
 COLUMNS = 6
 """Concepts side by side; further concepts continue in another table, so that each fits a sheet of paper."""
 
@@ -46,20 +48,26 @@ def comparison_tables(columns: Sequence[FindingColumn]) -> list[ComparisonTable]
 
 
 def _table(columns: Sequence[FindingColumn]) -> ComparisonTable:
-    tests: dict[str, Measurement] = {}
+    tests: dict[TestKey, Measurement] = {}
     for column in columns:
         for measurement in column.finding.measurements:
-            tests.setdefault(measurement.metric, measurement)
+            tests.setdefault(key_of(measurement), measurement)
     heads = [(c.name, c.href, c.finding.verdict, VERDICTS[c.finding.verdict].label) for c in columns]
     rows = [
-        (shorten(test.title or metric, 80), shorten(test.unit, 60), [_cell(column, metric) for column in columns])
-        for metric, test in tests.items()
+        (title_of(test, 80), shorten(test.unit, 60), [_cell(column, key) for column in columns])
+        for key, test in tests.items()
     ]
     return ComparisonTable(heads, rows)
 
 
-def _cell(column: FindingColumn, metric: str) -> ComparisonCell:
+def key_of(measurement: Measurement) -> TestKey:
+    """A condition that the unit names, the worst of several attacks, may differ between findings."""
+    condition = measurement.condition
+    return measurement.metric, AS_IS if condition in measurement.unit else condition
+
+
+def _cell(column: FindingColumn, key: TestKey) -> ComparisonCell:
     for measurement, href in zip(column.finding.measurements, column.measurement_hrefs, strict=True):
-        if measurement.metric == metric:
+        if key_of(measurement) == key:
             return ComparisonCell(compare_to_base(measurement), href)
     return ComparisonCell(None, "")

@@ -11,7 +11,7 @@ from audit.result import Interval, Measurement
 from reports import charts
 from reports.formatting import distinct, integer, number, shorten, slug
 from reports.tables import BLANK, Cell, Table, bounds, explained, figure, items_table, layers_table, text
-from reports.wording import HIGHER, BaseComparison, compare_to_base, sentence
+from reports.wording import HIGHER, BaseComparison, compare_to_base, sentence, title_of
 
 FEW = 30
 """Below this number of items the page says that the interval alone should not decide a verdict."""
@@ -76,7 +76,7 @@ def anchors_of(measurements: Iterable[Measurement], prefix: str) -> list[str]:
 
 
 def _view(measurement: Measurement, anchor: str) -> MeasuredView:
-    title = title_of(measurement)
+    title = title_of(measurement, 120)
     layers, items, details = measurement.layers, measurement.items, measurement.details
     return MeasuredView(
         anchor=anchor,
@@ -91,13 +91,6 @@ def _view(measurement: Measurement, anchor: str) -> MeasuredView:
         items=items_table(f"{title}: item by item", items) if items else None,
         details=[(shorten(key, 80).replace("_", " "), explained(value)) for key, value in details.items()],
     )
-
-
-def title_of(measurement: Measurement) -> str:
-    """The measurement's title, with the condition of an attacked model unless its unit names that already."""
-    title = measurement.title or measurement.metric
-    attacked = ": " in measurement.condition  # "attack: dose"; the unit names the worst attack on a guard
-    return shorten(f"{title} ({measurement.condition})" if attacked else title, 120)
 
 
 def _charts(measurement: Measurement, anchor: str, title: str) -> Iterable[str]:
@@ -201,7 +194,7 @@ def _dot_row(measurement: Measurement) -> charts.DotRow:
         "control": control.interval if control else None,
     }
     return charts.DotRow(
-        title_of(measurement),
+        title_of(measurement, 120),
         {name: value for name, value in values.items() if value is not None},
         {name: bounds for name, bounds in intervals.items() if bounds is not None},
     )

@@ -12,7 +12,7 @@ from reports.formatting import byte_size, clip, distinct, integer, moment, numbe
 from reports.measurements import Group, MeasuredView, dot_rows, grouped, views
 from reports.tables import Cell, Table, bounds, capped, explained, figure, text
 from reports.weights import WeightsView, weights_view
-from reports.wording import VERDICTS, counts, headline, name_of, with_control
+from reports.wording import VERDICTS, counts, headline, name_of, title_of, with_control
 
 Pairs = Sequence[tuple[str, str]]
 MOST_FILES = 60
@@ -141,7 +141,7 @@ def falsifiers(finding: Finding) -> Table | None:
     """Base and control of each test: they show that the test can have the opposite outcome."""
     rows = [
         [
-            text(row.title or row.metric, 60),
+            text(title_of(row, 60)),
             figure(row.value),
             figure(row.base),
             text(row.control.name, 80) if row.control else Cell("none recorded"),

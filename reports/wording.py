@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from audit.result import AuditResult, Finding, Measurement, Verdict, Weights
+from audit.result import AS_IS, AuditResult, Finding, Measurement, Verdict, Weights
 from reports.formatting import integer, interval, number, percent, shorten
 
 
@@ -99,6 +99,13 @@ def headline(result: AuditResult) -> str:
 
 def name_of(finding: Finding, longest: int = 120) -> str:
     return shorten(finding.title or finding.concept or "(no name)", longest)
+
+
+def title_of(measurement: Measurement, longest: int) -> str:
+    """The measurement's title, with the condition of the models unless there is none or the unit names it."""
+    title, condition = measurement.title or measurement.metric, measurement.condition
+    named = condition == AS_IS or condition in measurement.unit
+    return shorten(title if named else f"{title} ({condition})", longest)
 
 
 def counts(result: AuditResult) -> list[tuple[Verdict | None, int, str]]:

@@ -9,8 +9,8 @@ from rich.console import Console
 from audit.result import AuditResult, Finding
 from reports.formatting import number, shorten
 from reports.text.console import printed, table
-from reports.text.result import title_of
-from reports.wording import VERDICTS, compare_to_base
+from reports.text.result import TITLE
+from reports.wording import VERDICTS, compare_to_base, title_of
 
 
 def render_demo(results: Mapping[str, AuditResult], conclusion: str) -> str:
@@ -43,7 +43,7 @@ def _tests(findings: Iterable[Finding]) -> Iterator[tuple[str, str, str]]:
     for finding in findings:
         for measurement in finding.measurements:
             if measurement.value is not None:
-                _, bases = tests.setdefault(measurement.metric, (title_of(measurement), set()))
+                _, bases = tests.setdefault(measurement.metric, (title_of(measurement, TITLE), set()))
                 bases |= {measurement.base} if measurement.base is not None else set()
     for metric, (title, bases) in tests.items():
         yield metric, title, number(bases.pop()) if len(bases) == 1 else "differs" if bases else "–"

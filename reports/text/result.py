@@ -12,8 +12,10 @@ from rich.table import Table
 from audit.result import AuditResult, Finding, Measurement, Weights
 from reports.formatting import integer, interval, moment, number, shorten
 from reports.text.console import number_or_dash, print_indented, print_labelled, printed, table
-from reports.wording import VERDICTS, compare_to_base, headline, name_of, weights_summary
+from reports.wording import VERDICTS, compare_to_base, headline, name_of, title_of, weights_summary
 
+TITLE: Final = 60
+"""Longest title of a test in a table."""
 MOST_LAYERS: Final = 3
 MOST_THEMES: Final = 8
 
@@ -54,7 +56,7 @@ def _not_measured(finding: Finding) -> dict[str, list[str]]:
     for measurement in finding.measurements:
         if measurement.value is None:
             reason = shorten(measurement.not_measured or "no reason recorded", 200)
-            reasons.setdefault(reason, []).append(title_of(measurement))
+            reasons.setdefault(reason, []).append(title_of(measurement, TITLE))
     return reasons
 
 
@@ -64,7 +66,7 @@ def measurements_table(measurements: Sequence[Measurement]) -> Table:
     for measurement in measurements:
         comparison = compare_to_base(measurement)
         rows.add_row(
-            title_of(measurement),
+            title_of(measurement, TITLE),
             number_or_dash(measurement.base),
             f"{comparison.sign} {comparison.value}".strip(),
             interval(measurement.interval) or "–",
@@ -72,10 +74,6 @@ def measurements_table(measurements: Sequence[Measurement]) -> Table:
             number_or_dash(measurement.p_value),
         )
     return rows
-
-
-def title_of(measurement: Measurement) -> str:
-    return shorten(measurement.title or measurement.metric, 60)
 
 
 def weights_lines(weights: Weights) -> Iterable[str]:

@@ -181,7 +181,7 @@ def test_paper_holds_each_section_and_what_is_folded_on_screen(browser: Any, pag
     # The link with the metric's name next to a heading is for screens.
     assert [title for title in headings if title.split(" Hidden")[0].rsplit(" ", 1)[0] not in text] == []
     assert "Question 33 about the country?" in text
-    assert "null answers exchanged at random" in text
+    assert "null: answers exchanged at random" in text
 
 
 @needs_pdftotext

@@ -396,3 +396,17 @@ def test_hostile_text_in_table_cells_is_escaped_there_too() -> None:
     cell = tables.Cell("<b>&\u202e", 'a"b', "t", "x")
     body = tables.Table("t", ["c"], [[cell]]).body
     assert body == ('<tr><th scope="row" class="t" title="a&#34;b"><a href="#x">&lt;b&gt;&amp;\\u202e</a></th></tr>\n')
+
+
+def test_measurements_of_one_metric_under_several_conditions_have_their_own_titles_and_rows() -> None:
+    plain = Measurement(metric="m", title="Accuracy", value=0.25, unit="share")
+    attacked = plain.model_copy(update={"condition": "quantize: 4 bit", "value": 0.75})
+    named = plain.model_copy(update={"metric": "worst", "condition": "spelled", "unit": "share (spelled)"})
+    result = sample()
+    finding = result.findings[0].model_copy(update={"measurements": [plain, attacked, named]})
+    page = Page(render(result.model_copy(update={"findings": [finding]})))
+    table = page.text.split("Tests by concept")[1]
+    assert "Accuracy share 0.25" in table
+    assert "Accuracy (quantize: 4 bit) share 0.75" in table
+    assert "Accuracy share (spelled)" in table
+    assert len([anchor for anchor in page.attributes("id") if anchor in ("concept-italy-m", "concept-italy-m-2")]) == 2
