@@ -117,7 +117,7 @@ def _set(console: Console, name: str, chosen: VectorSetRecord) -> None:
             "above 1x. The best set within the limit:"
         )
     console.print(
-        f"Set: {len(vectors)} vector{'s' * (len(vectors) != 1)}, {coherent} of which promote its words. "
+        f"Set: {len(vectors)} vector{'s' * (len(vectors) != 1)}, {coherent} of which promote{'s' * (coherent == 1)} its words. "
         f"Zeroed, answers about {name} fall by {_value(effect.target)} and unrelated ones by "
         f"{_value(effect.unrelated)}, a ratio of {_value(effect.ratio)} ({_bounds(effect.ratio)}); control vectors "
         f"{_value(chosen.control.target)}."

@@ -153,7 +153,7 @@ def validated(**changes: Any) -> str:
 
 def test_the_set_that_carries_a_concept_is_shown_with_its_cost() -> None:
     shown = " ".join(validated().split())
-    assert "Set: 2 vectors, 1 of which promote its words." in shown
+    assert "Set: 2 vectors, 1 of which promotes its words." in shown
     assert "fall by 1.25 and unrelated ones by 0.05, a ratio of 25 (12.5 to 50); control vectors 0.01." in shown
     assert "25% of the way" in shown
     assert "No set carries" not in shown
