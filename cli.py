@@ -54,16 +54,15 @@ OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder for r
 KnownVectorsFlag = Annotated[
     bool, typer.Option("--known-vectors", help="Use the vectors that the concept's file names; do not search.")
 ]
-CollateralOption = Annotated[
-    float, typer.Option(min=0, help="The most that unrelated answers may lose, in nats per answer token.")
-]
 ConceptsOption = Annotated[list[str] | None, typer.Option(help="Library name or file; may be repeated.")]
 QUERIES = "TOML, JSONL, GSM8K, HumanEval, SQuAD..."
 SkillsOption = Annotated[list[Path] | None, typer.Option(help=f"Queries that need a skill: {QUERIES}")]
 TranslationsOption = Annotated[
     Path | None, typer.Option(help="JSON with each concept's questions in German, for the prompts in German.")
 ]
-RunCodeFlag = Annotated[bool, typer.Option("--run-code", help="Run programs that the models write, in a sandbox.")]
+RunCodeFlag = Annotated[
+    bool, typer.Option("--run-code", help="Run programs that the models write, in a limited process.")
+]
 GuardOption = Annotated[Path | None, typer.Option(help="The protection served around the unlearned weights.")]
 RetainedOption = Annotated[Path | None, typer.Option(help="A model trained without the forgotten data.")]
 StatementOption = Annotated[Path | None, typer.Option(help="Also write the result here as an in-toto statement.")]
@@ -147,7 +146,9 @@ def find(
     generate: Annotated[
         bool, typer.Option("--generate", help="With --validate: also generate answers, scored by BLEU and ROUGE-L.")
     ] = False,
-    collateral: CollateralOption = COLLATERAL,
+    collateral: Annotated[
+        float, typer.Option(min=0, help="With --validate: the most that unrelated answers may lose, nats per token.")
+    ] = COLLATERAL,
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -180,7 +181,9 @@ def ablate(
     strength: Annotated[
         float | None, typer.Option(help="0 changes nothing, 1 is the full method; default: by the dose curve.")
     ] = None,
-    collateral: CollateralOption = COLLATERAL,
+    collateral: Annotated[
+        float, typer.Option(min=0, help="The most that unrelated answers may lose, in nats per answer token.")
+    ] = COLLATERAL,
     raw: Annotated[bool, typer.Option("--raw", help="Noise with the paper's standard deviation, 0.1.")] = False,
     everywhere: Annotated[bool, typer.Option("--everywhere", help="Project every value vector of the model.")] = False,
     save_to: Annotated[Path | None, typer.Option("--save", help="Folder for the edited model.")] = None,

@@ -111,13 +111,14 @@ def _set(console: Console, name: str, chosen: VectorSetRecord) -> None:
     """The set and its effect; a specific set is listed as ``audit ablate --vectors`` takes it."""
     effect, share, vectors = chosen.held_out, chosen.share_of_the_way_to_the_floor, chosen.vectors
     coherent = sum(vector.coherent for vector in vectors)
+    plural, singular = "s" * (len(vectors) != 1), "s" * (coherent == 1)
     if not chosen.specific:
         console.print(
             f"No set carries {name} specifically: effect at least 5 times that on unrelated answers, lower bound "
             "above 1x. The best set within the limit:"
         )
     console.print(
-        f"Set: {len(vectors)} vector{'s' * (len(vectors) != 1)}, {coherent} of which promote{'s' * (coherent == 1)} its words. "
+        f"Set: {len(vectors)} vector{plural}, {coherent} of which promote{singular} its words. "
         f"Zeroed, answers about {name} fall by {_value(effect.target)} and unrelated ones by "
         f"{_value(effect.unrelated)}, a ratio of {_value(effect.ratio)} ({_bounds(effect.ratio)}); control vectors "
         f"{_value(chosen.control.target)}."
