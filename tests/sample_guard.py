@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from audit.guards.effects import NEUTRAL, GuardEffect, Role
+from audit.guards.effects import NEUTRAL, GuardEffect, SkillRole
 from audit.guards.measurements import ShareInside, guard_effect, guard_perplexity
 from audit.models.scoring import AnswerScores
 from audit.result import AuditResult, Control, Measurement
@@ -61,7 +61,7 @@ def share(kind: str, layers: str, name: str, role: str, inside: int, n: int = 80
     return ShareInside(kind, layers, name, role, np.arange(n) < inside)
 
 
-def effect(name: str, role: Role, n: int, change: float, rng: np.random.Generator) -> GuardEffect:
+def effect(name: str, role: SkillRole, n: int, change: float, rng: np.random.Generator) -> GuardEffect:
     before = -2 + rng.normal(0, 0.2, n)
     exact = np.zeros(n, dtype=bool)
     after = before + rng.normal(change, 0.1, n)

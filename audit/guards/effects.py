@@ -25,7 +25,7 @@ STRETCH_WORDS: Final = 60
 GIVEN_WORDS: Final = 3
 """First words of a stretch that are its prompt; the others are scored."""
 
-Role = Literal["forget", "retain", "text"]
+SkillRole = Literal["forget", "retain", "text"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class GuardEffect:
     """
 
     name: str
-    role: Role
+    role: SkillRole
     n: int
     before: AnswerScores
     after: AnswerScores

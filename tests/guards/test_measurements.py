@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from audit.guards.effects import NEUTRAL, GuardEffect, Role
+from audit.guards.effects import NEUTRAL, GuardEffect, SkillRole
 from audit.guards.measurements import GOALS, guard_effect, guard_perplexity
 from audit.models.scoring import AnswerScores
 from tests.sample_guard import share
 
 
-def effect(role: Role, before: list[float], after: list[float]) -> GuardEffect:
+def effect(role: SkillRole, before: list[float], after: list[float]) -> GuardEffect:
     exact = np.zeros(len(before), dtype=bool)
     name = NEUTRAL if role == "text" else role
     scores = [AnswerScores(np.array(logprobs), exact) for logprobs in (before, after)]

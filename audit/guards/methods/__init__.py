@@ -41,7 +41,7 @@ OptionValue = bool | int | float | str | Sequence[int]
 
 @dataclass(frozen=True)
 class GuardOptions:
-    """What every method can be told; a method adds its own options, each with a default.
+    """Options of every method; a method adds its own, each with a default.
 
     A value that no model could satisfy is an AuditError when the options are made.
 
@@ -124,7 +124,7 @@ class FittedGuard:
     measurements: tuple[Measurement, ...]
 
 
-class Method(Protocol):
+class GuardMethod(Protocol):
     """A file of this folder."""
 
     TITLE: str
@@ -151,13 +151,13 @@ class Method(Protocol):
 
 
 @cache
-def methods() -> dict[str, Method]:
+def methods() -> dict[str, GuardMethod]:
     """Every method by its name on the command line, in alphabetical order.
 
     Raises:
         PluginError: a file of this folder breaks the contract.
     """
-    modules = discover(__name__, Method)
+    modules = discover(__name__, GuardMethod)
     for name, module in modules.items():
         if not (is_dataclass(module.OPTIONS) and issubclass(module.OPTIONS, GuardOptions)):
             raise PluginError(f"{__name__}.{name}.OPTIONS must be a dataclass that extends GuardOptions.")
@@ -166,7 +166,7 @@ def methods() -> dict[str, Method]:
     return {_command_name(name): module for name, module in modules.items()}
 
 
-def find_method(name: str) -> Method:
+def find_method(name: str) -> GuardMethod:
     """Raises AuditError where there is none of this name."""
     if name not in methods():
         raise AuditError(f"no method {name!r}.", hint=f"Choose one of {', '.join(methods())}.")
