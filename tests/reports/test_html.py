@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from audit.result import AuditResult, Control, Measurement
-from reports import charts, formatting, tables, wording
+from reports import formatting, tables, wording
 from reports.html import asset, render
 from tests import sample_guard, sample_result
 from tests.sample_result import hostile, sample, single
@@ -192,30 +192,6 @@ def test_what_was_audited_and_how_to_repeat_it_appear() -> None:
     assert all(version in text for version in result.run.packages.values())
 
 
-def test_every_figure_has_a_title_a_description_and_a_table() -> None:
-    page = Page(render(sample()))
-    pictures = [attributes for tag, attributes in page.elements if tag == "svg" and attributes.get("role") == "img"]
-    ids = set(page.attributes("id"))
-    assert len(pictures) > 10
-    for attributes in pictures:
-        assert attributes["aria-labelledby"] in ids
-        assert attributes["aria-describedby"] in ids
-    line_charts = sum("-chart-" in str(attributes["aria-labelledby"]) for attributes in pictures)
-    assert line_charts >= sum(tag == "summary" for tag, _ in page.elements if tag == "svg")
-    for section in re.findall(r'<article class="measure".*?</article>', render(sample()), re.DOTALL):
-        assert ('class="figure"' in section) <= ("the data of the chart" in section)
-
-
-def test_series_differ_in_dash_and_marker_and_not_in_colour_alone() -> None:
-    drawn = charts.lines("k", "t", "u", {name: [1.0, 2.0] for name in charts.STYLES})
-    assert len(set(re.findall(r'class="line (s\d)"', drawn))) == len(charts.STYLES)
-    shapes = re.findall(r'class="mark (s\d)"><title>[^<]*</title><(\w+) (?:points="[^"]*")?', drawn)
-    assert len(set(shapes)) == len(charts.STYLES)
-    css = asset("style.css")
-    dashes = [re.search(rf"\.line\.s{n}[^}}]*?stroke-dasharray: ([\d ]+)", css) for n in range(6)]
-    assert len({dash and dash[1] for dash in dashes}) >= 5
-
-
 # ---- nothing in it can act
 
 
@@ -365,31 +341,6 @@ def test_an_unknown_metric_is_drawn_from_its_record_alone() -> None:
     text = render(result.model_copy(update={"findings": [finding]}))
     assert 'id="concept-italy-new_metric"' in text
     assert "Something new" in text
-
-
-def test_no_two_series_of_a_chart_look_the_same() -> None:
-    for names in (["base", "other"], ["odd", "unlearned", "even"], ["base", "unlearned", "retained", "x", "y"]):
-        assert len(set(charts.styles_of(names).values())) == len(names)
-    assert charts.styles_of(["odd", "unlearned"])["unlearned"] == charts.STYLES["unlearned"]
-
-
-def test_series_of_one_unit_share_an_axis_that_names_it() -> None:
-    text = render(sample_guard.guarded())
-    charts = re.findall(r"concept-math-held_out_inside-chart-(\d)-title", text)
-    assert set(charts) == {"0"}
-    assert "layer (share inside the hypercube fitted at that layer)" in text
-
-
-def test_a_long_legend_continues_in_further_lines_and_the_chart_makes_room() -> None:
-    names = [f"others_inside: skill number {number}" for number in range(6)]
-    drawn = charts.lines("key", "title", "unit", {name: [0.0, 1.0] for name in names})
-    labels = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="label">(others[^<]*)<', drawn)
-    assert [name for *_, name in labels] == names
-    assert all(float(x) + 7.2 * len(name) <= charts.WIDTH for x, _, name in labels)
-    lines = sorted({float(y) for _, y, _ in labels})
-    assert len(lines) == 3
-    highest = min(float(y) for y in re.findall(r'<line [^>]*y1="([\d.]+)"', drawn))
-    assert lines[-1] < highest
 
 
 def test_hostile_text_in_table_cells_is_escaped_there_too() -> None:
