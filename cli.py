@@ -109,7 +109,7 @@ def compare(
         from audit.commands.compare import compare
         from audit.commands.plan import plan_comparison
         from audit.request import Request, RunContext
-        from audit.result import refuse_output
+        from audit.result import check_output
         from audit.settings import Settings
         from reports.text import render_plan
 
@@ -120,7 +120,7 @@ def compare(
             planned = plan_comparison(base, unlearned, **models, request=request, context=RunContext(settings))
             print_record(planned, render_plan, as_json)
             return
-        refuse_output(output)
+        check_output(output)
         with show_progress(quiet) as progress:
             context = RunContext(settings, progress, command_line())
             result = compare(base, unlearned, **models, request=request, context=context)
@@ -202,11 +202,11 @@ def ablate(
     with report_errors(as_json, debug):
         from audit.commands.ablate import ablate, parse_neurons
         from audit.request import RunContext
-        from audit.result import refuse_output
+        from audit.result import check_output
         from audit.settings import Settings
         from audit.vectors.edit import EditOptions
 
-        refuse_output(output)
+        check_output(output)
         neurons = parse_neurons(vectors) if vectors else ()
         options = EditOptions(neurons, strength, collateral, raw, everywhere)
         settings = Settings(seed=seed, device=device, dtype=dtype, batch_size=batch_size, known_vectors=known_vectors)
@@ -265,11 +265,11 @@ def skill(
         chosen, named = parse_layers(layers), parse_options(option or [])
         from audit.commands.skill import GuardRequest, guard_skill
         from audit.request import RunContext
-        from audit.result import refuse_output
+        from audit.result import check_output
         from audit.settings import Settings
         from reports.text import render_skill
 
-        refuse_output(output)
+        check_output(output)
         with show_progress(quiet) as progress:
             request = GuardRequest(
                 forget=forget,

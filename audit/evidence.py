@@ -1,4 +1,4 @@
-"""From a pair of models and some topics to what the metrics read; each model is loaded and run once."""
+"""Gathers the evidence that the metrics read from a pair of models and some topics; each model is loaded once."""
 
 from __future__ import annotations
 
@@ -32,54 +32,54 @@ from concepts.concept import Concept
 from concepts.discovery import FALSE_DISCOVERY_RATE
 
 VECTORS: Final = 20
-"""At most this many of a concept's vectors are followed from base to unlearned."""
+"""Maximum number of a concept's vectors that are traced from base to unlearned."""
 CONTROLS_PER_VECTOR: Final = 2
 CONTROLS: Final = 20
-"""At least this many control vectors in all, also for a single vector."""
+"""Minimum number of control vectors in total, even for a single vector."""
 SHOWN: Final = 6
-"""Top tokens that say what a vector writes."""
+"""Number of top tokens that describe what a vector writes."""
 
 ByCondition = Mapping[Condition, Mapping[str, Readings]]
 
 
 def check_known_vectors(topics: Sequence[Topic], architecture: Architecture | None) -> None:
-    """Raises ConceptError where a concept names no vectors, or one that the model does not have."""
+    """Raises ConceptError if a concept's file names no vectors, or a vector that the model does not have."""
     for concept in (topic.concept for topic in topics if topic.concept is not None):
         if not concept.vectors:
             raise ConceptError(
                 f"{concept.title} names no vectors.",
-                hint="Leave out --known-vectors to have them found, or add [[vectors]] to the concept's file.",
+                hint="Omit --known-vectors to search for them, or add [[vectors]] to the concept's file.",
             )
-        if architecture is None:  # then no vector is followed, and the result says why
+        if architecture is None:  # then no vector is traced, and the result gives the reason
             continue
         for vector in concept.vectors:
             if not (vector.layer < architecture.n_layers and vector.neuron < architecture.d_mlp):
                 raise ConceptError(
                     f"{concept.title} names the value vector (layer {vector.layer}, neuron {vector.neuron}), but the "
                     f"model has {architecture.n_layers} layers of {architecture.d_mlp} neurons.",
-                    hint="The vectors belong to the model they were found in; leave out --known-vectors for any other.",
+                    hint="The vectors belong to the model in which they were found; omit --known-vectors for others.",
                 )
 
 
 def gather(pair: ModelPair, topics: Sequence[Topic], weights: WeightScan, context: RunContext) -> dict[str, Evidence]:
-    """Topic name -> what the metrics read; an input that does not exist is named in ``missing`` with the reason.
+    """Topic name -> its evidence; inputs that do not exist are in ``missing`` with the reason.
 
-    Models whose weights are not finite are not run; identical weights are run once.
+    Models with non-finite weights are not run; identical models are run once.
     """
     settings, progress = context.settings, context.progress
-    absent = missing_inputs(pair)
+    pair_missing = missing_inputs(pair)
     broken = [f"the {role} weights are not finite" for role, names in weights.nonfinite.items() if names]
     if broken:
-        absent.setdefault("model", broken[0])
+        pair_missing.setdefault("model", broken[0])
     read: Mapping[str, ByCondition] = {}
-    if "model" not in absent and topics:
+    if "model" not in pair_missing and topics:
         read = read_models(pair, topics, weights.identical, context)
     evidence = {}
     for topic in topics:
-        missing = absent | dict(topic.missing_inputs())
+        missing = pair_missing | dict(topic.missing_inputs())
         vectors = None
         if "vectors" not in missing:
-            assert topic.concept is not None  # else vectors are missing
+            assert topic.concept is not None  # otherwise vectors are missing
             traced = trace_vectors(pair, topic.concept, settings, progress)
             if isinstance(traced, str):
                 missing["vectors"] = traced
@@ -90,21 +90,21 @@ def gather(pair: ModelPair, topics: Sequence[Topic], weights: WeightScan, contex
 
 
 def missing_inputs(pair: ModelPair) -> dict[str, str]:
-    """Inputs that no topic can have -> the reason."""
+    """Inputs that are missing for every topic -> the reason."""
     reasons = pair.base.missing
-    absent = {"tokenizer": reasons["tokenizer"]} if "tokenizer" in reasons else {}
+    missing = {"tokenizer": reasons["tokenizer"]} if "tokenizer" in reasons else {}
     if pair.architecture is None:
-        return absent | dict.fromkeys(("model", "vectors"), "the tensor names are of no supported family")
+        return missing | dict.fromkeys(("model", "vectors"), "the tensor names are of no supported family")
     if "tokenizer" in reasons:
-        return absent | dict.fromkeys(("model", "vectors"), reasons["tokenizer"])
-    return absent | ({"model": reasons["config"]} if "config" in reasons else {})
+        return missing | dict.fromkeys(("model", "vectors"), reasons["tokenizer"])
+    return missing | ({"model": reasons["config"]} if "config" in reasons else {})
 
 
 # ---- vectors
 
 
 def trace_vectors(pair: ModelPair, concept: Concept, settings: Settings, progress: Progress) -> TracedVectors | str:
-    """The concept's vectors in the base and in the unlearned model, or why there are none."""
+    """The concept's vectors in the base and in the unlearned model, or the reason why there are none."""
     base = pair.base
     search = find_vectors(base, concept, limit=VECTORS, seed=settings.seed, progress=progress)
     chosen = [vector.place for vector in search.vectors if vector.q_value < FALSE_DISCOVERY_RATE]
@@ -131,7 +131,7 @@ def trace_vectors(pair: ModelPair, concept: Concept, settings: Settings, progres
 
 
 def best_of(search: SearchResult) -> str:
-    """The nearest miss, for the reason why there are no vectors."""
+    """The smallest corrected p-value, for the reason why there are no vectors."""
     best = min((vector.q_value for vector in search.vectors), default=None)
     return "none was shortlisted" if best is None else f"best corrected p = {best:.2g}"
 
@@ -142,7 +142,7 @@ def best_of(search: SearchResult) -> str:
 def read_models(
     pair: ModelPair, topics: Sequence[Topic], identical: bool, context: RunContext
 ) -> dict[str, ByCondition]:
-    """Topic name -> condition -> role -> readings: base first, each model in memory only while it runs."""
+    """Topic name -> condition -> role -> readings. The base runs first; each model is in memory only while it runs."""
     settings = context.settings
     items: dict[str, ItemSet] = {}
     read: dict[str, dict[Condition, dict[str, Readings]]] = {topic.name: {} for topic in topics}
@@ -165,10 +165,10 @@ def read_models(
 def read_topic(
     model: RunningModel, role: str, topic: Topic, items: dict[str, ItemSet], context: RunContext
 ) -> Iterator[tuple[Condition, Readings]]:
-    """One topic in one model, as it is and under every attack.
+    """The readings of one topic in one model, unmodified and under every attack.
 
     Args:
-        items: what each topic asks. The base goes first and adds its own answers, which are scored in all models.
+        items: topic name -> its items. The base must come first: its own answers are added and scored in all models.
     """
     settings, progress = context.settings, context.progress
     encoder = Encoder(model.tokenizer, model.context)
@@ -190,12 +190,12 @@ def read_topic(
 
 
 def prompted(given: AttackInput) -> list[AttackedModel]:
-    """The conditions that change what is asked and not the model; they share its forward pass."""
+    """The conditions that change the prompts and not the model; they share its forward pass."""
     attacks = [attack for attack in possible_attacks(given.topic) if attack.COST == "prompts"]
     return [each for attack in attacks for each in attack.conditions(given)]
 
 
 def possible_attacks(topic: Topic) -> list[Attack]:
-    """The attacks that the topic can be put under."""
+    """The attacks that can be run on the topic."""
     missing = topic.missing_inputs()
     return [attack for attack in attacks().values() if attack.INPUT not in missing]

@@ -1,4 +1,4 @@
-"""What is asked of an audit, and the circumstances under which it runs: arguments that travel together."""
+"""``Request`` and ``RunContext``: the arguments that the commands of the Python API share."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from audit.settings import Settings
 
 @dataclass(frozen=True)
 class Request:
-    """What the models are audited for.
+    """The topics and the guard of an audit.
 
     Attributes:
         concepts: library names or concept files.
-        translations: a JSON file of every concept's questions in German (``concepts.jailbreaks.translated``).
-        skills: files of queries (``concepts.skill``), each compared with the others, a single one with unrelated
-            questions.
-        guard: file or folder of the protection served around the unlearned weights. A guard of this tool is attacked,
-            any other is recorded.
+        translations: JSON file with the German questions of every concept (``concepts.jailbreaks.translated``).
+        skills: files of queries (``concepts.skill``); each skill is compared with the others, a single one with
+            unrelated questions.
+        guard: file or folder of the protection around the unlearned weights. A guard of this tool is attacked, any
+            other is only recorded.
     """
 
     concepts: Sequence[str] = ()
@@ -31,10 +31,10 @@ class Request:
 
 @dataclass(frozen=True)
 class RunContext:
-    """How an audit runs, and what it reports to.
+    """Settings, progress reporting and provenance of a run.
 
     Attributes:
-        command: the command line as typed, for the record in the result.
+        command: the command line, recorded in the result.
     """
 
     settings: Settings = field(default_factory=Settings)

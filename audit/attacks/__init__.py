@@ -1,7 +1,7 @@
-"""The attacks: what is done to a model to bring hidden knowledge back. Each file of this folder is one.
+"""The attacks: attempts to recover hidden knowledge from a model. Each file of this folder is one.
 
-An attack yields conditions: the topic's questions put in another way, or another model to put them to. Every metric
-that reads answers can be read under every condition, and no metric knows which attack came before it.
+An attack yields conditions: other prompts for the topic's questions, or a modified model. Every metric that reads
+answers can be measured under every condition, and no metric depends on a particular attack.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ Cost = Literal["prompts", "passes", "training"]
 COSTS: Final[frozenset[Cost]] = frozenset({"prompts", "passes", "training"})
 
 NOT_BUILT: Final = {"relearning": "relearning", "quantisation": "quantisation", "patching": "activation patching"}
-"""Attacks that ``removed`` takes and that this version does not have: name of the file to come -> what it is called."""
+"""Attacks that the verdict ``removed`` requires and this version does not have: future file name -> title."""
 
 
 @dataclass(frozen=True)
 class AttackInput:
-    """What an attack is given.
+    """The input of an attack.
 
     Attributes:
-        model: as it is; ``None`` where only the cost is asked for: then an attack yields the same item sets.
-        items: what the model is asked as it is, the base's own answers included where they are known by now.
+        model: the unmodified model; ``None`` to estimate the cost, for which an attack yields the same item sets.
+        items: the item set of ``AS_IS``, with the base's own answers once they are known.
     """
 
     model: RunningModel | None
@@ -43,10 +43,10 @@ class AttackInput:
 
 @dataclass(frozen=True)
 class AttackedModel:
-    """One condition: what is asked, and of which model.
+    """One condition: its item set and its model.
 
     Attributes:
-        model: ``None`` for the model as it is; then the condition shares the forward pass of the unattacked model.
+        model: ``None`` for the unmodified model, whose forward pass the condition then shares.
     """
 
     condition: Condition
@@ -58,13 +58,13 @@ class Attack(Protocol):
     """A file of this folder.
 
     Attributes:
-        TITLE: for people.
-        COST: what one condition takes: ``prompts`` share the forward pass, ``passes`` are further forward passes,
+        TITLE: display name.
+        COST: cost of one condition: ``prompts`` share the forward pass, ``passes`` need further forward passes,
             ``training`` changes a copy of the model.
-        INPUT: the word of a metric's ``NEEDS`` that stands for this attack's conditions.
-        RECOVERS: whether ``removed`` takes this attack to have run and failed.
-        METRICS: metrics that are measured under each of its conditions; those that read all conditions of the attack
-            together name its ``INPUT`` in their ``NEEDS`` and are not among them.
+        INPUT: the input in a metric's ``NEEDS`` that this attack's conditions provide.
+        RECOVERS: whether the verdict ``removed`` requires that this attack has run and failed.
+        METRICS: metrics that are measured under each of its conditions. A metric that reads all conditions together
+            has ``INPUT`` in its ``NEEDS`` instead.
     """
 
     TITLE: str
@@ -74,15 +74,15 @@ class Attack(Protocol):
     METRICS: tuple[str, ...]
 
     def conditions(self, given: AttackInput, /) -> Iterator[AttackedModel]:
-        """Every condition of the attack; one without a usable question is yielded with the reasons in ``skipped``."""
+        """All conditions of the attack; a condition without usable questions has the reasons in ``items.skipped``."""
 
 
 @cache
 def attacks() -> dict[str, Attack]:
-    """Every attack by name, in alphabetical order.
+    """All attacks by name, in alphabetical order.
 
     Raises:
-        PluginError: a file names a cost that does not exist.
+        PluginError: ``COST`` of a file is unknown.
     """
     modules = discover(__name__, Attack)
     for name, attack in modules.items():
@@ -92,10 +92,10 @@ def attacks() -> dict[str, Attack]:
 
 
 def not_run(ran: Collection[str] = ()) -> list[str]:
-    """Titles of the attacks that ``removed`` takes and that did not run.
+    """Titles of the attacks that the verdict ``removed`` requires and that did not run.
 
     Args:
-        ran: names of those that did.
+        ran: names of the attacks that ran.
     """
     built = {name: attack.TITLE for name, attack in attacks().items() if attack.RECOVERS}
     return [title for name, title in ({**NOT_BUILT, **built}).items() if name not in ran]

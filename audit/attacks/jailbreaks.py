@@ -1,9 +1,9 @@
-"""Jailbreak prompts: the topic's questions after every kind of prompt of ``concepts/jailbreaks``, one condition each.
+"""Jailbreak prompts: the topic's questions under each kind of prompt in ``concepts/jailbreaks``, one condition each.
 
-Each answer comes with wrong answers of the same type. What a prompt does to all of them alike (it makes any answer
-likelier, or any Italian city) is no knowledge; what it does to the difference is. As in the association test they are
-compared by their first tokens, all of which one forward pass scores. Unrelated questions, which nobody asked to forget,
-go through the same prompts.
+Each right answer is compared with wrong answers of the same type. An effect of the prompt on all of them (any answer,
+or any Italian city, becomes likelier) is not evidence of knowledge; an effect on their difference is. As in the
+association test, answers are compared by their first tokens, which one forward pass scores. Unrelated questions, which
+were not to be forgotten, are asked under the same prompts as a control.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ RECOVERS = False
 METRICS: tuple[str, ...] = ()
 
 QUESTIONS: Final = 10
-"""Questions about the concept under each prompt: as many as the paper asks of one."""
+"""Number of questions about the concept under each prompt, as in the paper."""
 WRONG: Final = 4
-"""Wrong answers that each right one is compared with."""
+"""Maximum number of wrong answers for each right one."""
 UNRELATED: Final = 6
-"""Unrelated questions under each prompt: they are to show a prompt that moves every answer, not a few per cent."""
+"""Number of unrelated questions under each prompt; enough to detect a prompt that affects every answer."""
 ANSWERS: Final = {"target": ("target", "target_own"), "unrelated": ("unrelated", "unrelated_own")}
-"""Kinds of item that a question's answer is taken from: given, or else the base's own."""
+"""Kinds of item that provide a question's answer: the given one, else the base's own."""
 
 
 @dataclass(frozen=True)
 class _Case:
-    """One question with its answer and wrong ones."""
+    """One question with its right answer and wrong ones."""
 
     kind: str
     place: int
@@ -48,24 +48,24 @@ class _Case:
 
 
 def conditions(given: AttackInput) -> Iterator[AttackedModel]:
-    """One condition for each kind of prompt, with the questions whose answers are known by now."""
+    """One condition for each kind of prompt, with the questions whose answers are known."""
     concept = given.topic.concept
     if concept is None:
         return
     limit = given.settings.limit
     cases = _target(given.items, concept)[: _at_most(QUESTIONS, limit)]
-    if any(case.wrong for case in cases):  # else nothing is compared, and there is nothing to control
+    if any(case.wrong for case in cases):  # otherwise nothing is compared, and a control has no use
         cases += islice(_unrelated(given.items, concept), _at_most(UNRELATED, limit))
     for jailbreak in jailbreaks():
         yield AttackedModel(Condition("jailbreaks", jailbreak.name), item_set(jailbreak, cases, concept, given.encoder))
 
 
 def item_set(jailbreak: Jailbreak, cases: Sequence[_Case], concept: Concept, encoder: Encoder) -> ItemSet:
-    """The questions after one kind of prompt."""
+    """The questions under one kind of prompt."""
     items: list[Item] = []
     prompts: list[Prompt] = []
     skipped: dict[str, str] = {}
-    left_out = 0
+    omitted = 0
     usable = [case for case in cases if jailbreak.wording(case.question) is not None]
     if len(usable) < len(cases):
         missing = f"{len(cases) - len(usable)} of {len(cases)} questions have no translation"
@@ -73,14 +73,14 @@ def item_set(jailbreak: Jailbreak, cases: Sequence[_Case], concept: Concept, enc
     for case in usable:
         try:
             prompt, item, sentences = _prompted(jailbreak, case, concept, encoder)
-        except ValueError as reason:  # Skipped, or no example or sentence can be used
+        except ValueError as reason:  # Skipped, or no few-shot example or sentence is usable
             skipped[f"prompt {jailbreak.name} ({case.question.question})"] = str(reason)
             continue
         items.append(item)
         if case.kind == "target":
             prompts.append(prompt)
-            left_out += sentences
-    return ItemSet(tuple(items), tuple(prompts), skipped=skipped, sentences_left_out=left_out)
+            omitted += sentences
+    return ItemSet(tuple(items), tuple(prompts), skipped=skipped, sentences_left_out=omitted)
 
 
 def _at_most(most: int, limit: int | None) -> int:
@@ -88,18 +88,18 @@ def _at_most(most: int, limit: int | None) -> int:
 
 
 def _target(items: ItemSet, concept: Concept) -> list[_Case]:
-    """The concept's questions, those with wrong answers to be compared with first."""
+    """The concept's questions; those with wrong answers come first."""
     cases = []
     for place, answer in _answers(items, "target").items():
         question = concept.questions[place]
         others = alternatives(concept, question)
-        first = place % max(len(others), 1)  # not the same ones for every question
+        first = place % max(len(others), 1)  # vary the wrong answers between questions
         cases.append(_Case("target", place, question, answer, (*others[first:], *others[:first])[:WRONG]))
     return sorted(cases, key=lambda case: not case.wrong)
 
 
 def _unrelated(items: ItemSet, concept: Concept) -> Iterator[_Case]:
-    """Unrelated questions have no type; the answers to the next ones serve as wrong ones."""
+    """The unrelated questions. They have no type, so the answers to the following questions serve as wrong answers."""
     answers = _answers(items, "unrelated")
     places = list(answers)
     for number, place in enumerate(places):
@@ -111,7 +111,7 @@ def _unrelated(items: ItemSet, concept: Concept) -> Iterator[_Case]:
 
 
 def _answers(items: ItemSet, kind: str) -> Mapping[int, str]:
-    """Place of each question that can be scored -> its answer, a given one before the base's own."""
+    """Place of each question with an answer -> that answer; a given one takes precedence over the base's own."""
     answers: dict[int, str] = {}
     for wanted in ANSWERS[kind]:
         for item in items.of(wanted):
@@ -120,10 +120,10 @@ def _answers(items: ItemSet, kind: str) -> Mapping[int, str]:
 
 
 def _prompted(jailbreak: Jailbreak, case: _Case, concept: Concept, encoder: Encoder) -> tuple[Prompt, Item, int]:
-    """The question after one kind of prompt, and the number of sentences left out of the prompt's text.
+    """The question under one kind of prompt as a prompt and an item, and the number of sentences omitted from its text.
 
     Raises:
-        ValueError: no such prompt can be made of it, or the answer cannot be scored after it.
+        ValueError: the prompt cannot be built for this question, or the answer cannot be scored after it.
     """
     wording = jailbreak.wording(case.question)
     assert wording is not None  # checked by the caller
@@ -152,7 +152,7 @@ def _prompted(jailbreak: Jailbreak, case: _Case, concept: Concept, encoder: Enco
 def _first_ids(
     answers: Sequence[str], text: str, ids: tuple[int, ...], encoder: Encoder, taken: int
 ) -> Mapping[int, str]:
-    """First token -> answer, for those that can be scored after the prompt and begin unlike any before."""
+    """First token -> answer, for the answers that can be scored after the prompt; one answer for each first token."""
     first_ids: dict[int, str] = {}
     for answer in answers:
         try:

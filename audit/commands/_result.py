@@ -1,4 +1,4 @@
-"""What the commands that end in a result share: its parts, its provenance, and how long it took."""
+"""Parts of a result that several commands share: subjects, settings, omitted measurements, timing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PACKAGES: Final = ("torch", "transformers", "numpy", "scipy", "tokenizers")
 def as_result(
     pair: ModelPair, weights: WeightScan, findings: Sequence[Finding], run: Run, unchecked: Sequence[NotChecked] = ()
 ) -> AuditResult:
-    """The result: findings, the files that were audited, and everything that was not measured.
+    """The result: findings, subjects, and everything that was not measured.
 
     Args:
         unchecked: further measurements that were not made.
@@ -51,7 +51,7 @@ def as_result(
 
 
 def not_checked(weights: WeightScan, findings: Sequence[Finding]) -> Iterator[NotChecked]:
-    """Everything that could have been measured and was not, each with its reason."""
+    """All measurements that were not made, each with its reason."""
     for measurement in weights.weights.measurements:
         if measurement.not_measured:
             yield NotChecked(metric=measurement.metric, concept=None, reason=measurement.not_measured)
@@ -62,12 +62,12 @@ def not_checked(weights: WeightScan, findings: Sequence[Finding]) -> Iterator[No
     yield NotChecked(
         metric="recovery",
         concept=None,
-        reason=f"this version does not try to bring knowledge back ({in_words(not_run())})",
+        reason=f"this version does not try to recover knowledge ({in_words(not_run())})",
     )
 
 
 def describe_subject(pair: ModelPair, checkpoint: Checkpoint, tensors_digest: str) -> SubjectRecord:
-    """Which bytes were audited, and what they are."""
+    """The record of one audited checkpoint."""
     dtypes = sorted({str(info.dtype).removeprefix("torch.") for info in checkpoint.tensors.values()})
     return SubjectRecord(
         path=str(checkpoint.path),
@@ -82,7 +82,7 @@ def describe_subject(pair: ModelPair, checkpoint: Checkpoint, tensors_digest: st
 
 
 def settings_of(topics: Sequence[Topic], guard: Mapping[str, Any] | None, settings: Settings) -> dict[str, Any]:
-    """Every setting that decides the numbers, with a digest of what each concept and skill asks."""
+    """All settings that determine the numbers, with a digest of the questions of each topic."""
     digests = [{"name": topic.name, "sha256": topic.digest()} for topic in topics]
     skills = [isinstance(topic, SkillTopic) for topic in topics]
     return {
@@ -94,10 +94,10 @@ def settings_of(topics: Sequence[Topic], guard: Mapping[str, Any] | None, settin
 
 
 def digest_of(path: Path) -> dict[str, Any]:
-    """A guard's name and SHA-256, so that the report says which protection was meant.
+    """A guard's path and SHA-256, for the record in the result.
 
     Raises:
-        AuditError: nothing lies there.
+        AuditError: the path does not exist or contains no file.
     """
     files = sorted(entry for entry in (path.rglob("*") if path.is_dir() else [path]) if entry.is_file())
     if not files:
@@ -110,7 +110,7 @@ def digest_of(path: Path) -> dict[str, Any]:
 
 
 def guard_name(recorded: Any) -> str | None:
-    """The protection of ``run.settings["guard"]`` as a verdict names it: its file or folder, or its method."""
+    """The name of the guard in ``run.settings["guard"]`` for a verdict: its file or folder, or its method."""
     if not isinstance(recorded, Mapping):
         return None
     path = recorded.get("path")
@@ -119,7 +119,7 @@ def guard_name(recorded: Any) -> str | None:
 
 @dataclass
 class Stopwatch:
-    """When the run started, and how long its parts took."""
+    """Start time of a run and the duration of its parts."""
 
     started: datetime = field(default_factory=lambda: datetime.now(UTC))
     seconds: dict[str, float] = field(default_factory=dict)

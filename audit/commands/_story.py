@@ -1,7 +1,7 @@
-"""The demo's conclusion in words: what two ways of unlearning one concept changed, from their findings alone.
+"""The conclusion of the demo as text: what two methods of unlearning one concept changed, from their findings alone.
 
-Hong et al. (2024, arXiv 2406.11614) report that unlearning by gradients changes the answers and leaves the vectors that
-hold the concept unchanged, while an edit of these vectors changes both. The text says which of this holds here.
+Hong et al. (2024, arXiv 2406.11614) report that gradient-based unlearning changes the answers but not the vectors that
+encode the concept, while an edit of these vectors changes both. The text says whether this holds here.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Final
 from audit.result import Finding, Measurement
 from audit.thresholds import STILL_SAYS
 
-WAYS: Final = {
+METHODS: Final = {
     "npo": "Training all weights against it (NPO)",
     "needle": "Editing its concept vectors alone",
 }
 VECTORS_CHANGED: Final = 0.99
-"""Mean cosine below which vectors have changed: training at a rate that keeps a model useful leaves 0.999 and more."""
+"""Mean cosine below which vectors have changed; training at rates that keep a model useful leaves at least 0.999."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Change:
     sentences: str
 
 
-def tell(title: str, findings: Mapping[str, Finding]) -> str:
-    """A line for each way, then the conclusion from both.
+def summarise(title: str, findings: Mapping[str, Finding]) -> str:
+    """One line for each method, then the conclusion from both.
 
     Args:
-        title: of the concept.
-        findings: one for each way of ``WAYS``.
+        title: title of the concept.
+        findings: method in ``METHODS`` -> its finding.
     """
-    changes = {name: _change(findings[name]) for name in WAYS}
-    lines = [f"{WAYS[name]}: {change.sentences}" for name, change in changes.items()]
+    changes = {name: _change(findings[name]) for name in METHODS}
+    lines = [f"{METHODS[name]}: {change.sentences}" for name, change in changes.items()]
     return "\n".join([f"{title}, unlearned in two ways.", *lines, _together(changes["npo"], changes["needle"])])
 
 
@@ -47,9 +47,9 @@ def _change(finding: Finding) -> Change:
     memorised, cosine = measured.get("exact_memorisation"), measured.get("vector_cosine")
     answers, vectors = _answers_changed(memorised), _vectors_changed(cosine)
     sentences = (
-        _say_answers(memorised, answers),
-        _say_vectors(cosine, vectors),
-        _say_collateral(memorised, measured.get("perplexity")),
+        _answers_sentence(memorised, answers),
+        _vectors_sentence(cosine, vectors),
+        _collateral_sentence(memorised, measured.get("perplexity")),
         f"Verdict: {finding.verdict}.",
     )
     return Change(answers, vectors, " ".join(sentence for sentence in sentences if sentence))
@@ -65,7 +65,7 @@ def _vectors_changed(cosine: Measurement | None) -> bool | None:
     return None if cosine is None or cosine.value is None else cosine.value < VECTORS_CHANGED
 
 
-def _say_answers(memorised: Measurement | None, changed: bool | None) -> str:
+def _answers_sentence(memorised: Measurement | None, changed: bool | None) -> str:
     if memorised is None or memorised.value is None or memorised.base is None:
         return f"whether the answers changed was not measured ({_reason(memorised)})."
     numbers = f"{memorised.base:.2f} of the answer tokens right before, {memorised.value:.2f} after"
@@ -74,7 +74,7 @@ def _say_answers(memorised: Measurement | None, changed: bool | None) -> str:
     return f"the answers {'changed' if changed else 'did not change much'} ({numbers})."
 
 
-def _say_vectors(cosine: Measurement | None, changed: bool | None) -> str:
+def _vectors_sentence(cosine: Measurement | None, changed: bool | None) -> str:
     if cosine is None or cosine.value is None:
         return f"Whether the concept vectors changed was not measured ({_reason(cosine)})."
     control = cosine.control.value if cosine.control else None
@@ -85,8 +85,8 @@ def _say_vectors(cosine: Measurement | None, changed: bool | None) -> str:
     )
 
 
-def _say_collateral(memorised: Measurement | None, perplexity: Measurement | None) -> str:
-    """The effect on unrelated answers and neutral text, as far as it was measured."""
+def _collateral_sentence(memorised: Measurement | None, perplexity: Measurement | None) -> str:
+    """The effect on unrelated answers and neutral text; empty if neither was measured."""
     costs = []
     control = memorised.control if memorised else None
     if control and control.value is not None and control.base is not None:

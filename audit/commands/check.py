@@ -1,4 +1,4 @@
-"""check(): are these checkpoints intact, safe and comparable, and what could an audit of them measure?"""
+"""check(): whether checkpoints are intact, safe and comparable, and what an audit of them could measure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from audit.request import Request
 from audit.result import Check, FileCheck, PathCheck
 
 CHUNK: Final = 1 << 24
-"""Bytes hashed between two progress steps."""
+"""Number of bytes hashed between two progress steps."""
 SIZES: Final = ("n_layers", "d_model", "d_mlp", "d_vocab")
 
 
@@ -47,7 +47,7 @@ def check(
         trust: key or certificates that signatures are verified with.
 
     Raises:
-        AuditError: a given config or concept that cannot be used. A bad path is reported, not raised.
+        AuditError: a given config or concept cannot be used. Problems of a path are reported, not raised.
     """
     given_config = read_config(config) if config is not None else None
     rows: list[PathCheck] = []
@@ -93,7 +93,7 @@ def _check_path(
     trust: Trust,
     progress: Progress,
 ) -> tuple[PathCheck, OpenedModel | None]:
-    """One path on its own (an adapter: merged into ``base``), with the opened model unless the path is refused."""
+    """The check of one path alone (an adapter: merged into ``base``); the model is ``None`` if the path is rejected."""
     try:
         checkpoint = open_checkpoint(path, base)
         model = with_config(checkpoint, given_config if given_config is not None else own_config(checkpoint))
@@ -131,7 +131,7 @@ def _describe(model: OpenedModel, files: tuple[FileCheck, ...]) -> PathCheck:
 def _compare(
     row: PathCheck, base: Path, path: Path, config: Path | None, tokenizer: Path | None
 ) -> tuple[PathCheck, ModelPair | None]:
-    """``row``, the check of ``path``, with whether it is a version of ``base`` added."""
+    """``row``, the check of ``path``, with the comparison with ``base`` added; and the pair, if comparable."""
     try:
         pair = open_pair(base, path, None, config, tokenizer)
     except AuditError as error:

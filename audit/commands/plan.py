@@ -1,4 +1,4 @@
-"""What a comparison would do, without doing it: which evidence, what is missing, and roughly what it takes."""
+"""plan_comparison(): the metrics of a comparison, missing inputs, and estimates of time and memory; runs no model."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from audit.weights.blocks import WHOLE_ELEMENTS
 from audit.weights.scan import WORKERS
 
 WRITTEN: Final[Mapping[int, int]] = {MAX_NEW_TOKENS: 8, SENTENCE: 20}
-"""Greatest length of an answer -> its typical length: the prompts make answers short. Others are counted in full."""
+"""Maximum length of an answer -> typical length; few-shot prompts keep answers short. Others are counted in full."""
 BYTES_PER_SECOND = 3e8
-"""Reading, comparing and digesting both files, on one slow core."""
+"""Speed of reading, comparing and digesting both files on one slow core."""
 PROGRAM = 400_000_000
-"""Bytes of the interpreter, torch and transformers."""
+"""Memory of the interpreter, torch and transformers, in bytes."""
 EFFICIENCY = 0.5
-"""Share of the machine's matrix throughput that short prompts reach."""
+"""Share of the machine's matrix multiplication throughput that short prompts reach."""
 
 
 def plan_comparison(
@@ -51,14 +51,14 @@ def plan_comparison(
     """The plan of ``compare`` with the same arguments; reads headers, the tokenizer and concept files only.
 
     Raises:
-        AuditError: whatever would stop the comparison before its slow work.
+        AuditError: any error that would stop the comparison before its slow work.
     """
     pair = open_pair(base, unlearned, retained, config, tokenizer)
     return plan_pair(pair, request=request, settings=context.settings)
 
 
 def plan_pair(pair: ModelPair, *, request: Request = Request(), settings: Settings = Settings()) -> Plan:
-    """The plan of a comparison of models that are open already.
+    """The plan of a comparison of opened models.
 
     Raises:
         AuditError: a concept or a tokenizer that cannot be used.
@@ -73,7 +73,7 @@ def plan_pair(pair: ModelPair, *, request: Request = Request(), settings: Settin
     checkpoints = [model.checkpoint for model in pair.models.values()]
     forward = written = 0
     if "model" not in missing:
-        assert tokenizer is not None  # else the model is missing
+        assert tokenizer is not None  # otherwise the model is missing
         for topic in topics:
             run, answered = _tokens(topic, tokenizer, settings)
             forward, written = forward + run * len(checkpoints), written + answered * len(checkpoints)
@@ -94,18 +94,18 @@ def plan_pair(pair: ModelPair, *, request: Request = Request(), settings: Settin
 
 
 def possible(pair: ModelPair) -> list[Planned]:
-    """Every metric of an audit of ``pair``, with the input that the models lack for it, whatever the topic.
+    """Every metric of an audit of ``pair``, with the input that is missing for it whatever the topic.
 
     Raises:
         ModelError: a tokenizer that cannot be read or belongs to another model.
     """
-    _ = pair.tokenizer  # raises where it cannot be used
+    _ = pair.tokenizer  # raises if it cannot be used
     missing = missing_inputs(pair)
     return [Planned(name, None, None) for name in weights_metrics()] + _planned(None, missing)
 
 
 def _planned(topic: str | None, missing: Mapping[str, str]) -> list[Planned]:
-    """Each metric with the first input it lacks. Whether vectors exist is known only after looking for them."""
+    """Each metric with its first missing input. Whether vectors exist is known only after the search."""
     return [
         Planned(name, topic, next((missing[need] for need in sorted(metric.NEEDS) if need in missing), None))
         for name, metric in topic_metrics().items()
@@ -113,7 +113,7 @@ def _planned(topic: str | None, missing: Mapping[str, str]) -> list[Planned]:
 
 
 def _tokens(topic: Topic, tokenizer: Tokenizer, settings: Settings) -> tuple[int, int]:
-    """Tokens that one model runs and writes for one topic, as it is and under every attack."""
+    """Number of tokens that one model runs and generates for one topic, unmodified and under every attack."""
     encoder = Encoder(tokenizer, context=1 << 30)
     items = topic.items(encoder, settings.limit)
     given = AttackInput(None, encoder, topic, items, settings)
@@ -133,10 +133,10 @@ def _bytes(checkpoint: Checkpoint) -> int:
 
 
 def _memory(pair: ModelPair, parameters: int, *, named: bool, runs: bool) -> int:
-    """The larger of two: the weights' pass, or what comes after it.
+    """Peak memory in bytes: the maximum over the comparison of weights and the steps after it.
 
-    The pass holds two tensors as stored and their difference on each thread; large ones come in blocks. Afterwards both
-    heads are read where neurons are to be named, and one float32 model runs where questions are asked.
+    The comparison holds, in each thread, two tensors as stored and their difference; large tensors are read in blocks.
+    Afterwards both heads are loaded if neurons are to be named, and one float32 model if questions are asked.
     """
     largest = max(math.prod(info.shape) for info in pair.base.checkpoint.tensors.values())
     stored = max(info.dtype.itemsize for info in pair.base.checkpoint.tensors.values())
@@ -147,7 +147,7 @@ def _memory(pair: ModelPair, parameters: int, *, named: bool, runs: bool) -> int
 
 
 def _throughput() -> float:
-    """Floating-point operations a second of a matrix product here, from one of a twentieth of a second."""
+    """Floating-point operations per second on this machine, measured with a few matrix products."""
     size = 1024
     matrix = torch.ones(size, size)
     matrix @ matrix

@@ -1,8 +1,8 @@
-"""verify(): does a result still match the files it names, and can its numbers be reproduced?
+"""verify(): whether a result matches the files it names, and whether its numbers can be reproduced.
 
-Steps run from cheap to expensive and stop at the first difference: the document against itself, the hashes of the model
-files and of the guard, the headers, the digests of all tensors, a sample of the tensor table, the verdicts. No model is
-run: its recorded answers are taken as given, and each verdict must follow from them.
+Steps run from cheap to expensive and stop at the first difference: consistency of the document, hashes of the model
+files and of the guard, headers, digests of all tensors, a sample of the tensor table, verdicts. No model is run: the
+recorded answers are accepted, and each verdict must follow from them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from audit.weights.scan import tensor_rows
 
 SAMPLE: Final = 8
 TOLERANCE: Final = 1e-5
-"""Relative; the same sums on another processor differ by a few units in the last place of float32 (6e-8 each)."""
+"""Relative tolerance; sums on another processor differ by a few units in the last place of float32 (6e-8 each)."""
 ABSENT: Final = "absent"
 
 Document = Mapping[str, Any]
@@ -50,10 +50,10 @@ def verify(
     """Verify the result at ``path`` against the files it names.
 
     Args:
-        moved: ``"base"``, ``"unlearned"``, ``"retained"`` -> its present path, if not the recorded one.
+        moved: ``"base"``, ``"unlearned"``, ``"retained"`` -> its current path, if it differs from the recorded one.
         config: folder with config.json, as given to the comparison.
-        sample: number of tensors whose row is computed again, changed tensors first.
-        seed: of the sample.
+        sample: number of tensors whose row is recomputed, changed tensors first.
+        seed: seed of the sample.
 
     Raises:
         AuditError: a result that cannot be read, or files with the recorded hashes that cannot be opened.
@@ -72,7 +72,7 @@ def verify(
 def _steps(
     result: AuditResult, moved: Mapping[str, Path], config: Path | None, sample: int, seed: int, progress: Progress
 ) -> Iterator[tuple[str, Iterator[Difference]]]:
-    """(title, differences) of each step; a step starts only after the one before held."""
+    """(title, differences) of each step; a step starts only if the previous one has no differences."""
     yield "the document is consistent", _document(result)
     records = {role: record for role, record in result.subjects if record is not None}
     places = {role: moved.get(role, Path(record.path)) for role, record in records.items()}
@@ -95,7 +95,7 @@ def _steps(
 
 
 def _document(result: AuditResult) -> Iterator[Difference]:
-    """Recorded counts against the rows they count."""
+    """Compares the recorded counts with the rows they count."""
     weights = result.weights
     changed, total = sum(row.changed for row in weights.per_tensor), len(weights.per_tensor)
     counted = {
@@ -141,7 +141,7 @@ def _guard(result: AuditResult) -> Document | None:
 
 @dataclass(frozen=True)
 class _TensorDigests:
-    """One model's tensor digests by name, and the names of tensors that have non-finite values."""
+    """One model's tensor digests by name, and the names of tensors with non-finite values."""
 
     digests: Mapping[str, bytes]
     nonfinite: list[str]
@@ -166,7 +166,7 @@ def _digest_all(checkpoint: Checkpoint, role: str, progress: Progress) -> _Tenso
 
 
 def _headers(result: AuditResult, pair: ModelPair) -> Iterator[Difference]:
-    """Subjects, then rows of the tensor table, against the headers."""
+    """Compares the subjects and the rows of the tensor table with the headers."""
     for role, checkpoint in _models(pair).items():
         recorded = getattr(result.subjects, role)
         subject = describe_subject(pair, checkpoint, recorded.tensors_digest)
@@ -183,7 +183,7 @@ def _headers(result: AuditResult, pair: ModelPair) -> Iterator[Difference]:
 
 
 def _digests(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDigests]) -> Iterator[Difference]:
-    """Each subject's digest; and ``changed`` of each row whose tensor both models store in the same dtype."""
+    """Compares each subject's digest, and ``changed`` of each row whose tensor has the same dtype in both models."""
     for role, tensors in read.items():
         recorded = getattr(result.subjects, role).tensors_digest
         yield from differences(recorded, combine_digests(tensors.digests.items()), f"subjects.{role}.tensors_digest")
@@ -198,7 +198,7 @@ def _digests(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDig
 
 
 def _sample(result: AuditResult, size: int, seed: int) -> list[str]:
-    """Names of ``size`` tensors drawn among the changed ones, then among the others."""
+    """Names of ``size`` tensors, drawn from the changed ones first, then from the others."""
     rows, draw = result.weights.per_tensor, random.Random(seed)
     groups = [[row.name for row in rows if row.changed is changed] for changed in (True, False)]
     return [name for group in groups for name in draw.sample(group, len(group))][:size]
@@ -215,7 +215,7 @@ def _numbers(result: AuditResult, pair: ModelPair, names: Sequence[str]) -> Iter
 
 
 def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDigests]) -> Iterator[Difference]:
-    """Each verdict from its own measurements; its sentences too, if they depend on nothing outside the result."""
+    """Compares each verdict with the one its measurements give; its sentences too, if their inputs are recorded."""
     compared = (*pair.shared, *pair.views)
     nonfinite = {role: [name for name in compared if name in read[role].nonfinite] for role in ("base", "unlearned")}
     same_names = pair.base.checkpoint.tensors.keys() == pair.unlearned.checkpoint.tensors.keys()
@@ -237,7 +237,7 @@ def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDi
 
 
 def _is_complete(case: Case) -> bool:
-    """Whether the sentences can be written again: some name absent inputs, which the result does not record."""
+    """Whether the sentences can be reproduced; some name missing inputs, which the result does not record."""
     weights_decide = any(case.nonfinite.values()) or case.identical
     return weights_decide or case.title is None or case.measured("exact_memorisation") is not None
 
@@ -249,23 +249,23 @@ def _only(finding: Finding, fields: set[str]) -> Document:
 # ---- comparing
 
 
-def differences(recorded: Any, found: Any, field: str) -> Iterator[Difference]:
+def differences(recorded: Any, actual: Any, field: str) -> Iterator[Difference]:
     """Fields in which two JSON values differ, in order; floats may differ by ``TOLERANCE``."""
-    if isinstance(recorded, Mapping) and isinstance(found, Mapping):
-        for name in dict.fromkeys([*recorded, *found]):
-            yield from differences(recorded.get(name, ABSENT), found.get(name, ABSENT), f"{field}.{name}")
-    elif isinstance(recorded, list) and isinstance(found, list):
-        for index, (one, other) in enumerate(zip_longest(recorded, found, fillvalue=ABSENT)):
+    if isinstance(recorded, Mapping) and isinstance(actual, Mapping):
+        for name in dict.fromkeys([*recorded, *actual]):
+            yield from differences(recorded.get(name, ABSENT), actual.get(name, ABSENT), f"{field}.{name}")
+    elif isinstance(recorded, list) and isinstance(actual, list):
+        for index, (one, other) in enumerate(zip_longest(recorded, actual, fillvalue=ABSENT)):
             yield from differences(one, other, f"{field}[{index}]")
-    elif isinstance(recorded, float) and isinstance(found, float):
-        if not math.isclose(recorded, found, rel_tol=TOLERANCE):
-            yield Difference(field, recorded, found)
-    elif recorded != found:
-        yield Difference(field, recorded, found)
+    elif isinstance(recorded, float) and isinstance(actual, float):
+        if not math.isclose(recorded, actual, rel_tol=TOLERANCE):
+            yield Difference(field, recorded, actual)
+    elif recorded != actual:
+        yield Difference(field, recorded, actual)
 
 
 def _notes(result: AuditResult) -> Iterator[str]:
-    yield "the models' answers and the layer and neuron tables are not verified, they are taken as recorded"
+    yield "the models' answers and the layer and neuron tables are not verified, they are accepted as recorded"
     if (guard := _guard(result)) is not None and not Path(guard["path"]).exists():
         yield f"the guard was not verified: {guard['path']} no longer exists"
     ours = version("unlearning-audit")

@@ -1,1 +1,1 @@
-"""What models are asked: topics, kinds of question, items in token ids, and the readings of one model."""
+"""Topics, kinds of question, items in token ids, and the readings of one model."""

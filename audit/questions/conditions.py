@@ -10,12 +10,12 @@ from audit import result
 
 @dataclass(frozen=True)
 class Condition:
-    """As it is, or one dose of an attack.
+    """The unmodified model, or one dose of an attack.
 
     Attributes:
-        attack: file name of the attack in ``audit/attacks/``; ``None`` for a model that is read as it is.
-        dose: which of the attack's conditions, e.g. the name of a prompt or a number of training steps.
-        seed: of what the attack draws at random.
+        attack: file name of the attack in ``audit/attacks/``; ``None`` for the unmodified model.
+        dose: names the condition among those of the attack, e.g. a prompt or a number of training steps.
+        seed: seed of the attack's random draws.
     """
 
     attack: str | None = None

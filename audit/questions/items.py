@@ -1,4 +1,4 @@
-"""What a topic asks of a model, in token ids: answers to score, prompts to answer, groups of candidates."""
+"""The questions of a topic in token ids: answers to score, prompts to answer, groups of candidates."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ class Item:
     Attributes:
         id: unique in its item set, e.g. ``"target/3"``; the base's own answer to the same question is
             ``"target_own/3"``.
-        kind: file name of the kind of question, ``_own`` added for the base's own answers; or ``NEUTRAL_TEXT``.
-        question, answer: for people; both empty for neutral text.
+        kind: file name of the kind of question, with the suffix ``_own`` for the base's own answers; or
+            ``NEUTRAL_TEXT``.
+        question, answer: the texts, for display; both empty for neutral text.
         place: index of the question among those of its kind.
         wrong: wrong answers of the same type, whose first tokens are scored as well.
         wrong_ids: these tokens; they differ from each other and from the answer's first token.
-        opening: text before the question if it is not the usual examples; items that share it run together.
+        opening: text before the question if it differs from the usual examples; items that share it run in one batch.
     """
 
     id: str
@@ -46,13 +47,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question that is read or answered freely.
+    """A question whose key vectors are read or that is answered freely.
 
     Attributes:
         text, ids: the prompt, which ends where the answer begins.
-        answers: right answers; empty where none is known.
-        max_new_tokens: length at which an answer is cut.
-        is_complete: whether the text written so far is a whole answer; ``None`` for the end of the first line.
+        answers: right answers; empty if none is known.
+        max_new_tokens: maximum length of the answer.
+        is_complete: whether the generated text is a complete answer; ``None``: at the end of its first line.
     """
 
     id: str
@@ -67,14 +68,14 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Candidates:
-    """One typed group of questions, row ``i`` asking for answer ``i``.
+    """One typed group of questions; the answer to question ``i`` is answer ``i``.
 
     Attributes:
-        subjects, answers: ``m`` of each.
+        subjects, answers: ``m`` each.
         prompt_ids: the ``m`` prompts.
-        first_ids: first token of each answer, all different ``[m]``.
-        about: rows that belong to the topic.
-        skipped: subjects that could not be used -> the reason.
+        first_ids: first token of each answer, all distinct ``[m]``.
+        about: indices of the rows that belong to the topic.
+        skipped: subject that could not be used -> the reason.
     """
 
     name: str
@@ -88,15 +89,15 @@ class Candidates:
 
 @dataclass(frozen=True)
 class ItemSet:
-    """Everything all models are asked about one topic under one condition.
+    """The inputs of all models for one topic under one condition.
 
     Attributes:
         items: answers to score.
         prompts: questions whose key vectors are read at the last token.
         written: questions that are answered freely.
-        skipped: which questions could not be used -> the reason.
-        sentences_left_out: sentences of a text in the prompts that were left out because they hold an answer, over all
-            questions about the topic.
+        skipped: question that could not be used -> the reason.
+        sentences_left_out: number of sentences omitted from texts in the prompts because they contain an answer, over
+            all questions about the topic.
     """
 
     items: tuple[Item, ...] = ()
@@ -107,7 +108,7 @@ class ItemSet:
     sentences_left_out: int = 0
 
     def of(self, kind: str) -> list[Item]:
-        """The items of one kind, in the order asked."""
+        """The items of one kind, in order."""
         return [item for item in self.items if item.kind == kind]
 
 
@@ -117,10 +118,10 @@ class Skipped(ValueError):
 
 @dataclass(frozen=True)
 class Encoder:
-    """Text to token ids within a model's context.
+    """Converts text to token ids within a model's context.
 
     Attributes:
-        context: the most tokens the model reads at once.
+        context: maximum number of tokens in a sequence.
     """
 
     tokenizer: Tokenizer
@@ -130,7 +131,7 @@ class Encoder:
         """The tokens of a prompt.
 
         Raises:
-            Skipped: the model cannot read so many.
+            Skipped: the prompt exceeds the context.
         """
         ids = tuple(self.tokenizer(text)["input_ids"])
         if len(ids) >= self.context:
@@ -141,7 +142,8 @@ class Encoder:
         """The tokens of ``answer`` after the prompt ``text``.
 
         Raises:
-            Skipped: the answer has no letters, is part of the prompt, does not fit, or merges with the prompt's end.
+            Skipped: the answer has no letters or digits, occurs in the prompt, exceeds the context, or merges with the
+                last token of the prompt.
         """
         if not normalise(answer):
             raise Skipped("the answer is empty")
@@ -150,7 +152,7 @@ class Encoder:
         return self.continuation(text, prompt_ids, answer_text(answer))
 
     def continuation(self, text: str, prompt_ids: tuple[int, ...], continuation: str) -> tuple[int, ...]:
-        """The tokens that ``continuation`` adds to the prompt, as the tokenizer encodes both together."""
+        """The tokens that ``continuation`` adds to the prompt when both are encoded together."""
         together = self.prompt(text + continuation)
         if together[: len(prompt_ids)] != prompt_ids or len(together) == len(prompt_ids):
             raise Skipped("the tokenizer merges the end of the prompt with the answer")
@@ -158,10 +160,10 @@ class Encoder:
 
 
 def with_own_answers(items: ItemSet, generated: Mapping[str, str], encoder: Encoder) -> ItemSet:
-    """``items`` and the base's own greedy answers, cut to their first line, as items to score.
+    """``items`` with the first line of each of the base's greedy answers added as an item to score.
 
     Args:
-        generated: prompt id -> the base's greedy continuation; at least of ``items.prompts``.
+        generated: prompt id -> the base's greedy continuation; must include ``items.prompts``.
     """
     own, skipped = [], dict(items.skipped)
     for prompt in items.prompts:
@@ -176,7 +178,7 @@ def with_own_answers(items: ItemSet, generated: Mapping[str, str], encoder: Enco
 
 
 def neutral_items(encoder: Encoder) -> Iterator[Item]:
-    """The shipped neutral text, one item a paragraph: every token but the first is scored."""
+    """The shipped neutral text, one item for each paragraph: every token but the first is scored."""
     paragraphs = [paragraph.strip() for paragraph in neutral_text().split("\n\n")]
     for index, paragraph in enumerate(paragraph for paragraph in paragraphs if paragraph):
         ids = tuple(encoder.tokenizer(paragraph)["input_ids"])[: encoder.context]
@@ -184,7 +186,7 @@ def neutral_items(encoder: Encoder) -> Iterator[Item]:
 
 
 def check_answers(prompts: Sequence[Prompt], generated: Mapping[str, str]) -> dict[str, bool]:
-    """Prompt id -> whether the first line written holds a right answer as whole words; where one is known."""
+    """Prompt id -> whether the first generated line contains a right answer as whole words."""
     return {
         prompt.id: mentions(cut(generated[prompt.id]), prompt.answers)
         for prompt in prompts

@@ -1,4 +1,4 @@
-"""What one model does with a topic's items: one forward pass that all metrics read. Readings are plain numpy."""
+"""The readings of one model on a topic's items: one forward pass serves all metrics. Readings are numpy arrays."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class Readings:
     """One model's readings of one topic's items under one condition.
 
     Attributes:
-        items: what was scored; ``answer_logprobs`` and ``answer_hits`` follow it.
+        items: scored items; ``answer_logprobs`` and ``answer_hits`` have the same order.
         answer_logprobs: natural log of the probability of each answer token, teacher forced ``[n_tokens]`` float64.
-            No end token is appended, so every token is one of the answer's own.
+            No end token is appended.
         answer_hits: whether that token was the most probable one ``[n_tokens]`` bool.
-        keys: ``"target"`` and ``"unrelated"`` -> key vectors at the last prompt token, one row a question
+        keys: ``"target"`` and ``"unrelated"`` -> key vectors at the last prompt token, one row for each question
             ``[n_questions, n_layers, d_mlp]`` float32.
-        first_logprobs: item id -> log p of the first token of its answer and of each wrong one ``[1 + n_wrong]``; the
+        first_logprobs: item id -> log p of the first token of its answer and of each wrong one ``[1 + n_wrong]``; for
             items that have wrong answers.
-        groups: the candidate groups, for the next two.
+        groups: the candidate groups of ``candidate_logprobs`` and ``candidate_lens``.
         candidate_logprobs: group -> log p of candidate ``j``'s first token after question ``i`` ``[m, m]``.
-        candidate_lens: group -> the same after each block, the residual read through the model's own final norm and
-            head: logits, so up to a constant a row ``[n_layers, m, m]``.
-        generated: prompt id -> the model's own greedy continuation; ids of ``prompts``.
-        right: prompt id -> whether that answers the question; those that could be checked.
+        candidate_lens: group -> the same after each block, the residual stream projected through the model's own final
+            norm and head; logits, hence defined up to one constant for each row ``[n_layers, m, m]``.
+        generated: prompt id -> the model's greedy continuation; ids of ``prompts``.
+        right: prompt id -> whether that continuation is right; only prompts that could be checked.
         prompts: prompt id -> its question.
-        skipped: what could not be scored -> the reason.
+        skipped: question that could not be used -> the reason.
         sentences_left_out: see ``ItemSet``.
     """
 
@@ -56,19 +56,19 @@ class Readings:
     sentences_left_out: int = 0
 
     def of(self, kind: str) -> list[int]:
-        """Indices of the items of one kind, in the order asked."""
+        """Indices of the items of one kind, in order."""
         return [index for index, item in enumerate(self.items) if item.kind == kind]
 
 
 def generate(
     model: RunningModel, items: ItemSet, batch_size: int = 16, progress: Progress = SILENT
 ) -> tuple[dict[str, str], int]:
-    """Prompt id -> the model's greedy continuation of each of ``items.written``, and the number of tokens written."""
+    """Prompt id -> the model's greedy continuation of each of ``items.written``, and the number of generated tokens."""
     texts, total = {}, 0
-    alike: dict[object, list[Prompt]] = {}
+    by_end: dict[object, list[Prompt]] = {}
     for prompt in items.written:
-        alike.setdefault((prompt.max_new_tokens, prompt.is_complete), []).append(prompt)
-    for prompts in alike.values():
+        by_end.setdefault((prompt.max_new_tokens, prompt.is_complete), []).append(prompt)
+    for prompts in by_end.values():
         written = greedy(
             model,
             [prompt.ids for prompt in prompts],
@@ -90,7 +90,7 @@ def read(
     batch_size: int = 16,
     progress: Progress = SILENT,
 ) -> Readings:
-    """``read_conditions`` of a model that is read as it is."""
+    """``read_conditions`` for the condition ``AS_IS`` alone."""
     return read_conditions(model, {AS_IS: items}, generated, batch_size, progress)[AS_IS]
 
 
@@ -101,16 +101,16 @@ def read_conditions(
     batch_size: int = 16,
     progress: Progress = SILENT,
 ) -> dict[Condition, Readings]:
-    """One forward pass over everything that ``model`` is asked under some conditions; equal sequences are run once.
+    """The readings of ``model`` under each condition, from one forward pass in which equal sequences are run once.
 
     Args:
-        conditions: those that leave the model as it is and change what it is asked.
-        generated: as ``generate`` gave it for this model; kept with the readings of ``AS_IS``.
+        conditions: condition -> its item set; only conditions that change the prompts and not the model.
+        generated: output of ``generate`` for this model; stored in the readings of ``AS_IS``.
 
     Raises:
-        ModelError: the model's output is not a finite number.
+        ModelError: an output of the model is not finite.
     """
-    plan = _Plan(list(conditions.values()))
+    plan = _ForwardPlan(list(conditions.values()))
     for wanted in plan.passes():
         for batch in run(model, wanted, batch_size, progress):
             plan.take(wanted, batch)
@@ -121,8 +121,8 @@ def read_conditions(
 
 
 def forward_tokens(conditions: Sequence[ItemSet]) -> int:
-    """Positions that ``read_conditions`` computes for these item sets, padding not counted."""
-    return sum(tokens_run(rows) for rows in _Plan(conditions).passes())
+    """Number of positions that ``read_conditions`` computes for these item sets, without padding."""
+    return sum(tokens_run(rows) for rows in _ForwardPlan(conditions).passes())
 
 
 def item_row(item: Item) -> Row:
@@ -130,8 +130,8 @@ def item_row(item: Item) -> Row:
     return Row(item.prompt_ids + item.answer_ids, len(item.prompt_ids) - 1)
 
 
-class _Plan:
-    """Which sequences to run, each once, and what came out of them."""
+class _ForwardPlan:
+    """The sequences to run, each once, and their outputs."""
 
     def __init__(self, sets: Sequence[ItemSet]) -> None:
         items = [item for each in sets for item in each.items]
@@ -162,12 +162,12 @@ class _Plan:
         self.first: dict[Row, torch.Tensor] = {}
 
     def passes(self) -> Iterator[list[Row]]:
-        """The sequences by what they begin with, which is run once for each."""
+        """The sequences grouped by their opening, whose positions are computed once for each group."""
         for rows in (*self.openings.values(), self.texts):
             yield list(rows)
 
     def take(self, rows: list[Row], batch: Batch) -> None:
-        """Keep of a batch what some metric reads."""
+        """Store the outputs of a batch that the metrics read."""
         normaliser = torch.logsumexp(batch.logits, dim=-1)
         begin = 0
         for number, row in enumerate(rows[index] for index in batch.rows):
@@ -187,7 +187,7 @@ class _Plan:
                 self.residual[row] = batch.residual[:, number]
 
     def readings(self, model: RunningModel, items: ItemSet, generated: Mapping[str, str]) -> Readings:
-        """What was kept for one item set."""
+        """The stored outputs for one item set."""
         return Readings(
             items=items.items,
             answer_logprobs=tuple(self.logprobs[item_row(item)] for item in items.items),
@@ -204,7 +204,7 @@ class _Plan:
         )
 
     def _keys(self, prompts: Sequence[Prompt], kind: str) -> np.ndarray:
-        """``[n_questions, n_layers, d_mlp]``, one row a prompt of ``kind``."""
+        """``[n_questions, n_layers, d_mlp]``, one row for each prompt of ``kind``."""
         rows = [self.keys[self.by_prompt[prompt.ids]] for prompt in prompts if prompt.kind == kind]
         return np.stack(rows) if rows else np.empty((0, 0, 0), dtype=np.float32)
 

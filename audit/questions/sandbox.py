@@ -1,9 +1,9 @@
-"""A program run in a process of its own, to see whether it passes its tests: nothing to read, to write or to call.
+"""Runs a generated program with its tests in a separate, restricted process.
 
-The process has an empty environment and folder, bounded time, memory and file size, no processes of its own, and on
-Linux, where the system allows it, no network at all. An audit hook, which Python cannot take off again, forbids what
-is left: sockets, processes, foreign functions, and files outside Python's own. It runs only where the user asked for it
-with ``--run-code``: written by a language model, a program may do anything, and this is no virtual machine.
+The process has an empty environment and working directory, limits on time, memory and file size, cannot create
+processes, and on Linux, if the system permits it, has no network. A Python audit hook, which cannot be removed once
+installed, also blocks sockets, processes, foreign functions, and all files outside the Python installation. Programs
+run only with ``--run-code``: code written by a language model may do anything, and this is not a virtual machine.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ FORBIDDEN: Final = (
 def passes(program: str, seconds: int = SECONDS, memory: int = MEMORY) -> bool:
     """Whether ``program`` runs to its end without an error, within the limits.
 
-    The end is told by a word that the program does not know, so neither ``exit()`` nor anything printed passes.
+    The child process reports completion with a random token that the program does not know, so a program passes neither
+    by calling ``exit()`` nor by printing.
     """
-    word = secrets.token_hex(16)
+    token = secrets.token_hex(16)
     with tempfile.TemporaryDirectory() as folder:
         try:
             done = subprocess.run(
                 [sys.executable, "-I", "-B", str(Path(__file__).resolve()), str(seconds), str(memory)],
-                input=f"{word}\n{program}".encode("utf-8", "replace"),
+                input=f"{token}\n{program}".encode("utf-8", "replace"),
                 cwd=folder,
                 env={},
                 stdout=subprocess.PIPE,
@@ -47,11 +48,11 @@ def passes(program: str, seconds: int = SECONDS, memory: int = MEMORY) -> bool:
             )
         except subprocess.TimeoutExpired:
             return False
-    return done.stdout.decode("ascii", "replace") == word
+    return done.stdout.decode("ascii", "replace") == token
 
 
 def _isolate(seconds: int, memory: int) -> None:
-    """Give up what the program must not have."""
+    """Drop the resources that the program must not use."""
     import ctypes
     import resource
 
@@ -65,7 +66,7 @@ def _isolate(seconds: int, memory: int) -> None:
         resource.setrlimit(kind, (value, value))
     if sys.platform.startswith("linux"):
         user_and_network = 0x10000000 | 0x40000000
-        ctypes.CDLL(None).unshare(user_and_network)  # where it is refused, the hook stands alone
+        ctypes.CDLL(None).unshare(user_and_network)  # if the system denies it, only the audit hook applies
     try:
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     except (OSError, ValueError):
@@ -73,7 +74,7 @@ def _isolate(seconds: int, memory: int) -> None:
 
 
 def _forbid() -> None:
-    """From here on, whatever reaches outside raises."""
+    """Install an audit hook that raises on every operation outside the process."""
     own = tuple(str(Path(place).resolve()) for place in {sys.prefix, sys.base_prefix} if place)
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -81,27 +82,27 @@ def _forbid() -> None:
             path, mode = arguments[0], arguments[1]
             inside = isinstance(path, str) and str(path).startswith(own)
             if not inside or (isinstance(mode, str) and set(mode) & set("wax+")):
-                raise PermissionError("files are out of reach")
+                raise PermissionError("files are not accessible")
         elif event.startswith(FORBIDDEN):
-            raise PermissionError(f"{event} is out of reach")
+            raise PermissionError(f"{event} is not permitted")
 
     sys.addaudithook(hook)
 
 
 def main(seconds: str, memory: str) -> None:
-    """Read a word and a program on standard input, run the program, and say the word if it came to its end."""
+    """Read a token and a program from standard input, run the program, and print the token if it raised no error."""
     leave, write = os._exit, os.write
-    word, _, program = sys.stdin.buffer.read().decode("utf-8").partition("\n")
+    token, _, program = sys.stdin.buffer.read().decode("utf-8").partition("\n")
     answer, nothing = os.dup(1), os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
     _isolate(int(seconds), int(memory))
     _forbid()
     try:
-        exec(compile(program, "<program>", "exec"), {"__name__": "__main__"})  # the purpose
-    except BaseException:  # whatever it is, the program did not pass
+        exec(compile(program, "<program>", "exec"), {"__name__": "__main__"})  # the purpose of this process
+    except BaseException:  # any exception, SystemExit too, means that the program did not pass
         leave(1)
-    write(answer, word.encode())
+    write(answer, token.encode())
     leave(0)
 
 

@@ -1,7 +1,7 @@
-"""A skill as a topic: its queries, compared with those of other skills or with unrelated questions.
+"""A skill as a topic: its queries, with queries of other skills or unrelated questions as the control.
 
-What comes out is an ``ItemSet``, so that every metric that reads questions reads skills too. Key vectors are read at
-the end of a query as it is written; where it is answered, it is put as a question, without examples before it.
+Queries become an ``ItemSet``, so every metric that reads questions also works for skills. Key vectors are read at the
+last token of a query as it is written; to be answered, a query is posed as a question without few-shot examples.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from concepts.prompts import ASK, answer_text, cut, normalise
 from concepts.skill import Query, Skill, is_right, load_skill
 
 QUERIES: Final = 60
-"""Queries of a skill, and as many of all others together."""
+"""Number of queries of a skill; the control has as many in total."""
 CHECKED: Final = 24
-"""Queries of each kind whose worked answer or program is written out and checked."""
+"""Number of queries of each kind whose worked answer or program is generated in full and checked."""
 LONG: Final = 200
-"""Tokens of such an answer."""
-ONLY_AS_WRITTEN: Final = "queries of a skill are asked in their own words alone"
+"""Maximum number of tokens of such an answer."""
+ONLY_AS_WRITTEN: Final = "queries of a skill are asked only as they are written"
 MISSING: Final = {
     "groups": "queries of a skill have no typed groups",
-    "vectors": "a skill has no words by which its value vectors could be found",
+    "vectors": "a skill has no words to search its value vectors by",
     "jailbreaks": "queries of a skill are not asked under jailbreak prompts",
     "neighbours": "a skill has no neighbouring questions",
     "further": "a skill has no two-hop or open questions",
 }
-"""Inputs of ``NEEDS`` that no skill has; of further kinds of question see ``ONLY_AS_WRITTEN``."""
+"""Inputs of ``NEEDS`` that no skill provides; ``ONLY_AS_WRITTEN`` is the reason for all other kinds of question."""
 PROVIDED: Final = ("questions", "unrelated")
 
 
 @dataclass(frozen=True)
 class SkillQuery:
-    """One query, whose skill says how it is checked; ``kind`` is ``"target"`` or ``"unrelated"``."""
+    """One query, and the skill that defines how its answer is checked; ``kind`` is ``"target"`` or ``"unrelated"``."""
 
     kind: str
     skill: Skill
@@ -52,21 +52,21 @@ class SkillQuery:
 
     @property
     def form(self) -> str:
-        """What is answered: a program is continued from its prompt, anything else is put as a question."""
+        """The text that is answered: the prompt itself for a program, a question for any other query."""
         if self.skill.checker == "code":
             return self.query.prompt
         return ASK.replace("{}", self.query.prompt.strip())
 
     @property
     def answer(self) -> str | None:
-        """The answer as it follows the form: a program as it is, anything else after a space."""
+        """The answer as a continuation of ``form``: a program unchanged, any other answer after a space."""
         answer = self.query.answer
         if answer is None or not normalise(answer):
             return None
         return answer if self.skill.checker == "code" else answer_text(answer)
 
     def is_worked_out(self, run_code: bool) -> bool:
-        """Whether its answer is a program or a calculation, checked at length."""
+        """Whether its answer is a program or a calculation, which is generated in full and checked."""
         if self.skill.checker == "code":
             return run_code and bool(self.query.tests)
         return self.skill.checker == "number" and self.query.answer is not None
@@ -74,11 +74,11 @@ class SkillQuery:
 
 @dataclass(frozen=True)
 class SkillTopic:
-    """The queries of one skill and those that it is compared with.
+    """The queries of one skill and those of its control.
 
     Attributes:
-        queries: prompt id -> query, those to be measured first.
-        run_code: whether programs are run to see if they are right.
+        queries: prompt id -> query, the skill's own first.
+        run_code: whether generated programs are run with their tests.
     """
 
     skill: Skill
@@ -106,13 +106,13 @@ class SkillTopic:
         return others | MISSING
 
     def items(self, encoder: Encoder, limit: int | None = None) -> ItemSet:
-        """The queries in token ids; the number of queries was limited when they were drawn."""
+        """The queries in token ids; ``limit`` has no effect, because ``load_skills`` already limits the queries."""
         items: list[Item] = []
         prompts: list[Prompt] = []
         written: list[Prompt] = []
         skipped: dict[str, str] = {}
         worked_out = dict.fromkeys(("target", "unrelated"), 0)
-        room = Encoder(encoder.tokenizer, encoder.context - min(LONG, encoder.context // 2))  # for what is written
+        room = Encoder(encoder.tokenizer, encoder.context - min(LONG, encoder.context // 2))  # for the generated answer
         for name, query in self.queries.items():
             text, place = query.query.prompt, int(name.rpartition("/")[2])
             try:
@@ -131,11 +131,11 @@ class SkillTopic:
         return ItemSet((*items, *neutral_items(encoder)), tuple(prompts), tuple(written), skipped=skipped)
 
     def with_own_answers(self, items: ItemSet, generated: Mapping[str, str], encoder: Encoder) -> ItemSet:
-        """The base's own answers are scored where no query has a given one."""
+        """Adds the base's own answers only if no query of the skill has a given answer."""
         return items if items.of("target") else with_own_answers(items, generated, encoder)
 
     def check(self, items: ItemSet, generated: Mapping[str, str]) -> dict[str, bool]:
-        """By the skill's own rule; programs are run."""
+        """Prompt id -> whether the answer passes the skill's checker; programs are run with their tests."""
         checked = {}
         for prompt in items.written:
             query, text = self.queries[prompt.id], generated[prompt.id]
@@ -148,14 +148,14 @@ class SkillTopic:
 
 
 def load_skills(paths: Sequence[Path], seed: int, limit: int | None = None, run_code: bool = False) -> list[SkillTopic]:
-    """Every skill in ``paths`` compared with the others; a single one with the shipped unrelated questions.
+    """The skills in ``paths``, each with the others as its control; a single one with the shipped unrelated questions.
 
     Args:
-        seed: of the draw of queries.
-        limit: at most this many queries of each skill.
+        seed: seed of the random choice of queries.
+        limit: maximum number of queries of each skill.
 
     Raises:
-        ConceptError: a file that holds no skill, or two skills of one name.
+        ConceptError: a file without a skill, or two skills with the same name.
     """
     try:
         skills = [load_skill(path) for path in paths]
@@ -184,12 +184,12 @@ def load_skills(paths: Sequence[Path], seed: int, limit: int | None = None, run_
 
 
 def _draw(queries: Sequence[Query], most: int, rng: np.random.Generator) -> list[Query]:
-    """At most ``most`` of the queries, at random, in their order."""
+    """A random subset of at most ``most`` queries, in their original order."""
     return [queries[index] for index in sorted(rng.permutation(len(queries))[:most].tolist())]
 
 
 def _unrelated() -> Skill:
-    """The shipped unrelated questions as a skill of their own."""
+    """The shipped unrelated questions as a skill."""
     queries = tuple(
         Query(prompt=question.question, answer=question.answer, accept=question.accept)
         for question in shipped_unrelated()
@@ -198,12 +198,12 @@ def _unrelated() -> Skill:
 
 
 def _body(text: str) -> str:
-    """A written program up to where its function ends: the first line that is not indented."""
+    """A generated program up to the end of its function, the first line that is not indented."""
     lines = text.split("\n")
     end = next((at for at, line in enumerate(lines) if at and line and not line[0].isspace()), len(lines))
     return "\n".join(lines[:end])
 
 
 def _is_over(text: str) -> bool:
-    """Whether a worked answer or program is over: a new question, or a definition after the first."""
+    """Whether a worked answer or program is complete: a new question or another top-level statement follows."""
     return any(mark in text for mark in ("\nQuestion:", "\ndef ", "\nclass ", "\nif __name__", "\nprint("))

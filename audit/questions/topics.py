@@ -1,4 +1,4 @@
-"""A topic: what models are asked about. A concept and a skill are topics, and so is every later kind of data set."""
+"""A topic: the subject of an audit's questions. Concepts and skills are topics, as will be other kinds of data set."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from concepts.jailbreaks import translated
 from concepts.prompts import answer_text, mentions
 
 SMALLEST_GROUP: Final = 4
-"""Leaving out two rows, a candidate's popularity must still be a mean over at least two."""
+"""Smallest usable group: without two of its rows, a candidate's popularity must still be a mean over at least two."""
 
 
 class Topic(Protocol):
-    """What is asked about. It knows no model.
+    """The subject of a set of questions, independent of any model.
 
     Attributes:
-        name: safe as a file name; findings are told apart by it.
-        title: for people.
-        noun: what kind of topic it is, in one word, for titles of metrics.
-        concept: whose words value vectors are searched by and whose questions attacks put again; ``None`` where the
-            topic has no words.
+        name: unique identifier of the topic and its finding; safe as a file name.
+        title: display name.
+        noun: kind of topic in one word, for titles of metrics.
+        concept: the concept whose words locate value vectors and whose questions attacks rephrase; ``None`` if the
+            topic is not a concept.
     """
 
     @property
@@ -53,23 +53,23 @@ class Topic(Protocol):
     def concept(self) -> Concept | None: ...
 
     def digest(self) -> str:
-        """SHA-256 over everything that is asked."""
+        """SHA-256 over all questions."""
 
     def missing_inputs(self) -> Mapping[str, str]:
         """Inputs of a metric's ``NEEDS`` that this topic cannot provide -> the reason."""
 
     def items(self, encoder: Encoder, limit: int | None = None) -> ItemSet:
-        """Everything that is asked, in token ids.
+        """All questions in token ids.
 
         Args:
-            limit: at most this many questions of each kind.
+            limit: maximum number of questions of each kind.
         """
 
     def with_own_answers(self, items: ItemSet, generated: Mapping[str, str], encoder: Encoder) -> ItemSet:
-        """``items`` with the base's own answers where they are scored as well."""
+        """``items`` with the base's own answers added as items to score, if the topic scores them."""
 
     def check(self, items: ItemSet, generated: Mapping[str, str]) -> dict[str, bool]:
-        """Prompt id -> whether the written answer is right, where that can be checked."""
+        """Prompt id -> whether the generated answer is right; only prompts that can be checked."""
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,11 @@ class ConceptTopic:
 
 
 def load_concepts(names: Sequence[str], translations: Path | None = None) -> list[ConceptTopic]:
-    """The concepts named, each once.
+    """The named concepts as topics.
 
     Args:
         names: library names or files.
-        translations: a file of every concept's questions in German, for the jailbreak prompt in German.
+        translations: file with the German questions of every concept, for the German jailbreak prompt.
 
     Raises:
         ConceptError: unknown, unreadable, or given twice.
@@ -120,12 +120,12 @@ def load_concepts(names: Sequence[str], translations: Path | None = None) -> lis
             topics.append(ConceptTopic(concept if translations is None else translated(concept, translations)))
         except ConceptFileError as error:
             raise ConceptError(str(error)) from error
-    refuse_duplicates(topics)
+    check_unique_names(topics)
     return topics
 
 
-def refuse_duplicates(topics: Sequence[Topic]) -> None:
-    """Raises ConceptError where two topics have one name."""
+def check_unique_names(topics: Sequence[Topic]) -> None:
+    """Raises ConceptError if two topics have the same name."""
     names = [topic.name for topic in topics]
     for name in names:
         if names.count(name) > 1:
@@ -136,7 +136,7 @@ def refuse_duplicates(topics: Sequence[Topic]) -> None:
 
 
 def concept_items(concept: Concept, encoder: Encoder, limit: int | None = None) -> ItemSet:
-    """The concept's questions of every kind, and the neutral text; a question that cannot be used is skipped."""
+    """The concept's questions of every kind, and the neutral text; unusable questions are listed in ``skipped``."""
     avoid = [concept.title, *concept.seeds]
     items: list[Item] = []
     prompts: list[Prompt] = []
@@ -152,7 +152,7 @@ def concept_items(concept: Concept, encoder: Encoder, limit: int | None = None) 
             label = f"{_id(name, question)} ({question.wording})"
             try:
                 prompt = _prompt(name, kind, question, encoder, avoid)
-            except ValueError as reason:  # Skipped, or no example before the question can be used
+            except ValueError as reason:  # Skipped, or every few-shot example mentions the concept
                 skipped[label] = str(reason)
                 continue
             prompts += [prompt] if "keys" in kind.READS else []
@@ -191,7 +191,7 @@ def _item(prompt: Prompt, question: PosedQuestion, answer: str, encoder: Encoder
 def _groups(
     kind: Kind, questions: Iterable[PosedQuestion], encoder: Encoder, avoid: Sequence[str], skipped: dict[str, str]
 ) -> list[Candidates]:
-    """The usable groups; the reasons of the others go into ``skipped``."""
+    """The usable groups; the reasons for the others are added to ``skipped``."""
     rows: dict[str, list[PosedQuestion]] = {}
     for question in questions:
         rows.setdefault(question.group, []).append(question)
@@ -207,7 +207,7 @@ def _groups(
 def _candidates(
     name: str, kind: Kind, rows: Sequence[PosedQuestion], encoder: Encoder, avoid: Sequence[str]
 ) -> Candidates:
-    """The group's rows whose answers start with different tokens; the concept's own rows take precedence."""
+    """The rows of the group whose answers start with distinct tokens; the concept's own rows take precedence."""
     usable: dict[int, tuple[tuple[int, ...], int]] = {}
     skipped: dict[str, str] = {}
     owner: dict[int, PosedQuestion] = {}
@@ -220,7 +220,7 @@ def _candidates(
             first = encoder.continuation(text, ids, answer_text(row.answer or ""))[0]
             if first in owner:
                 raise Skipped(f"{row.answer!r} begins like {owner[first].answer!r}")
-        except ValueError as reason:  # Skipped, or no example before the question can be used
+        except ValueError as reason:  # Skipped, or every few-shot example mentions the concept
             skipped[row.subject] = str(reason)
             continue
         owner[first] = row

@@ -1,11 +1,11 @@
-"""What an audit measured and concluded, as frozen records and as ``result.json`` (format version 1).
+"""The records of a result, and ``result.json`` (format version 1).
 
-Imports neither torch nor anything that reads weights, so that a report can be drawn anywhere.
-Numbers are finite or ``None``; a ``None`` value always comes with the reason it was not measured.
+This package imports neither torch nor modules that read weights, so that reports can be rendered anywhere.
+Numbers are finite or ``None``; a ``None`` value always has the reason why it was not measured.
 """
 
 from audit.result.checks import Check, Difference, FileCheck, PathCheck, Plan, Planned, Signature, Verification
-from audit.result.document import FORMAT, FORMAT_VERSION, AuditResult, Run, Tool, refuse_output
+from audit.result.document import FORMAT, FORMAT_VERSION, AuditResult, Run, Tool, check_output
 from audit.result.files import write_text
 from audit.result.finding import Finding, NotChecked, Verdict
 from audit.result.measurement import (
@@ -86,7 +86,7 @@ __all__ = [
     "Verdict",
     "Verification",
     "Weights",
+    "check_output",
     "not_measured",
-    "refuse_output",
     "write_text",
 ]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Planned:
-    """One metric for one concept, and the input that is missing for it; ``missing`` is ``None`` if it can run."""
+    """One metric for one concept; ``missing`` is the reason why it cannot run, ``None`` if it can."""
 
     metric: str
     concept: str | None
@@ -17,7 +17,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a comparison would run. Times and memory are estimates for this machine; no model was run."""
+    """The work of a comparison. Times and memory are estimates for this machine; no model was run."""
 
     architecture: str | None
     parameters: int
@@ -56,16 +56,16 @@ class FileCheck:
 
 @dataclass(frozen=True)
 class PathCheck:
-    """What one path holds, according to its headers.
+    """The contents of one path, according to its headers.
 
     Attributes:
         family, sizes: of a known architecture; otherwise ``unknown`` gives the reason why none matches.
         largest: number of elements of the largest tensor.
-        notes: what was ignored, normalised or is unusual.
+        notes: what was ignored or normalised, and what is unusual.
         signatures: the signature files next to the weights.
-        refused: why no audit would read the path.
-        comparable: whether it is a version of the first path's model; ``None`` for the first path itself and if either
-            was refused. ``differences`` lists what differs.
+        refused: the reason why an audit would not read the path.
+        comparable: whether it is a version of the first path's model; ``None`` for the first path itself, and if either
+            path was rejected. ``differences`` lists what differs.
     """
 
     path: str
@@ -92,16 +92,16 @@ class PathCheck:
 
     @property
     def problem(self) -> str | None:
-        """Why an audit would stop at this path, or should not be trusted."""
+        """The reason why an audit would stop at this path, or why its files should not be trusted."""
         broken = next((str(signature) for signature in self.signatures if signature.state == "fails"), None)
         return self.refused or self.differences or broken
 
 
 @dataclass(frozen=True)
 class Check:
-    """Each path, and what an audit of the first two could do (of a single path: an audit against itself).
+    """The checks of all paths, and the plan of an audit of the first two (of a single path against itself).
 
-    ``metrics`` and ``plan`` are empty if ``stopped`` says why an audit would stop.
+    ``stopped`` is the reason why an audit would stop; then ``metrics`` is empty and ``plan`` is ``None``.
     """
 
     paths: tuple[PathCheck, ...]
@@ -119,7 +119,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Difference:
-    """A field of a result whose recorded value is not the value found in the files; either may be any JSON value."""
+    """A field of a result whose recorded value differs from the actual one, ``found``; both may be any JSON value."""
 
     field: str
     recorded: Any
@@ -128,7 +128,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verification:
-    """The steps that were verified, in order; ``difference`` ended the verification, later steps did not run."""
+    """The steps that were verified, in order; steps after the first ``difference`` did not run."""
 
     result: str
     verified: tuple[str, ...]

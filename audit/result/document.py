@@ -1,4 +1,4 @@
-"""``AuditResult``: the whole of ``result.json`` (format version 1), written, read and rendered."""
+"""``AuditResult``: the document ``result.json`` (format version 1); writing, reading and rendering it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Tool(Record):
 
 
 class Run(Record):
-    """How to repeat it. Only ``started``, ``finished`` and ``seconds`` differ between equal runs."""
+    """How to repeat the run. Only ``started``, ``finished`` and ``seconds`` differ between equal runs."""
 
     command: str
     settings: dict[str, Any]
@@ -56,7 +56,7 @@ class AuditResult(Record):
         return (finding.verdict for finding in self.findings)
 
     def to_json(self) -> str:
-        """As in the file; text that UTF-8 cannot hold is kept, and escaped when it is written."""
+        """The text of the file. Lone surrogates, which UTF-8 cannot encode, are kept and escaped on writing."""
         try:
             return self.model_dump_json(indent=1) + "\n"
         except (UnicodeEncodeError, PydanticSerializationError):  # a lone surrogate
@@ -71,7 +71,7 @@ class AuditResult(Record):
         """The result in ``path``.
 
         Raises:
-            ResultError: not a result, not JSON, of a newer format, or the first field that does not fit.
+            ResultError: not JSON, not a result, another format version, or an invalid field (the first one is named).
         """
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
@@ -102,7 +102,7 @@ class AuditResult(Record):
         )
 
     def _repr_html_(self) -> str:
-        """The report inside a notebook cell, in a frame of its own so that styles do not mix."""
+        """The report in a notebook cell, inside an iframe so that styles do not mix."""
         from html import escape
 
         page = escape(self.render("html"), quote=True)
@@ -110,7 +110,7 @@ class AuditResult(Record):
 
 
 def migrated(document: dict[str, Any]) -> dict[str, Any]:
-    """A document of format version 1 in today's fields: what ``details`` held then is lifted out of it."""
+    """A document of format version 1 with the current fields; version 0.1.0 kept some of them in ``details``."""
     places = [document.get("weights"), *(document.get("findings") or ())]
     for place in places:
         if isinstance(place, dict) and isinstance(place.get("measurements"), list):
@@ -118,15 +118,15 @@ def migrated(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def refuse_output(folder: Path) -> None:
-    """Stop before slow work whose result could not be written to ``folder``, or would take the place of another's.
+def check_output(folder: Path) -> None:
+    """Check before the slow work that the result can be written to ``folder`` without overwriting another tool's file.
 
     Raises:
-        ResultError: it is a file, or its ``result.json`` is none of this tool's.
+        ResultError: ``folder`` is a file, or contains a ``result.json`` that this tool did not write.
     """
     hint = "Name another folder with --output."
     if folder.exists() and not folder.is_dir():
-        raise ResultError("is a file; the result and the report want a folder.", where=str(folder), hint=hint)
+        raise ResultError("is a file; the result and the report need a folder.", where=str(folder), hint=hint)
     earlier = folder / "result.json"
     try:
         document = json.loads(earlier.read_text(encoding="utf-8")) if earlier.exists() else {"format": FORMAT}
@@ -134,5 +134,5 @@ def refuse_output(folder: Path) -> None:
         document = None
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise ResultError(
-            "already there and not written by this tool; it is left alone.", where=str(earlier), hint=hint
+            "exists and was not written by this tool; it is not overwritten.", where=str(earlier), hint=hint
         )

@@ -1,4 +1,4 @@
-"""Writing a text file so that an interrupted write leaves any earlier file as it was."""
+"""Atomic writing of text files: an interrupted write leaves an earlier file unchanged."""
 
 from __future__ import annotations
 

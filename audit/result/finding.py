@@ -1,4 +1,4 @@
-"""A verdict with its reason and the measurements it rests on; and the tests that could not run."""
+"""A verdict with its reason and its measurements; and the record of a test that did not run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class NotChecked(Record):
 
 
 class Finding(Record):
-    """The verdict on one concept, the reason for it, and what would have reversed it.
+    """The verdict on one topic, its reason, and the result that would have reversed it.
 
     ``concept`` is ``None`` for a verdict on the pair as a whole.
     """

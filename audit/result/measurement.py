@@ -8,13 +8,13 @@ from typing import Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Direction = Literal["knowledge", "forgetting", "protection", "utility", "change", "none"]
-"""What a higher value means: more knowledge kept, more forgotten, a healthier model, more changed, or no order."""
+"""Meaning of a higher value: more knowledge, more forgotten, protected, healthier model, more changed, no order."""
 
 Reading = Literal["none", "readable", "inverted"]
-"""Whether the truth is preferred to alternatives of the same type beyond chance, avoided beyond chance, or neither."""
+"""Whether true answers are preferred to alternatives of the same type beyond chance, avoided, or neither."""
 
 AS_IS: Final = "as is"
-"""The condition of a model that is read as it was given."""
+"""The condition of unmodified models."""
 
 Number = float | None
 Interval = tuple[float, float]
@@ -22,13 +22,13 @@ Cell = str | int | float | bool | None
 
 
 class Record(BaseModel):
-    """A frozen record; an unknown field is an error."""
+    """A frozen record; unknown fields are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Control(Record):
-    """The same number where the knowledge in question plays no part; ``base`` is the base model's."""
+    """The same number on items that do not depend on the topic; ``base`` is the base model's."""
 
     name: str
     value: Number = None
@@ -37,7 +37,7 @@ class Control(Record):
 
 
 class LayerReading(Record):
-    """What the association test reads after one layer: the layer that shows most."""
+    """The association test after the layer with the strongest reading."""
 
     layer: int
     reading: Reading
@@ -47,12 +47,12 @@ class LayerReading(Record):
 
 
 class Named(Record):
-    """Which number it is. The runner fills these in.
+    """Identifies a measurement. The runner fills these fields in.
 
     Attributes:
         metric: the metric's file name, command-line name and HTML anchor.
-        title: a few words for people.
-        condition: how the models were treated before they were read; ``"as is"`` where they were not.
+        title: a short display name.
+        condition: the attack and dose under which the models were read; ``"as is"`` for unmodified models.
     """
 
     metric: str
@@ -61,28 +61,28 @@ class Named(Record):
 
 
 class Measured(Record):
-    """One number of one metric with everything needed to believe or doubt it, before the runner names it.
+    """One number of one metric with its interval, control and context, before the runner names it.
 
     Attributes:
         value: the number for the unlearned model (or for the pair), ``None`` if not measured.
-        interval: confidence interval of ``value``; ``None`` where the value is exact, not sampled.
-        base, base_interval, retained: the same number for the other models, where it exists.
-        unit: what one unit of ``value`` is, e.g. ``"nats per answer token"``.
-        direction: what a higher value means.
-        n: items behind the value.
+        interval: confidence interval of ``value``; ``None`` for exact values.
+        base, base_interval, retained: the same number for the other models, if it exists.
+        unit: unit of ``value``, e.g. ``"nats per answer token"``.
+        direction: meaning of a higher value.
+        n: number of items that the value is computed from.
         p_value: under ``null``.
         null: the null hypothesis of ``p_value`` in words.
-        control: the same number on something unrelated.
-        reading: what the association test says at the output.
-        lens: the same at the layer that shows most.
-        chance: the most that a model without the knowledge reaches by guessing.
-        original_wording: the same number in the unlearned model, the questions in their first wording.
-        plain: the same number where no attack is made.
+        control: the same number on unrelated items.
+        reading: the association test at the output.
+        lens: the association test at the layer with the strongest reading.
+        chance: upper bound of the score of a model that guesses without the knowledge.
+        original_wording: the same number of the unlearned model on the original wording of the questions.
+        plain: the same number without an attack.
         layers: name of a series -> one value per layer, layer 0 first.
-        layers_unit: unit of these series, where it is not ``unit``.
+        layers_unit: unit of these series, if it differs from ``unit``.
         items: one row per item, all rows with the same keys.
-        details: settings and further scalars for people, JSON values only. No rule and no report reads them by key.
-        not_measured: why ``value`` is ``None``.
+        details: settings and further values for display, JSON values only. Neither rules nor reports read them by key.
+        not_measured: the reason why ``value`` is ``None``.
     """
 
     value: Number = None
@@ -116,7 +116,7 @@ class Measured(Record):
     @field_validator("layers", "items", "details", mode="before")
     @classmethod
     def null_where_not_finite(cls, value: Any) -> Any:
-        """Series and tables may have holes; a hole is null, never NaN."""
+        """Series and tables may have missing values; these are null, never NaN."""
         return finite_or_null(value)
 
     @field_validator("value", "base", "retained", "p_value")
@@ -127,7 +127,7 @@ class Measured(Record):
         return value
 
     def named(self, metric: str, title: str, condition: str = AS_IS) -> Measurement:
-        """The same as the measurement of ``metric`` under ``condition``."""
+        """This number as the measurement of ``metric`` under ``condition``."""
         return Measurement(metric=metric, title=title, condition=condition, **dict(self))
 
 
@@ -136,7 +136,7 @@ class Measurement(Measured, Named):
 
 
 def not_measured(reason: str) -> Measured:
-    """What a metric returns instead of a number."""
+    """The return value of a metric that has no number."""
     return Measured(not_measured=reason)
 
 
@@ -145,7 +145,7 @@ MOVED: Final = {"null": "null", "layers": "layers_unit", "reading": "reading", "
 
 
 def lifted(document: dict[str, Any]) -> dict[str, Any]:
-    """A measurement of an earlier document with the fields that were keys of ``details`` then."""
+    """A measurement of version 0.1.0 with the keys of ``details`` moved to the fields that replace them."""
     details = document.get("details")
     if not isinstance(details, dict):
         return document

@@ -1,4 +1,4 @@
-"""Which models were audited: their files by name, size and hash, and what the files hold."""
+"""The audited models: their files by name, size and hash, and the contents of the files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class FileRecord(Record):
 
 
 class SubjectRecord(Record):
-    """Which bytes were audited. ``tensors_digest`` is over the tensors as loaded, whatever file held them."""
+    """One audited model. ``tensors_digest`` is over the tensors as loaded, independent of the file format."""
 
     path: str
     format: str

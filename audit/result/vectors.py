@@ -1,6 +1,6 @@
-"""The document of ``audit find``: a concept's value vectors in one model, and what ablating them did to its answers.
+"""The document of ``audit find``: a concept's value vectors in one model, and the effect of ablating them.
 
-An effect is the fall of an answer's log-probability in nats per answer token, averaged over questions.
+An effect is the decrease of an answer's log-probability in nats per answer token, averaged over questions.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ from audit.result.measurement import Interval, Number, Record
 
 
 class Estimate(Record):
-    """A mean over questions with its bootstrap interval, ``None`` where there were too few questions for one."""
+    """A mean over questions and its bootstrap interval, which is ``None`` for too few questions."""
 
     value: Number
     interval: Interval | None = None
 
 
 class EffectRecord(Record):
-    """What an edit does to answers about the concept (``target``) and to unrelated ones.
+    """The effect of an edit on answers about the concept (``target``) and on unrelated answers.
 
     Attributes:
         specificity: target - unrelated.
         ratio: target / unrelated, the latter bounded from below.
-        questions: how many of each kind.
-        unit: of all but ``ratio``.
+        questions: kind -> number of questions.
+        unit: unit of all fields but ``ratio``.
     """
 
     target: Estimate
@@ -34,13 +34,13 @@ class EffectRecord(Record):
 
 
 class ControlledEffectRecord(EffectRecord):
-    """The effect of an edit, and of the same edit on control vectors (same layers, nearest norms)."""
+    """The effect of an edit, and of the same edit of control vectors (same layers, nearest norms)."""
 
     control: EffectRecord
 
 
 class VectorEffectRecord(ControlledEffectRecord):
-    """The effect of zeroing one vector; ``carries`` if it is specific to the concept and exceeds the control's."""
+    """The effect of zeroing one vector; ``carries``: specific to the concept and above the control's."""
 
     carries: bool
 
@@ -56,9 +56,9 @@ class VectorRecord(Record):
 
     Attributes:
         sign: 1 or -1, the direction along which it writes the concept's tokens.
-        p_value, q_value: of the score under permutation; after Benjamini-Hochberg over all screened vectors.
+        p_value, q_value: permutation p-value of the score; the same after Benjamini-Hochberg over all screened vectors.
         tokens: most promoted tokens in that direction.
-        effect: of zeroing it; ``None`` if it was not ablated.
+        effect: effect of zeroing the vector; ``None`` if it was not ablated.
     """
 
     layer: int
@@ -72,7 +72,7 @@ class VectorRecord(Record):
 
 
 class SetMember(Record):
-    """``coherent`` if the vector's promoted tokens are the concept's."""
+    """One vector of the set; ``coherent``: the tokens it promotes are the concept's."""
 
     layer: int
     neuron: int
@@ -83,11 +83,13 @@ class VectorSetRecord(Record):
     """The set with the largest effect within the collateral limit, chosen on one half of the questions.
 
     Attributes:
-        specific: whether it counts as the concept's set, by its effect on the held-out half.
-        choosing, held_out: its effect on either half; ``control``: of as many control vectors on the held-out half.
-        log_probability_before, log_probability_floor: of the held-out answers, in nats per token: to the question, and
-            after unrelated questions.
-        share_of_the_way_to_the_floor: how far the answers fall between the two; ``None`` if they start at the floor.
+        specific: whether its effect on the held-out half is specific to the concept.
+        choosing, held_out: its effect on each half of the questions.
+        control: effect of as many control vectors on the held-out half.
+        log_probability_before, log_probability_floor: log-probability of the held-out answers in nats per token, after
+            their own questions and after unrelated questions.
+        share_of_the_way_to_the_floor: decrease of the log-probability relative to the distance between these two;
+            ``None`` if the answers start at the floor.
     """
 
     vectors: list[SetMember]
@@ -109,15 +111,15 @@ class ValidationQuestions(Record):
 
 
 class ValidationRecord(Record):
-    """What ablation showed.
+    """The results of ablation.
 
     Attributes:
         set: ``None`` if no set stays within ``collateral_limit``.
         noise: the set's dose curve, smallest dose first.
-        coefficients_held: the set's effect with its coefficients held at ``"zero"`` and at their ``"mean"``; empty if
+        coefficients_held: effect of the set with its coefficients held at ``"zero"`` and at their ``"mean"``; empty if
             not requested.
-        held_at_zero_differs_from_zeroed_by: largest difference between two ways of the same edit.
-        written_answers: loss of ``"bleu"`` and ``"rouge_l"`` of generated answers; empty if not requested.
+        held_at_zero_differs_from_zeroed_by: largest difference of an answer between two implementations of one edit.
+        written_answers: decrease of ``"bleu"`` and ``"rouge_l"`` of generated answers; empty if not requested.
     """
 
     set: VectorSetRecord | None
@@ -133,12 +135,12 @@ class VectorSearch(Record):
     """The whole document of ``audit find``.
 
     Attributes:
-        words, words_of_several_tokens: the concept's words that the search used; those it could not use, because the
+        words, words_of_several_tokens: the concept's words that the search used; the words it could not use because the
             tokenizer splits them.
-        projection: how value vectors were read in vocabulary space.
-        screened: value vectors that were scored.
-        vectors: those that write the concept, clearest first.
-        effect: of ablating them, or the reason why it was not measured.
+        projection: how value vectors were projected into vocabulary space.
+        screened: number of value vectors that were scored.
+        vectors: vectors that write the concept, highest score first.
+        effect: effect of ablating them, or the reason why it was not measured.
     """
 
     concept: str

@@ -1,4 +1,4 @@
-"""What changed between the weights of two models: by tensor, by layer, by FFN neuron."""
+"""Differences between the weights of two models, by tensor, layer and FFN neuron."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ColumnKind = Literal["number", "share", "list"]
 TableName = Literal["tensor", "layer"]
 
 OWN_FIELDS: Final = ("name", "role", "layer", "shape", "dtype", "changed")
-"""Fields of a row that say which tensor or layer it is; all others are columns of metrics."""
+"""Fields that identify the tensor or layer of a row; all others are columns of metrics."""
 
 
 class Column(Record):
@@ -22,8 +22,8 @@ class Column(Record):
 
     Attributes:
         name: the key in the rows of ``per_tensor`` and ``per_layer``; letters, digits, underscores.
-        title: the heading, a few words for people.
-        unit: what one unit of the values is.
+        title: the heading.
+        unit: unit of the values.
         kind: how a value is shown: as it is, as a percentage, or the first entry of a list.
         tables: the tables that have the column.
     """
@@ -36,7 +36,7 @@ class Column(Record):
 
 
 class ChangeRow(Record):
-    """A row of a table: the fields of the record, and the further columns that ``Weights.columns`` declares."""
+    """A row of a table: the fields of the record, and further columns declared in ``Weights.columns``."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, ColumnValue] = Field(init=False)
@@ -66,7 +66,7 @@ class TensorChange(ChangeRow):
 
 
 class LayerChange(ChangeRow):
-    """All tensors of one layer together, and its FFN by neuron."""
+    """Change of all tensors of one layer together, and the number of changed FFN neurons."""
 
     layer: int
     relative_change: Number
@@ -80,7 +80,7 @@ class LayerChange(ChangeRow):
 
 
 class NeuronChange(Record):
-    """One FFN neuron that moved, and what its value vector promotes in vocabulary space."""
+    """One changed FFN neuron, and the tokens that its value vector promotes in vocabulary space."""
 
     layer: int
     neuron: int
@@ -97,7 +97,7 @@ class Weights(Record):
     """The comparison of all weights.
 
     Attributes:
-        columns: what the columns of ``per_tensor`` and ``per_layer`` contain, from the metrics that filled them.
+        columns: descriptions of the columns of ``per_tensor`` and ``per_layer``, from the metrics that fill them.
     """
 
     changed_tensors: int

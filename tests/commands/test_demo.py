@@ -12,7 +12,7 @@ import torch
 from audit.checkpoint import open_checkpoint
 from audit.checkpoint.saving import read_record
 from audit.commands import demo
-from audit.commands._story import tell
+from audit.commands._story import summarise
 from audit.commands.demo import DemoOutcome, conclusion, default_cache, model_folder
 from audit.errors import AuditError
 from audit.models.opening import open_model
@@ -41,11 +41,11 @@ def finding(after: float | None, cosine: float | None, base: float = 0.9) -> Fin
 
 
 def last_line(npo: Finding, needle: Finding) -> str:
-    return tell("Italy", {"npo": npo, "needle": needle}).splitlines()[-1]
+    return summarise("Italy", {"npo": npo, "needle": needle}).splitlines()[-1]
 
 
 def test_the_conclusion_agrees_with_the_paper_if_the_numbers_do() -> None:
-    text = tell("Italy", {"npo": finding(0.05, 0.9999991), "needle": finding(0.2, 0.01)})
+    text = summarise("Italy", {"npo": finding(0.05, 0.9999991), "needle": finding(0.2, 0.01)})
     first, trained, edited, together = text.splitlines()
     assert first == "Italy, unlearned in two ways."
     assert "the answers changed (0.90 of the answer tokens right before, 0.05 after)" in trained
@@ -85,21 +85,21 @@ def test_a_different_outcome_is_named(npo: Finding, needle: Finding, said: str) 
     ],
 )
 def test_without_a_measurement_there_is_no_conclusion(npo: Finding, said: str) -> None:
-    text = tell("Italy", {"npo": npo, "needle": finding(0.2, 0.01)})
+    text = summarise("Italy", {"npo": npo, "needle": finding(0.2, 0.01)})
     assert said in text
     assert text.splitlines()[-1].startswith("Not everything was measured")
 
 
 def test_a_cosine_is_written_as_one_only_if_it_is_exactly_one() -> None:
-    assert "base's 1;" in tell("Italy", {"npo": finding(0.1, 1.0), "needle": finding(0.1, 0.0)})
-    assert "base's 0.999;" in tell("Italy", {"npo": finding(0.1, 0.9991), "needle": finding(0.1, 0.0)})
+    assert "base's 1;" in summarise("Italy", {"npo": finding(0.1, 1.0), "needle": finding(0.1, 0.0)})
+    assert "base's 0.999;" in summarise("Italy", {"npo": finding(0.1, 0.9991), "needle": finding(0.1, 0.0)})
 
 
 def test_the_conclusion_of_an_outcome_is_that_of_its_findings() -> None:
     findings = {"npo": finding(0.05, 0.99999), "needle": finding(0.2, 0.01)}
     results = {name: single().model_copy(update={"findings": [each]}) for name, each in findings.items()}
     outcome = DemoOutcome(concept="Italy", results=results)
-    assert conclusion(outcome) == tell("Italy", findings)
+    assert conclusion(outcome) == summarise("Italy", findings)
     document = json.loads(json.dumps(outcome.as_json()))
     assert list(document["results"]) == ["npo", "needle"]
     assert document["conclusion"] == conclusion(outcome)

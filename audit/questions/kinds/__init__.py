@@ -1,8 +1,8 @@
-"""The kinds of question a concept asks: each file of this folder is one, and adding a file adds a kind.
+"""The kinds of question about a concept: each file of this folder is one, and adding a file adds a kind.
 
-A kind says which questions it takes from a concept, how they are put to a model, what is read of them, and whether an
-unlearning method may be trained on their wordings. Items, readings, the plan, the training examples and the metric
-``answers_by_kind`` ask this folder; nothing else names a kind that a single metric is about.
+A kind defines which questions it takes from a concept, their prompt, what is read from the model, and whether
+unlearning methods may train on their wordings. Items, readings, the plan, the training examples and the details
+``by_kind`` of metrics iterate over this folder; no other module lists the kinds.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ READINGS: Final[frozenset[Reading]] = frozenset({"scored", "written", "keys", "f
 
 @dataclass(frozen=True)
 class PosedQuestion:
-    """One question as a kind puts it.
+    """One question of a kind.
 
     Attributes:
         place: index of the question among the concept's questions of this kind.
         wording: the question.
-        answer: what is scored; ``None`` where no answer is given.
-        answers: every right answer, by which a written answer is checked.
-        number: index of the wording, where one question has several.
-        avoid: further words that no example before the question may mention.
+        answer: the answer to score; ``None`` if the question has none.
+        answers: all right answers; a generated answer is checked against them.
+        number: index of the wording, if one question has several.
+        avoid: further words that no few-shot example may mention.
         group, subject, about: for ``first_tokens``: the typed group, the row's subject, and whether the row belongs to
             the concept.
     """
@@ -49,14 +49,15 @@ class Kind(Protocol):
     """A file of this folder.
 
     Attributes:
-        TITLE: for people, in the plural.
+        TITLE: display name, in the plural.
         ORDER: position among the kinds in passes and tables.
-        READS: what is read of each question: ``scored``, the answer's log-probability; ``written``, the greedy answer;
+        READS: what is read for each question: ``scored``, the answer's log-probability; ``written``, the greedy answer;
             ``keys``, the key vector at the last token; ``first_tokens``, every answer's first token in a typed group.
-        INPUT: the word of a metric's ``NEEDS`` that these questions provide.
-        ABSENT: why that input is missing, for a concept without such questions; ``{title}`` is the concept's title.
+        INPUT: the input in a metric's ``NEEDS`` that these questions provide.
+        ABSENT: the reason why that input is missing, for a concept without such questions; ``{title}`` is the
+            concept's title.
         TRAINABLE: whether training examples may use these wordings.
-        MAX_NEW_TOKENS: length at which a written answer is cut.
+        MAX_NEW_TOKENS: maximum length of a generated answer.
     """
 
     TITLE: str
@@ -68,21 +69,21 @@ class Kind(Protocol):
     MAX_NEW_TOKENS: int
 
     def exists(self, concept: Concept, /) -> bool:
-        """Whether the concept has such questions at all, with an answer or without."""
+        """Whether the concept has such questions, with or without answers."""
 
     def questions(self, concept: Concept, limit: int | None, /) -> Iterator[PosedQuestion]:
         """The questions, at most ``limit``."""
 
     def prompt(self, wording: str, avoid: Sequence[str], /) -> str:
-        """The text before the answer. Raises ValueError if no example can be used."""
+        """The text before the answer. Raises ValueError if every few-shot example mentions a word of ``avoid``."""
 
 
 @cache
 def kinds() -> dict[str, Kind]:
-    """Every kind by name, in the order in which they are asked.
+    """All kinds by name, sorted by ``ORDER``.
 
     Raises:
-        PluginError: a file reads something that does not exist.
+        PluginError: ``READS`` of a file contains an unknown value.
     """
     modules = discover(__name__, Kind)
     for name, kind in modules.items():
@@ -93,7 +94,7 @@ def kinds() -> dict[str, Kind]:
 
 
 def missing_inputs(concept: Concept) -> dict[str, str]:
-    """Inputs of ``NEEDS`` that the concept has no questions for -> the reason."""
+    """Inputs of ``NEEDS`` for which the concept has no questions -> the reason."""
     existing = {kind.INPUT for kind in kinds().values() if kind.exists(concept)}
     return {
         kind.INPUT: kind.ABSENT.format(title=concept.title)
@@ -103,7 +104,7 @@ def missing_inputs(concept: Concept) -> dict[str, str]:
 
 
 def audited_wordings(concept: Concept) -> Iterator[str]:
-    """Every wording that the audit asks and training may not see."""
+    """Every wording that the audit uses and that training examples must not contain."""
     for kind in kinds().values():
         if not kind.TRAINABLE:
             yield from (question.wording for question in kind.questions(concept, None))

@@ -1,4 +1,4 @@
-"""Typed groups of questions (the capital of each country): every answer's first token is read after every question."""
+"""Typed groups of questions (the capital of each country): the first token of each answer, after each question."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def exists(concept: Concept) -> bool:
 
 
 def questions(concept: Concept, limit: int | None) -> Iterator[PosedQuestion]:
-    """All rows of all groups: a group with rows left out is another test, so ``limit`` does not apply."""
+    """All rows of all groups. ``limit`` does not apply: omitting rows of a group would change the test."""
     for group in concept.groups:
         for place, (subject, answer) in enumerate(group.answers.items()):
             about = subject in group.about

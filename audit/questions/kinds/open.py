@@ -1,4 +1,4 @@
-"""Open questions, answered freely in a sentence: right if it uses one of the words that a knowing answer uses."""
+"""Open questions, answered freely in a sentence: right if the sentence contains one of the accepted words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The concept's questions in other words, up to two wordings each, scored with the question's answer."""
+"""Paraphrases of the concept's questions, up to two for each, scored with the question's answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INPUT = "paraphrases"
 ABSENT = "no question of the concept {title} has another wording"
 TRAINABLE = True
 WORDINGS: Final = 2
-"""Other wordings of each question that are scored; more cost time and add little."""
+"""Number of paraphrases of each question that are scored; more cost time and add little."""
 
 
 def exists(concept: Concept) -> bool:

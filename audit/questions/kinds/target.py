@@ -1,4 +1,4 @@
-"""Questions about the concept: scored where an answer is given, answered freely, key vectors read."""
+"""Questions about the concept: the answer, if given, is scored; a free answer is generated; key vectors are read."""
 
 from __future__ import annotations
 

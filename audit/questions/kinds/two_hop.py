@@ -1,4 +1,4 @@
-"""Two-hop questions, answered freely: the answer takes a fact about the concept and one more."""
+"""Two-hop questions, answered freely: the answer requires a fact about the concept and one other fact."""
 
 from __future__ import annotations
 

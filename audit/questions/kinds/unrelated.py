@@ -1,4 +1,4 @@
-"""Questions that have nothing to do with the concept and must stay answered: the control of every number."""
+"""Questions unrelated to the concept, whose answers should survive unlearning: the control of every number."""
 
 from __future__ import annotations
 
