@@ -10,7 +10,7 @@ import pytest
 
 import audit.verdict
 from audit.metrics.answers import further_answers, neighbour_log_probability, paraphrase_memorisation
-from audit.metrics.answers.paraphrase_memorisation import guessed
+from audit.metrics.answers.paraphrase_memorisation import chance_score
 from audit.metrics.contract import Evidence
 from audit.questions.items import Item
 from audit.questions.readings import Readings
@@ -119,7 +119,7 @@ def test_a_model_that_never_knew_guesses_at_most_what_the_bound_says_and_is_not_
     [([[1], [2], [3], [4]], 0.25), ([[1], [1], [1], [2]], 0.75), ([[1, 9], [2, 9]], 0.75), ([[7]], 1.0)],
 )
 def test_guessing_says_the_commonest_answer_and_spells_the_rest(answers: list[list[int]], expected: float) -> None:
-    assert guessed(answers) == pytest.approx(expected)
+    assert chance_score(answers) == pytest.approx(expected)
 
 
 def test_an_unchanged_model_keeps_every_wording() -> None:

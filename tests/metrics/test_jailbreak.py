@@ -180,7 +180,7 @@ def test_choosing_the_best_of_the_prompts_is_paid_for() -> None:
     smallest = []
     for seed in range(200):
         evidence = evidence_under(unlearned=readings("talkative", seed))
-        answers = jailbreak_recovery.answers_of(evidence, "unlearned", "target")
+        answers = jailbreak_recovery.first_token_scores(evidence, "unlearned", "target")
         smallest.append(min(jailbreak_recovery.preferences(answers, seed).values()))
     below = sum(p < 0.05 for p in smallest)
     assert binomtest(below, 200, 0.05).pvalue > 0.001, f"{below} of 200 below 0.05"

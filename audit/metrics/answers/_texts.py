@@ -1,4 +1,4 @@
-"""What BLEU and ROUGE-L share: the unlearned model's greedy answer against the base's, question by question."""
+"""Shared code of BLEU and ROUGE-L: the unlearned model's greedy answer against the base's, question by question."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from audit.metrics.answers._answers import as_control, mean_of
 from audit.metrics.contract import Evidence
 from audit.questions.readings import Readings
-from audit.result import Cell, Measured
+from audit.result import Cell, Measured, not_measured
 from concepts.prompts import cut
 
 Similarity = Callable[[str, str], float | None]
-"""Reference text, other text -> 0 to 1; ``None`` where it is not defined for this reference."""
+"""Reference text, other text -> similarity from 0 to 1; ``None`` where the reference makes it undefined."""
 
 
 def measure_texts(
@@ -22,9 +22,10 @@ def measure_texts(
     unit: str,
     details: Mapping[str, Any] | None = None,
 ) -> Measured:
-    """``similarity`` of the base's answers to the other models' answers, both cut to what was generated.
+    """``similarity`` of each model's answers to the base's, both cut to the first line that was generated.
 
-    ``base`` is the similarity of the base's answers to themselves: short texts may not reach 1.
+    ``base`` compares the base's answers with themselves; for short texts it can be below 1. Questions that the base
+    leaves without a comparable answer are excluded and counted.
     """
     rows = {kind: _rows(evidence.readings, kind, similarity) for kind in ("target", "unrelated")}
     means = {
@@ -34,8 +35,8 @@ def measure_texts(
     }
     unlearned, base = means["target", "unlearned"], means["target", "base"]
     if unlearned.value is None:
-        return Measured(not_measured="the base gave no answer to compare with")
-    asked = sum(name.startswith("target/") for name in evidence.readings["base"].prompts)
+        return not_measured("the base gave no answer to compare with")
+    n_questions = sum(name.startswith("target/") for name in evidence.readings["base"].prompts)
     return Measured(
         value=unlearned.value,
         interval=unlearned.interval,
@@ -49,7 +50,7 @@ def measure_texts(
         items=rows["target"],
         details={
             "compared_with": "the base's greedy answer, not a ground truth",
-            "left_out": asked - len(rows["target"]),
+            "left_out": n_questions - len(rows["target"]),
             "seed": evidence.seed,
             **(details or {}),
         },
@@ -57,14 +58,14 @@ def measure_texts(
 
 
 def _rows(readings: Mapping[str, Readings], kind: str, similarity: Similarity) -> list[dict[str, Cell]]:
-    """One row for each question to which the base gave an answer that can be compared."""
+    """One row per question to which the base gave an answer that can be compared."""
     rows: list[dict[str, Cell]] = []
     base = readings["base"]
     for name, question in base.prompts.items():
         reference = cut(base.generated[name])
         if not name.startswith(f"{kind}/") or not reference or similarity(reference, reference) is None:
             continue
-        answers = {role: cut(found.generated[name]) for role, found in readings.items()}
+        answers = {role: cut(model.generated[name]) for role, model in readings.items()}
         row: dict[str, Cell] = {"question": question}
         row |= {f"{role}_answer": answer for role, answer in answers.items()}
         row |= {role: similarity(reference, answer) for role, answer in answers.items()}

@@ -1,7 +1,8 @@
-"""Share of the questions that the model answers rightly in its own words, greedily.
+"""Share of the questions to which the model's greedy answer is correct.
 
-An answer to a concept's question is right if it holds an accepted one as whole words; a skill's by its checker: the
-final number, the text, the letter, or a program's tests where the user allowed programs to be run.
+An answer to a concept's question is correct if it contains an accepted answer as whole words. An answer to a skill's
+question is checked by the skill's checker: the final number, the text, the letter, or a program's tests where the user
+allowed programs to be run. What makes it wrong: a correct answer in words that the checker does not accept.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Bool
 
-from audit.metrics.answers._answers import UNRELATED
+from audit.metrics.answers._answers import UNRELATED_QUESTIONS
 from audit.metrics.contract import Evidence
 from audit.questions.kinds import kinds
 from audit.questions.readings import Readings
@@ -22,16 +24,16 @@ NEEDS = frozenset({"tokenizer", "model", "questions"})
 
 
 def measure(evidence: Evidence) -> Measured:
-    rights = {role: of_kind(readings, "target") for role, readings in evidence.readings.items()}
-    base, unlearned = rights["base"], rights["unlearned"]
+    correct = {role: correct_answers(readings, "target") for role, readings in evidence.readings.items()}
+    base, unlearned = correct["base"], correct["unlearned"]
     if not len(unlearned):
         reason = "no answer could be checked: none is given, or programs would have to be run (--run-code)"
         return not_measured(reason)
-    unrelated = {role: of_kind(readings, "unrelated") for role, readings in evidence.readings.items()}
+    unrelated = {role: correct_answers(readings, "unrelated") for role, readings in evidence.readings.items()}
     control = None
     if len(unrelated["unlearned"]):
         control = Control(
-            name=UNRELATED,
+            name=UNRELATED_QUESTIONS,
             value=float(unrelated["unlearned"].mean()),
             interval=share_interval(unrelated["unlearned"]),
             base=float(unrelated["base"].mean()) if len(unrelated["base"]) else None,
@@ -41,7 +43,7 @@ def measure(evidence: Evidence) -> Measured:
         interval=share_interval(unlearned),
         base=float(base.mean()),
         base_interval=share_interval(base),
-        retained=float(rights["retained"].mean()) if "retained" in rights else None,
+        retained=float(correct["retained"].mean()) if "retained" in correct else None,
         unit="share of answers",
         direction="knowledge",
         n=len(unlearned),
@@ -54,16 +56,16 @@ def measure(evidence: Evidence) -> Measured:
     )
 
 
-def of_kind(readings: Readings, kind: str) -> np.ndarray:
-    """Which of the checked answers are right, in the order asked ``[n]`` bool."""
-    return np.array([right for name, right in readings.right.items() if name.startswith(f"{kind}/")], dtype=bool)
+def correct_answers(readings: Readings, kind: str) -> Bool[np.ndarray, " n"]:
+    """Whether each checked answer to a question of ``kind`` is correct, in the order of the questions."""
+    return np.array([correct for name, correct in readings.right.items() if name.startswith(f"{kind}/")], dtype=bool)
 
 
 def by_kind(readings: Mapping[str, Readings]) -> dict[str, dict[str, float | int]]:
-    """Kind of question -> number of checked answers and the share right in each model; the kinds that are written."""
+    """Kind of question -> number of checked answers and the share correct in each model, where answers are written."""
     rows = {}
     for name, kind in kinds().items():
-        right = {role: of_kind(model, name) for role, model in readings.items()}
-        if "written" in kind.READS and len(right["base"]):
-            rows[name] = {"n": len(right["base"]), **{role: float(each.mean()) for role, each in right.items()}}
+        correct = {role: correct_answers(model, name) for role, model in readings.items()}
+        if "written" in kind.READS and len(correct["base"]):
+            rows[name] = {"n": len(correct["base"]), **{role: float(each.mean()) for role, each in correct.items()}}
     return rows

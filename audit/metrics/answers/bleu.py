@@ -1,9 +1,9 @@
 """BLEU of the unlearned model's answers against the base's (ConceptVectors, arXiv 2406.11614): did behaviour change?
 
-NLTK's sentence BLEU with smoothing method 3, white-space tokens, case-sensitive. Texts are cut to what was generated;
-the paper's script scores the last 100 positions, prompt included, and hands the two texts over in swapped roles. The
-number with swapped roles is in ``details["reference_rule"]``. Identical texts under four words stay below 1, so read
-it against ``base``.
+NLTK's sentence BLEU with smoothing method 3, white-space tokens, case-sensitive, on the generated text alone. The
+paper's script scores the last 100 positions, prompt included, and swaps reference and hypothesis; the number with these
+roles swapped is in ``details["reference_rule"]``. Identical texts under four words score below 1, so compare the value
+with ``base``.
 """
 
 from __future__ import annotations

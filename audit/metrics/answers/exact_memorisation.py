@@ -1,7 +1,7 @@
 """Exact memorisation: the share of an answer's tokens that are the most probable ones, teacher forced.
 
-As in OpenUnlearning (arXiv 2506.12618). It is not a generation metric: every token is judged after the true ones before
-it. Mean over items.
+As in OpenUnlearning (arXiv 2506.12618). Mean over items. It does not judge generated text: each token is predicted from
+the true tokens before it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from audit.metrics.answers._answers import mean_score, measure_answers
 from audit.metrics.contract import Evidence
@@ -20,8 +21,7 @@ TITLE = "Exact memorisation of the answers"
 NEEDS = frozenset({"tokenizer", "model", "questions"})
 
 
-def score(logprobs: np.ndarray, hits: np.ndarray) -> float:
-    """The share of ``hits`` ``[n_tokens]``."""
+def score(logprobs: Float[np.ndarray, " n_tokens"], hits: Bool[np.ndarray, " n_tokens"]) -> float:
     return float(hits.mean())
 
 
@@ -36,7 +36,7 @@ def measure(evidence: Evidence) -> Measured:
 
 
 def by_kind(readings: Mapping[str, Readings]) -> dict[str, dict[str, float | int | None]]:
-    """Kind of question -> number of answers and the mean in each model, for every kind that is scored."""
+    """Kind of question -> number of answers and the mean score in each model, for every kind that is scored."""
     rows = {}
     for name, kind in kinds().items():
         n = len(readings["base"].of(name))

@@ -1,13 +1,13 @@
-"""Share of the two-hop and open questions that the base answers and the unlearned model still does, in their own words.
+"""Share of the two-hop and open questions that the base answers correctly and the unlearned model still does.
 
-Greedily, cut to the first line. A two-hop answer is right if it holds the given one as whole words, an open one if it
-holds one of the words that a knowing answer uses. What the base itself does not answer does not count, so the base has
-1 by construction, and any change of a model can only lower it; the control, unrelated questions that the base answers,
-is chosen in the same way.
+Answers are greedy and cut to the first line. A two-hop answer is correct if it contains the given answer as whole
+words, an open one if it contains one of the listed words, which an answer from knowledge uses. Questions that the base
+does not answer correctly are excluded, so the base scores 1 by construction and any change of the model can only lower
+the share. The control is unrelated questions selected in the same way.
 
-What makes it wrong: words that an answer to any such question might use (*known for its culture*) keep it up where
-nothing is known; a right answer in words not listed is missed; and there are few questions, so the interval is wide.
-Undefined where the base answers none.
+What makes it wrong: listed words that an answer without knowledge can use (*known for its culture*) raise it; a correct
+answer in words not listed lowers it; the questions are few, so the interval is wide. Undefined where the base answers
+none.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+from jaxtyping import Bool
 
 from audit.metrics.contract import Evidence
 from audit.questions.readings import Readings
@@ -30,70 +31,70 @@ KINDS = {"two_hop": "two-hop", "open": "open"}
 def measure(evidence: Evidence) -> Measured:
     readings = evidence.readings
     base = readings["base"]
-    counted = _known(base, KINDS)
+    counted = _answered(base, KINDS)
     if not counted:
-        return not_measured(_why_none(base))
-    kept = {role: _kept(found, counted) for role, found in readings.items()}
-    unrelated = _known(base, ["unrelated"])
-    beside = _kept(readings["unlearned"], unrelated)
-    asked = _of(base, KINDS)
+        return not_measured(_reason_none_counted(base))
+    correct = {role: _correct(model, counted) for role, model in readings.items()}
+    unrelated = _correct(readings["unlearned"], _answered(base, ["unrelated"]))
     return Measured(
-        value=float(kept["unlearned"].mean()),
-        interval=share_interval(kept["unlearned"]),
-        base=float(kept["base"].mean()),
-        retained=float(kept["retained"].mean()) if "retained" in kept else None,
+        value=float(correct["unlearned"].mean()),
+        interval=share_interval(correct["unlearned"]),
+        base=float(correct["base"].mean()),
+        retained=float(correct["retained"].mean()) if "retained" in correct else None,
         unit="share of the questions that the base answers",
         direction="knowledge",
         n=len(counted),
         control=Control(
             name="unrelated questions that the base answers",
-            value=float(beside.mean()),
-            interval=share_interval(beside),
+            value=float(unrelated.mean()),
+            interval=share_interval(unrelated),
         )
-        if len(beside)
+        if len(unrelated)
         else None,
-        items=[_row(name, readings) for name in asked],
+        items=[_row(name, readings) for name in _prompts(base, KINDS)],
         details={
-            "asked": {words: len(_of(base, [kind])) for kind, words in KINDS.items()},
-            "answered_by_the_base": {words: len(_known(base, [kind])) for kind, words in KINDS.items()},
-            "refused": _refused(base),
+            "asked": {label: len(_prompts(base, [kind])) for kind, label in KINDS.items()},
+            "answered_by_the_base": {label: len(_answered(base, [kind])) for kind, label in KINDS.items()},
+            "refused": _skipped(base),
         },
     )
 
 
-def _of(readings: Readings, kinds: Iterable[str]) -> list[str]:
+def _prompts(readings: Readings, kinds: Iterable[str]) -> list[str]:
+    """Ids of the prompts of some kinds."""
     return [name for name in readings.prompts if name.partition("/")[0] in kinds]
 
 
-def _known(base: Readings, kinds: Iterable[str]) -> list[str]:
-    """Ids of the questions that the base answers rightly."""
-    return [name for name in _of(base, kinds) if base.right.get(name)]
+def _answered(base: Readings, kinds: Iterable[str]) -> list[str]:
+    """Ids of the prompts that the base answers correctly."""
+    return [name for name in _prompts(base, kinds) if base.right.get(name)]
 
 
-def _kept(readings: Readings, names: list[str]) -> np.ndarray:
+def _correct(readings: Readings, names: list[str]) -> Bool[np.ndarray, " n"]:
     return np.array([readings.right[name] for name in names], dtype=bool)
 
 
 def _row(name: str, readings: Mapping[str, Readings]) -> dict[str, Cell]:
-    """One question with what each model wrote, and whether that is right where it can be told."""
+    """One question with each model's answer and whether it is correct; ``None`` where that could not be checked."""
     row: dict[str, Cell] = {"question": readings["base"].prompts[name], "kind": KINDS[name.partition("/")[0]]}
-    for role, found in readings.items():
-        row |= {f"{role}_answer": cut(found.generated[name]), f"{role}_right": found.right.get(name)}
+    for role, model in readings.items():
+        row |= {f"{role}_answer": cut(model.generated[name]), f"{role}_right": model.right.get(name)}
     return row
 
 
-def _refused(base: Readings) -> dict[str, str]:
+def _skipped(base: Readings) -> dict[str, str]:
     return {name: reason for name, reason in base.skipped.items() if name.partition("/")[0] in KINDS}
 
 
-def _why_none(base: Readings) -> str:
-    asked, checked = _of(base, KINDS), [name for name in _of(base, KINDS) if name in base.right]
+def _reason_none_counted(base: Readings) -> str:
+    prompts = _prompts(base, KINDS)
+    checked = [name for name in prompts if name in base.right]
     if checked:
         return f"the base itself answers none of the {len(checked)} two-hop and open questions"
-    if asked:
+    if prompts:
         return "no two-hop or open question has an answer to compare with"
-    refused = _refused(base)
-    if not refused:
+    skipped = _skipped(base)
+    if not skipped:
         return "no two-hop or open questions were asked"
-    name, reason = next(iter(refused.items()))
-    return f"none of the {len(refused)} two-hop and open questions can be asked; {name}: {reason}"
+    name, reason = next(iter(skipped.items()))
+    return f"none of the {len(skipped)} two-hop and open questions can be asked; {name}: {reason}"

@@ -1,7 +1,8 @@
 """Perplexity on neutral text: does the model still work at all?
 
-``exp`` of the mean over paragraphs of the mean negative log-probability of their tokens, the first of each excepted. A
-model that is silent about a concept because it is broken shows here.
+``exp`` of the mean over paragraphs of the mean negative log-probability of their tokens, without the first token of
+each. It distinguishes a model that is silent about a concept because it is broken from one that works. Undefined where
+the loss is so large that ``exp`` overflows.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ NEEDS = frozenset({"tokenizer", "model"})
 
 def measure(evidence: Evidence) -> Measured:
     losses = {role: _losses(readings) for role, readings in evidence.readings.items()}
-    means = {role: mean_of(found, evidence.seed) for role, found in losses.items()}
+    means = {role: mean_of(model, evidence.seed) for role, model in losses.items()}
     values = {role: mean.value for role, mean in means.items()}
     if values["unlearned"] is None:
         return not_measured("no neutral text was read")
@@ -37,7 +38,7 @@ def measure(evidence: Evidence) -> Measured:
         direction="none",
         n=len(losses["unlearned"]),
         items=[
-            {"paragraph": index, **{role: float(found[index]) for role, found in losses.items()}}
+            {"paragraph": index, **{role: model[index] for role, model in losses.items()}}
             for index in range(len(losses["unlearned"]))
         ],
         details={

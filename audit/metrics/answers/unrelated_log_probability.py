@@ -1,7 +1,7 @@
-"""Mean log-probability of the answers to unrelated questions: the collateral of unlearning.
+"""Mean log-probability of the answers to unrelated questions: the collateral damage of unlearning.
 
-The same number as ``answer_log_probability``, where the concept plays no part. A fall here says that the method
-damaged more than it was meant to, and how far a fall on the concept's questions can be believed.
+The same number as ``answer_log_probability``, on questions in which the concept plays no part. A fall shows damage
+beyond the concept; a fall of the same size on the concept's questions is then no evidence about the concept.
 """
 
 from __future__ import annotations
@@ -16,11 +16,4 @@ NEEDS = frozenset({"tokenizer", "model"})
 
 
 def measure(evidence: Evidence) -> Measured:
-    return measure_answers(
-        evidence,
-        score,
-        unit=UNIT,
-        direction="utility",
-        kind="unrelated",
-        control=None,
-    )
+    return measure_answers(evidence, score, unit=UNIT, direction="utility", kind="unrelated", control=None)
