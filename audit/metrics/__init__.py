@@ -1,8 +1,8 @@
-"""The metrics, in folders by level of evidence: each file is one, and adding a file adds a metric.
+"""The metrics, in one folder per level of evidence; each file is a metric, and adding a file adds one.
 
-``weights/`` reads weight tensors alone (``WeightsMetric``); every other level reads what was gathered about a topic
-(``Metric``). The file's name is the metric's name everywhere: command line, JSON key, HTML anchor. The runner here
-names what a metric returns and turns an input that does not exist into *not measured: reason*.
+``weights/`` reads weight tensors alone (``WeightsMetric``); every other level reads the evidence about a topic
+(``Metric``). The file's name is the metric's name everywhere: command line, JSON key, HTML anchor. The runner here adds
+name and title to what a metric returns, and turns a missing input into *not measured: reason*.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["inputs", "measure", "topic_metrics", "weights_metrics"]
 
 @cache
 def topic_metrics() -> dict[str, Metric]:
-    """The metrics that read what models do with one topic, of all levels, in alphabetical order.
+    """The metrics of one topic, of all levels except ``weights``, in alphabetical order.
 
     Raises:
         PluginError: a file needs an input that does not exist.
@@ -39,13 +39,13 @@ def topic_metrics() -> dict[str, Metric]:
 
 @cache
 def inputs() -> frozenset[str]:
-    """The words of ``NEEDS``: what models bring, each kind of question, and each attack."""
-    asked = {kind.INPUT for kind in kinds().values()} | {attack.INPUT for attack in attacks().values()}
-    return frozenset({"tokenizer", "model", "vectors"} | asked)
+    """The inputs that ``NEEDS`` may name: those of the models, of each kind of question and of each attack."""
+    from_plugins = {kind.INPUT for kind in kinds().values()} | {attack.INPUT for attack in attacks().values()}
+    return frozenset({"tokenizer", "model", "vectors"} | from_plugins)
 
 
 def measure(name: str, evidence: Evidence) -> Measurement:
-    """One metric under the evidence's condition, or the reason why its inputs do not exist."""
+    """One metric under the evidence's condition; *not measured*, with the reasons, where its inputs are missing."""
     metric = topic_metrics()[name]
     missing = dict.fromkeys(evidence.missing[need] for need in sorted(metric.NEEDS) if need in evidence.missing)
     measured = not_measured("; ".join(missing)) if missing else metric.measure(evidence)

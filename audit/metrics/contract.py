@@ -1,4 +1,4 @@
-"""What a metric of a topic is given, and the names that its file defines."""
+"""The evidence that a metric of a topic reads, and the contract of its file."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from audit.vectors.trace import TracedVectors
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything read of base, unlearned and (where given) retained for one topic.
+    """The readings of base, unlearned and (where given) retained for one topic.
 
     Attributes:
         by_condition: condition -> role -> readings.
         vectors: the topic's vectors in base and unlearned, with their controls.
-        missing: input of ``NEEDS`` that does not exist -> the reason, e.g. ``{"model": "no config.json ..."}``.
-        condition: the one that ``readings`` gives.
+        missing: missing input of ``NEEDS`` -> the reason, e.g. ``{"model": "no config.json ..."}``.
+        condition: the condition of ``readings``.
     """
 
     pair: ModelPair
@@ -39,24 +39,24 @@ class Evidence:
         return self.by_condition.get(self.condition, {})
 
     def under(self, condition: Condition) -> Evidence:
-        """The same evidence, read under another condition."""
+        """The same evidence with another condition."""
         return replace(self, condition=condition)
 
     def conditions(self, attack: str) -> list[Condition]:
-        """The conditions of one attack, in the order in which it yields them."""
+        """The conditions of one attack, in the order of the attack."""
         return [condition for condition in self.by_condition if condition.attack == attack]
 
 
 class Metric(Protocol):
-    """A file of ``metrics/LEVEL/``, the level ``weights`` excepted.
+    """A file of ``metrics/LEVEL/`` for every level except ``weights``.
 
     Attributes:
-        TITLE: a few words for people; ``{topic}`` becomes the kind of topic (concept, skill).
-        NEEDS: inputs without which it cannot run; see ``audit.metrics.inputs``.
+        TITLE: short title for reports; ``{topic}`` is replaced by the kind of topic (concept, skill).
+        NEEDS: required inputs; see ``audit.metrics.inputs``.
     """
 
     TITLE: str
     NEEDS: frozenset[str]
 
     def measure(self, evidence: Evidence, /) -> Measured:
-        """The number. Every input of ``NEEDS`` exists; no forward pass is started."""
+        """The number. Called only if every input of ``NEEDS`` exists; starts no forward pass."""

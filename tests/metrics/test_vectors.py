@@ -106,7 +106,7 @@ def test_zeroing_moves_a_vector_by_its_own_norm() -> None:
 
 
 def test_a_rank_among_ties_is_not_measured() -> None:
-    assert measured("rank", zeroed).not_measured == "it is undefined for every vector found"
+    assert measured("rank", zeroed).not_measured == "it is undefined for every concept vector"
 
 
 def test_controls_that_did_not_move_stand_beside_vectors_that_did() -> None:

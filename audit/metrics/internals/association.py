@@ -1,12 +1,13 @@
-"""Is the truth still told apart from same-type alternatives (Rome among other capitals, asked about Italy)?
+"""Does the model distinguish the true answer from same-type alternatives (for Italy, Rome from other capitals)?
 
-``S[i, j]`` is the log-probability of answer ``j``'s first token after question ``i``. Question effects (easy questions)
-and answer effects (popular answers) are taken out; what is left of the concept's true pairs is averaged. A model that
-never knew gives the true answer no more than others, so drawing other candidates for the concept's rows is the null.
+``S[i, j]`` is the log-probability of answer ``j``'s first token after question ``i``. The statistic removes question
+effects (easy questions) and answer effects (popular answers) and averages the remainder over the concept's true pairs.
+A model without the knowledge prefers no candidate, so the null draws other candidates for the concept's rows.
 
-Two-sided: truth pushed *below* its alternatives (*inverted*, as NPO and gradient difference do) is knowledge too, for
-it can be read by exclusion. Read at the output and, by lens, after each block. What a question lets anyone guess (a
-name that sounds Italian) counts as well; only a retained model shows how much that is.
+The test is two-sided: truth pushed *below* its alternatives (*inverted*, as NPO and gradient difference do) is also
+knowledge, since it can be read by exclusion. It is applied at the output and, by logit lens, after each block. What
+makes it wrong: an answer that the question suggests (a name that sounds Italian) counts as knowledge; a retained model
+shows how much of the value that is.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from math import perm, prod
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from audit.metrics.contract import Evidence
 from audit.questions.items import Candidates
@@ -36,81 +38,89 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Association:
-    """The statistic against its null, at each of several places (layers, or the output alone).
+    """The statistic and its null at each layer, or at the output as the only layer.
 
     Attributes:
-        rows: centred score of the truth in each row tested, nats ``[n_places, n_rows]``.
-        value: their mean ``[n_places]``.
-        z: ``value`` in standard deviations of the null, NaN where the null has none ``[n_places]``.
-        p_values: two-sided, against the largest |z| over the places, so that choosing one is paid for ``[n_places]``.
+        rows: centred score of the truth in each tested row, in nats.
+        value: mean of ``rows``.
+        z: ``value`` in standard deviations of the null, NaN where that deviation is 0.
+        p_values: two-sided, against the largest |z| over the layers, which corrects for choosing a layer.
     """
 
-    rows: np.ndarray
-    value: np.ndarray
-    z: np.ndarray
-    p_values: np.ndarray
+    rows: Float[np.ndarray, "n_layers n_rows"]
+    value: Float[np.ndarray, " n_layers"]
+    z: Float[np.ndarray, " n_layers"]
+    p_values: Float[np.ndarray, " n_layers"]
 
-    def reading(self, place: int) -> Reading:
-        if not self.p_values[place] < SIGNIFICANT.value:
+    def reading(self, layer: int) -> Reading:
+        if not self.p_values[layer] < SIGNIFICANT.value:
             return "none"
-        return "readable" if self.value[place] > 0 else "inverted"
+        return "readable" if self.value[layer] > 0 else "inverted"
 
     @property
     def best(self) -> int:
-        """The place that shows most: truth preferred before truth avoided, then the largest |z|."""
-        found = np.nan_to_num(self.z)
-        readable = [place for place in range(len(found)) if self.reading(place) == "readable"]
-        return max(readable or range(len(found)), key=lambda place: abs(found[place]))
+        """The layer with the largest |z|, among layers that prefer the truth if there are any."""
+        size = np.abs(np.nan_to_num(self.z))
+        readable = [layer for layer in range(len(size)) if self.reading(layer) == "readable"]
+        return max(readable or range(len(size)), key=lambda layer: size[layer])
+
+    def record(self, layer: int) -> dict[str, Any]:
+        """The result at one layer, as JSON values."""
+        numbers = {"value": self.value, "z": self.z, "p_value": self.p_values}
+        return {"reading": self.reading(layer), **{name: float(values[layer]) for name, values in numbers.items()}}
 
 
-def centred(scores: np.ndarray) -> np.ndarray:
-    """``scores`` ``[..., m, m]`` without question and answer effects; rows have mean 0.
+def centred(scores: Float[np.ndarray, "*layers m m"]) -> Float[np.ndarray, "*layers m m"]:
+    """``scores`` without question and answer effects; each row has mean 0.
 
-    The effect of answer ``j`` on row ``i`` is its mean over the other rows but row ``j``, where it is the truth: else a
-    model that knows the other rows would seem to know row ``i``, by exclusion. Any constant added to a row cancels.
+    The effect of answer ``j`` on row ``i`` is its mean over the rows other than ``i`` and ``j``. Row ``j``, where it is
+    the truth, is excluded: otherwise a model that knows the other rows would appear to know row ``i``, by exclusion. A
+    constant added to a row cancels.
     """
     m = scores.shape[-1]
     relative = scores - scores.mean(axis=-1, keepdims=True)
     truth = np.diagonal(relative, axis1=-2, axis2=-1)[..., None, :]  # [..., 1, m]
     total = relative.sum(axis=-2, keepdims=True)
-    elsewhere = (total - relative - truth) / (m - 2)
-    own = (total - relative) / (m - 1)
-    popularity = np.where(np.eye(m, dtype=bool), own, elsewhere)
-    difference = relative - popularity
-    found: np.ndarray = difference - difference.mean(axis=-1, keepdims=True)
-    return found
+    off_diagonal = (total - relative - truth) / (m - 2)
+    diagonal = (total - relative) / (m - 1)
+    answer_effect = np.where(np.eye(m, dtype=bool), diagonal, off_diagonal)
+    difference = relative - answer_effect
+    without_effects: np.ndarray = difference - difference.mean(axis=-1, keepdims=True)
+    return without_effects
 
 
-def draw(sizes: Sequence[tuple[int, int]], seed: int) -> tuple[list[np.ndarray], bool]:
-    """Candidates for the tested rows of each group ``[n_draws, n_rows]``, all different within a group and draw.
+def draw(sizes: Sequence[tuple[int, int]], seed: int) -> tuple[list[Int[np.ndarray, "n_draws _"]], bool]:
+    """Random candidates for the tested rows of each group, all different within a group and draw.
 
     Args:
-        sizes: (candidates, rows tested) of each group.
+        sizes: (candidates, tested rows) of each group.
 
     Returns:
-        The draws, and whether they are all there are (the observed assignment among them).
+        The draws of each group, and whether they are every possible assignment (the observed one included).
     """
     if prod(perm(m, rows) for m, rows in sizes) <= DRAWS:
-        every = list(product(*(permutations(range(m), rows) for m, rows in sizes)))
-        return [np.array([drawn[group] for drawn in every]) for group in range(len(sizes))], True
+        assignments = list(product(*(permutations(range(m), rows) for m, rows in sizes)))
+        return [np.array([assignment[group] for assignment in assignments]) for group in range(len(sizes))], True
     rng = np.random.default_rng(seed)
     return [rng.random((DRAWS, m)).argsort(axis=1)[:, :rows] for m, rows in sizes], False
 
 
-def associate(scores: Sequence[np.ndarray], rows: Sequence[Sequence[int]], seed: int) -> Association:
-    """Association the truth in ``rows[g]`` of each group's scores ``[n_places, m, m]``, truth on the diagonal.
+def associate(
+    scores: Sequence[Float[np.ndarray, "n_layers _ _"]], rows: Sequence[Sequence[int]], seed: int
+) -> Association:
+    """The association over all groups ``g`` of the tested rows ``rows[g]`` with the truth, the diagonal of ``scores[g]``.
 
-    Groups without rows take no part; at least one must have some.
+    A group without tested rows is ignored; at least one group must have some.
     """
-    chosen = [(centred(group)[:, list(own)], list(own)) for group, own in zip(scores, rows, strict=True) if own]
-    drawn, complete = draw([(group.shape[-1], len(own)) for group, own in chosen], seed)
-    n_rows = sum(len(own) for _, own in chosen)
-    observed = np.concatenate([group[:, np.arange(len(own)), own] for group, own in chosen], axis=1)
+    tested = [(centred(group)[:, list(own)], list(own)) for group, own in zip(scores, rows, strict=True) if own]
+    drawn, complete = draw([(group.shape[-1], len(own)) for group, own in tested], seed)
+    n_rows = sum(len(own) for _, own in tested)
+    observed = np.concatenate([group[:, np.arange(len(own)), own] for group, own in tested], axis=1)
     null = sum(
         group[:, np.arange(len(own)), candidates].sum(axis=-1)
-        for (group, own), candidates in zip(chosen, drawn, strict=True)
+        for (group, own), candidates in zip(tested, drawn, strict=True)
     )
-    null = null / n_rows  # [n_places, n_draws]; its expectation is 0, as every row of ``centred`` has mean 0
+    null = null / n_rows  # [n_layers, n_draws]; its expectation is 0, as every row of ``centred`` has mean 0
     value = observed.mean(axis=1)
     spread = np.sqrt((null**2).mean(axis=1))
     safe = np.where(spread > 0, spread, np.inf)
@@ -123,12 +133,12 @@ def associate(scores: Sequence[np.ndarray], rows: Sequence[Sequence[int]], seed:
 def measure(evidence: Evidence) -> Measured:
     groups = evidence.readings["base"].groups
     if not groups:
-        refused = "; ".join(f"{name}: {reason}" for name, reason in evidence.readings["base"].skipped.items())
-        reason = "no group of questions can be used" + (f" ({refused})" if refused else "")
+        skipped = "; ".join(f"{name}: {reason}" for name, reason in evidence.readings["base"].skipped.items())
+        reason = "no group of questions can be used" + (f" ({skipped})" if skipped else "")
         return not_measured(reason)
     about = [group.about for group in groups]
-    output = {role: associate(_output(found), about, evidence.seed) for role, found in evidence.readings.items()}
-    lens = {role: associate(_lens(found), about, evidence.seed) for role, found in evidence.readings.items()}
+    output = {role: associate(_output(model), about, evidence.seed) for role, model in evidence.readings.items()}
+    lens = {role: associate(_lens(model), about, evidence.seed) for role, model in evidence.readings.items()}
     unlearned, base = output["unlearned"], output["base"]
     return Measured(
         value=float(unlearned.value[0]),
@@ -142,20 +152,20 @@ def measure(evidence: Evidence) -> Measured:
         p_value=float(unlearned.p_values[0]),
         null=NULL,
         reading=unlearned.reading(0),
-        lens=LayerReading(**_place(lens["unlearned"], lens["unlearned"].best, "layer")),
+        lens=LayerReading(**_best_layer(lens["unlearned"])),
         control=_control(evidence.readings, groups, evidence.seed),
-        layers={role: [float(z) for z in found.z] for role, found in lens.items()},
+        layers={role: result.z.tolist() for role, result in lens.items()},
         layers_unit="z of the lens reading after each block",
         items=_items(groups, output),
         details=_details(evidence, groups, output, lens),
     )
 
 
-def _output(readings: Readings) -> list[np.ndarray]:
+def _output(readings: Readings) -> list[Float[np.ndarray, "1 _ _"]]:
     return [readings.candidate_logprobs[group.name][None] for group in readings.groups]
 
 
-def _lens(readings: Readings) -> list[np.ndarray]:
+def _lens(readings: Readings) -> list[Float[np.ndarray, "n_layers _ _"]]:
     return [readings.candidate_lens[group.name] for group in readings.groups]
 
 
@@ -165,15 +175,15 @@ def _others(groups: Sequence[Candidates]) -> list[tuple[int, ...]]:
 
 
 def _control(readings: Mapping[str, Readings], groups: Sequence[Candidates], seed: int) -> Control | None:
-    """The same statistic on the other subjects: it shows that the test can see knowledge in this model."""
+    """The same statistic on the other subjects: it shows whether the test detects knowledge in this model."""
     rows = _others(groups)
     if not any(rows):
         return None
-    found = associate(_output(readings["unlearned"]), rows, seed)
+    others = associate(_output(readings["unlearned"]), rows, seed)
     return Control(
         name="other subjects of the same questions",
-        value=float(found.value[0]),
-        interval=bootstrap_interval(found.rows[0], seed=seed),
+        value=float(others.value[0]),
+        interval=bootstrap_interval(others.rows[0], seed=seed),
     )
 
 
@@ -181,8 +191,8 @@ def _items(groups: Sequence[Candidates], output: Mapping[str, Association]) -> l
     tested = [(group, row) for group in groups for row in group.about]
     return [
         {"group": group.name, "subject": group.subjects[row], "answer": group.answers[row]}
-        | {role: float(found.rows[0, place]) for role, found in output.items()}
-        for place, (group, row) in enumerate(tested)
+        | {role: float(result.rows[0, number]) for role, result in output.items()}
+        for number, (group, row) in enumerate(tested)
     ]
 
 
@@ -192,29 +202,24 @@ def _details(
     drawn, complete = draw([(len(group.subjects), len(group.about)) for group in groups], evidence.seed)
     others = _others(groups)
     controls = {
-        role: _place(associate(_output(found), others, evidence.seed), 0)
-        for role, found in evidence.readings.items()
+        role: associate(_output(model), others, evidence.seed).record(0)
+        for role, model in evidence.readings.items()
         if any(others)
     }
     return {
         "draws": len(drawn[0]),
         "all_draws": complete,
-        "output": {role: _place(found, 0) for role, found in output.items()},
-        "lens_base": _place(lens["base"], lens["base"].best, "layer"),
+        "output": {role: result.record(0) for role, result in output.items()},
+        "lens_base": _best_layer(lens["base"]),
         "lens_correction": "largest |z| over layers in each draw",
         "control": controls,
-        "confound": "what a question lets anyone guess is part of the value; a retained model would show how much",
-        "dropped": {f"{group.name}: {subject}": why for group in groups for subject, why in group.skipped.items()},
+        "confound": "answers that a question suggests raise the value; a retained model shows by how much",
+        "dropped": {
+            f"{group.name}: {subject}": reason for group in groups for subject, reason in group.skipped.items()
+        },
         "seed": evidence.seed,
     }
 
 
-def _place(found: Association, place: int, name: str | None = None) -> dict[str, Any]:
-    """One place of a test as a record."""
-    record = {
-        "reading": found.reading(place),
-        "value": float(found.value[place]),
-        "z": float(found.z[place]),
-        "p_value": float(found.p_values[place]),
-    }
-    return {name: place, **record} if name else record
+def _best_layer(lens: Association) -> dict[str, Any]:
+    return {"layer": lens.best, **lens.record(lens.best)}

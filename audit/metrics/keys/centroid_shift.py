@@ -1,12 +1,14 @@
-"""How far the concept's questions moved in FFN key space, in units of their own spread; unrelated questions beside it.
+"""How far the concept's questions moved in FFN key space, in units of their own spread. Control: unrelated questions.
 
-Per layer the distance between the centroids of the key vectors at the last prompt token, base to unlearned, over the
-root mean squared distance of the base's keys from their centroid. The value is the mean over layers.
+Per layer, the distance between the centroids of the key vectors at the last prompt token in base and unlearned, divided
+by the root mean squared distance of the base's keys from their centroid. The value is the mean over layers. Undefined
+where the base's key vectors do not differ.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float
 
 from audit.metrics.contract import Evidence
 from audit.result import Control, Measured, not_measured
@@ -44,7 +46,7 @@ def measure(evidence: Evidence) -> Measured:
     )
 
 
-def _shift(evidence: Evidence, kind: str, role: str) -> np.ndarray | None:
-    """By layer ``[n_layers]``; ``None`` for too few questions."""
+def _shift(evidence: Evidence, kind: str, role: str) -> Float[np.ndarray, " n_layers"] | None:
+    """``None`` for too few questions."""
     before, after = evidence.readings["base"].keys[kind], evidence.readings[role].keys[kind]
     return centroid_shift(before, after) if len(before) >= SMALLEST_SET else None

@@ -1,14 +1,17 @@
-"""The concept's questions and unrelated ones in a plane of FFN key space, the same for every model.
+"""The concept's questions and unrelated ones in a plane of FFN key space, the same plane for every model.
 
 The layer is the one where the base separates the two best. The plane (``concepts.keyspace.plane``) is fitted to half of
-the base's questions; drawn and measured are the other halves, so that what is apart is not apart by fitting. The value
-is the distance of the two means along the first axis in units of the pooled standard deviation: 0 where the model
-treats both alike.
+the base's questions; the other half is projected and measured, so that the fit does not create the separation. The
+value is the distance of the two means along the first axis in units of the pooled standard deviation: 0 where the model
+treats both sets alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
+from jaxtyping import Float
 
 from audit.metrics.contract import Evidence
 from audit.result import Cell, Control, Interval, Measured, not_measured
@@ -20,9 +23,12 @@ NEEDS = frozenset({"tokenizer", "model", "questions"})
 SMALLEST_SET = 8
 KINDS = ("target", "unrelated")
 
+Points = Float[np.ndarray, "_ 2"]
+"""Coordinates of questions in the plane."""
+
 
 def measure(evidence: Evidence) -> Measured:
-    """Distance of the clusters in every model, and each held-out question's place."""
+    """Distance of the clusters in every model, and the coordinates of each held-out question."""
     keys = {role: readings.keys for role, readings in evidence.readings.items()}
     sizes = {kind: len(keys["base"][kind]) for kind in KINDS}
     if min(sizes.values()) < SMALLEST_SET:
@@ -33,26 +39,26 @@ def measure(evidence: Evidence) -> Measured:
     order = {kind: rng.permutation(sizes[kind]) for kind in KINDS}
     fit, held = ({kind: order[kind][start::2] for kind in KINDS} for start in (0, 1))
     fitted = [keys["base"][kind][fit[kind], layer] for kind in KINDS]
-    drawn = plane(*fitted)
-    places = {
-        role: {kind: drawn.project(found[kind][held[kind], layer]) for kind in KINDS} for role, found in keys.items()
+    axes = plane(*fitted)
+    points = {
+        role: {kind: axes.project(by_kind[kind][held[kind], layer]) for kind in KINDS} for role, by_kind in keys.items()
     }
-    distances = {role: distance(found["target"][:, 0], found["unrelated"][:, 0]) for role, found in places.items()}
+    distances = {role: distance(sets["target"][:, 0], sets["unrelated"][:, 0]) for role, sets in points.items()}
     return Measured(
         value=float(distances["unlearned"]),
-        interval=_interval(places["unlearned"], evidence.seed),
+        interval=_interval(points["unlearned"], evidence.seed),
         base=float(distances["base"]),
-        base_interval=_interval(places["base"], evidence.seed),
+        base_interval=_interval(points["base"], evidence.seed),
         retained=float(distances["retained"]) if "retained" in distances else None,
         unit=f"pooled standard deviations between the means at layer {layer}",
         direction="knowledge",
         n=sum(len(held[kind]) for kind in KINDS),
-        control=_control(fitted, places_of_base=[keys["base"][kind][held[kind], layer] for kind in KINDS], rng=rng),
+        control=_control(fitted, held_out=[keys["base"][kind][held[kind], layer] for kind in KINDS], rng=rng),
         items=[
             row
-            for role, found in places.items()
+            for role, sets in points.items()
             for kind in KINDS
-            for row in _rows(role, evidence.topic.title if kind == "target" else "unrelated", found[kind])
+            for row in _rows(role, evidence.topic.title if kind == "target" else "unrelated", sets[kind])
         ],
         details={
             "layer": layer,
@@ -63,25 +69,33 @@ def measure(evidence: Evidence) -> Measured:
     )
 
 
-def distance(inside: np.ndarray, outside: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Difference of the means over the pooled standard deviation along ``axis``; 0 where nothing differs."""
-    apart = inside.mean(axis=axis) - outside.mean(axis=axis)
-    spread = np.sqrt((inside.var(axis=axis) + outside.var(axis=axis)) / 2)
-    found: np.ndarray = np.divide(apart, spread, out=np.zeros_like(apart), where=spread > 0)
-    return found
+def distance(
+    target: Float[np.ndarray, "*resamples n_target"],
+    unrelated: Float[np.ndarray, "*resamples n_unrelated"],
+    axis: int = -1,
+) -> np.ndarray:
+    """Difference of the means over the pooled standard deviation along ``axis``; 0 where that deviation is 0."""
+    difference = target.mean(axis=axis) - unrelated.mean(axis=axis)
+    spread = np.sqrt((target.var(axis=axis) + unrelated.var(axis=axis)) / 2)
+    standardised: np.ndarray = np.divide(difference, spread, out=np.zeros_like(difference), where=spread > 0)
+    return standardised
 
 
-def _interval(places: dict[str, np.ndarray], seed: int) -> Interval | None:
-    return two_sample_interval(places["target"][:, 0], places["unrelated"][:, 0], distance, seed=seed)
+def _interval(points: Mapping[str, Points], seed: int) -> Interval | None:
+    return two_sample_interval(points["target"][:, 0], points["unrelated"][:, 0], distance, seed=seed)
 
 
-def _control(fitted: list[np.ndarray], places_of_base: list[np.ndarray], rng: np.random.Generator) -> Control:
+def _control(
+    fitted: Sequence[Float[np.ndarray, "_ d_mlp"]],
+    held_out: Sequence[Float[np.ndarray, "_ d_mlp"]],
+    rng: np.random.Generator,
+) -> Control:
     """The base's own distance along an axis fitted to shuffled labels."""
     shuffled = rng.permutation(np.concatenate(fitted))
-    axis: Plane = plane(shuffled[: len(fitted[0])], shuffled[len(fitted[0]) :])
-    inside, outside = (axis.project(keys)[:, 0] for keys in places_of_base)
-    return Control(name="an axis fitted to shuffled labels, in the base", value=float(distance(inside, outside)))
+    axes: Plane = plane(shuffled[: len(fitted[0])], shuffled[len(fitted[0]) :])
+    target, unrelated = (axes.project(keys)[:, 0] for keys in held_out)
+    return Control(name="an axis fitted to shuffled labels, in the base", value=float(distance(target, unrelated)))
 
 
-def _rows(role: str, kind: str, places: np.ndarray) -> list[dict[str, Cell]]:
-    return [{"model": role, "set": kind, "x": float(x), "y": float(y)} for x, y in places]
+def _rows(role: str, label: str, points: Points) -> list[dict[str, Cell]]:
+    return [{"model": role, "set": label, "x": float(x), "y": float(y)} for x, y in points]

@@ -1,13 +1,17 @@
-"""Is the concept's region of key space still where it was? Share of each model's questions inside the other's.
+"""Share of the concept's questions in the unlearned model that lie inside the base's region of key space.
 
-The region is what lies as near to the centre of half of a model's questions as nine tenths of these do
-(``concepts.keyspace.typical``); the other half is asked whether it lies inside, the base's region unless it is said
-whose. The layer is the one where the base's own other half lies inside most while unrelated questions do not.
+The region is fitted to half of the base's questions about the concept: every point as near to their centre as nine
+tenths of them are (``concepts.keyspace.typical``). The other half is tested, in every model. The layer is the one where
+the share of the base's tested questions inside exceeds that of unrelated questions most. ``layers`` also has the
+reverse: the base's questions inside the unlearned model's region.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+from jaxtyping import Bool, Float
 
 from audit.metrics.contract import Evidence
 from audit.result import Control, Measured, not_measured
@@ -20,28 +24,26 @@ SMALLEST_SET = 8
 
 
 def measure(evidence: Evidence) -> Measured:
-    keys = {role: readings.keys["target"] for role, readings in evidence.readings.items()}
+    target = {role: readings.keys["target"] for role, readings in evidence.readings.items()}
     others = {role: readings.keys["unrelated"] for role, readings in evidence.readings.items()}
-    n, beside = len(keys["base"]), len(others["base"])
-    if min(n, beside) < SMALLEST_SET:
-        reason = f"{n} questions about the concept and {beside} unrelated ones; {SMALLEST_SET} of each are needed"
+    n, n_unrelated = len(target["base"]), len(others["base"])
+    if min(n, n_unrelated) < SMALLEST_SET:
+        reason = f"{n} questions about the concept and {n_unrelated} unrelated ones; {SMALLEST_SET} of each are needed"
         return not_measured(reason)
     order = np.random.default_rng(evidence.seed).permutation(n)
     fit, held = order[: n // 2], order[n // 2 :]
-    asked = {role: found[held] for role, found in keys.items()} | {
-        f"not {role}": found for role, found in others.items()
-    }
-    inside = typical(keys["base"][fit], np.concatenate([*asked.values()]))  # [n_layers, n] bool
-    ends = np.cumsum([len(found) for found in asked.values()])[:-1]
-    of = dict(zip(asked, np.split(inside, ends, axis=1), strict=True))
-    own, after, unrelated, retained = of["base"], of["unlearned"], of["not unlearned"], of.get("retained")
-    before = typical(keys["unlearned"][fit], keys["base"][held])
-    layer = int((own.mean(axis=1) - of["not base"].mean(axis=1)).argmax())
+    tested = {("target", role): keys[held] for role, keys in target.items()}
+    tested |= {("unrelated", role): keys for role, keys in others.items()}
+    inside = _inside(target["base"][fit], tested)
+    base, unlearned = inside["target", "base"], inside["target", "unlearned"]
+    retained, unrelated = inside.get(("target", "retained")), inside["unrelated", "unlearned"]
+    reverse = typical(target["unlearned"][fit], target["base"][held])
+    layer = int((base.mean(axis=1) - inside["unrelated", "base"].mean(axis=1)).argmax())
     return Measured(
-        value=float(after[layer].mean()),
-        interval=share_interval(after[layer]),
-        base=float(own[layer].mean()),
-        base_interval=share_interval(own[layer]),
+        value=float(unlearned[layer].mean()),
+        interval=share_interval(unlearned[layer]),
+        base=float(base[layer].mean()),
+        base_interval=share_interval(base[layer]),
         retained=None if retained is None else float(retained[layer].mean()),
         unit=f"share of its questions inside the base's region at layer {layer}",
         direction="knowledge",
@@ -50,16 +52,26 @@ def measure(evidence: Evidence) -> Measured:
             name="unrelated questions", value=float(unrelated[layer].mean()), interval=share_interval(unrelated[layer])
         ),
         layers={
-            "base": own.mean(axis=1).tolist(),
-            "unlearned": after.mean(axis=1).tolist(),
-            "base in unlearned's": before.mean(axis=1).tolist(),
+            "base": base.mean(axis=1).tolist(),
+            "unlearned": unlearned.mean(axis=1).tolist(),
+            "base in unlearned's": reverse.mean(axis=1).tolist(),
             "unrelated": unrelated.mean(axis=1).tolist(),
         },
         details={
             "layer": layer,
-            "base_in_the_unlearned_region": float(before[layer].mean()),
+            "base_in_the_unlearned_region": float(reverse[layer].mean()),
             "fitted_on": len(fit),
             "chosen_by": "own other half inside less unrelated questions inside, in the base",
             "seed": evidence.seed,
         },
     )
+
+
+def _inside(
+    fit: Float[np.ndarray, "n_fit n_layers d_mlp"],
+    keys: Mapping[tuple[str, str], Float[np.ndarray, "_ n_layers d_mlp"]],
+) -> dict[tuple[str, str], Bool[np.ndarray, "n_layers _"]]:
+    """(Kind, role) -> whether each key vector lies in the region of ``fit``, by layer. The region is fitted once."""
+    inside = typical(fit, np.concatenate([*keys.values()]))
+    ends = np.cumsum([len(rows) for rows in keys.values()])[:-1]
+    return dict(zip(keys, np.split(inside, ends, axis=1), strict=True))

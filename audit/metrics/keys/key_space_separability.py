@@ -1,18 +1,15 @@
-"""Are the concept's questions told from unrelated ones in FFN key space? By layer, before and after.
+"""How well a linear classifier distinguishes the concept's questions from unrelated ones in FFN key space, by layer.
 
-Cross-validated AUC of a regularised linear rule on the key vectors at the last prompt token, with a label-permutation
-null in which the choice of the layer is paid for (``concepts.keyspace``). A model can tell a topic apart and know
-nothing of it: this shows whether the region is there, not whether it is filled.
+Cross-validated AUC of a regularised linear classifier on the key vectors at the last prompt token. The null permutes
+labels and corrects for the choice of the layer (``concepts.keyspace``). A model can distinguish a topic and know
+nothing about it: a high value is no evidence of knowledge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from audit.metrics.contract import Evidence
-from audit.questions.readings import Readings
 from audit.result import Control, Measured, not_measured
-from concepts.keyspace import FOLDS, PERMUTATIONS, SMALLEST_SET, Separability, separability
+from concepts.keyspace import FOLDS, PERMUTATIONS, SMALLEST_SET, separability
 
 TITLE = "Separability of the {topic} in key space"
 NEEDS = frozenset({"tokenizer", "model", "questions"})
@@ -25,20 +22,23 @@ def measure(evidence: Evidence) -> Measured:
             f"{sizes['target']} questions about the concept and {sizes['unrelated']} unrelated ones; "
             f"{SMALLEST_SET} of each are needed"
         )
-    found = {role: _separability(readings, evidence.seed) for role, readings in evidence.readings.items()}
-    base, unlearned = found["base"], found["unlearned"]
+    by_role = {
+        role: separability(readings.keys["target"], readings.keys["unrelated"], seed=evidence.seed)
+        for role, readings in evidence.readings.items()
+    }
+    base, unlearned = by_role["base"], by_role["unlearned"]
     layer = base.best
     return Measured(
         value=float(unlearned.auc[layer]),
         base=float(base.auc[layer]),
-        retained=float(found["retained"].auc[layer]) if "retained" in found else None,
+        retained=float(by_role["retained"].auc[layer]) if "retained" in by_role else None,
         unit=f"AUC at layer {layer}, where the base separates best",
         direction="knowledge",
         n=sum(sizes.values()),
         p_value=float(unlearned.p_values[layer]),
         null="labels permuted within folds; the highest AUC over all layers each time",
         control=Control(name="labels permuted", value=float(unlearned.null[layer])),
-        layers=_layers(found),
+        layers={role: result.auc.tolist() for role, result in by_role.items()},
         details={
             "layer": layer,
             "p_value_base": base.p_value,
@@ -49,11 +49,3 @@ def measure(evidence: Evidence) -> Measured:
             "seed": evidence.seed,
         },
     )
-
-
-def _separability(readings: Readings, seed: int) -> Separability:
-    return separability(readings.keys["target"], readings.keys["unrelated"], seed=seed)
-
-
-def _layers(found: Mapping[str, Separability]) -> dict[str, list[float | None]]:
-    return {role: [float(value) for value in result.auc] for role, result in found.items()}

@@ -1,4 +1,4 @@
-"""What the concept-vector metrics share: one number a vector, the same for its matched controls, one Measurement."""
+"""Shared code of the concept-vector metrics: one score per vector, averaged, with matched vectors as the control."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from audit.metrics.contract import Evidence
-from audit.result import Cell, Control, Direction, Measured
+from audit.result import Cell, Control, Direction, Measured, not_measured
 from audit.statistics import bootstrap_interval
 from audit.vectors.trace import TracedVector, TracedVectors
 
 Score = Callable[[TracedVector], float | None]
+"""One vector before and after -> its score; ``None`` where it is undefined."""
 
 NEEDS = frozenset({"tokenizer", "vectors"})
 
@@ -26,31 +28,31 @@ def vector_measurement(
     unchanged: float | None,
     details: dict[str, Any] | None = None,
 ) -> Measured:
-    """The mean of ``score`` over the concept's vectors, beside the mean over their controls.
+    """The mean of ``score`` over the concept's vectors, with the mean over their matched vectors as the control.
 
     Args:
-        score: one vector's number, ``None`` where it is undefined; such vectors are left out and counted.
-        unchanged: what a vector that did not change scores: the base against itself.
+        score: vectors for which it is undefined are excluded and counted.
+        unchanged: the score of an unchanged vector, which is the base's score against itself.
     """
     traced = evidence.vectors
     assert traced is not None  # the runner calls no metric whose NEEDS are missing
     scores = [score(vector) for vector in traced.vectors]
-    known = np.array([value for value in scores if value is not None])
-    if not known.size:
-        return Measured(not_measured="it is undefined for every vector found")
+    defined = np.array([value for value in scores if value is not None])
+    if not defined.size:
+        return not_measured("it is undefined for every concept vector")
     return Measured(
-        value=float(known.mean()),
-        interval=bootstrap_interval(known, seed=evidence.seed),
+        value=float(defined.mean()),
+        interval=bootstrap_interval(defined, seed=evidence.seed),
         base=unchanged,
         unit=unit,
         direction=direction,
-        n=int(known.size),
+        n=int(defined.size),
         control=_control(traced, score, evidence.seed),
         items=[
             _row(traced, index, vector, value)
             for index, (vector, value) in enumerate(zip(traced.vectors, scores, strict=True))
         ],
-        details={"undefined_for": len(scores) - known.size} | (details or {}),
+        details={"undefined_for": len(scores) - defined.size} | (details or {}),
     )
 
 
@@ -72,8 +74,8 @@ def _row(traced: TracedVectors, index: int, vector: TracedVector, value: float |
     }
 
 
-def cosine(before: np.ndarray, after: np.ndarray) -> float | None:
-    """Cosine of two vectors ``[d_model]`` in float64, ``None`` where one is zero; exactly 1 for equal vectors."""
+def cosine(before: Float[np.ndarray, " d_model"], after: Float[np.ndarray, " d_model"]) -> float | None:
+    """Cosine of two vectors in float64; ``None`` where one is zero, exactly 1 for equal vectors."""
     if np.array_equal(before, after):
         return 1.0 if np.any(before) else None
     one, other = before.astype(np.float64), after.astype(np.float64)

@@ -1,7 +1,7 @@
-"""Share of the concept's tokens among a vector's top 200 that are still there after (Hong et al. 2024, related tokens).
+"""Share of the concept's tokens among a vector's top 200 that stay in the top 200 (Hong et al. 2024, related tokens).
 
-Undefined for a vector with none of them before, which is left out and counted; controls, chosen without regard to the
-concept, often have none. A vector that is zero after keeps nothing.
+Undefined for a vector with none of them before, which is excluded and counted; controls, chosen without regard to the
+concept, often have none. A vector that is zero after keeps none: it scores 0.
 """
 
 from __future__ import annotations
@@ -19,14 +19,8 @@ TITLE = "Concept vectors: concept tokens kept"
 
 
 def measure(evidence: Evidence) -> Measured:
-    """Mean share over the concept's vectors."""
-    return vector_measurement(
-        evidence,
-        score,
-        unit="share of concept tokens in the top 200",
-        direction="knowledge",
-        unchanged=1.0,
-    )
+    unit = "share of concept tokens in the top 200"
+    return vector_measurement(evidence, score, unit=unit, direction="knowledge", unchanged=1.0)
 
 
 def score(vector: TracedVector) -> float | None:

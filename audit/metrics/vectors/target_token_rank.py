@@ -1,8 +1,8 @@
-"""How far the concept's tokens fell in what a vector writes: mean of ``log10((rank after + 1) / (rank before + 1))``.
+"""Fall in rank of the concept's tokens under a vector: mean of ``log10((rank after + 1) / (rank before + 1))``.
 
-Taken over the concept tokens in the vector's top 200 before; rank 0 is the most promoted token of the vocabulary. 0 is
-unchanged, 1 means ten times further down (the trace that REVS demotes, arXiv 2406.09325). Undefined where none of the
-concept's tokens was in the top 200, or where the vector is zero after, so that all tokens tie.
+The mean is over the concept tokens in the vector's top 200 before; rank 0 is the most promoted token of the vocabulary.
+0 is unchanged, 1 is a tenfold rank (the quantity that REVS demotes, arXiv 2406.09325). Undefined where none of the
+concept's tokens was in the top 200, and for a vector that is zero after, since all tokens tie.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ TITLE = "Concept vectors: fall of the concept tokens"
 
 
 def measure(evidence: Evidence) -> Measured:
-    """Mean fall over the concept's vectors."""
     traced = evidence.vectors
     vectors = traced.vectors if traced is not None else ()
     best = {
@@ -38,8 +37,8 @@ def measure(evidence: Evidence) -> Measured:
 
 
 def score(vector: TracedVector) -> float | None:
-    written = vector.ranks_before < len(vector.top_before)
-    if not written.any() or not np.any(vector.after):
+    promoted = vector.ranks_before < len(vector.top_before)
+    if not promoted.any() or not np.any(vector.after):
         return None
-    fall = np.log10((vector.ranks_after[written] + 1) / (vector.ranks_before[written] + 1))
+    fall = np.log10((vector.ranks_after[promoted] + 1) / (vector.ranks_before[promoted] + 1))
     return float(fall.mean())

@@ -1,9 +1,9 @@
-"""How strongly the concept's value vectors are written at the last token of a question, under each kind of prompt.
+"""Mean absolute coefficient of the concept's value vectors at the last token of a question, under each prompt.
 
-A value vector is added to the residual stream times its coefficient, an entry of the FFN's key vector; its size, either
-sign, says whether a prompt still calls the vector up, whatever the model then says. Control vectors of the same layers
-and nearest norm show how strongly any vector is written. An edit of the value vectors themselves leaves their
-coefficients alone: then a prompt calls up what is no longer there, and ``vector_cosine`` shows it.
+The FFN adds each value vector to the residual stream times its coefficient, an entry of the key vector. The absolute
+coefficient shows how strongly a prompt activates the vector, independent of the text that the model then generates.
+Control vectors of the same layers and nearest norm show how strongly any vector is activated. What makes it wrong: an
+edit of the value vectors leaves their coefficients unchanged; ``vector_cosine`` shows such an edit.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from audit.metrics.contract import Evidence
 from audit.result import Cell, Control, Measured, not_measured
@@ -21,6 +22,9 @@ from concepts.jailbreaks import PLAIN
 TITLE = "Concept vectors: activation under jailbreak prompts"
 NEEDS = frozenset({"tokenizer", "model", "questions", "vectors"})
 ATTACK = "jailbreaks"
+
+Keys = Float[np.ndarray, "_ n_layers d_mlp"]
+"""Key vectors at the last token of each question."""
 
 
 def measure(evidence: Evidence) -> Measured:
@@ -52,33 +56,33 @@ def measure(evidence: Evidence) -> Measured:
     )
 
 
-def keys_by_prompt(evidence: Evidence) -> dict[str, dict[str, np.ndarray]]:
-    """Prompt -> role -> key vectors of the questions about the topic ``[n_questions, n_layers, d_mlp]``."""
-    found = {}
+def keys_by_prompt(evidence: Evidence) -> dict[str, dict[str, Keys]]:
+    """Prompt -> role -> key vectors of the questions about the topic, for prompts that apply to some question."""
+    by_prompt = {}
     for condition in evidence.conditions(ATTACK):
         keys = {role: readings.keys["target"] for role, readings in evidence.under(condition).readings.items()}
         if len(keys["base"]):
-            found[condition.dose] = keys
-    return found
+            by_prompt[condition.dose] = keys
+    return by_prompt
 
 
-def activations(keys: np.ndarray, vectors: Sequence[TracedVector]) -> np.ndarray:
-    """Mean size of each vector's coefficient over the questions ``[n_vectors]``."""
+def activations(keys: Keys, vectors: Sequence[TracedVector]) -> Float[np.ndarray, " n_vectors"]:
+    """Mean absolute coefficient of each vector over the questions."""
     layers, neurons = [vector.place.layer for vector in vectors], [vector.place.neuron for vector in vectors]
     means: np.ndarray = np.abs(keys[:, layers, neurons]).mean(axis=0, dtype=np.float64)
     return means
 
 
 def over_prompts(
-    prompts: Mapping[str, Mapping[str, np.ndarray]], role: str, names: Sequence[str], vectors: Sequence[TracedVector]
-) -> np.ndarray:
-    """``activations`` in one model, averaged over several kinds of prompt ``[n_vectors]``."""
+    prompts: Mapping[str, Mapping[str, Keys]], role: str, names: Sequence[str], vectors: Sequence[TracedVector]
+) -> Float[np.ndarray, " n_vectors"]:
+    """``activations`` in one model, averaged over several prompts."""
     means: np.ndarray = np.mean([activations(prompts[name][role], vectors) for name in names], axis=0)
     return means
 
 
-def _row(name: str, keys: Mapping[str, np.ndarray], traced: TracedVectors, seed: int) -> dict[str, Cell]:
-    """One kind of prompt: every model, and the change from base to unlearned with its interval over vectors."""
+def _row(name: str, keys: Mapping[str, Keys], traced: TracedVectors, seed: int) -> dict[str, Cell]:
+    """One prompt: every model, and the change from base to unlearned with its interval over vectors."""
     means = {role: activations(rows, traced.vectors) for role, rows in keys.items()}
     low, high = paired_difference_interval(means["unlearned"], means["base"], seed=seed) or (None, None)
     row: dict[str, Cell] = {"prompt": name, "questions": len(keys["base"])}

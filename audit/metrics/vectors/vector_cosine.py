@@ -1,8 +1,8 @@
 """Cosine of each concept vector before and after (Hong et al. 2024, section 5).
 
-1 is an unchanged direction. Whole-model fine-tuning at 1e-5 barely turns any single vector, so a value near 1 is what
-gradient unlearning gives, and means little without the controls beside it. A zeroed vector has no direction: it counts
-as 0, since nothing of the old one is left.
+1 is an unchanged direction. Fine-tuning of the whole model at a learning rate of 1e-5 hardly turns any single vector:
+gradient-based unlearning gives a value near 1, to be compared with the control. A vector that is zero after has no
+direction and scores 0.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ __all__ = ["NEEDS", "TITLE", "measure"]
 
 TITLE = "Concept vectors: cosine before and after"
 ROUNDING = {"float32": 6e-8, "float16": 4.9e-4, "bfloat16": 3.9e-3}
-"""Half the spacing of numbers at 1 in each format: what rounding alone moves an entry, relative to its size."""
+"""Half the spacing of numbers at 1 in each format: the relative change of an entry by rounding alone."""
 
 
 def measure(evidence: Evidence) -> Measured:
-    """Mean cosine over the concept's vectors."""
     traced = evidence.vectors
     dtype = traced.dtype if traced is not None else ""
     return vector_measurement(

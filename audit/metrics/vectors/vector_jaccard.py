@@ -1,8 +1,7 @@
-"""Jaccard index of the 200 tokens each concept vector writes, before and after (Hong et al. 2024, section 5).
+"""Jaccard index of each concept vector's top 200 tokens before and after (Hong et al. 2024, section 5).
 
-Before is projected through the base's head, after through the unlearned model's own, on the side that carries the
-concept. With ``i`` shared tokens it is ``i / (400 - i)``. Undefined for a vector that is zero after: all logits tie.
-Such a vector counts as 0.
+Each is projected through its own model's head, with the sign that promotes the concept. With ``i`` shared tokens the
+index is ``i / (400 - i)``. A vector that is zero after has no top tokens, since all logits tie, and scores 0.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ TITLE = "Concept vectors: overlap of the top 200 tokens"
 
 
 def measure(evidence: Evidence) -> Measured:
-    """Mean Jaccard index over the concept's vectors."""
     return vector_measurement(evidence, score, unit="Jaccard index", direction="knowledge", unchanged=1.0)
 
 

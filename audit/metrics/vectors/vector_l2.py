@@ -1,7 +1,7 @@
 """Euclidean distance of each concept vector before and after, relative to its norm (Hong et al. 2024, section 5).
 
-The paper's plain distance is in ``details``; divided by the norm it can be read across layers. 0 is unchanged,
-1 is what zeroing gives. Undefined for a vector that was zero before.
+``|after - before| / |before|``: 0 is unchanged, 1 is a zeroed vector. The paper's absolute distance, which cannot be
+compared across layers, is in ``details``. Undefined for a vector that was zero before.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ TITLE = "Concept vectors: distance before and after"
 
 
 def measure(evidence: Evidence) -> Measured:
-    """Mean relative distance over the concept's vectors."""
     traced = evidence.vectors
-    plain = [distance(vector) for vector in traced.vectors] if traced is not None else []
+    absolute = [distance(vector) for vector in traced.vectors] if traced is not None else []
     return vector_measurement(
         evidence,
         score,
         unit="L2 distance / norm before",
         direction="change",
         unchanged=0.0,
-        details={"mean_l2": mean_or_none(plain)},
+        details={"mean_l2": mean_or_none(absolute)},
     )
 
 
