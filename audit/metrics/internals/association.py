@@ -108,7 +108,7 @@ def draw(sizes: Sequence[tuple[int, int]], seed: int) -> tuple[list[Int[np.ndarr
 def associate(
     scores: Sequence[Float[np.ndarray, "n_layers _ _"]], rows: Sequence[Sequence[int]], seed: int
 ) -> Association:
-    """The association of the truth, the diagonal of ``scores[g]``, over the tested rows ``rows[g]`` of all groups ``g``.
+    """The association of the truth (the diagonal of ``scores[g]``) over the tested rows ``rows[g]`` of all groups.
 
     A group without tested rows is ignored; at least one group must have some.
     """
