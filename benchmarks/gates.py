@@ -73,12 +73,12 @@ def questions(path: Path) -> list[str]:
 
 
 def attacked_rows(model: RunningModel, folder: Path) -> Iterator[dict[str, Any]]:
-    """Each rule of ``concepts.attacks`` and each language, against the guard in ``folder``."""
+    """Each rule of ``concepts.rewrites`` and each language, against the guard in ``folder``."""
     import numpy as np
 
     from audit.guards import read_guard
     from audit.guards.attack import AttackedQueries, put_queries
-    from concepts.attacks import ATTACKS
+    from concepts.rewrites import REWRITES
 
     saved = read_guard(folder)
     queries = [query for query in saved.held_out if query.forget]
@@ -88,7 +88,7 @@ def attacked_rows(model: RunningModel, folder: Path) -> Iterator[dict[str, Any]]
 
     prompts_by_attack: Mapping[str, list[str]] = {
         name: [attack(query.prompt, np.random.default_rng((0, at))) for at, query in enumerate(queries)]
-        for name, attack in ATTACKS.items()
+        for name, attack in REWRITES.items()
     } | {language: [query.translations[language] for query in queries] for language in LANGUAGES}
     plain = put(prompts_by_attack["plain"])
     for name, prompts in prompts_by_attack.items():

@@ -15,7 +15,7 @@ from audit.guards.attack import AttackedQueries
 from audit.guards.saving import DOCUMENT, is_guard, read_guard
 from audit.guards.splits import HeldOutQuery
 from audit.request import Request
-from concepts.attacks import ATTACKS, rewrite
+from concepts.rewrites import REWRITES, rewrite
 from tests.tiny import write_tiny
 
 
@@ -41,17 +41,17 @@ def guarded(base: Path, skills: tuple[Path, Path], folder: Path, method: str) ->
 
 def test_every_attack_keeps_the_query_and_is_drawn_by_seed() -> None:
     query = "Anna has three apples. She eats one of them. How many apples are left?"
-    for name, attack in ATTACKS.items():
+    for name, attack in REWRITES.items():
         prompt = attack(query, np.random.default_rng(0))
         assert prompt == attack(query, np.random.default_rng(0))
         assert (prompt == query) == (name == "plain")
         if name in ("another language", "benign prefix", "hidden in a longer prompt"):
             assert query in prompt
-    assert ATTACKS["paraphrase"](query, np.random.default_rng(0)).startswith("How many apples are left?")
-    mistyped = ATTACKS["typos"](query, np.random.default_rng(1))
+    assert REWRITES["paraphrase"](query, np.random.default_rng(0)).startswith("How many apples are left?")
+    mistyped = REWRITES["typos"](query, np.random.default_rng(1))
     assert sorted(mistyped) == sorted(query)
     program = 'def add(a, b):\n    """>>> add(1, 2)\n    3"""\n'
-    assert ATTACKS["paraphrase"](program, np.random.default_rng(0)) == program.replace("add", "compute_it")
+    assert REWRITES["paraphrase"](program, np.random.default_rng(0)) == program.replace("add", "compute_it")
 
 
 def test_a_skills_own_wordings_take_the_place_of_those_that_rules_write() -> None:
@@ -59,8 +59,8 @@ def test_a_skills_own_wordings_take_the_place_of_those_that_rules_write() -> Non
         forget=True, prompt="How many?", paraphrases=("What number?",), translations={"de": "Wie viele?"}
     )
     bare = HeldOutQuery(forget=True, prompt="How many?")
-    own = {name: rewrite(name, query, np.random.default_rng(0)) for name in ATTACKS}
-    rules = {name: rewrite(name, bare, np.random.default_rng(0)) for name in ATTACKS}
+    own = {name: rewrite(name, query, np.random.default_rng(0)) for name in REWRITES}
+    rules = {name: rewrite(name, bare, np.random.default_rng(0)) for name in REWRITES}
     assert (own.pop("paraphrase"), own.pop("another language")) == ("What number?", "Wie viele?")
     assert rules["another language"].startswith("How many?")
     assert own == {name: rules[name] for name in own}
@@ -102,7 +102,7 @@ def test_a_guard_is_attacked_with_queries_it_was_not_fitted_on(
     assert finding.verdict == "gated"
     whole, recall, leak = (finding[name] for name in ("skill_behind_gate", "gate_recall", "gate_leak"))
     assert whole.value == whole.base
-    assert [row["asked"] for row in recall.items] == list(ATTACKS)
+    assert [row["asked"] for row in recall.items] == list(REWRITES)
     assert recall.value == min(row["stopped"] for row in recall.items)
     assert leak.value >= max(row["leak"] for row in leak.items)
     assert recall.interval[0] <= recall.value <= recall.interval[1]

@@ -1,4 +1,4 @@
-"""Attacks on the guard of a skill: each rewrites a query so that the guard may not recognise it.
+"""Ways to rewrite a query so that a guard may not recognise it.
 
 The meaning of the query stays the same, and so do its right answers. Paraphrases and translations are the skill's own
 where it has them, otherwise they are made by rules. Pure strings; random choices use the given generator.
@@ -14,7 +14,7 @@ import numpy as np
 
 from concepts.concept import neutral_text
 
-Attack = Callable[[str, np.random.Generator], str]
+Rewrite = Callable[[str, np.random.Generator], str]
 
 
 @runtime_checkable
@@ -88,7 +88,7 @@ def hidden(query: str, rng: np.random.Generator) -> str:
     return f"{before}\n\n{query}\n\n{after}"
 
 
-ATTACKS: Final[Mapping[str, Attack]] = {
+REWRITES: Final[Mapping[str, Rewrite]] = {
     "plain": plain,
     "paraphrase": paraphrase,
     "another language": language,
@@ -96,17 +96,17 @@ ATTACKS: Final[Mapping[str, Attack]] = {
     "typos": typos,
     "hidden in a longer prompt": hidden,
 }
-"""Name -> attack; the plain query first."""
+"""Name -> rule; the plain query first."""
 
 
 def rewrite(name: str, query: Wordings, rng: np.random.Generator) -> str:
-    """``query`` under the attack ``name``, in one of the skill's own wordings if it has any for this attack."""
+    """``query`` rewritten by ``name``, in one of the skill's own wordings where it has any."""
     own = own_wordings(name, query)
-    return own[int(rng.integers(len(own)))] if own else ATTACKS[name](query.prompt, rng)
+    return own[int(rng.integers(len(own)))] if own else REWRITES[name](query.prompt, rng)
 
 
 def own_wordings(name: str, query: Wordings) -> tuple[str, ...]:
-    """The skill's own wordings of ``query`` for the attack ``name``."""
+    """The skill's own wordings of ``query`` that replace the rule ``name``."""
     if name == "paraphrase":
         return query.paraphrases
     return tuple(query.translations.values()) if name == "another language" else ()
