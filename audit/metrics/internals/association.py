@@ -133,7 +133,8 @@ def associate(
 def measure(evidence: Evidence) -> Measured:
     groups = evidence.readings["base"].groups
     if not groups:
-        skipped = "; ".join(f"{name}: {reason}" for name, reason in evidence.readings["base"].skipped.items())
+        reasons = evidence.readings["base"].skipped
+        skipped = "; ".join(f"{name}: {reasons[name]}" for name in reasons if name.startswith("group "))
         reason = "no group of questions can be used" + (f" ({skipped})" if skipped else "")
         return not_measured(reason)
     about = [group.about for group in groups]
