@@ -1,7 +1,8 @@
-"""Readings made of numbers: a base that knows, and models in which the knowledge is present, hidden or removed.
+"""Synthetic readings: a base with the knowledge, and models in which it is present, hidden, inverted or removed.
 
-*Hidden*: it says nothing of it, as after refusal training, yet the inner layers and the key space are the base's.
-*Inverted*: the truth is pushed below its alternatives. *Removed*: as if it had never been learned.
+*Hidden*: the answers do not show it, as after refusal training, but the inner layers and the key space are nearly those
+of the base. *Inverted*: the truth is pushed below its alternatives. *Removed*: as if it had never been learned.
+*Destroyed*: the model has lost unrelated knowledge as well.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Float
 
 from audit.metrics.contract import Evidence
 from audit.questions.conditions import AS_IS
@@ -35,7 +37,7 @@ GROUPS = tuple(
     for name in ("capital", "river", "city")
 )
 KINDS: tuple[str, ...] = ("target", "unrelated", "target_own", "unrelated_own", "text")
-SAYS = {
+ANSWER = {
     "present": "the city of {} lies there",
     "hidden": "I do not know",
     "inverted": "never that",
@@ -43,8 +45,8 @@ SAYS = {
     "destroyed": "",
 }
 LOGPROB = {"present": -0.2, "hidden": -5.0, "inverted": -15.0, "removed": -7.0, "destroyed": -40.0}
-OUTPUT = {"present": 8.0, "hidden": 0.0, "inverted": -6.0, "removed": 0.0, "destroyed": 0.0}
-INSIDE = {"present": 8.0, "hidden": 8.0, "inverted": 0.0, "removed": 0.0, "destroyed": 0.0}
+OUTPUT_SCORE = {"present": 8.0, "hidden": 0.0, "inverted": -6.0, "removed": 0.0, "destroyed": 0.0}
+LENS_SCORE = {"present": 8.0, "hidden": 8.0, "inverted": 0.0, "removed": 0.0, "destroyed": 0.0}
 
 
 def item(kind: str, index: int, tokens: int = 3) -> Item:
@@ -53,34 +55,34 @@ def item(kind: str, index: int, tokens: int = 3) -> Item:
 
 
 def readings(case: Case, seed: int = 0, **changes: Any) -> Readings:
-    """One model's readings; the noise is the same for all cases of one seed."""
+    """The readings of one model; the noise depends on the seed alone."""
     rng = np.random.default_rng(seed)
     items = tuple(item(kind, index) for kind in KINDS for index in range(N))
     noise = rng.normal(0, 0.05, (len(items), 3))
     concept = np.array([entry.kind.startswith("target") for entry in items])
     broken = case == "destroyed"
     level = np.where(concept, LOGPROB[case], LOGPROB["destroyed"] if broken else LOGPROB["present"])
-    right = np.where(concept, case == "present", not broken)
+    correct = np.where(concept, case == "present", not broken)
     fields: dict[str, Any] = {
         "items": items,
         "answer_logprobs": tuple(level[:, None] + noise),
-        "answer_hits": tuple(np.full(3, bool(hit)) for hit in right),
+        "answer_hits": tuple(np.full(3, bool(hit)) for hit in correct),
         "keys": _keys(case, seed),
         "groups": GROUPS,
-        "candidate_logprobs": {group.name: _scores(rng, OUTPUT[case], broken) for group in GROUPS},
+        "candidate_logprobs": {group.name: _scores(rng, OUTPUT_SCORE[case], broken) for group in GROUPS},
         "candidate_lens": {
             group.name: np.stack(
                 [
                     _scores(rng, 0.0, broken),
-                    _scores(rng, INSIDE[case], broken),
-                    _scores(rng, OUTPUT[case], broken),
+                    _scores(rng, LENS_SCORE[case], broken),
+                    _scores(rng, OUTPUT_SCORE[case], broken),
                 ]
             )
             for group in GROUPS
         },
         "prompts": {f"{kind}/{index}": f"{kind} {index}?" for kind in ("target", "unrelated") for index in range(N)},
         "generated": {
-            f"{kind}/{index}": SAYS[case if kind == "target" or broken else "present"].format(f"city{index}")
+            f"{kind}/{index}": ANSWER[case if kind == "target" or broken else "present"].format(f"city{index}")
             for kind in ("target", "unrelated")
             for index in range(N)
         },
@@ -94,17 +96,17 @@ def readings(case: Case, seed: int = 0, **changes: Any) -> Readings:
 
 
 def evidence(case: Case, **roles: Readings) -> Evidence:
-    """The base and ``case`` as the unlearned model; further roles as given."""
+    """The base and, as the unlearned model, ``case``; ``roles`` replaces or adds models."""
     return evidence_of({"base": readings("present"), "unlearned": readings(case), **roles})
 
 
 def evidence_of(readings: Mapping[str, Readings], **fields: Any) -> Evidence:
-    """Readings of the models as they are; no metric here reads the pair."""
+    """The readings under ``AS_IS``; the metrics under test do not read the pair."""
     return Evidence(pair=None, topic=ConceptTopic(CONCEPT), by_condition={AS_IS: readings}, **fields)  # type: ignore[arg-type]
 
 
-def _scores(rng: np.random.Generator, about: float, broken: bool) -> np.ndarray:
-    """Noise, easy questions, popular answers, and the truth of the rows about the concept or of the others."""
+def _scores(rng: np.random.Generator, about: float, broken: bool) -> Float[np.ndarray, "m m"]:
+    """Noise, question effects, answer effects, and the truth: ``about`` in the concept's rows, 8 in the others."""
     scores = rng.normal(0, 1, (M, M)) + rng.normal(0, 3, (M, 1)) + rng.normal(0, 3, (1, M))
     truth = np.full(M, 0.0 if broken else 8.0)
     truth[list(GROUPS[0].about)] = about
@@ -112,9 +114,9 @@ def _scores(rng: np.random.Generator, about: float, broken: bool) -> np.ndarray:
 
 
 def _keys(case: Case, seed: int) -> dict[str, np.ndarray]:
-    """Keys of the concept stand apart from unrelated ones unless it was removed."""
+    """Key vectors: the concept's are separate from unrelated ones except where it was removed or destroyed."""
     rng = np.random.default_rng(seed + 1)
     target, unrelated = rng.normal(0, 1, (2, N, N_LAYERS, D_MLP))
-    apart = {"present": 3.0, "hidden": 2.5, "inverted": 2.0, "removed": 0.0, "destroyed": 0.0}[case]
-    shape = rng.normal(0, 1, (N_LAYERS, D_MLP))
-    return {"target": (target + apart * shape).astype(np.float32), "unrelated": unrelated.astype(np.float32)}
+    separation = {"present": 3.0, "hidden": 2.5, "inverted": 2.0, "removed": 0.0, "destroyed": 0.0}[case]
+    direction = rng.normal(0, 1, (N_LAYERS, D_MLP))
+    return {"target": (target + separation * direction).astype(np.float32), "unrelated": unrelated.astype(np.float32)}

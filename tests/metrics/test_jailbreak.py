@@ -1,4 +1,4 @@
-"""Jailbreak recovery and vector activation: planted cases, controls, and the price of choosing the best prompt."""
+"""Jailbreak recovery and vector activation: planted cases, controls, correction for choosing the best prompt."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from audit.metrics.vectors import vector_activation
 from audit.questions.conditions import AS_IS, Condition
 from audit.questions.items import Item
 from audit.questions.readings import Readings
-from audit.result import Measurement
+from audit.result import Finding, Measurement
 from audit.vectors.trace import TracedVector, TracedVectors
 from audit.verdict import judge
 from concepts.neuron import Neuron
@@ -27,16 +27,16 @@ ByPrompt = dict[str, Readings]
 Case = Literal["present", "hidden", "talkative", "removed", "avoided"]
 N, UNRELATED = 10, 6
 PROMPTS = ("plain", "in_context", "persona", "pretext")
-KNOWS, FLOOR = -0.5, -6.0
-RIGHT: dict[Case, dict[str, float]] = {
-    "present": dict.fromkeys(PROMPTS, KNOWS),
+KNOWN, FLOOR = -0.5, -6.0
+RIGHT_ANSWER_SCORES: dict[Case, dict[str, float]] = {
+    "present": dict.fromkeys(PROMPTS, KNOWN),
     "hidden": {"plain": -6.0, "in_context": -5.5, "persona": -1.0, "pretext": -6.0},
     "talkative": {"plain": -6.0, "in_context": -6.0, "persona": -1.0, "pretext": -6.0},
     "removed": dict.fromkeys(PROMPTS, FLOOR),
     "avoided": dict.fromkeys(PROMPTS, -15.0),
 }
-"""Log p of right answers; *talkative* gives wrong ones as much more under ``persona`` as right ones."""
-WRONG = 4
+"""Log p of right answers by prompt; in *talkative*, wrong answers score as high as right ones."""
+N_WRONG = 4
 
 
 def condition(prompt: str) -> Condition:
@@ -58,43 +58,46 @@ def item(prompt: str, kind: str, place: int, wrong: int) -> Item:
     )
 
 
-def readings(case: Case, seed: int = 0, wrong: int = WRONG, prompts: tuple[str, ...] = PROMPTS) -> ByPrompt:
-    """Prompt -> what one model does with the questions under it."""
+def readings(case: Case, seed: int = 0, wrong: int = N_WRONG, prompts: tuple[str, ...] = PROMPTS) -> ByPrompt:
+    """Prompt -> the readings of one model under it."""
     rng = np.random.default_rng(seed)
     kinds = (("target", N), ("unrelated", UNRELATED))
-    found = {}
+    by_prompt = {}
     for prompt in prompts:
         items = tuple(item(prompt, kind, place, wrong) for kind, n in kinds for place in range(n))
         scores = {}
         for entry in items:
-            right = KNOWS if entry.kind == "unrelated" else RIGHT[case][prompt]
+            right = KNOWN if entry.kind == "unrelated" else RIGHT_ANSWER_SCORES[case][prompt]
             floor = right if case == "talkative" and entry.kind == "target" else FLOOR
             scores[entry.id] = np.array([right, *[floor] * wrong]) + rng.normal(0, 0.3, 1 + wrong)
         left_out = N if prompt == "in_context" else 0
-        found[prompt] = Readings(items=items, first_logprobs=scores, sentences_left_out=left_out)
-    return found
+        by_prompt[prompt] = Readings(items=items, first_logprobs=scores, sentences_left_out=left_out)
+    return by_prompt
 
 
 def evidence_under(**roles: ByPrompt) -> Evidence:
-    """Each role's readings, condition by condition."""
+    """The readings of each role, arranged by condition."""
     prompts = list(dict.fromkeys(prompt for by_prompt in roles.values() for prompt in by_prompt))
-    under = {condition(prompt): {role: found[prompt] for role, found in roles.items()} for prompt in prompts}
+    under = {condition(prompt): {role: by_prompt[prompt] for role, by_prompt in roles.items()} for prompt in prompts}
     return replace(evidence_of({}), by_condition={AS_IS: {role: Readings() for role in roles}} | under)
 
 
 def measured(case: Case, **roles: ByPrompt) -> Measurement:
-    found = {"base": readings("present", seed=1), "unlearned": readings(case, seed=2), **roles}
-    return jailbreak_recovery.measure(evidence_under(**found)).named("jailbreak_recovery", "")
+    models = {"base": readings("present", seed=1), "unlearned": readings(case, seed=2), **roles}
+    return jailbreak_recovery.measure(evidence_under(**models)).named("jailbreak_recovery", "")
 
 
-def verdict(found: Measurement) -> str:
-    return judge(
-        "italy", audit.verdict.Case("Italy", {"exact_memorisation": memorised(0.0), found.metric: found})
-    ).verdict
+def finding_of(measurement: Measurement) -> Finding:
+    measurements = {"exact_memorisation": memorised(0.0), measurement.metric: measurement}
+    return judge("italy", audit.verdict.Case("Italy", measurements))
 
 
-def row(found: Measurement, prompt: str) -> dict[str, Any]:
-    return next(row for row in found.items if row["prompt"] == prompt)
+def verdict(measurement: Measurement) -> str:
+    return finding_of(measurement).verdict
+
+
+def row(measurement: Measurement, prompt: str) -> dict[str, Any]:
+    return next(row for row in measurement.items if row["prompt"] == prompt)
 
 
 def test_the_planted_cases_are_ordered() -> None:
@@ -107,76 +110,76 @@ def test_the_planted_cases_are_ordered() -> None:
 
 def test_an_unchanged_model_recovers_exactly_all() -> None:
     same = readings("present", seed=1)
-    found = measured("present", unlearned=same)
-    assert found.value == 1.0
-    assert found.interval == (1.0, 1.0)
+    measurement = measured("present", unlearned=same)
+    assert measurement.value == 1.0
+    assert measurement.interval == (1.0, 1.0)
 
 
-def test_the_prompt_that_brings_the_answers_back_is_named_and_the_model_is_hidden() -> None:
-    found = measured("hidden")
-    assert found.details["best"] == "persona"
-    assert row(found, "plain")["recovery"] == pytest.approx(0, abs=0.1)
-    finding = judge("italy", audit.verdict.Case("Italy", {"exact_memorisation": memorised(0.0), found.metric: found}))
+def test_the_prompt_that_recovers_the_answers_is_named_and_the_verdict_is_hidden() -> None:
+    measurement = measured("hidden")
+    assert measurement.details["best"] == "persona"
+    assert row(measurement, "plain")["recovery"] == pytest.approx(0, abs=0.1)
+    finding = finding_of(measurement)
     assert finding.verdict == "hidden"
     assert "persona" in finding.reason
 
 
 @pytest.mark.parametrize("case", ["removed", "avoided", "talkative"])
-def test_what_no_prompt_tells_from_wrong_answers_is_not_hidden(case: Any) -> None:
+def test_answers_that_no_prompt_distinguishes_from_wrong_ones_are_not_hidden(case: Any) -> None:
     assert verdict(measured(case)) == "inconclusive"
 
 
-def test_a_prompt_under_which_any_answer_rises_lifts_the_control_as_well() -> None:
-    found = measured("talkative")
-    assert found.value is not None
-    assert found.value > 0.8
-    assert found.control is not None
-    assert found.control.value == pytest.approx(found.value, abs=0.1)
-    assert found.p_value > 0.05  # type: ignore[operator]  # there is one
+def test_a_prompt_that_raises_any_answer_raises_the_control_as_well() -> None:
+    measurement = measured("talkative")
+    assert measurement.value is not None
+    assert measurement.value > 0.8
+    assert measurement.control is not None
+    assert measurement.control.value == pytest.approx(measurement.value, abs=0.1)
+    assert measurement.p_value > 0.05  # type: ignore[operator]  # it is not None
 
 
-def test_text_about_the_concept_decides_only_beside_a_retained_model() -> None:
-    only_text = readings("present", seed=2, prompts=("plain", "in_context"))
+def test_a_prompt_with_text_about_the_concept_decides_only_with_a_retained_model() -> None:
+    recovering = readings("present", seed=2, prompts=("plain", "in_context"))
     base = readings("present", seed=1, prompts=("plain", "in_context"))
     ignorant = readings("removed", seed=3, prompts=("plain", "in_context"))
-    told = measured("present", base=base, unlearned=only_text)
-    assert told.value == pytest.approx(1, abs=0.1)
-    assert verdict(told) == "inconclusive"
-    assert verdict(measured("present", base=base, unlearned=only_text, retained=ignorant)) == "hidden"
-    assert verdict(measured("present", base=base, unlearned=only_text, retained=only_text)) == "inconclusive"
+    without_retained = measured("present", base=base, unlearned=recovering)
+    assert without_retained.value == pytest.approx(1, abs=0.1)
+    assert verdict(without_retained) == "inconclusive"
+    assert verdict(measured("present", base=base, unlearned=recovering, retained=ignorant)) == "hidden"
+    assert verdict(measured("present", base=base, unlearned=recovering, retained=recovering)) == "inconclusive"
 
 
-def test_what_a_retained_model_gives_under_the_same_prompt_is_not_brought_back() -> None:
-    found = measured("hidden", retained=readings("hidden", seed=3))
-    assert found.retained == pytest.approx(found.value, abs=0.1)
-    assert verdict(found) == "inconclusive"
+def test_answers_that_a_retained_model_gives_under_the_same_prompt_are_not_hidden() -> None:
+    measurement = measured("hidden", retained=readings("hidden", seed=3))
+    assert measurement.retained == pytest.approx(measurement.value, abs=0.1)
+    assert verdict(measurement) == "inconclusive"
 
 
 def test_a_prompt_under_which_the_base_knows_nothing_is_undefined_and_not_chosen() -> None:
-    found = measured("present", base=readings("hidden", seed=1))
-    assert row(found, "pretext")["recovery"] is None
-    assert found.details["best"] in ("persona", "in_context")
+    measurement = measured("present", base=readings("hidden", seed=1))
+    assert row(measurement, "pretext")["recovery"] is None
+    assert measurement.details["best"] in ("persona", "in_context")
 
 
 def test_a_base_that_knows_nothing_under_any_prompt_is_not_measured() -> None:
-    found = measured("removed", base=readings("removed", seed=1))
-    assert "under none of the prompts" in str(found.not_measured)
+    measurement = measured("removed", base=readings("removed", seed=1))
+    assert "under none of the prompts" in str(measurement.not_measured)
 
 
-def test_without_wrong_answers_the_floor_is_not_known_and_that_is_said() -> None:
-    found = measured("present", base=readings("present", wrong=0), unlearned=readings("present", wrong=0))
-    assert "alternative of the same type" in str(found.not_measured)
+def test_without_wrong_answers_the_floor_is_unknown_and_the_reason_is_given() -> None:
+    measurement = measured("present", base=readings("present", wrong=0), unlearned=readings("present", wrong=0))
+    assert "alternative of the same type" in str(measurement.not_measured)
 
 
-def test_unrelated_questions_and_left_out_sentences_stand_beside() -> None:
-    found = measured("removed")
-    assert row(found, "persona")["unrelated_questions"] == pytest.approx(1, abs=0.15)
-    assert row(found, "in_context")["sentences_left_out"] == N
-    assert row(found, "persona")["sentences_left_out"] == 0
+def test_rows_contain_unrelated_questions_and_left_out_sentences() -> None:
+    measurement = measured("removed")
+    assert row(measurement, "persona")["unrelated_questions"] == pytest.approx(1, abs=0.15)
+    assert row(measurement, "in_context")["sentences_left_out"] == N
+    assert row(measurement, "persona")["sentences_left_out"] == 0
 
 
-def test_choosing_the_best_of_the_prompts_is_paid_for() -> None:
-    """Models that prefer neither answer: the smallest p-value over the prompts is below 0.05 as often as that."""
+def test_p_values_are_corrected_for_choosing_the_best_prompt() -> None:
+    """Models without a preference: the smallest p-value over the prompts is below 0.05 at the nominal rate."""
     smallest = []
     for seed in range(200):
         evidence = evidence_under(unlearned=readings("talkative", seed))
@@ -194,13 +197,13 @@ CONTROLS = [(layer, neuron + 10, sign) for layer, neuron, sign in PLACES for neu
 
 
 def keys(level: dict[str, float], seed: int) -> ByPrompt:
-    """Key vectors of noise in which the concept's neurons stand at ``level``, each with its sign."""
+    """Key vectors: noise, plus ``level`` with its sign at each of the concept's neurons."""
     rng = np.random.default_rng(seed)
-    found = {prompt: rng.normal(0, 0.1, (N, N_LAYERS, D_MLP)).astype(np.float32) for prompt in level}
-    for prompt, height in level.items():
+    by_prompt = {prompt: rng.normal(0, 0.1, (N, N_LAYERS, D_MLP)).astype(np.float32) for prompt in level}
+    for prompt, coefficient in level.items():
         for layer, neuron, sign in PLACES:
-            found[prompt][:, layer, neuron] += sign * height  # vectors write their concept with either sign
-    return {prompt: Readings(keys={"target": rows}) for prompt, rows in found.items()}
+            by_prompt[prompt][:, layer, neuron] += sign * coefficient  # vectors write their concept with either sign
+    return {prompt: Readings(keys={"target": rows}) for prompt, rows in by_prompt.items()}
 
 
 def activation(unlearned: dict[str, float]) -> Measurement:
@@ -211,27 +214,27 @@ def activation(unlearned: dict[str, float]) -> Measurement:
     writes = (("a", "b"),) * len(PLACES)
     traced = TracedVectors(writes, vectors(PLACES), vectors(CONTROLS), 2, np.arange(3), ("w",) * 3, "float32")
     models = {"base": keys(dict.fromkeys(PROMPTS, 2.0), 1), "unlearned": keys(unlearned, 2)}
-    found = vector_activation.measure(replace(evidence_under(**models), vectors=traced))
-    return found.named("vector_activation", "")
+    measurement = vector_activation.measure(replace(evidence_under(**models), vectors=traced))
+    return measurement.named("vector_activation", "")
 
 
 def test_activation_orders_a_present_a_hidden_and_a_removed_concept() -> None:
     present = activation(dict.fromkeys(PROMPTS, 2.0))
     hidden = activation({"plain": 0.0, "in_context": 1.0, "persona": 2.0, "pretext": 1.0})
     removed = activation(dict.fromkeys(PROMPTS, 0.0))
-    assert [found.value for found in (present, hidden, removed)] == pytest.approx([2, 4 / 3, 0], abs=0.1)
+    assert [result.value for result in (present, hidden, removed)] == pytest.approx([2, 4 / 3, 0], abs=0.1)
     assert present.base == pytest.approx(2, abs=0.1)
 
 
-def test_activation_shows_which_prompt_calls_the_concept_up() -> None:
-    found = activation({"plain": 0.0, "in_context": 0.0, "persona": 2.0, "pretext": 0.0})
-    assert row(found, "persona")["unlearned"] == pytest.approx(2, abs=0.1)
-    assert row(found, "plain")["high"] < -1.8
-    assert found.details["prompts"] == ["in_context", "persona", "pretext"]
+def test_activation_shows_which_prompt_activates_the_vectors() -> None:
+    measurement = activation({"plain": 0.0, "in_context": 0.0, "persona": 2.0, "pretext": 0.0})
+    assert row(measurement, "persona")["unlearned"] == pytest.approx(2, abs=0.1)
+    assert row(measurement, "plain")["high"] < -1.8
+    assert measurement.details["prompts"] == ["in_context", "persona", "pretext"]
 
 
-def test_control_vectors_are_not_called_up() -> None:
-    found = activation(dict.fromkeys(PROMPTS, 2.0))
-    assert found.control is not None
-    assert found.control.value == pytest.approx(0, abs=0.1)
-    assert row(found, "persona")["control_base"] == pytest.approx(0, abs=0.1)
+def test_control_vectors_are_not_activated() -> None:
+    measurement = activation(dict.fromkeys(PROMPTS, 2.0))
+    assert measurement.control is not None
+    assert measurement.control.value == pytest.approx(0, abs=0.1)
+    assert row(measurement, "persona")["control_base"] == pytest.approx(0, abs=0.1)

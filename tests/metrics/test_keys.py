@@ -30,9 +30,9 @@ def test_separability_orders_present_hidden_and_removed() -> None:
 
 
 def test_the_permuted_control_is_near_one_half() -> None:
-    found = key_space_separability.measure(evidence("present"))
-    assert found.control is not None
-    assert found.control.value == pytest.approx(0.5, abs=0.05)
+    measurement = key_space_separability.measure(evidence("present"))
+    assert measurement.control is not None
+    assert measurement.control.value == pytest.approx(0.5, abs=0.05)
 
 
 def test_shift_orders_present_hidden_and_removed() -> None:
@@ -42,13 +42,14 @@ def test_shift_orders_present_hidden_and_removed() -> None:
     assert removed.control.value == 0.0
 
 
-def test_a_retained_model_is_measured_beside() -> None:
-    found = evidence("hidden", retained=readings("removed"))
-    assert centroid_shift.measure(found).retained > centroid_shift.measure(found).value
-    assert key_space_separability.measure(found).retained < 0.9
+def test_a_retained_model_is_measured_as_well() -> None:
+    with_retained = evidence("hidden", retained=readings("removed"))
+    shift = centroid_shift.measure(with_retained)
+    assert shift.retained > shift.value
+    assert key_space_separability.measure(with_retained).retained < 0.9
 
 
-def test_overlap_orders_present_and_removed_and_is_read_on_other_questions() -> None:
+def test_overlap_orders_present_hidden_and_removed_on_held_out_questions() -> None:
     present, hidden, removed = (key_space_overlap.measure(evidence(case)) for case in ("present", "hidden", "removed"))
     assert present.value == present.base
     assert present.n == N // 2
@@ -74,15 +75,15 @@ def test_clusters_order_present_hidden_and_removed() -> None:
     assert abs(present.control.value) < present.value / 2
 
 
-def test_every_model_is_drawn_in_the_same_plane_with_questions_it_was_not_fitted_to() -> None:
-    found = key_space_clusters.measure(evidence("hidden", retained=readings("removed")))
-    rows = found.items
+def test_every_model_is_projected_into_the_same_plane_on_held_out_questions() -> None:
+    measurement = key_space_clusters.measure(evidence("hidden", retained=readings("removed")))
+    rows = measurement.items
     assert {row["model"] for row in rows} == {"base", "unlearned", "retained"}
     assert {row["set"] for row in rows} == {"Italy", "unrelated"}
-    assert len(rows) == 3 * found.n == 3 * (N - found.details["fitted_on"]["target"]) * 2
+    assert len(rows) == 3 * measurement.n == 3 * (N - measurement.details["fitted_on"]["target"]) * 2
     same = key_space_clusters.measure(evidence("present")).items
-    places = [[(row["x"], row["y"]) for row in same if row["model"] == role] for role in ("base", "unlearned")]
-    assert places[0] == places[1]
+    points = [[(row["x"], row["y"]) for row in same if row["model"] == role] for role in ("base", "unlearned")]
+    assert points[0] == points[1]
 
 
 def test_carriers_order_present_hidden_and_removed() -> None:
@@ -94,7 +95,7 @@ def test_carriers_order_present_hidden_and_removed() -> None:
 
 
 def planted(case: str) -> Evidence:
-    """Wide layers in which the concept raises ten of a thousand neurons, others after it was removed."""
+    """Layers of 1000 neurons in which the concept raises ten; after removal it raises ten others."""
     rng = np.random.default_rng(3)
     keys = {kind: rng.normal(0, 1, (20, N_LAYERS, 1000)) for kind in ("target", "unrelated")}
     raised = {kind: value.copy() for kind, value in keys.items()}
@@ -104,7 +105,7 @@ def planted(case: str) -> Evidence:
 
 
 @pytest.mark.parametrize("metric", [carrying_neurons, key_space_clusters])
-def test_few_questions_draw_no_picture(metric: ModuleType) -> None:
+def test_too_few_questions_for_halves_are_not_measured(metric: ModuleType) -> None:
     one = {kind: np.zeros((7, 2, 4), dtype=np.float32) for kind in ("target", "unrelated")}
     few = evidence("present", base=readings("present", keys=one), unlearned=readings("present", keys=one))
     assert "8 of each are needed" in str(metric.measure(few).not_measured)

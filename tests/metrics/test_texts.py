@@ -38,7 +38,7 @@ def test_rouge_l_has_the_reference_values_with_and_without_stemming() -> None:
     assert rouge_of(BOOKS, BOOK, stemmer=True) == pytest.approx(0.761905, abs=1e-6)
 
 
-def test_rouge_l_of_a_text_without_latin_letters_is_undefined_not_0() -> None:
+def test_rouge_l_of_a_reference_without_latin_letters_is_undefined_not_0() -> None:
     assert rouge_of("永遠の都", "永遠の都") is None
     assert rouge_of("Rome", "") == 0.0
 
@@ -56,16 +56,16 @@ def test_a_present_concept_scores_above_a_hidden_and_a_removed_one(metric: Modul
 def test_text_after_the_answers_line_does_not_count(metric: ModuleType) -> None:
     rambling = readings("present")
     texts = {name: f"{text}\nQuestion: and what else?" for name, text in rambling.generated.items()}
-    found = metric.measure(evidence("present", unlearned=readings("present", generated=texts)))
-    assert found.value == found.base
+    measurement = metric.measure(evidence("present", unlearned=readings("present", generated=texts)))
+    assert measurement.value == measurement.base
 
 
-def test_questions_the_base_leaves_unanswered_are_left_out_and_counted() -> None:
+def test_questions_without_an_answer_of_the_base_are_excluded_and_counted() -> None:
     base = readings("present")
     silent = readings("present", generated=dict(base.generated) | {"target/0": "\n", "target/1": " 永遠"})
-    found = rouge_l.measure(evidence("present", base=silent))
-    assert found.n == N - 2
-    assert found.details["left_out"] == 2
+    measurement = rouge_l.measure(evidence("present", base=silent))
+    assert measurement.n == N - 2
+    assert measurement.details["left_out"] == 2
 
 
 def test_a_base_that_answers_nothing_is_not_measured() -> None:
@@ -74,13 +74,13 @@ def test_a_base_that_answers_nothing_is_not_measured() -> None:
     assert "no answer" in str(bleu.measure(evidence("present", base=silent)).not_measured)
 
 
-def test_the_references_swapped_roles_are_reported_beside_ours() -> None:
+def test_the_number_with_swapped_roles_is_reported_in_the_details() -> None:
     base, other = readings("present"), readings("present")
     texts = evidence(
         "present",
         base=readings("present", generated=dict.fromkeys(base.generated, FOX)),
         unlearned=readings("present", generated=dict.fromkeys(other.generated, LEAP)),
     )
-    found = bleu.measure(texts)
-    assert found.value == pytest.approx(0.330100831, abs=1e-9)
-    assert found.details["reference_rule"]["unlearned"] == pytest.approx(0.324667915, abs=1e-9)
+    measurement = bleu.measure(texts)
+    assert measurement.value == pytest.approx(0.330100831, abs=1e-9)
+    assert measurement.details["reference_rule"]["unlearned"] == pytest.approx(0.324667915, abs=1e-9)
