@@ -16,7 +16,7 @@ from audit.vectors.trace import TracedVector
 
 __all__ = ["NEEDS", "TITLE", "measure"]
 
-TITLE = "Concept vectors: fall of the concept tokens"
+TITLE = "Concept vectors: fall of the {topic} tokens"
 
 
 def measure(evidence: Evidence) -> Measured:
