@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 SHOTS = (
     ("What is the largest ocean?", "Pacific Ocean"),
@@ -87,6 +88,7 @@ def cut(generated: str) -> str:
     return answer.strip()
 
 
+@lru_cache(maxsize=2**14)
 def normalise(text: str) -> str:
     """``text`` as answers are compared: lower case, single spaces, no punctuation and no leading article."""
     words = re.sub(r"[^\w\s]", " ", text.casefold().replace("'", "").replace("’", "")).split()

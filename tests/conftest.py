@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
 from jaxtyping import config, install_import_hook
 
 import tests.shapes
+
+if TYPE_CHECKING:
+    from audit.models.loading import RunningModel
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -27,6 +32,22 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with FileLock(tmp_path_factory.getbasetemp().parent / "smollm2.lock"):
         return model_folder(default_cache())
+
+
+@pytest.fixture(scope="session")
+def running_smollm2(smollm2: Path) -> RunningModel:
+    """SmolLM2 ready to run; tests leave it as it is."""
+    from audit.models.opening import open_model
+
+    return open_model(smollm2).load()
+
+
+@pytest.fixture
+def short_needle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Needle trains for a few steps."""
+    from audit.interventions import needle
+
+    monkeypatch.setattr(needle, "NeedleSettings", partial(needle.NeedleSettings, steps=10))
 
 
 @pytest.fixture

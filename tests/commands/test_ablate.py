@@ -73,6 +73,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.iterdir()}
 
 
+@pytest.mark.usefixtures("short_needle")
 @pytest.mark.parametrize("method", ["zero", "demote", "needle"])
 def test_the_edited_model_differs_in_the_chosen_rows_alone(
     model: Path, concept: Path, tmp_path: Path, method: str

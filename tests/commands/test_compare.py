@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -193,30 +192,35 @@ def test_progress_is_told(pair: tuple[Path, Path]) -> None:
     assert "Comparing weights" in steps
 
 
-@pytest.fixture(scope="module")
-def vandalised(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The real model with its FFN input rows replaced by noise, or untouched but for one bit."""
+def test_the_real_model_with_a_barely_changed_norm_is_present(smollm2: Path, tmp_path: Path) -> None:
+    def scaled_norm(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor * (1 + 1e-6) if name == "model.norm.weight" else tensor
 
-    def make(kind: str) -> Path:
-        generator = torch.Generator().manual_seed(0)
-
-        def change(name: str, tensor: torch.Tensor) -> torch.Tensor:
-            if kind == "wrecked" and "up_proj" in name:
-                return torch.randn(tensor.shape, generator=generator) * tensor.std()
-            if kind == "barely" and name == "model.norm.weight":
-                return tensor * (1 + 1e-6)
-            return tensor
-
-        return edit(smollm2, tmp_path_factory.mktemp(kind) / "model", change)
-
-    return make
+    unlearned = edit(smollm2, tmp_path / "unlearned", scaled_norm)
+    (finding,) = compare(smollm2, unlearned, request=ITALY, context=RunContext(settings=Settings(limit=6))).findings
+    assert finding.verdict == "present", finding.reason
 
 
-@pytest.mark.parametrize(("kind", "verdict"), [("wrecked", "destroyed"), ("barely", "present")])
-def test_the_real_model_wrecked_is_destroyed_and_untouched_is_present(
-    smollm2: Path, vandalised: Callable[[str], Path], kind: str, verdict: str
-) -> None:
+def test_the_real_model_with_noise_in_its_ffns_is_destroyed(smollm2: Path, tmp_path: Path) -> None:
+    """Six questions and the neutral text are enough to see it."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.randn(tensor.shape, generator=generator) * tensor.std() if "up_proj" in name else tensor
+
+    italy = load_concept("italy")
+    lines = [f"title = {json.dumps(italy.title)}", f"seeds = {json.dumps(italy.seeds)}"]
+    for question in italy.questions[:6]:
+        lines += [
+            "[[questions]]",
+            f"question = {json.dumps(question.question)}",
+            f"answer = {json.dumps(question.answer)}",
+        ]
+    (tmp_path / "short-italy.toml").write_text("\n".join(lines))
     (finding,) = compare(
-        smollm2, vandalised(kind), request=ITALY, context=RunContext(settings=Settings(limit=6))
+        smollm2,
+        edit(smollm2, tmp_path / "unlearned", noise),
+        request=Request(concepts=[str(tmp_path / "short-italy.toml")]),
+        context=RunContext(settings=Settings(limit=6)),
     ).findings
-    assert finding.verdict == verdict, finding.reason
+    assert finding.verdict == "destroyed", finding.reason

@@ -17,7 +17,6 @@ from audit.vectors.question_split import answered
 from concepts.concept import library, load_concept, neutral_text, shipped_unrelated
 from concepts.files import read_toml
 from concepts.prompts import cut, mentions
-from tests.helpers import open_model
 
 MODEL = "SmolLM2-135M-Instruct"
 
@@ -80,23 +79,20 @@ def test_the_unrelated_questions_are_many_and_different() -> None:
 # ---- what SmolLM2 knows of them
 
 
-@pytest.fixture(scope="module")
-def model(smollm2: Path) -> RunningModel:
-    return open_model(smollm2)
-
-
 @pytest.mark.parametrize("name", library())
-def test_the_model_answers_as_many_questions_as_the_file_says(model: RunningModel, name: str) -> None:
+def test_the_model_answers_as_many_questions_as_the_file_says(running_smollm2: RunningModel, name: str) -> None:
     concept = load_concept(name)
-    known = answered(model, concept.questions, [concept.title, *concept.seeds])
+    known = answered(running_smollm2, concept.questions, [concept.title, *concept.seeds])
     assert len(known) == concept.answered_by[MODEL]
     assert len(known) >= max(10, 0.8 * len(concept.questions))
 
 
-def test_the_model_answers_the_unrelated_questions(model: RunningModel) -> None:
+def test_the_model_answers_the_unrelated_questions(running_smollm2: RunningModel) -> None:
     questions = shipped_unrelated()
     concept = load_concept("italy").model_copy(update={"questions": questions, "unrelated": (), "groups": ()})
-    texts, _ = generate(model, concept_items(concept, Encoder(model.tokenizer, model.context)))
+    texts, _ = generate(
+        running_smollm2, concept_items(concept, Encoder(running_smollm2.tokenizer, running_smollm2.context))
+    )
     right = sum(question.answered_in(cut(texts[f"target/{index}"])) for index, question in enumerate(questions))
     file = Path(__file__).parents[2] / "concepts" / "data" / "unrelated.toml"
     assert right >= 0.95 * read_toml(file)["answered_by"][MODEL]  # counted without a concept's words to avoid
@@ -104,9 +100,9 @@ def test_the_model_answers_the_unrelated_questions(model: RunningModel) -> None:
 
 
 @pytest.mark.parametrize("name", library())
-def test_the_model_prefers_the_true_answers_of_every_group(model: RunningModel, name: str) -> None:
-    items = concept_items(load_concept(name), Encoder(model.tokenizer, model.context), limit=0)
-    readings = read(model, replace(items, items=()))
+def test_the_model_prefers_the_true_answers_of_every_group(running_smollm2: RunningModel, name: str) -> None:
+    items = concept_items(load_concept(name), Encoder(running_smollm2.tokenizer, running_smollm2.context), limit=0)
+    readings = read(running_smollm2, replace(items, items=()))
     assert not any(group.skipped for group in readings.groups)
     for group in readings.groups:
         scores = readings.candidate_logprobs[group.name][None]

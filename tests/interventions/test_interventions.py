@@ -66,6 +66,7 @@ def test_the_neurons_of_experts_are_not_edited_one_by_one(method: str, tmp_path:
         target_of(model, method)
 
 
+@pytest.mark.usefixtures("short_needle")
 @pytest.mark.parametrize(
     ("method", "family"),
     [(name, family) for name in METHODS for family in DENSE if name != "needle" or family in TRAINABLE],
@@ -86,6 +87,7 @@ def test_an_edit_changes_the_chosen_rows_and_no_other_bit(method: str, family: s
     assert all(torch.equal(before[name], tensor) for name, tensor in model.model.state_dict().items())
 
 
+@pytest.mark.usefixtures("short_needle")
 @pytest.mark.parametrize("method", METHODS)
 def test_the_strength_goes_from_nothing_to_the_method_in_full(method: str, tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "llama"))

@@ -23,7 +23,7 @@ from audit.questions.items import Encoder, ItemSet, with_own_answers
 from audit.questions.readings import Readings, forward_tokens, generate, read
 from audit.questions.topics import concept_items
 from concepts.concept import Concept, load_concept
-from tests.helpers import open_model, open_tiny, plain_logprobs
+from tests.helpers import open_tiny, plain_logprobs
 from tests.metrics.planted import evidence_of
 from tests.tiny import DENSE, FAMILIES, write_tiny
 
@@ -300,9 +300,9 @@ def test_the_limit_holds_for_each_kind_of_question(models: Callable[[str], Runni
     assert [prompt.id for prompt in items.prompts] == ["target/0", "unrelated/0"]
 
 
-def test_smollm2_knows_italy_by_every_reading(smollm2: Path) -> None:
+def test_smollm2_knows_italy_by_every_reading(running_smollm2: RunningModel) -> None:
     """The real model: answers, association and key space all show the concept, and shortcuts change nothing."""
-    model = open_model(smollm2)
+    model = running_smollm2
     italy = load_concept("italy")
     items = concept_items(italy, Encoder(model.tokenizer, model.context), 8)
     readings = read(model, items)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import astuple
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,22 +59,24 @@ def test_the_known_vectors_write_the_tokens_of_the_table(smollm2: Path) -> None:
         assert set(expected) <= set(top), (layer, neuron, sign)
 
 
-@pytest.fixture(scope="module")
-def results(smollm2: Path) -> dict[str, SearchResult]:
+@pytest.fixture(scope="session")
+def search(smollm2: Path) -> Callable[[str], SearchResult]:
+    """The vectors of a concept in the real model, searched for once."""
     model = open_model(smollm2)
-    return {name: find_vectors(model, concept_or_word(name), limit=200) for name in RANKS}
+    return cache(lambda name: find_vectors(model, concept_or_word(name), limit=200))
 
 
 @pytest.mark.parametrize("concept", RANKS)
-def test_the_known_vectors_are_near_the_top(results: dict[str, SearchResult], concept: str) -> None:
-    places = [astuple(vector.place) for vector in results[concept].vectors]
+def test_the_known_vectors_are_near_the_top(search: Callable[[str], SearchResult], concept: str) -> None:
+    vectors = search(concept).vectors
+    places = [astuple(vector.place) for vector in vectors]
     for place, last in RANKS[concept].items():
         assert place in places[:last]
-        assert results[concept].vectors[places.index(place)].q_value < 0.01
+        assert vectors[places.index(place)].q_value < 0.01
 
 
-def test_the_known_vectors_of_a_concept_are_not_listed_for_another(results: dict[str, SearchResult]) -> None:
+def test_the_known_vectors_of_a_concept_are_not_listed_for_another(search: Callable[[str], SearchResult]) -> None:
     """Each pair: a concept, and another whose known vectors are not among its ten best."""
-    for concept, others in (("dogs", "france"), ("diabetes", "dogs"), ("months", "diabetes"), ("france", "months")):
-        best = {astuple(vector.place) for vector in results[concept].vectors[:10]}
-        assert not best & set(RANKS[others])
+    for concept, other in (("dogs", "france"), ("diabetes", "dogs"), ("months", "diabetes"), ("france", "months")):
+        best = {astuple(vector.place) for vector in search(concept).vectors[:10]}
+        assert not best & set(RANKS[other])
