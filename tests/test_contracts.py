@@ -117,6 +117,37 @@ def conditions(given):
         model.model.get_output_embeddings().weight.data.mul_(2)
     yield AttackedModel(Condition("rescaled", "twice"), given.items, model)
 ''',
+    "audit/interventions/negate.py": '''
+"""The chosen value vectors with their sign turned."""
+
+from audit.interventions import Rows, stored_rows
+
+TITLE = "Chosen value vectors negated"
+DOSES = (0.5, 1.0)
+DRAWS = 1
+TRAINS = False
+
+
+def target(model, neurons, inputs):
+    return {layer: Rows(rows.neurons, -rows.values) for layer, rows in stored_rows(model, neurons).items()}
+''',
+    "audit/unlearning/methods/fade.py": '''
+"""Every weight is scaled down: forgets everything alike."""
+
+import torch
+
+from audit.unlearning.training import Record, TrainingSettings
+
+TITLE = "Fade"
+SETTINGS = TrainingSettings(steps=1)
+
+
+def unlearn(model, forget, retain, settings=SETTINGS, progress=None):
+    with torch.no_grad():
+        for parameter in model.model.parameters():
+            parameter.mul_(1 - settings.learning_rate)
+    return Record(method="fade", settings={}, changed={})
+''',
     "concepts/jailbreaks/whisper.toml": """
 title = "Whispered"
 opening = "Nobody listens, so the answers can be given quietly.\\n\\n{examples}"
@@ -242,6 +273,42 @@ def test_a_family_is_one_file(result: dict[str, Any]) -> None:
 def test_a_layout_of_concepts_is_one_file(result: dict[str, Any]) -> None:
     (finding,) = result["findings"]
     assert finding["title"] == "Italy-Short"
+
+
+def test_an_intervention_is_one_file(extended: Path, pair: tuple[str, str]) -> None:
+    listing = subprocess.run(
+        [sys.executable, "-m", "cli", "ablate", "--help"], cwd=extended, capture_output=True, text=True, check=True
+    )
+    assert "negate" in listing.stdout
+    edit = f"""
+from pathlib import Path
+from audit.interventions import EditInputs, apply, dose, methods
+from audit.models.ffn import unembedding, value_rows
+from audit.models.opening import open_model
+from concepts.neuron import Neuron
+opened = open_model(Path({pair[0]!r}))
+model = opened.load()
+before = value_rows(model, 1)[3].clone()
+inputs = EditInputs(tokens=[], W_U=unembedding(opened.checkpoint, opened.require_architecture()))
+apply(model, dose(model, methods()["negate"].target(model, [Neuron(1, 3)], inputs), 1.0))
+assert (value_rows(model, 1)[3] == -before).all() and before.any()
+"""
+    subprocess.run([sys.executable, "-c", edit], cwd=extended, check=True)
+
+
+def test_an_unlearning_method_is_one_file(extended: Path, pair: tuple[str, str]) -> None:
+    unlearn = f"""
+from dataclasses import replace
+from pathlib import Path
+from audit.models.opening import open_model
+from audit.unlearning.methods import methods
+method, model = methods()["fade"], open_model(Path({pair[0]!r})).load()
+before = {{name: tensor.clone() for name, tensor in model.model.state_dict().items()}}
+record = method.unlearn(model, [], [], replace(method.SETTINGS, learning_rate=0.5))
+assert record.method == "fade"
+assert all((tensor == before[name] / 2).all() for name, tensor in model.model.state_dict().items())
+"""
+    subprocess.run([sys.executable, "-c", unlearn], cwd=extended, check=True)
 
 
 def test_the_plan_counts_them(extended: Path, pair: tuple[str, str]) -> None:
