@@ -1,9 +1,9 @@
-"""The ConceptVectors study on SmolLM2: does unlearning remove a concept from the weights, and what brings it back?
+"""The ConceptVectors study on SmolLM2: whether unlearning removes a concept from the weights, and what recovers it.
 
 For each concept the base is unlearned by the gradient methods (GA, GradDiff, NPO, DPO), by training the concept's value
 vectors alone (needle) and by ablating them (noise, zero). The columns are those of the paper: cosine, L2 distance and
 Jaccard of the vectors; the answers to the concept's questions, to unrelated ones and the continuation of its text (BLEU
-and ROUGE-L against the base's own); and what jailbreak prompts bring back. The vectors are the set that ``audit find
+and ROUGE-L against the base's own); and recovery by jailbreak prompts. The vectors are the set that ``audit find
 --validate`` chose; half of these questions were not used for its choice.
 
 Each concept and method is cached under ``audit-report/concepts/``, so that an interrupted run continues.
@@ -58,7 +58,7 @@ QUESTIONS = 10
 PASSAGES = 6
 """Sentences of the concept's text that are continued."""
 CONTINUED = 24
-"""Tokens written for each."""
+"""Number of tokens generated for each."""
 
 LEARNING_RATES: Final = {"gradient_ascent": 1e-5, "grad_diff": 4e-5, "npo": 6e-5, "dpo": 8e-5}
 TRAINING: Mapping[str, TrainingSettings] = {
@@ -87,14 +87,14 @@ METRICS = (
 
 
 def main(names: Sequence[str]) -> None:
-    """One row a method, means over concepts with bootstrap intervals over concepts."""
+    """One row for each method: means over concepts with bootstrap intervals over concepts."""
     documents = [study(name) for name in names or CONCEPTS]
     rows = [table_row(method, documents) for method in (*TRAINING, *EDITS)]
     publish("concepts", rows, f"means over {len(documents)} concepts: {', '.join(names or CONCEPTS)}")
 
 
 def study(name: str) -> dict[str, Any]:
-    """Method -> its measurements, for one concept; cached or made now."""
+    """Method -> its measurements for one concept; cached."""
     wanted = (*TRAINING, *EDITS)
     cached = {method: CACHE / f"{name}-{method}.json" for method in wanted}
     if not all(file.is_file() for file in cached.values()):
@@ -112,7 +112,7 @@ def study(name: str) -> dict[str, Any]:
 
 
 class Subject:
-    """One concept in the base, and the base again after each method."""
+    """One concept in the base, and in the base after each method."""
 
     def __init__(self, name: str) -> None:
         folder = model_folder(default_cache())
@@ -150,7 +150,7 @@ class Subject:
         return [vector.place for vector in self.search.vectors if vector.q_value < FALSE_DISCOVERY_RATE]
 
     def measured(self, method: str) -> dict[str, Any]:
-        """Unlearn by ``method``, measure, and give the model its weights back."""
+        """Unlearn by ``method``, measure, and restore the weights."""
         try:
             self.unlearn(method)
             written, _ = generate(self.model, self.items[AS_IS])
@@ -182,7 +182,7 @@ class Subject:
             apply(self.model, methods()[method].target(self.model, self.neurons, EditInputs(self.tokens, head)))
 
     def projected(self) -> Projected:
-        """The vectors and their controls as they are now."""
+        """The current vectors and their controls."""
         rows = {
             Neuron(layer, neuron): value
             for layer, stored in stored_rows(self.model, self.places).items()
@@ -197,7 +197,7 @@ class Subject:
         return TracedVectors(self.writes, traced[:n], traced[n:], 2, self.tokens, self.search.tokens.words, "float32")
 
     def continued(self) -> list[str]:
-        """What the model writes after the first half of each of the text's sentences."""
+        """The model's continuations of the first half of each sentence of the text."""
         halves = [words[: len(words) // 2] for words in map(str.split, self.concept.text.split(". "))][:PASSAGES]
         prompts = [tuple(self.model.tokenizer(" ".join(half))["input_ids"]) for half in halves]
         return [self.model.tokenizer.decode(ids) for ids in greedy(self.model, prompts, CONTINUED)]

@@ -1,10 +1,10 @@
-"""All passive evidence for 10 questions and 50 unrelated ones on SmolLM2, against the plain forward passes it needs.
+"""Time of all passive evidence for 10 questions and 50 unrelated ones on SmolLM2, relative to plain forward passes.
 
-The questions' paraphrases and the concept's neighbours are among it; its two-hop and open questions are written alone.
+Includes the questions' paraphrases and the concept's neighbours; two-hop and open questions are only generated.
 
-Plain: transformers' own forward over the same sequences, each once, sorted by length in batches of the same size,
-padded, no hooks; logits of all positions, as a plain forward gives them. Ours: answers, candidates, key vectors, lens
-and text from ``audit.questions.readings.read``, and then every metric over them. Generation is separate and counted.
+Plain: the forward pass of transformers over the same sequences, each once, sorted by length in batches of the same
+size, padded, without hooks, with the logits of all positions. Ours: answers, candidates, key vectors and lens from
+``audit.questions.readings.read``, then every metric. Generation is measured separately.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from concepts.concept import load_concept
 RUNS = 3
 BATCH = 16
 GOAL = 1.5
-"""At most this many times the plain forward passes."""
+"""Maximum ratio to the time of plain forward passes."""
 
 
 def main(folder: Path | None = None) -> None:
-    """Medians over several runs, plain and ours in turn, so that a busy machine slows both."""
+    """Medians over several runs; plain and ours alternate, so that other load affects both."""
     model = boot(folder or model_folder(default_cache()))
     italy = load_concept("italy")
     concept = italy.model_copy(update={"questions": italy.questions[:10], "unrelated": italy.unrelated[:50]})
@@ -69,7 +69,7 @@ def boot(folder: Path) -> RunningModel:
 
 
 def answers(model: RunningModel, topic: ConceptTopic) -> tuple[ItemSet, tuple[dict[str, str], int], float]:
-    """The items with the model's own answers, what it wrote, and the seconds that took."""
+    """The items with the model's own answers, the output of ``generate``, and its duration in seconds."""
     encoder = Encoder(model.tokenizer, model.context)
     items = topic.items(encoder)
     start = time.perf_counter()
@@ -79,10 +79,10 @@ def answers(model: RunningModel, topic: ConceptTopic) -> tuple[ItemSet, tuple[di
 
 
 def needed(items: ItemSet) -> list[tuple[int, ...]]:
-    """Every sequence that must be run, each once, by length."""
+    """All distinct sequences that must be run, sorted by length."""
     scored = [item_row(item).ids for item in items.items]
-    asked = [ids for group in items.groups for ids in group.prompt_ids]
-    return sorted(set(scored + asked), key=len)
+    candidates = [ids for group in items.groups for ids in group.prompt_ids]
+    return sorted(set(scored + candidates), key=len)
 
 
 def plain_passes(model: RunningModel, sequences: list[tuple[int, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""What every benchmark shares: a table on the terminal and a JSON file beside it."""
+"""Shared by all benchmarks: publish a table on the terminal and as a JSON file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on, as far as it changes them."""
+    """The properties of this machine that affect the numbers."""
     return {"python": platform.python_version(), "cores": os.cpu_count(), "system": platform.system()}
 
 
@@ -39,9 +39,9 @@ def shown(value: Any) -> str:
 
 
 def folders(*names: str) -> list[Path]:
-    """The folders on the command line, in the order of ``names``; without all of them the benchmark is left out."""
+    """The folders on the command line, in the order of ``names``; skips the benchmark if one is missing."""
     given = sys.argv[1 : len(names) + 1]
     if len(given) < len(names):
-        print(f"left out, it needs data: python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(names)}")
+        print(f"skipped, it needs data: python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(names)}")
         raise SystemExit
     return [Path(folder) for folder in given]

@@ -1,11 +1,11 @@
-"""Record the results of a fixed set of audits, and compare two recordings: a change of structure must change none.
+"""Record the results of a fixed set of audits, and compare two recordings: a refactoring must not change any.
 
     python -m benchmarks.regression record DIR          tiny models of every family: seconds each
-    python -m benchmarks.regression record DIR --real   and SmolLM2-135M: the demo, find, ablate, skill, guard
+    python -m benchmarks.regression record DIR --real   also SmolLM2-135M: the demo, find, ablate, skill, guard
     python -m benchmarks.regression compare DIR OTHER
 
-Every audit is run by the command line, whose names outlive a change of modules. Models are made once, in ``DIR/models``
-of the first recording; ``--models`` names them for a second one, since results hold the paths of what was audited.
+Every audit runs through the command line, whose names do not depend on modules. Models are created once, in
+``DIR/models`` of the first recording; a second one reuses them with ``--models``, because results contain their paths.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 TIMES = ("started", "finished", "seconds", "packages", "command")
-"""Fields of ``run`` that differ between equal runs, or name where they were run."""
+"""Fields of ``run`` that differ between equal runs, or depend on the machine."""
 SHOWN = 40
-"""Differences printed of each document."""
+"""Maximum number of differences printed for each document."""
 
 
 def record(folder: Path, models: Path, real: bool) -> None:
-    """Run every audit; keep what it prints as JSON, its exit code and its result in ``folder``."""
+    """Run every audit; store its output, exit code and result as JSON in ``folder``."""
     from tests.tiny import FAMILIES, edit, write_tiny
 
     def nudged(name: str, tensor: Any) -> Any:
@@ -50,7 +50,7 @@ def record(folder: Path, models: Path, real: bool) -> None:
 
 
 SHORT = ("gpt2", "gptj", "bloom", "falcon")
-"""Families whose tiny config names its context otherwise."""
+"""Families whose tiny config has another name for the context length."""
 
 
 def write_skills(folder: Path) -> Path:
@@ -99,7 +99,7 @@ def tiny_audits(models: Path, families: tuple[str, ...], skills: Path) -> Iterat
 
 
 def real_audits(models: Path) -> Iterator[tuple[str, str]]:
-    """The same of the real model."""
+    """Name and command line of each audit of the real model."""
     cache = models / "cache" / "unlearning-audit"
     base = cache / "SmolLM2-135M-Instruct"
     yield "demo", "demo --output OUT"
@@ -112,7 +112,7 @@ def real_audits(models: Path) -> Iterator[tuple[str, str]]:
 
 
 def run(folder: Path, name: str, command: str, models: Path) -> None:
-    """One audit: what it printed, its exit code, and its result."""
+    """Run one audit and store its output, exit code and result."""
     out = models / "results" / name  # the same in every recording, since results name it
     filled = command.replace("OUT", str(out)).replace("GUARDS", str(models / "guards"))
     filled = filled.replace("RESULTS", str(models / "results"))
@@ -141,7 +141,7 @@ def parsed(text: str) -> Any:
 
 
 def compare(one: Path, other: Path) -> int:
-    """Print what differs; the number of documents that do."""
+    """Print the differences; returns the number of documents that differ."""
     differing = 0
     for path in sorted(one.glob("*.json")):
         if not (other / path.name).is_file():
@@ -149,17 +149,17 @@ def compare(one: Path, other: Path) -> int:
             differing += 1
             continue
         before, after = (json.loads((folder / path.name).read_text()) for folder in (one, other))
-        found = list(differences(before, after, ""))
-        if found:
+        changed = list(differences(before, after, ""))
+        if changed:
             differing += 1
-            print(f"{path.stem}: {len(found)} differences")
-            print("\n".join(f"   {line}" for line in found[:SHOWN]))
+            print(f"{path.stem}: {len(changed)} differences")
+            print("\n".join(f"   {line}" for line in changed[:SHOWN]))
     print(f"{differing} of {len(list(one.glob('*.json')))} documents differ")
     return differing
 
 
 def differences(one: Any, other: Any, place: str) -> Iterator[str]:
-    """Every field in which two documents differ; lists of named records by name."""
+    """Every field in which two documents differ; lists of measurements are matched by metric."""
     if isinstance(one, dict) and isinstance(other, dict):
         for key in dict.fromkeys([*one, *other]):
             if key in TIMES and place.endswith("run"):

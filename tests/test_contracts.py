@@ -218,8 +218,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def result(extended: Path, pair: tuple[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = run(extended, "compare", *pair, "--concept", "italy-short.facts", "--output", "out")
-    return found
+    document: dict[str, Any] = run(extended, "compare", *pair, "--concept", "italy-short.facts", "--output", "out")
+    return document
 
 
 @pytest.fixture(scope="module")

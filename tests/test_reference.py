@@ -37,13 +37,13 @@ def test_the_unlearned_models_own_head_is_used_where_it_differs() -> None:
 
 def test_bleu_is_that_of_the_script() -> None:
     texts = RECORDED["texts"]
-    found = bleu_scores([pair["base"] for pair in texts], [pair["unlearned"] for pair in texts])
-    assert found == pytest.approx([pair["bleu"] for pair in texts], abs=1e-6)
+    scores = bleu_scores([pair["base"] for pair in texts], [pair["unlearned"] for pair in texts])
+    assert scores == pytest.approx([pair["bleu"] for pair in texts], abs=1e-6)
 
 
 @pytest.mark.parametrize("pair", RECORDED["texts"], ids=lambda pair: pair["unlearned"] or "empty")
-def test_rouge_differs_only_where_its_package_reads_text_otherwise(pair: dict[str, Any]) -> None:
-    """Sentences, sets of words and exceptions: nothing else separates the two packages."""
+def test_rouge_differs_only_where_its_package_splits_text_differently(pair: dict[str, Any]) -> None:
+    """The two packages differ only in sentences, repeated words and exceptions."""
     both = f"{pair['base']} {pair['unlearned']}"
     words = [text.split() for text in (pair["base"], pair["unlearned"])]
     plain = both.replace(" ", "").isalpha() and both.islower()

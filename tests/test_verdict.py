@@ -1,4 +1,4 @@
-"""Each rule of the verdict with the case it is for, and the case just beside it."""
+"""Each rule of the verdict: a case to which it applies, and a similar case to which it does not."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def association(p_value: float, reading: str, lens: dict[str, Any] | None = None
 
 
 def case(*measurements: Measurement, **fields: Any) -> Case:
-    return Case("Italy", {found.metric: found for found in measurements}, **fields)
+    return Case("Italy", {measurement.metric: measurement for measurement in measurements}, **fields)
 
 
 def test_a_model_that_still_answers_is_present() -> None:
@@ -69,7 +69,7 @@ def test_readable_takes_precedence_over_inverted() -> None:
     assert "distinguishes the true answers" in finding.reason
 
 
-def test_what_a_retained_model_prefers_as_much_is_guessing_and_not_hidden() -> None:
+def test_answers_that_a_retained_model_prefers_as_much_are_guessed_and_not_hidden() -> None:
     guessed = association(0.0001, "readable").model_copy(update={"interval": (0.8, 1.2), "retained": 1.0})
     known = guessed.model_copy(update={"retained": 0.1})
     assert judge("italy", case(memorised(0.1), guessed)).verdict == "inconclusive"
@@ -83,17 +83,17 @@ def test_silence_alone_is_never_removed_and_names_the_tests_that_would_decide() 
 
 
 @pytest.mark.parametrize("broken", [perplexity(900.0), memorised(0.0, unrelated=0.1)], ids=["perplexity", "unrelated"])
-def test_a_wrecked_model_is_destroyed_not_erased(broken: Measurement) -> None:
+def test_a_broken_model_is_destroyed_not_erased(broken: Measurement) -> None:
     finding = judge("italy", case(memorised(0.0), perplexity(22), association(0.3, "none"), broken))
     assert finding.verdict == "destroyed"
 
 
-def test_a_little_lost_fluency_is_not_destruction() -> None:
+def test_a_small_loss_of_fluency_is_not_destruction() -> None:
     finding = judge("italy", case(memorised(0.0, unrelated=0.6), perplexity(30), association(0.3, "none")))
     assert finding.verdict == "inconclusive"
 
 
-def test_what_the_base_never_knew_is_inconclusive() -> None:
+def test_a_topic_unknown_to_the_base_is_inconclusive() -> None:
     finding = judge("italy", case(memorised(0.1, base=0.2), perplexity(21), association(0.3, "none")))
     assert finding.verdict == "inconclusive"
     assert "too little" in finding.reason

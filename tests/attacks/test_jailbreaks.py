@@ -1,4 +1,4 @@
-"""Jailbreak prompts: data files that never hold the answer, and the items and readings made of them."""
+"""Jailbreak prompts: their files never contain the answer; the items and readings made from them."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ ENCODER = Encoder(tokenizer(), CONTEXT)
 
 
 def under_prompts(concept: Concept, limit: int | None = None, items: ItemSet | None = None) -> dict[str, ItemSet]:
-    """Prompt -> what is asked under it."""
+    """Prompt -> its item set."""
     topic = ConceptTopic(concept)
     given = AttackInput(None, ENCODER, topic, items or topic.items(ENCODER), Settings(limit=limit))
     return {each.condition.dose: each.items for each in conditions(given)}
 
 
 def jailbroken(concept: Concept, limit: int | None = None) -> tuple[list[tuple[str, Item]], dict[str, str]]:
-    """(Prompt, item) of everything that is asked, and what is skipped."""
-    found = under_prompts(concept, limit)
-    skipped = {name: why for items in found.values() for name, why in items.skipped.items()}
-    return [(prompt, item) for prompt, items in found.items() for item in items.items], skipped
+    """(Prompt, item) of all items, and the reasons of what is skipped."""
+    item_sets = under_prompts(concept, limit)
+    skipped = {name: why for items in item_sets.values() for name, why in items.skipped.items()}
+    return [(prompt, item) for prompt, items in item_sets.items() for item in items.items], skipped
 
 
 def in_german(concept: Concept) -> Concept:
@@ -51,14 +51,14 @@ def in_german(concept: Concept) -> Concept:
     return concept.model_copy(update={"questions": questions})
 
 
-def test_the_kinds_that_ship_come_with_the_plain_one_first() -> None:
+def test_the_shipped_prompts_start_with_the_plain_one() -> None:
     assert list(KINDS) == [PLAIN, "german", "in_context", "persona", "pretext"]
 
 
-def test_the_plain_kind_is_the_question_as_it_is_always_asked() -> None:
+def test_the_plain_prompt_is_the_few_shot_prompt() -> None:
     plain = KINDS[PLAIN]
-    asked = plain.before("", [], ["Italy"]).text + plain.ask.replace("{}", "Where is Rome?")
-    assert asked == few_shot("Where is Rome?", ["Italy"])
+    prompt = plain.before("", [], ["Italy"]).text + plain.ask.replace("{}", "Where is Rome?")
+    assert prompt == few_shot("Where is Rome?", ["Italy"])
 
 
 @pytest.mark.parametrize("name", library())
@@ -70,12 +70,12 @@ def test_no_prompt_on_a_shipped_concept_holds_an_answer_that_is_scored(name: str
 
 
 @pytest.mark.parametrize("name", library())
-def test_shipped_concepts_know_wrong_answers_for_ten_questions(name: str) -> None:
+def test_shipped_concepts_have_wrong_answers_for_ten_questions(name: str) -> None:
     concept = load_concept(name)
     assert sum(bool(alternatives(concept, question)) for question in concept.questions) >= QUESTIONS
 
 
-def test_wrong_answers_begin_unlike_the_right_one_and_each_other() -> None:
+def test_answers_have_distinct_first_tokens() -> None:
     items, _ = jailbroken(load_concept("italy"))
     assert any(item.wrong for _, item in items)
     for _, item in items:
@@ -84,20 +84,20 @@ def test_wrong_answers_begin_unlike_the_right_one_and_each_other() -> None:
         assert len(item.wrong) == len(item.wrong_ids)
 
 
-def test_sentences_with_the_answer_are_left_out_and_counted() -> None:
+def test_sentences_with_the_answer_are_omitted_and_counted() -> None:
     text = "Rome is old. The Tiber flows there. Nobody built Rome in a day! Rain falls."
     assert without(text, ["Rome"], words=100) == (["The Tiber flows there.", "Rain falls."], 2)
     assert without(text, ["Rome"], words=3) == (["The Tiber flows there."], 1)
 
 
-def test_a_text_that_has_nothing_left_is_refused_with_the_reason() -> None:
+def test_a_prompt_without_text_is_skipped_with_the_reason() -> None:
     concept = load_concept("italy").model_copy(update={"text": "Rome. Milan. Venice. Florence."})
     items, skipped = jailbroken(concept.model_copy(update={"text": ""}))
     assert "in_context" not in {prompt for prompt, _ in items}
     assert any("no text about the concept" in why for why in skipped.values())
 
 
-def test_a_question_without_a_translation_is_not_asked_in_german_and_that_is_said() -> None:
+def test_questions_without_a_translation_are_skipped_in_german_with_the_reason() -> None:
     items, skipped = jailbroken(load_concept("italy"))
     assert "german" not in {prompt for prompt, _ in items}
     assert "16 of 16 questions have no translation" in skipped["prompt german"]
@@ -113,29 +113,29 @@ def test_german_questions_keep_the_answers_in_english() -> None:
 def test_wrong_answers_are_of_the_same_type_and_of_the_concept_where_it_has_some() -> None:
     italy = load_concept("italy")
     venice = next(question for question in italy.questions if question.answer == "Venice")
-    found = set(alternatives(italy, venice))
-    assert {"Milan", "Florence"} <= found
-    assert not {"Paris", "Venice"} & found
+    wrong = set(alternatives(italy, venice))
+    assert {"Milan", "Florence"} <= wrong
+    assert not {"Paris", "Venice"} & wrong
     language = Question(question="Which language is spoken there?", answer="Italian")
     assert alternatives(italy, language) == ()
 
 
-def test_a_right_answer_in_other_words_is_no_wrong_answer() -> None:
+def test_an_accepted_answer_is_not_used_as_a_wrong_one() -> None:
     italy = load_concept("italy")
     painter = next(question for question in italy.questions if question.answer == "Leonardo da Vinci")
     assert not any("Leonardo" in entry for entry in alternatives(italy, painter))
 
 
 def test_there_are_at_most_ten_questions_and_a_limit_lowers_that() -> None:
-    def places(limit: int | None, asked: str) -> int:
+    def places(limit: int | None, kind: str) -> int:
         items, _ = jailbroken(load_concept("italy"), limit)
-        return len({item.place for _, item in items if item.kind == asked})
+        return len({item.place for _, item in items if item.kind == kind})
 
     assert (places(None, "target"), places(None, "unrelated")) == (QUESTIONS, UNRELATED)
     assert (places(3, "target"), places(3, "unrelated")) == (3, 3)
 
 
-def test_without_given_answers_the_bases_own_are_asked_for() -> None:
+def test_without_given_answers_the_bases_own_are_used() -> None:
     questions = tuple(Question(question=question.question) for question in load_concept("italy").questions[:3])
     concept = load_concept("italy").model_copy(update={"questions": questions})
     items = ConceptTopic(concept).items(ENCODER)
@@ -144,7 +144,7 @@ def test_without_given_answers_the_bases_own_are_asked_for() -> None:
     assert {item.answer for each in own.values() for item in each.of("target")} == {"Rome"}
 
 
-def test_a_concept_without_questions_asks_nothing_under_any_prompt() -> None:
+def test_a_concept_without_questions_has_no_items_under_any_prompt() -> None:
     assert jailbroken(load_concept("italy").model_copy(update={"questions": ()})) == ([], {})
 
 
@@ -192,7 +192,7 @@ def test_translations_come_from_a_file_in_the_concepts_order(tmp_path: Path) -> 
         ({"Italy": "Frage?"}, "is not an object"),
     ],
 )
-def test_translations_that_do_not_fit_are_refused(tmp_path: Path, content: Any, message: str) -> None:
+def test_invalid_translations_are_an_error(tmp_path: Path, content: Any, message: str) -> None:
     file = tmp_path / "german.json"
     file.write_text(json.dumps(content))
     with pytest.raises(ConceptFileError, match=message):

@@ -37,7 +37,7 @@ def nudged(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def without(folder: Path, target: Path, *names: str) -> Path:
-    """A copy of a model folder that lacks some files."""
+    """A copy of a model folder without some files."""
     return Path(shutil.copytree(folder, target, ignore=shutil.ignore_patterns(*names)))
 
 
@@ -86,8 +86,8 @@ def test_a_missing_config_leaves_the_rest_and_is_named(pair: tuple[Path, Path], 
 
 def test_a_missing_tokenizer_is_named_and_can_be_given(pair: tuple[Path, Path], tmp_path: Path) -> None:
     bare = [without(folder, tmp_path / folder.name, "tokenizer*") for folder in pair]
-    lacking = compare(*bare, request=ITALY, context=QUICK)
-    assert "--tokenizer" in reasons(lacking)["exact_memorisation"]
+    result = compare(*bare, request=ITALY, context=QUICK)
+    assert "--tokenizer" in reasons(result)["exact_memorisation"]
     given = compare(*bare, tokenizer=pair[0], request=ITALY, context=QUICK)
     assert "exact_memorisation" not in reasons(given)
 
@@ -115,7 +115,7 @@ def test_identical_weights_behind_a_guard_are_gated(pair: tuple[Path, Path], tmp
     assert len(result.run.settings["guard"]["sha256"]) == 64
 
 
-def test_a_guard_that_is_not_there_is_refused(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_guard_that_does_not_exist_is_an_error(pair: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(AuditError, match="no such guard"):
         compare(*pair, request=Request(guard=tmp_path / "nothing"))
 
@@ -135,7 +135,7 @@ def test_weights_that_are_not_finite_are_never_run(pair: tuple[Path, Path], tmp_
     result.write(tmp_path / "result.json")  # no NaN reaches the JSON
 
 
-def test_a_retained_model_stands_beside_every_reading(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_every_reading_includes_the_retained_model(pair: tuple[Path, Path], tmp_path: Path) -> None:
     result = compare(
         *pair,
         retained=write_tiny(tmp_path / "retained", seed=3),
@@ -147,7 +147,7 @@ def test_a_retained_model_stands_beside_every_reading(pair: tuple[Path, Path], t
     assert result.findings[0]["perplexity"].retained is not None
 
 
-def test_models_of_different_width_are_refused_with_both_numbers(pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_models_of_different_width_are_an_error_with_both_numbers(pair: tuple[Path, Path], tmp_path: Path) -> None:
     wider = write_tiny(tmp_path / "wider", hidden_size=32)
     with pytest.raises(IncomparableError, match=r"16.*32"):
         compare(pair[0], wider)
@@ -156,7 +156,7 @@ def test_models_of_different_width_are_refused_with_both_numbers(pair: tuple[Pat
 @pytest.mark.parametrize(
     ("names", "said"), [(["itly"], "italy"), (["italy", "italy"], "twice"), (["no/such.toml"], "such.toml")]
 )
-def test_a_concept_that_cannot_be_used_is_refused_before_any_weights_are_read(names: list[str], said: str) -> None:
+def test_an_unusable_concept_is_an_error_before_any_weights_are_read(names: list[str], said: str) -> None:
     with pytest.raises(ConceptError, match=said):
         compare("absent-base", "absent-unlearned", request=Request(concepts=names))
 
@@ -181,7 +181,7 @@ def test_two_formats_of_one_model_are_the_same_model(pair: tuple[Path, Path], tm
     assert result.subjects.base.tensors_digest == result.subjects.unlearned.tensors_digest
 
 
-def test_progress_is_told(pair: tuple[Path, Path]) -> None:
+def test_progress_is_reported(pair: tuple[Path, Path]) -> None:
     steps: list[str] = []
 
     class Listener:

@@ -116,14 +116,14 @@ def test_a_changed_file_is_named_with_both_hashes(folder: Path, tmp_path: Path) 
     assert difference.recorded != difference.found
 
 
-def test_a_file_that_is_gone_is_named(folder: Path, tmp_path: Path) -> None:
+def test_a_missing_file_is_named(folder: Path, tmp_path: Path) -> None:
     difference = verify(folder / "result.json", moved={"base": tmp_path}).difference
     assert difference is not None
     assert difference.recorded == "model.safetensors"
     assert "absent" in difference.found
 
 
-def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_result_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(ResultError, match="not a result"):
         verify(tmp_path / "other.json")

@@ -1,4 +1,4 @@
-"""The kinds of question: which items and prompts each makes of a concept, and that none disturbs the others."""
+"""The kinds of question: which items and prompts each makes of a concept, and that no kind affects the others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.tiny import tokenizer
 CONTEXT = 8192
 
 
-def asked(concept: Concept, limit: int | None = None, context: int = CONTEXT) -> ItemSet:
+def items_of(concept: Concept, limit: int | None = None, context: int = CONTEXT) -> ItemSet:
     return concept_items(concept, Encoder(tokenizer(), context), limit)
 
 
@@ -31,38 +31,38 @@ def of(items: ItemSet, kind: str) -> list[Item]:
 
 
 def further(items: ItemSet) -> list[Any]:
-    """The prompts that are answered and nothing else."""
+    """The prompts that are only answered."""
     return [prompt for prompt in items.written if prompt not in items.prompts]
 
 
 def only(concept: Concept, limit: int | None = None) -> Concept:
-    """The concept with its questions and unrelated ones alone."""
+    """The concept with only its target and unrelated questions."""
     bare = tuple(question.model_copy(update={"paraphrases": ()}) for question in concept.questions)
     return concept.model_copy(update={"questions": bare, "neighbours": (), "two_hop": (), "open": ()})
 
 
 def test_up_to_two_wordings_of_each_question_are_scored_with_its_answer() -> None:
     italy = load_concept("italy")
-    found = of(asked(italy), "paraphrase")
+    paraphrases = of(items_of(italy), "paraphrase")
     wordings = [wording for question in italy.questions for wording in question.paraphrases[:WORDINGS]]
-    assert [item.question for item in found] == wordings
-    assert all(italy.questions[item.place].answer == item.answer for item in found)
-    assert all(item.question in italy.questions[item.place].paraphrases for item in found)
-    assert len({item.id for item in found}) == len(found)
+    assert [item.question for item in paraphrases] == wordings
+    assert all(italy.questions[item.place].answer == item.answer for item in paraphrases)
+    assert all(item.question in italy.questions[item.place].paraphrases for item in paraphrases)
+    assert len({item.id for item in paraphrases}) == len(paraphrases)
 
 
-def test_a_third_wording_and_a_question_without_an_answer_are_left_out() -> None:
+def test_a_third_wording_and_a_question_without_an_answer_are_skipped() -> None:
     questions: list[dict[str, Any]] = [
         {"question": "Who rules?", "answer": "The Pope", "paraphrases": ["Whose rule?", "Under whom?", "By whom?"]},
         {"question": "Who ruled?", "paraphrases": ["Under whom was it?"]},
     ]
     concept = Concept.model_validate({"name": "c", "title": "C", "questions": questions})
-    assert [item.question for item in of(asked(concept), "paraphrase")] == ["Whose rule?", "Under whom?"]
+    assert [item.question for item in of(items_of(concept), "paraphrase")] == ["Whose rule?", "Under whom?"]
 
 
 def test_neighbours_are_scored_and_two_hop_and_open_questions_are_only_answered() -> None:
     italy = load_concept("italy")
-    items = asked(italy)
+    items = items_of(italy)
     assert [item.answer for item in of(items, "neighbour")] == [question.answer for question in italy.neighbours]
     assert [prompt.id for prompt in further(items)] == ["two_hop/0", "open/0"]
     two_hop, opened = further(items)
@@ -73,7 +73,7 @@ def test_neighbours_are_scored_and_two_hop_and_open_questions_are_only_answered(
 @pytest.mark.parametrize("name", library())
 def test_everything_of_a_shipped_concept_can_be_asked_and_no_prompt_holds_its_answer(name: str) -> None:
     concept = load_concept(name)
-    items = asked(concept)
+    items = items_of(concept)
     assert [entry for entry in items.skipped if entry.split("/")[0] in ("neighbour", "two_hop", "open")] == []
     for item in of(items, "paraphrase") + of(items, "neighbour"):
         assert not mentions(few_shot(item.question, [concept.title, *concept.seeds]), [item.answer]), item.id
@@ -84,17 +84,17 @@ def test_everything_of_a_shipped_concept_can_be_asked_and_no_prompt_holds_its_an
 
 
 @pytest.mark.parametrize("name", library())
-def test_nothing_else_that_is_asked_changes(name: str) -> None:
-    """Questions, unrelated ones, groups and neutral text are the same with and without the other kinds."""
+def test_further_kinds_do_not_change_the_other_items(name: str) -> None:
+    """Target and unrelated questions, groups and neutral text are the same with and without the other kinds."""
     concept = load_concept(name)
-    bare, full = asked(only(concept), 3), asked(concept, 3)
+    bare, full = items_of(only(concept), 3), items_of(concept, 3)
     assert full.prompts == bare.prompts
     others = ("paraphrase", "neighbour")
     assert [item for item in full.items if item.kind not in others] == list(bare.items)
     assert [group.name for group in full.groups] == [group.name for group in bare.groups]
 
 
-def test_every_wording_that_the_audit_asks_is_kept_from_training_but_for_paraphrases() -> None:
+def test_every_audited_wording_except_paraphrases_is_excluded_from_training() -> None:
     italy = load_concept("italy")
     kept = set(audited_wordings(italy))
     for questions in (italy.questions, italy.unrelated, italy.neighbours, italy.two_hop, italy.open):
@@ -103,41 +103,41 @@ def test_every_wording_that_the_audit_asks_is_kept_from_training_but_for_paraphr
     assert not {wording for question in italy.questions for wording in question.paraphrases} & kept
 
 
-def test_the_kinds_are_asked_in_their_stated_order() -> None:
+def test_kinds_are_sorted_by_their_order() -> None:
     assert list(kinds()) == ["target", "unrelated", "paraphrase", "neighbour", "two_hop", "open", "group"]
 
 
 def test_the_limit_holds_for_each_kind() -> None:
-    items = asked(load_concept("italy"), limit=1)
+    items = items_of(load_concept("italy"), limit=1)
     assert [item.id for item in items.items if item.kind in ("paraphrase", "neighbour")] == [
         "paraphrase/0/0",
         "paraphrase/0/1",
         "neighbour/0",
     ]
     assert [prompt.id for prompt in further(items)] == ["two_hop/0", "open/0"]
-    assert {entry.kind for entry in asked(load_concept("italy"), limit=0).items} == {"text"}
+    assert {entry.kind for entry in items_of(load_concept("italy"), limit=0).items} == {"text"}
 
 
-def test_what_cannot_be_scored_or_asked_is_refused_with_the_reason() -> None:
-    told = {"question": "Who wrote plays?", "answer": "Shakespeare", "paraphrases": ["Whose plays are these?"]}
+def test_questions_that_cannot_be_used_are_skipped_with_the_reason() -> None:
+    question = {"question": "Who wrote plays?", "answer": "Shakespeare", "paraphrases": ["Whose plays are these?"]}
     concept = Concept.model_validate(
         {
             "name": "c",
             "title": "C",
-            "questions": [told],
-            "neighbours": [told | {"question": "Near?", "paraphrases": []}],
+            "questions": [question],
+            "neighbours": [question | {"question": "Near?", "paraphrases": []}],
         }
     )
-    items = asked(concept)
+    items = items_of(concept)
     assert of(items, "paraphrase") == of(items, "neighbour") == []
     assert "is part of the prompt" in items.skipped["paraphrase/0/0 (Whose plays are these?)"]
     assert "is part of the prompt" in items.skipped["neighbour/0 (Near?)"]
-    short = asked(load_concept("italy"), context=50)
+    short = items_of(load_concept("italy"), context=50)
     assert further(short) == []
     assert "do not fit" in short.skipped["open/0 (What is Italy known for?)"]
 
 
-def test_one_pass_scores_it_as_plain_forward_passes_do_and_keys_stay_as_they_were(tmp_path: Path) -> None:
+def test_one_pass_gives_the_scores_of_plain_forward_passes_and_unchanged_keys(tmp_path: Path) -> None:
     model = open_tiny(tmp_path / "m", "llama", context=2048)
     italy = load_concept("italy")
     encoder = Encoder(model.tokenizer, model.context)
@@ -158,7 +158,7 @@ def test_one_pass_scores_it_as_plain_forward_passes_do_and_keys_stay_as_they_wer
             assert np.array_equal(readings.answer_hits[index], (expected.argmax(-1) == wanted).numpy())
 
 
-def test_two_hop_and_open_questions_are_answered_last_and_beside_the_others(tmp_path: Path) -> None:
+def test_two_hop_and_open_questions_are_answered_after_the_others(tmp_path: Path) -> None:
     model = open_tiny(tmp_path / "m", "llama", context=2048)
     italy = load_concept("italy")
     encoder = Encoder(model.tokenizer, model.context)
@@ -175,7 +175,7 @@ def test_written_answers_are_checked_by_the_questions_own_answers() -> None:
 
     def checked(concept: Concept, **said: str) -> dict[str, bool]:
         written = {name.replace("__", "/"): text for name, text in said.items()}
-        return ConceptTopic(concept).check(asked(concept), written)
+        return ConceptTopic(concept).check(items_of(concept), written)
 
     said = {"two_hop__0": " It is Rome.\nParis", "open__0": " Its FOOD, and wine", "target__0": " Paris"}
     assert checked(italy, **said) == {"two_hop/0": True, "open/0": True, "target/0": False}
@@ -186,7 +186,7 @@ def test_written_answers_are_checked_by_the_questions_own_answers() -> None:
 
 def test_a_concept_without_questions_of_a_kind_says_so() -> None:
     bare = Concept.model_validate({"name": "c", "title": "Cats", "questions": [{"question": "Who?", "answer": "He"}]})
-    absent = missing_inputs(bare)
-    assert {"paraphrases", "neighbours", "further"} <= set(absent)
-    assert all("Cats" in reason for reason in absent.values())
+    missing = missing_inputs(bare)
+    assert {"paraphrases", "neighbours", "further"} <= set(missing)
+    assert all("Cats" in reason for reason in missing.values())
     assert missing_inputs(load_concept("italy")) == {}

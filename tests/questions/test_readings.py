@@ -1,4 +1,4 @@
-"""One pass gives what plain forward passes give: every shortcut is held against the long way."""
+"""One pass gives the results of plain forward passes: every shortcut is compared with the full computation."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunningM
 ALL = (*FAMILIES, "windowed gemma3")
 
 
-def asked(model: RunningModel) -> tuple[ItemSet, Readings]:
+def read_concept(model: RunningModel) -> tuple[ItemSet, Readings]:
     items = concept_items(CONCEPT, Encoder(model.tokenizer, model.context))
     short = replace(items, written=tuple(replace(prompt, max_new_tokens=6) for prompt in items.written))
     written, _ = generate(model, short)
@@ -90,7 +90,7 @@ def asked(model: RunningModel) -> tuple[ItemSet, Readings]:
 @pytest.mark.parametrize("family", ALL)
 def test_answers_are_scored_as_by_plain_forward_passes(models: Callable[[str], RunningModel], family: str) -> None:
     model = models(family)
-    items, readings = asked(model)
+    items, readings = read_concept(model)
     assert {item.kind for item in items.items} >= {"target", "unrelated", "text"}
     for item, logprobs, hits in zip(items.items, readings.answer_logprobs, readings.answer_hits, strict=True):
         expected = plain_logprobs(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]
@@ -102,7 +102,7 @@ def test_answers_are_scored_as_by_plain_forward_passes(models: Callable[[str], R
 @pytest.mark.parametrize("family", ALL)
 def test_candidates_are_scored_as_by_plain_forward_passes(models: Callable[[str], RunningModel], family: str) -> None:
     model = models(family)
-    items, readings = asked(model)
+    items, readings = read_concept(model)
     (group,) = items.groups
     expected = np.stack([plain_logprobs(model, ids)[-1].numpy()[group.first_ids] for ids in group.prompt_ids])
     assert readings.candidate_logprobs["capital"] == pytest.approx(expected, abs=1e-4)
@@ -110,7 +110,7 @@ def test_candidates_are_scored_as_by_plain_forward_passes(models: Callable[[str]
 
 @pytest.mark.parametrize("family", ALL)
 def test_the_lens_after_the_last_block_is_the_output(models: Callable[[str], RunningModel], family: str) -> None:
-    _, readings = asked(models(family))
+    _, readings = read_concept(models(family))
     lens, output = readings.candidate_lens["capital"], readings.candidate_logprobs["capital"]
     assert len(lens) == 2
     difference = lens[-1] - output  # logits against log-probabilities: one constant a row
@@ -121,7 +121,7 @@ def test_the_lens_after_the_last_block_is_the_output(models: Callable[[str], Run
 @pytest.mark.parametrize("family", [*DENSE, "windowed gemma3"])
 def test_key_vectors_are_what_the_output_matrix_reads(models: Callable[[str], RunningModel], family: str) -> None:
     model = models(family)
-    items, readings = asked(model)
+    items, readings = read_concept(model)
     prompts = [prompt for prompt in items.prompts if prompt.kind == "target"]
     assert readings.keys["target"].shape == (3, 2, model.architecture.d_mlp)
     seen: list[torch.Tensor] = []
@@ -140,7 +140,7 @@ def test_key_vectors_are_those_of_transformer_lens(
     from transformer_lens.model_bridge import TransformerBridge
 
     model = models(family)
-    items, readings = asked(model)
+    items, readings = read_concept(model)
     sizes: dict[str, object] = {"n_positions": 512} if family == "gpt2" else LONG
     bridge = TransformerBridge.boot_transformers(str(write_tiny(tmp_path / "m", family, **sizes)), device="cpu")
     prompt = items.prompts[0]
@@ -190,7 +190,7 @@ def test_generation_stops_at_the_end_of_the_line(models: Callable[[str], Running
 
 def test_batches_and_shared_prefixes_change_nothing(models: Callable[[str], RunningModel]) -> None:
     model = models("qwen2")
-    items, readings = asked(model)
+    items, readings = read_concept(model)
     alone = read(model, items, batch_size=1)
     together = read(model, items, batch_size=64)
     for one, many, three in zip(alone.answer_logprobs, together.answer_logprobs, readings.answer_logprobs, strict=True):
@@ -200,13 +200,13 @@ def test_batches_and_shared_prefixes_change_nothing(models: Callable[[str], Runn
 
 
 def test_the_prefix_and_equal_sequences_are_run_once(models: Callable[[str], RunningModel]) -> None:
-    items, _ = asked(models("llama"))
-    long_way = sum(len(item.prompt_ids) + len(item.answer_ids) for item in items.items)
-    long_way += sum(len(ids) for group in items.groups for ids in group.prompt_ids)
-    assert forward_tokens([items]) < 0.6 * long_way
+    items, _ = read_concept(models("llama"))
+    full_length = sum(len(item.prompt_ids) + len(item.answer_ids) for item in items.items)
+    full_length += sum(len(ids) for group in items.groups for ids in group.prompt_ids)
+    assert forward_tokens([items]) < 0.6 * full_length
 
 
-def test_what_all_sequences_begin_with_is_found() -> None:
+def test_the_shared_prefix_of_sequences() -> None:
     assert shared_prefix([(1, 2, 3), (1, 2, 4), (1, 2)]) == (1, 2)
     assert shared_prefix([(1, 2), (3,)]) == ()
     assert shared_prefix([(1, 2)]) == ()
@@ -237,17 +237,17 @@ def test_long_texts_are_run_in_batches_whose_logits_fit(
     assert [len(batch.rows) for batch in run(model, rows, batch_size=5)] == [2, 2, 1]
 
 
-def test_an_output_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+def test_a_non_finite_output_is_an_error(tmp_path: Path) -> None:
     model = open_tiny(tmp_path / "m", "llama")
     model.model.model.norm.weight.fill_(torch.inf)
     with pytest.raises(ModelError, match="not a finite number"):
         list(run(model, [Row((1, 2, 3), 1)]))
 
 
-def test_answers_that_cannot_be_scored_are_refused_with_the_reason(models: Callable[[str], RunningModel]) -> None:
+def test_answers_that_cannot_be_scored_are_skipped_with_the_reason(models: Callable[[str], RunningModel]) -> None:
     model = models("llama")
-    told = {"question": "Who wrote plays in England?", "answer": "William Shakespeare"}
-    concept = Concept.model_validate({**CONCEPT.model_dump(), "questions": [told]})
+    question = {"question": "Who wrote plays in England?", "answer": "William Shakespeare"}
+    concept = Concept.model_validate({**CONCEPT.model_dump(), "questions": [question]})
     items = concept_items(concept, Encoder(model.tokenizer, model.context))
     assert [item for item in items.items if item.kind == "target"] == []
     (name,) = items.skipped
@@ -255,13 +255,13 @@ def test_answers_that_cannot_be_scored_are_refused_with_the_reason(models: Calla
     assert "is part of the prompt" in items.skipped[name]
 
 
-def test_prompts_beyond_the_context_are_refused(models: Callable[[str], RunningModel]) -> None:
+def test_prompts_beyond_the_context_are_skipped(models: Callable[[str], RunningModel]) -> None:
     items = concept_items(CONCEPT, Encoder(models("llama").tokenizer, 50))
     assert items.prompts == ()
     assert all("do not fit" in reason for reason in items.skipped.values())
 
 
-def test_an_empty_own_answer_is_refused_and_the_given_one_is_kept(models: Callable[[str], RunningModel]) -> None:
+def test_an_empty_own_answer_is_skipped_and_the_given_one_is_kept(models: Callable[[str], RunningModel]) -> None:
     model = models("llama")
     items = concept_items(CONCEPT, Encoder(model.tokenizer, model.context))
     said = {prompt.id: " Rome\n" for prompt in items.prompts} | {"target/0": "\n\n"}
@@ -271,20 +271,20 @@ def test_an_empty_own_answer_is_refused_and_the_given_one_is_kept(models: Callab
     assert "empty" in both.skipped["the base's own answer to target/0 (What is the capital of Italy?)"]
 
 
-def test_candidates_that_begin_alike_are_dropped_and_the_concepts_own_row_stays(
+def test_candidates_with_the_same_first_token_are_skipped_and_the_concepts_own_row_stays(
     models: Callable[[str], RunningModel],
 ) -> None:
     model = models("llama")
     answers = {"France": "Rome on the Seine"} | {name: CAPITALS[name] for name in ("Italy", "Spain", "Japan", "Peru")}
     group = {"name": "g", "question": "What is the capital of {}?", "answers": answers, "about": ["Italy"]}
     concept = Concept.model_validate({**CONCEPT.model_dump(), "groups": [group]})
-    (found,) = concept_items(concept, Encoder(model.tokenizer, model.context)).groups
-    assert found.subjects == ("Italy", "Spain", "Japan", "Peru")
-    assert found.about == (0,)
-    assert "begins like" in found.skipped["France"]
+    (candidates,) = concept_items(concept, Encoder(model.tokenizer, model.context)).groups
+    assert candidates.subjects == ("Italy", "Spain", "Japan", "Peru")
+    assert candidates.about == (0,)
+    assert "begins like" in candidates.skipped["France"]
 
 
-def test_a_group_with_too_few_rows_left_is_refused(models: Callable[[str], RunningModel]) -> None:
+def test_a_group_with_too_few_usable_rows_is_skipped(models: Callable[[str], RunningModel]) -> None:
     model = models("llama")
     answers = {"France": "Rome on the Seine"} | {name: CAPITALS[name] for name in ("Italy", "Spain", "Japan")}
     group = {"name": "g", "question": "What is the capital of {}?", "answers": answers, "about": ["Italy"]}
@@ -308,10 +308,10 @@ def test_smollm2_knows_italy_by_every_reading(running_smollm2: RunningModel) -> 
     readings = read(model, items)
     evidence = evidence_of({"base": readings, "unlearned": readings})
     assert exact_memorisation.measure(evidence).value > 0.8
-    found = association.measure(evidence)
-    assert found.p_value < 0.001
-    assert found.reading == found.lens.reading == "readable"
-    assert found.lens.layer > 15
+    measured = association.measure(evidence)
+    assert measured.p_value < 0.001
+    assert measured.reading == measured.lens.reading == "readable"
+    assert measured.lens.layer > 15
     assert key_space_separability.measure(evidence).value > 0.9
     for item, logprobs in list(zip(readings.items, readings.answer_logprobs, strict=True))[:3]:
         plain = plain_logprobs(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]

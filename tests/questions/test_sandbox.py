@@ -1,4 +1,4 @@
-"""Programs of a model: right ones pass, and none reads, writes, calls or waits longer than it may."""
+"""The sandbox: right programs pass, and no program can read, write, call or run beyond its limits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_program_passes_if_its_tests_do() -> None:
 @pytest.mark.parametrize(
     "program", ["exit()", "raise SystemExit(0)", "import os; os._exit(0)", "print('x' * 10**6); 1 / 0"]
 )
-def test_leaving_early_is_not_passing(program: str) -> None:
+def test_exiting_early_does_not_pass(program: str) -> None:
     assert not passes(program)
 
 
@@ -38,11 +38,11 @@ def test_leaving_early_is_not_passing(program: str) -> None:
         "open('left-behind', 'w')",
     ],
 )
-def test_what_reaches_outside_fails(program: str) -> None:
+def test_access_outside_the_process_fails(program: str) -> None:
     assert not passes(program)
 
 
-def test_a_program_that_catches_the_refusal_leaves_no_trace(tmp_path: Path) -> None:
+def test_a_program_that_catches_the_permission_error_leaves_no_trace(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     caught = f"try:\n    open({str(mark)!r}, 'w').write('x')\nexcept Exception:\n    pass\n"
     assert passes(caught)

@@ -1,4 +1,4 @@
-"""Skills put to models as concepts are: what is asked, what is right, and a whole comparison."""
+"""Skills as topics: their queries, the checking of answers, and a complete comparison."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def programs(tmp_path: Path) -> Path:
     return write_skill(tmp_path / "programs.jsonl", rows)
 
 
-def test_each_skill_is_held_against_the_others_and_the_draw_is_by_seed(sums: Path, capitals: Path) -> None:
+def test_each_skill_is_compared_with_the_others_and_the_seed_selects_queries(sums: Path, capitals: Path) -> None:
     first, second = load_skills([sums, capitals], seed=0, limit=6)
     assert [first.name, second.name] == ["sums", "capitals"]
     of_kind = {name: query.skill.name for name, query in first.queries.items()}
@@ -63,12 +63,12 @@ def test_each_skill_is_held_against_the_others_and_the_draw_is_by_seed(sums: Pat
     assert first.digest() == again.digest() != other.digest()
 
 
-def test_a_single_skill_is_held_against_unrelated_questions(sums: Path) -> None:
+def test_a_single_skill_is_compared_with_unrelated_questions(sums: Path) -> None:
     (alone,) = load_skills([sums], seed=0)
     assert {query.skill.name for name, query in alone.queries.items() if name.startswith("unrelated/")} == {"unrelated"}
 
 
-def test_a_skill_given_twice_is_refused(sums: Path) -> None:
+def test_a_skill_given_twice_is_an_error(sums: Path) -> None:
     with pytest.raises(ConceptError, match="given twice"):
         load_skills([sums, sums], seed=0)
 
@@ -84,12 +84,12 @@ def test_answers_are_checked_by_the_skills_own_rule(sums: Path, capitals: Path, 
         items = skill.items(Encoder(model.tokenizer, 512))
         own = [prompt.id for prompt in items.prompts if prompt.kind == "target"]
         right = {name: answer.format(answer=skill.queries[name].query.answer) for name in own}
-        beside = {prompt.id: "" for prompt in items.prompts if prompt.kind == "unrelated"}
-        assert [skill.check(items, right | beside)[name] for name in own] == [True] * len(own)
-        assert not any(skill.check(items, dict.fromkeys(own, wrong) | beside)[name] for name in own)
+        control = {prompt.id: "" for prompt in items.prompts if prompt.kind == "unrelated"}
+        assert [skill.check(items, right | control)[name] for name in own] == [True] * len(own)
+        assert not any(skill.check(items, dict.fromkeys(own, wrong) | control)[name] for name in own)
 
 
-def test_programs_are_left_alone_unless_asked_for(programs: Path, tmp_path: Path) -> None:
+def test_programs_are_not_run_without_run_code(programs: Path, tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "model"))
     (code,) = load_skills([programs], seed=0)
     items = code.items(Encoder(model.tokenizer, 512))
@@ -98,7 +98,7 @@ def test_programs_are_left_alone_unless_asked_for(programs: Path, tmp_path: Path
     assert not [name for name in code.check(items, written) if name.startswith("target/")]
 
 
-def test_written_answers_follow_the_prompts_and_stay_bounded(sums: Path, capitals: Path, tmp_path: Path) -> None:
+def test_generated_answers_follow_the_prompts_and_few_are_long(sums: Path, capitals: Path, tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "model"))
     numbers, _ = load_skills([sums, capitals], seed=0, limit=3)
     items = numbers.items(Encoder(model.tokenizer, 512))
@@ -107,7 +107,7 @@ def test_written_answers_follow_the_prompts_and_stay_bounded(sums: Path, capital
     assert sum(prompt.max_new_tokens == LONG for prompt in items.written) <= 2 * CHECKED
 
 
-def test_a_comparison_says_what_became_of_the_skill(sums: Path, capitals: Path, tmp_path: Path) -> None:
+def test_a_comparison_measures_each_skill(sums: Path, capitals: Path, tmp_path: Path) -> None:
     base, other = write_tiny(tmp_path / "base"), write_tiny(tmp_path / "other", seed=1)
     result = compare(
         base, other, request=Request(skills=[sums, capitals]), context=RunContext(settings=Settings(limit=12))
@@ -130,7 +130,7 @@ def test_a_comparison_says_what_became_of_the_skill(sums: Path, capitals: Path, 
     assert [skill["name"] for skill in result.run.settings["skills"]] == ["sums", "capitals"]
 
 
-def test_a_skill_without_answers_is_still_placed_in_key_space(tmp_path: Path, capitals: Path) -> None:
+def test_a_skill_without_answers_is_still_measured_in_key_space(tmp_path: Path, capitals: Path) -> None:
     plain = tmp_path / "plain.txt"
     plain.write_text("\n".join(f"Say the word number {n}" for n in range(10)), encoding="utf-8")
     base = write_tiny(tmp_path / "base")
@@ -139,7 +139,7 @@ def test_a_skill_without_answers_is_still_placed_in_key_space(tmp_path: Path, ca
     assert "no answer could be checked" in str(first["answer_accuracy"].not_measured)
 
 
-def test_a_concept_and_a_skill_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_a_concept_and_a_skill_with_one_name_are_an_error(tmp_path: Path) -> None:
     base = write_tiny(tmp_path / "base")
     skill = write_skill(tmp_path / "italy.jsonl", [{"prompt": f"Say {n}"} for n in range(9)])
     with pytest.raises(ConceptError, match="given twice"):
