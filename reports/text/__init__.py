@@ -1,11 +1,13 @@
-"""Terminal text: one function for each record that a command prints, 100 columns wide."""
+"""Terminal text, 100 columns wide: one file a command, and ``result`` for those that end in an audit's result."""
 
-from reports.text.checks import render_check, render_plan, render_verification
+from reports.text.check import render_check
 from reports.text.demo import render_demo
-from reports.text.listing import render_listing
+from reports.text.find import render_vectors
+from reports.text.plan import render_plan
 from reports.text.result import render
 from reports.text.skill import render_skill
-from reports.text.vectors import render_vectors
+from reports.text.verify import render_verification
+from reports.text.view import render_listing
 
 FILE_ENDINGS = (".txt",)
 

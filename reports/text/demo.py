@@ -8,7 +8,7 @@ from rich.console import Console
 
 from audit.result import AuditResult, Finding
 from reports.formatting import number, shorten
-from reports.text.console import printed, table
+from reports.text.layout import printed, table
 from reports.text.result import TITLE
 from reports.wording import VERDICTS, compare_to_base, title_of
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from audit.result import AuditResult, Finding, Measurement, Weights
 from reports.formatting import integer, interval, moment, number, shorten
-from reports.text.console import number_or_dash, print_indented, print_labelled, printed, table
+from reports.text.layout import number_or_dash, print_indented, print_labelled, printed, table
 from reports.wording import VERDICTS, compare_to_base, headline, name_of, title_of, weights_summary
 
 TITLE: Final = 60

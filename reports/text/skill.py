@@ -11,7 +11,7 @@ from rich.table import Table
 
 from audit.result import AuditResult, Measurement
 from reports.formatting import integer, interval, shorten
-from reports.text.console import number_or_dash, print_indented, printed, table
+from reports.text.layout import number_or_dash, print_indented, printed, table
 from reports.text.result import measurements_table
 from reports.wording import VERDICTS, name_of
 

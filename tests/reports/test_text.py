@@ -11,7 +11,7 @@ import pytest
 from audit.result import VectorSearch
 from reports import text
 from reports.formatting import number
-from reports.text.console import WIDTH
+from reports.text.layout import WIDTH
 from tests.sample_guard import adjusted, guarded
 from tests.sample_result import hostile, identical, sample, several, single, weights_only
 

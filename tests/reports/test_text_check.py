@@ -8,7 +8,7 @@ import pytest
 
 from audit.result import Check, Difference, FileCheck, PathCheck, Plan, Planned, Signature, Verification
 from reports.text import render_check, render_plan, render_verification
-from reports.text.console import WIDTH
+from reports.text.layout import WIDTH
 from tests.reports.test_text import Terminal
 
 REASON = "no tokenizer is next to the weights; pass its folder with --tokenizer"

@@ -17,7 +17,7 @@ from audit.result import (
     VectorSetRecord,
 )
 from reports.formatting import clip, integer, interval, shorten
-from reports.text.console import number_or_dash, print_indented, printed, table
+from reports.text.layout import number_or_dash, print_indented, printed, table
 
 MOST_WORDS: Final = 8
 MOST_TOKENS: Final = 40

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import StringIO
 from textwrap import wrap
 from typing import Final, Literal
@@ -65,6 +65,12 @@ def labelled_lines(label: str, text: str) -> list[str]:
     """The same as lines, indented; long words (paths, hashes) are never broken, so that they can be copied."""
     first, later = f"  {label:<{LABEL}} ", " " * (LABEL + 3)
     return wrap(visible(text), WIDTH, initial_indent=first, subsequent_indent=later, break_long_words=False)
+
+
+def labelled_rows(rows: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """(label, text) pairs as lines."""
+    for label, text in rows:
+        yield from labelled_lines(label, text)
 
 
 def blocks(parts: Iterable[Sequence[str]]) -> str:

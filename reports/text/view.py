@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from reports.formatting import moment, shorten
-from reports.text.console import encodable
+from reports.text.layout import encodable
 
 if TYPE_CHECKING:
     from reports.stored_results import Row

@@ -1,0 +1,42 @@
+"""Terminal text of ``audit compare --plan``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from audit.result import Plan, Planned
+from reports.formatting import byte_size, visible
+from reports.text.layout import blocks, labelled_rows
+
+
+def render_plan(plan: Plan) -> str:
+    """What a comparison would read, run and need; then the metrics of the weights and of each concept."""
+    comparison = [
+        ("Architecture", plan.architecture or "not a supported family: tensor-level evidence only"),
+        ("Parameters", f"{plan.parameters:,}"),
+        ("To read", byte_size(plan.bytes_to_read)),
+        ("To run", f"{plan.forward_tokens:,} tokens forward, about {plan.generated_tokens:,} generated"),
+        ("Time", f"{duration(plan)} on this machine"),
+        ("Peak memory", f"about {plan.memory_bytes / 1e9:.1f} GB"),
+        *(("Note", note) for note in plan.notes),
+    ]
+    sections = [("This comparison", comparison)]
+    for concept in dict.fromkeys(row.concept for row in plan.metrics):
+        title = "Weights" if concept is None else f"Concept {visible(concept)}"
+        sections.append((title, [*metric_rows(row for row in plan.metrics if row.concept == concept)]))
+    return blocks([title, *labelled_rows(rows)] for title, rows in sections)
+
+
+def metric_rows(metrics: Iterable[Planned]) -> Iterator[tuple[str, str]]:
+    """The metrics that can be measured, then those that cannot, grouped by their missing input."""
+    by_reason: dict[str | None, list[str]] = {None: []}
+    for row in metrics:
+        by_reason.setdefault(row.missing, []).append(row.metric)
+    yield "Can measure", ", ".join(by_reason.pop(None))
+    for reason, names in by_reason.items():
+        yield "Cannot", ", ".join(names)
+        yield "Reason", str(reason)
+
+
+def duration(plan: Plan) -> str:
+    return f"about {plan.seconds:.0f} s" if plan.seconds >= 1 else "under 1 s"
