@@ -152,12 +152,3 @@ def cosines(before: Float[Tensor, "n d_model"], after: Float[Tensor, "n d_model"
     defined = (before.norm(dim=1) > 0) & (after.norm(dim=1) > 0)
     cosine = torch.nn.functional.cosine_similarity(before, after, dim=1)
     return [value if known else None for value, known in zip(cosine.tolist(), defined.tolist(), strict=True)]
-
-
-def __getattr__(name: str) -> object:
-    """``load_guard`` under its documented name; imported late, because guards import from this module."""
-    if name == "load_guard":
-        from audit.guards import load_guard
-
-        return load_guard
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
