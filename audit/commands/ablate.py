@@ -73,14 +73,8 @@ def ablate(
         context.progress.step(f"Saving {folder.name}")
         editable.save(folder, {**record.as_json(), "concept": wanted.name})
         del edit, editable
-        result = compare(
-            path,
-            folder,
-            config=config,
-            tokenizer=tokenizer,
-            request=Request((concept,)),
-            context=context,
-        )
+        request = Request((concept,))
+        result = compare(path, folder, config=config, tokenizer=tokenizer, request=request, context=context)
     return with_measurement(result, measured)
 
 
