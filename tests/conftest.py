@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from filelock import FileLock
-from jaxtyping import config, install_import_hook
+from jaxtyping import config
 
 import tests.shapes
 
@@ -22,7 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Two threads on a matrix of 16 columns mostly wait for each other, and with pytest-xdist each core has its own worker.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-install_import_hook(["audit", "concepts"], f"{tests.shapes.__name__}.check_shapes")
+tests.shapes.install("audit", "concepts")
 
 
 @pytest.fixture(scope="session")
