@@ -72,7 +72,7 @@ def test_their_scores_are_those_of_the_published_script(base: Path, tmp_path: Pa
 
 def test_a_concept_without_vectors_or_with_those_of_another_model_is_an_error(base: Path, tmp_path: Path) -> None:
     for run in (compare, plan_comparison):
-        with pytest.raises(ConceptError, match=r"Italy names no vectors\. Leave out --known-vectors"):
+        with pytest.raises(ConceptError, match=r"Italy names no vectors\. Omit --known-vectors"):
             run(base, base, request=Request(concepts=["italy"]), context=KNOWN)
     for places in ([(1, 5), (19, 5)], [(1, 10770)]):
         with pytest.raises(ConceptError, match=r"names the value vector .* but the model has 2 layers of 400 neurons"):

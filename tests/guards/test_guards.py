@@ -105,12 +105,6 @@ def test_cache_batch_and_padding_change_nothing(method: str, family: str, tmp_pa
         assert [greedy_tokens(model, [text])[0] for text in texts] == together
 
 
-def test_load_guard_is_exported_by_the_interventions_too() -> None:
-    from audit import interventions
-
-    assert interventions.load_guard is load_guard
-
-
 # ---- single methods
 
 
