@@ -319,17 +319,32 @@ print(record.method, "changed every weight" if changed else "did not change ever
 
 
 def test_the_plan_counts_them(extended: Path, pair: tuple[str, str]) -> None:
-    arguments = ("compare", *pair, "--concept", "italy-short.facts", "--plan")
-    plan = run(extended, *arguments)
-    assert {"longest_answer", "largest_change"} <= {row["metric"] for row in plan["metrics"]}
-    (extended / "audit/questions/kinds/shouted.py").rename(extended / "shouted.py")
-    without_kind = run(extended, *arguments)
-    (extended / "shouted.py").rename(extended / "audit/questions/kinds/shouted.py")
-    (extended / "audit/attacks/rescaled.py").rename(extended / "rescaled.py")
-    without_attack = run(extended, *arguments)
-    (extended / "rescaled.py").rename(extended / "audit/attacks/rescaled.py")
-    assert without_kind["forward_tokens"] < plan["forward_tokens"]
-    assert without_attack["forward_tokens"] < plan["forward_tokens"]
+    plans = f"""
+import json
+from pathlib import Path
+from audit.attacks import attacks
+from audit.commands.plan import plan_comparison
+from audit.metrics import inputs, topic_metrics
+from audit.questions.kinds import kinds
+from audit.request import Request
+
+def plan(without=None):
+    if without:
+        Path(without).rename("removed")
+    for registry in (attacks, kinds, inputs, topic_metrics):
+        registry.cache_clear()
+    planned = plan_comparison(Path({pair[0]!r}), Path({pair[1]!r}), request=Request(["italy-short.facts"]))
+    if without:
+        Path("removed").rename(without)
+    return [planned.forward_tokens, [row.metric for row in planned.metrics]]
+
+files = "audit/questions/kinds/shouted.py", "audit/attacks/rescaled.py"
+print(json.dumps([plan(), *map(plan, files)]))
+"""
+    (tokens, metrics), (without_kind, _), (without_attack, _) = json.loads(run_python(extended, plans))
+    assert {"longest_answer", "largest_change"} <= set(metrics)
+    assert without_kind < tokens
+    assert without_attack < tokens
 
 
 def test_the_documentation_check_names_what_is_not_documented(extended: Path) -> None:
