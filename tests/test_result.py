@@ -45,7 +45,7 @@ def test_a_value_and_a_reason_exclude_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "not readable as JSON"),
         ("[]", "not a result of this tool"),
@@ -54,10 +54,10 @@ def test_a_value_and_a_reason_exclude_each_other() -> None:
         ('{"format": "unlearning-audit/result", "format_version": 1}', "field tool"),
     ],
 )
-def test_a_file_that_is_no_result_is_refused_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_that_is_not_a_result_is_refused_in_one_line(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "result.json"
     path.write_text(text)
-    with pytest.raises(ResultError, match=said) as caught:
+    with pytest.raises(ResultError, match=message) as caught:
         AuditResult.read(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)

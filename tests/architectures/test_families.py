@@ -27,7 +27,7 @@ from audit.errors import CheckpointError
 from audit.metrics import weights_metrics
 from audit.models.ffn import read_ffn
 from audit.models.forward import Row, expert_keys, run
-from audit.models.loading import RunningModel, load_model
+from audit.models.loading import load_model
 from audit.models.pair import open_pair
 from audit.weights.comparison import compare_weights
 from tests.helpers import open_model
@@ -45,13 +45,9 @@ def opened(path: Path, config: Path | None = None) -> tuple[Checkpoint, Architec
     return checkpoint, architecture
 
 
-def running(folder: Path) -> RunningModel:
-    return open_model(folder)
-
-
 def logits(folder: Path) -> torch.Tensor:
     with torch.no_grad():
-        output: torch.Tensor = running(folder).model(IDS).logits
+        output: torch.Tensor = open_model(folder).model(IDS).logits
     return output
 
 
@@ -92,7 +88,7 @@ def test_our_matrices_are_those_of_transformer_lens(bridge: Callable[[Path], Any
             assert (ours.W_gate is None) is (theirs.W_gate is None)
             assert ours.W_gate is None or torch.equal(ours.W_gate, theirs.W_gate.T)
     with torch.no_grad():
-        assert torch.allclose(lens(IDS), running(folder).model(IDS).logits, atol=1e-4)
+        assert torch.allclose(lens(IDS), open_model(folder).model(IDS).logits, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -163,7 +159,7 @@ def test_the_neurons_of_experts_follow_one_another(tmp_path: Path) -> None:
 
 def test_key_vectors_of_experts_times_value_vectors_are_what_the_layer_writes(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "mixtral", "mixtral")
-    model, (checkpoint, architecture) = running(folder), opened(folder)
+    model, (checkpoint, architecture) = open_model(folder), opened(folder)
     for layer in range(2):
         experts = model.model.get_submodule(architecture.out_module.format(layer=layer))
         seen: list[tuple[tuple[torch.Tensor, ...], torch.Tensor]] = []
@@ -179,7 +175,7 @@ def test_key_vectors_of_experts_times_value_vectors_are_what_the_layer_writes(tm
 
 def test_a_trained_model_of_experts_is_saved_under_the_files_names(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "mixtral", "mixtral", tie=False)
-    model = running(folder)
+    model = open_model(folder)
     model.model.model.layers[1].mlp.experts.gate_up_proj[2, 11] += 1  # neuron 3 of expert 2, input half
     target = save_model(model.model, open_checkpoint(folder), tmp_path / "edited", {})
     base, edited = load_file(folder / "model.safetensors"), load_file(target / "model.safetensors")
@@ -221,7 +217,7 @@ def test_every_falcon_runs(tmp_path: Path, variant: str) -> None:
     folder = write_tiny(tmp_path / "falcon", "falcon", **FALCONS[variant])
     with torch.no_grad():
         assert torch.equal(logits(folder), AutoModelForCausalLM.from_pretrained(folder).eval()(IDS).logits)
-    assert running(folder).alibi is (variant == "rw-1b")
+    assert open_model(folder).alibi is (variant == "rw-1b")
     checkpoint = open_checkpoint(folder)
     alone = identify(checkpoint, None)
     assert alone == identify(checkpoint, read_config(folder))
@@ -277,14 +273,14 @@ def test_families_with_equal_names_are_distinguished_by_the_config_alone(tmp_pat
 
 @pytest.mark.parametrize("family", ["mistral", "mixtral", "phi3"])
 def test_a_window_without_a_list_of_layers_applies_to_all(tmp_path: Path, family: str) -> None:
-    assert running(write_tiny(tmp_path / "m", family, sliding_window=8)).window == 8
+    assert open_model(write_tiny(tmp_path / "m", family, sliding_window=8)).window == 8
 
 
 def test_a_family_without_a_longest_input_takes_the_default_of_its_file(tmp_path: Path) -> None:
     folder = write_tiny(tmp_path / "bloom", "bloom")
-    assert running(folder).context == 2048
+    assert open_model(folder).context == 2048
     edit_config(folder, seq_length=512)
-    assert running(folder).context == 512
+    assert open_model(folder).context == 512
     assert json.loads((folder / "config.json").read_text())["seq_length"] == 512
 
 

@@ -36,7 +36,9 @@ SCALARS = (
     st.none() | st.booleans() | NUMBERS | st.floats() | st.text(max_size=6) | st.sampled_from(["F32", "a\n", "\0"])
 )
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4)
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
 )
 
 

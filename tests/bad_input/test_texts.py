@@ -23,20 +23,20 @@ from tests.sample_result import hostile
 from tests.tiny import tokenizer
 
 
-class Elements(HTMLParser):
+class Page(HTMLParser):
     """Every element of a page with its attributes."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
+        self.elements.append((tag, dict(attrs)))
 
 
 def test_hostile_text_stays_text_in_the_report() -> None:
-    elements = Elements(render(hostile())).found
+    elements = Page(render(hostile())).elements
     assert not [name for _, attributes in elements for name in attributes if name.startswith("on")]
     assert not [tag for tag, attributes in elements if tag in ("img", "iframe") or "src" in attributes]
     assert sum(tag == "script" for tag, _ in elements) == 2
