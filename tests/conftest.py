@@ -31,7 +31,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from audit.commands.demo import default_cache, model_folder
 
     with FileLock(tmp_path_factory.getbasetemp().parent / "smollm2.lock"):
-        return model_folder(default_cache())
+        return model_folder(default_cache().absolute())
 
 
 @pytest.fixture(scope="session")

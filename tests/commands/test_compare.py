@@ -202,7 +202,7 @@ def test_the_real_model_with_a_barely_changed_norm_is_present(smollm2: Path, tmp
 
 
 def test_the_real_model_with_noise_in_its_ffns_is_destroyed(smollm2: Path, tmp_path: Path) -> None:
-    """Six questions and the neutral text are enough to see it."""
+    """Four questions and the neutral text are enough to see it."""
     generator = torch.Generator().manual_seed(0)
 
     def noise(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -210,7 +210,7 @@ def test_the_real_model_with_noise_in_its_ffns_is_destroyed(smollm2: Path, tmp_p
 
     italy = load_concept("italy")
     lines = [f"title = {json.dumps(italy.title)}", f"seeds = {json.dumps(italy.seeds)}"]
-    for question in italy.questions[:6]:
+    for question in italy.questions[:4]:
         lines += [
             "[[questions]]",
             f"question = {json.dumps(question.question)}",
@@ -221,6 +221,6 @@ def test_the_real_model_with_noise_in_its_ffns_is_destroyed(smollm2: Path, tmp_p
         smollm2,
         edit(smollm2, tmp_path / "unlearned", noise),
         request=Request(concepts=[str(tmp_path / "short-italy.toml")]),
-        context=RunContext(settings=Settings(limit=6)),
+        context=RunContext(settings=Settings(limit=4)),
     ).findings
     assert finding.verdict == "destroyed", finding.reason
