@@ -19,7 +19,7 @@ from audit.models.vocabulary import TokenizerVocabulary
 from audit.progress import Progress
 from audit.questions.conditions import AS_IS, Condition
 from audit.questions.items import Encoder, ItemSet
-from audit.questions.readings import Readings, generate, read_conditions
+from audit.questions.readings import Readings, generate, read, read_conditions
 from audit.questions.topics import Topic
 from audit.request import RunContext
 from audit.settings import Settings
@@ -71,9 +71,9 @@ def gather(pair: ModelPair, topics: Sequence[Topic], weights: WeightScan, contex
     broken = [f"the {role} weights are not finite" for role, names in weights.nonfinite.items() if names]
     if broken:
         pair_missing.setdefault("model", broken[0])
-    read: Mapping[str, ByCondition] = {}
+    by_topic: Mapping[str, ByCondition] = {}
     if "model" not in pair_missing and topics:
-        read = read_models(pair, topics, weights.identical, context)
+        by_topic = read_models(pair, topics, weights.identical, context)
     evidence = {}
     for topic in topics:
         missing = pair_missing | dict(topic.missing_inputs())
@@ -85,7 +85,7 @@ def gather(pair: ModelPair, topics: Sequence[Topic], weights: WeightScan, contex
                 missing["vectors"] = traced
             else:
                 vectors = traced
-        evidence[topic.name] = Evidence(pair, topic, read.get(topic.name, {}), vectors, missing, settings.seed)
+        evidence[topic.name] = Evidence(pair, topic, by_topic.get(topic.name, {}), vectors, missing, settings.seed)
     return evidence
 
 
@@ -145,10 +145,10 @@ def read_models(
     """Topic name -> condition -> role -> readings. The base runs first; each model is in memory only while it runs."""
     settings = context.settings
     items: dict[str, ItemSet] = {}
-    read: dict[str, dict[Condition, dict[str, Readings]]] = {topic.name: {} for topic in topics}
+    by_topic: dict[str, dict[Condition, dict[str, Readings]]] = {topic.name: {} for topic in topics}
     for role, opened in pair.models.items():
         if role == "unlearned" and identical:
-            for by_role in (by_role for by_condition in read.values() for by_role in by_condition.values()):
+            for by_role in (by_role for by_condition in by_topic.values() for by_role in by_condition.values()):
                 by_role[role] = by_role["base"]
             continue
         context.progress.step(f"Loading the {role} model")
@@ -157,9 +157,9 @@ def read_models(
             context.progress.step(f"Asking the {role} model about {topic.title}")
             items.setdefault(topic.name, topic.items(Encoder(model.tokenizer, model.context), settings.limit))
             for condition, readings in read_topic(model, role, topic, items, context):
-                read[topic.name].setdefault(condition, {})[role] = readings
+                by_topic[topic.name].setdefault(condition, {})[role] = readings
         del model
-    return dict(read)
+    return dict(by_topic)
 
 
 def read_topic(
@@ -178,15 +178,19 @@ def read_topic(
     plain = items[topic.name]
     given = AttackInput(model, encoder, topic, plain, settings)
     together = {AS_IS: plain} | {each.condition: each.items for each in prompted(given)}
-    readings = read_conditions(model, together, generated, settings.batch_size, progress)
-    readings[AS_IS] = replace(readings[AS_IS], right=topic.check(plain, generated))
-    yield from readings.items()
+    texts = {
+        condition: generated if condition == AS_IS else generate(model, each, settings.batch_size, progress)[0]
+        for condition, each in together.items()
+    }
+    for condition, readings in read_conditions(model, together, texts, settings.batch_size, progress).items():
+        yield condition, replace(readings, right=topic.check(together[condition], texts[condition]))
     for attack in possible_attacks(topic):
         if attack.COST != "prompts":
             for each in attack.conditions(given):
-                alone = {each.condition: each.items}
-                read = read_conditions(each.model or model, alone, None, settings.batch_size, progress)
-                yield each.condition, read[each.condition]
+                attacked = each.model or model
+                written, _ = generate(attacked, each.items, settings.batch_size, progress)
+                alone = read(attacked, each.items, written, settings.batch_size, progress)
+                yield each.condition, replace(alone, right=topic.check(each.items, written))
 
 
 def prompted(given: AttackInput) -> list[AttackedModel]:

@@ -134,7 +134,7 @@ class Subject:
         given = AttackInput(self.model, encoder, self.topic, items, AuditSettings())
         self.items: dict[Condition, ItemSet] = {AS_IS: items}
         self.items |= {each.condition: each.items for each in jailbreaks.conditions(given)}
-        self.base = read_conditions(self.model, self.items, written)
+        self.base = read_conditions(self.model, self.items, {AS_IS: written})
         self.vectors: Projected = self.projected()
         tops = self.vectors.top[: len(self.neurons), :SHOWN].tolist()
         self.writes = tuple(tuple(tokenizer.decode([token]) for token in top) for top in tops)
@@ -154,7 +154,7 @@ class Subject:
         try:
             self.unlearn(method)
             written, _ = generate(self.model, self.items[AS_IS])
-            unlearned = read_conditions(self.model, self.items, written)
+            unlearned = read_conditions(self.model, self.items, {AS_IS: written})
             read = {each: {"base": self.base[each], "unlearned": unlearned[each]} for each in self.items}
             evidence = Evidence(None, self.topic, read, self.traced())  # type: ignore[arg-type]  # no metric reads files
             measurements = {name: measure(name, evidence) for name in METRICS}

@@ -107,7 +107,7 @@ TITLE = "a rescaled head"
 COST = "passes"
 INPUT = "rescaled"
 RECOVERS = True
-METRICS = ("exact_memorisation", "answer_log_probability")
+METRICS = ("answer_accuracy", "answer_log_probability")
 
 
 def conditions(given):
@@ -263,6 +263,8 @@ def test_an_attack_is_one_file(result: dict[str, Any], page: str) -> None:
     plain, attacked = rows(result, "answer_log_probability")
     assert (plain["condition"], attacked["condition"]) == ("as is", "rescaled: twice")
     assert attacked["value"] != plain["value"]
+    written, written_under_attack = rows(result, "answer_accuracy")
+    assert written_under_attack["n"] == written["n"] == 3  # the attacked model writes its own answers
     assert "rescaled: twice" in page
 
 

@@ -117,11 +117,16 @@ def _tokens(topic: Topic, tokenizer: Tokenizer, settings: Settings) -> tuple[int
     encoder = Encoder(tokenizer, context=1 << 30)
     items = topic.items(encoder, settings.limit)
     given = AttackInput(None, encoder, topic, items, settings)
-    forward = forward_tokens([items, *(each.items for each in prompted(given))])
-    for attack in possible_attacks(topic):
-        if attack.COST != "prompts":
-            forward += sum(forward_tokens([each.items]) for each in attack.conditions(given))
-    return forward, sum(WRITTEN.get(prompt.max_new_tokens, prompt.max_new_tokens) for prompt in items.written)
+    together = [items, *(each.items for each in prompted(given))]
+    apart = [
+        each.items
+        for attack in possible_attacks(topic)
+        if attack.COST != "prompts"
+        for each in attack.conditions(given)
+    ]
+    forward = forward_tokens(together) + sum(forward_tokens([alone]) for alone in apart)
+    written = [prompt.max_new_tokens for alone in (*together, *apart) for prompt in alone.written]
+    return forward, sum(WRITTEN.get(length, length) for length in written)
 
 
 def _guard_note(guard: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from audit.models.loading import RunningModel
 from audit.progress import SILENT, Progress
 from audit.questions.conditions import AS_IS, Condition
 from audit.questions.items import NEUTRAL_TEXT, Candidates, Item, ItemSet, Prompt
+
+KEYS: Final = ("target", "unrelated")
+"""Kinds of question that always have an entry in ``Readings.keys``, if an empty one: metrics compare the two."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,18 @@ def read(
     batch_size: int = 16,
     progress: Progress = SILENT,
 ) -> Readings:
-    """``read_conditions`` for the condition ``AS_IS`` alone."""
-    return read_conditions(model, {AS_IS: items}, generated, batch_size, progress)[AS_IS]
+    """``read_conditions`` for one item set.
+
+    Args:
+        generated: output of ``generate`` for this model and item set.
+    """
+    return read_conditions(model, {AS_IS: items}, {AS_IS: generated or {}}, batch_size, progress)[AS_IS]
 
 
 def read_conditions(
     model: RunningModel,
     conditions: Mapping[Condition, ItemSet],
-    generated: Mapping[str, str] | None = None,
+    generated: Mapping[Condition, Mapping[str, str]] | None = None,
     batch_size: int = 16,
     progress: Progress = SILENT,
 ) -> dict[Condition, Readings]:
@@ -105,7 +113,7 @@ def read_conditions(
 
     Args:
         conditions: condition -> its item set; only conditions that change the prompts and not the model.
-        generated: output of ``generate`` for this model; stored in the readings of ``AS_IS``.
+        generated: condition -> output of ``generate`` for this model and the condition's item set.
 
     Raises:
         ModelError: an output of the model is not finite.
@@ -114,10 +122,8 @@ def read_conditions(
     for wanted in plan.passes():
         for batch in run(model, wanted, batch_size, progress):
             plan.take(wanted, batch)
-    return {
-        condition: plan.readings(model, items, (generated or {}) if condition == AS_IS else {})
-        for condition, items in conditions.items()
-    }
+    texts = generated or {}
+    return {condition: plan.readings(model, items, texts.get(condition, {})) for condition, items in conditions.items()}
 
 
 def forward_tokens(conditions: Sequence[ItemSet]) -> int:
@@ -188,11 +194,12 @@ class _ForwardPlan:
 
     def readings(self, model: RunningModel, items: ItemSet, generated: Mapping[str, str]) -> Readings:
         """The stored outputs for one item set."""
+        kinds = dict.fromkeys((*KEYS, *(prompt.kind for prompt in items.prompts)))
         return Readings(
             items=items.items,
             answer_logprobs=tuple(self.logprobs[item_row(item)] for item in items.items),
             answer_hits=tuple(self.hits[item_row(item)] for item in items.items),
-            keys={kind: self._keys(items.prompts, kind) for kind in ("target", "unrelated")},
+            keys={kind: self._keys(items.prompts, kind) for kind in kinds},
             first_logprobs={item.id: self._first_logprobs(item) for item in items.items if item.wrong_ids},
             groups=items.groups,
             candidate_logprobs={group.name: self._candidate_logprobs(group) for group in items.groups},
