@@ -5,41 +5,53 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import unicodedata
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Final
 
 LONGEST = 240
 """Characters shown of one string; the whole of it is in the result."""
 DIGITS = 4
 """Significant digits shown; the exact value is the tooltip of the element."""
 
-# Controls other than tab and newline, and everything that has no ink: bidi overrides and isolates, zero-width
-# characters, fillers, variation selectors, line separators, noncharacters, tags, lone surrogates.
-_HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5"
-    "\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ud800-\udfff\ufdd0-\ufdef\ufe00-\ufe0f\ufeff"
-    "\uffa0\ufff0-\ufffb\ufffe\uffff\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3"
-    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+HIDDEN_CATEGORIES: Final = frozenset({"Cc", "Cf", "Cs", "Cn", "Zl", "Zp"})
+"""Unicode's controls, format characters (bidi overrides, zero-width, tags), surrogates, unassigned, line separators."""
+# Joiners, fillers and variation selectors: characters of visible categories that have no ink.
+_BLANK: Final = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
+_UNUSUAL: Final = re.compile(r"[^\t\n -~]")
 
 
 def visible(text: str) -> str:
     """``text`` with every character that cannot be seen, or that reorders its neighbours, as ``\\uXXXX``."""
-    return text if text.isascii() and text.isprintable() else _HIDDEN.sub(_escape, text)
+    return _UNUSUAL.sub(_escape, text)
+
+
+def is_hidden(character: str) -> bool:
+    """Whether the character cannot be seen, or reorders its neighbours; tab and newline count as visible."""
+    if character in "\t\n":
+        return False
+    return unicodedata.category(character) in HIDDEN_CATEGORIES or _BLANK.match(character) is not None
 
 
 def _escape(match: re.Match[str]) -> str:
-    code = ord(match.group())
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    character = match.group()
+    if not is_hidden(character):
+        return character
+    return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else f"\\U{ord(character):08x}"
 
 
 def json_visible(document: str) -> str:
     """The same JSON document with hidden characters, ``<``, ``>`` and ``&`` as JSON escapes: inert inside HTML."""
-    return re.sub(f"{_HIDDEN.pattern}|[<>&]", _escape_json, document)
+    return re.sub(f"{_UNUSUAL.pattern}|[<>&]", _escape_json, document)
 
 
 def _escape_json(match: re.Match[str]) -> str:
     character = match.group()
+    if character not in "<>&" and not is_hidden(character):
+        return character
     if ord(character) < 0x10000:
         return f"\\u{ord(character):04x}"
     high, low = divmod(ord(character) - 0x10000, 0x400)
