@@ -265,7 +265,7 @@ def differences(recorded: Any, actual: Any, field: str) -> Iterator[Difference]:
 
 
 def _notes(result: AuditResult) -> Iterator[str]:
-    yield "the models' answers and the layer and neuron tables are not verified, they are accepted as recorded"
+    yield "the models' answers and the layer and neuron tables are not verified; they are accepted as recorded"
     if (guard := _guard(result)) is not None and not Path(guard["path"]).exists():
         yield f"the guard was not verified: {guard['path']} no longer exists"
     ours = version("unlearning-audit")
