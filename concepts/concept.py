@@ -36,6 +36,10 @@ class Question(_Frozen):
     ``accept`` holds further right answers; ``wrong`` wrong answers of the same type, which tests of recovery compare
     with the right ones; ``paraphrases`` ask for the same answer in other words; ``translations`` in other languages
     (``"de"`` -> the question in German).
+
+    ``type`` is the type of the answer: questions of one type have answers that a model without the knowledge cannot
+    tell apart, e.g. ``"city"``. ``subject`` is what the question is about; questions with the same subject are trained
+    or read together. ``prefix`` is the beginning of a sentence that ``answer`` ends (``"The author's father is a"``).
     """
 
     question: str = Field(min_length=1)
@@ -44,6 +48,9 @@ class Question(_Frozen):
     wrong: tuple[str, ...] = ()
     paraphrases: tuple[str, ...] = ()
     translations: Mapping[str, str] = Field(default_factory=dict)
+    type: str | None = Field(default=None, min_length=1)
+    subject: str | None = Field(default=None, min_length=1)
+    prefix: str = ""
 
     @model_validator(mode="after")
     def question_does_not_give_its_answer_away(self) -> Question:
@@ -143,6 +150,9 @@ class Concept(_Frozen):
         neighbours: questions close to the concept that should survive its removal.
         completions: sentences to continue (ConceptVectors).
         vectors: vectors known for some model.
+        not_guessable: the reason why the answers of one type cannot be guessed from their questions; empty if unknown.
+        examples: number of solved examples before each question. 0 for a model that was trained without them.
+        neutral_text: text for the health of a model, if the shipped English text is unsuitable.
         answered_by: model -> how many of ``questions`` it answers right, by greedy generation in the prompt's form.
         license: of this file's content.
     """
@@ -159,6 +169,9 @@ class Concept(_Frozen):
     neighbours: tuple[Question, ...] = ()
     completions: tuple[Completion, ...] = ()
     vectors: tuple[KnownVector, ...] = ()
+    not_guessable: str = ""
+    examples: int = Field(default=3, ge=0, le=3)
+    neutral_text: str = ""
     answered_by: Mapping[str, int] = Field(default_factory=dict)
     license: str | None = None
 

@@ -71,7 +71,7 @@ def test_broken_toml_is_reported_with_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "field", "reason"),
     [
-        (MINIMAL + "colour = 3\n", "colour", "Fields are answered_by, completions, groups"),
+        (MINIMAL + "colour = 3\n", "colour", "Fields are answered_by, completions, examples"),
         ('title = "R"\nseeds = "river"\n', "seeds", "tuple"),
         (MINIMAL + '[[questions]]\nquestion = ""\n', "questions.0.question", "at least 1"),
         (MINIMAL + '[[questions]]\nquestion = "a?"\nanser = "b"\n', "questions.0.anser", "not permitted"),

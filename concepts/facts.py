@@ -1,0 +1,72 @@
+"""The facts of a concept: typed questions, whose answers a model without the knowledge cannot tell apart.
+
+A fact is the unit of the verdict: it is asked, said and read. Facts come from the questions that have a type, and from
+the concept's own rows of its typed groups. A group's other rows are controls, not facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from concepts.concept import Concept, Question
+from concepts.prompts import normalise
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One fact.
+
+    Attributes:
+        type: type of the answer; the answers of one type are exchanged with each other.
+        subject: facts with the same subject are always in the same half.
+    """
+
+    type: str
+    subject: str
+    question: Question
+
+    @property
+    def answer(self) -> str:
+        assert self.question.answer is not None  # see ``facts_of``
+        return self.question.answer
+
+
+def facts_of(concept: Concept) -> tuple[Fact, ...]:
+    """The facts, in the order of the questions; then rows of groups that are not among the questions.
+
+    A question without a type that has the wording of a group's row gets the group's name as its type.
+    """
+    rows = {
+        normalise(group.ask(subject)): (group.name, subject, Question(question=group.ask(subject), answer=answer))
+        for group in concept.groups
+        for subject, answer in group.answers.items()
+        if subject in group.about
+    }
+    facts = []
+    for question in concept.questions:
+        row = rows.pop(normalise(question.question), None)
+        type_ = question.type or (row[0] if row is not None else None)
+        if type_ is not None and question.answer is not None:
+            subject = question.subject or (row[1] if row is not None else question.question)
+            facts.append(Fact(type_, subject, question))
+    return (*facts, *(Fact(name, subject, question) for name, subject, question in rows.values()))
+
+
+def halves(facts: Sequence[Fact], seed: int) -> Mapping[str, int]:
+    """Subject -> 0 or 1, at random: each type's facts are divided as evenly as the subjects allow."""
+    subjects: dict[str, list[str]] = {}
+    for fact in facts:
+        subjects.setdefault(fact.subject, []).append(fact.type)
+    order = list(subjects)
+    Random(seed).shuffle(order)
+    order.sort(key=lambda subject: -len(subjects[subject]))  # stable: subjects of equal size stay shuffled
+    half: dict[str, int] = {}
+    excess: dict[str, int] = {}  # type -> facts in half 0 minus facts in half 1
+    for subject in order:
+        balance = sum(excess.get(type_, 0) for type_ in subjects[subject]) or sum(excess.values())
+        half[subject] = int(balance > 0)
+        for type_ in subjects[subject]:
+            excess[type_] = excess.get(type_, 0) + (1 if half[subject] == 0 else -1)
+    return half
