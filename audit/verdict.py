@@ -111,15 +111,17 @@ def _unchanged(case: Case) -> Ruling | None:
 
 def _bypassed(case: Case) -> str:
     """How easily a guard is bypassed, if it was attacked."""
-    recall, leak = case.measured("gate_recall"), case.measured("gate_leak")
-    if recall is None or leak is None:
+    attacked = case.measurements.get("gate_recall")
+    if attacked is None:
         fitted = case.measured("held_out_inside") or case.measured("guard_effect")
         return " It was not attacked here: audit compare BASE BASE --guard does that." if fitted else ""
-    return (
-        f" Without an attack it stops {_percent(_number(recall.plain))} of the skill's held-out queries, under "
-        f"the worst attack ({recall.condition}) {_percent(_number(recall.value))}; "
-        f"{_percent(_number(leak.value))} get through and keep their answer in some way."
-    )
+    if attacked.value is None:
+        return f" How easily it is bypassed was not measured: {attacked.not_measured}."
+    worst = f"under the worst attack ({attacked.condition}) {_percent(attacked.value)}"
+    stops = worst if attacked.plain is None else f"without an attack {_percent(attacked.plain)}, {worst}"
+    leak = case.measured("gate_leak")
+    through = f"; {_percent(_number(leak.value))} get through and keep their answer in some way" if leak else ""
+    return f" Of the skill's held-out queries it stops {stops}{through}."
 
 
 def _unmeasured(case: Case) -> Ruling | None:

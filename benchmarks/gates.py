@@ -103,11 +103,13 @@ def attacked_rows(model: RunningModel, folder: Path) -> Iterator[dict[str, Any]]
 
 
 def share(marked: np.ndarray) -> str:
-    """The share of marked queries in per cent, with its interval."""
-    from audit.statistics import share_interval
+    """The share of marked queries in per cent, with its interval; those marked NaN are excluded."""
+    from audit.guards.shares import Share
 
-    low, high = share_interval(marked)
-    return f"{100 * marked.mean():.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+    known = Share.of(marked)
+    if known.value is None or known.interval is None:
+        return "not measured"
+    return f"{100 * known.value:.0f} [{100 * known.interval[0]:.0f}, {100 * known.interval[1]:.0f}]"
 
 
 if __name__ == "__main__":

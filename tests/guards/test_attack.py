@@ -11,7 +11,7 @@ import pytest
 from audit.commands.compare import compare
 from audit.commands.skill import GuardRequest, guard_skill
 from audit.commands.verify import verify
-from audit.guards.attack import AttackedQueries
+from audit.guards.attack import AttackedQueries, _gate_leak
 from audit.guards.saving import DOCUMENT, is_guard, read_guard
 from audit.guards.splits import HeldOutQuery
 from audit.request import Request
@@ -83,10 +83,49 @@ def test_a_guard_keeps_the_skills_wordings_and_the_audit_says_how_many(
 
 
 def test_a_query_leaks_if_it_gets_through_and_keeps_its_answer() -> None:
-    stopped = np.array([False, False, True, False])
-    plain = AttackedQueries(np.ones(4, dtype=bool), np.array([-1.0, -1.0, -1.0, np.nan]), np.zeros(4))
-    attacked = AttackedQueries(stopped, np.array([-1.1, -9.0, -1.0, np.nan]), np.array([-1.1, -9.0, -1.0, np.nan]))
-    assert attacked.leaks(plain).tolist() == [True, False, False, True]
+    stopped = np.array([0.0, 0.0, 1.0, 0.0, 1.0])
+    plain = AttackedQueries(np.ones(5), np.array([-1.0, -1.0, -1.0, np.nan, np.nan]), np.zeros(5))
+    answers = np.array([-1.1, -9.0, -1.0, np.nan, np.nan])
+    leaks = AttackedQueries(stopped, answers, answers).leaks(plain)
+    assert leaks[:3].tolist() == [1, 0, 0]
+    assert np.isnan(leaks[3:]).all()
+
+
+@pytest.mark.parametrize("method", ["key-space", "prune"])
+def test_a_query_without_an_answer_is_neither_stopped_nor_leaking(
+    skills: tuple[Path, Path], tmp_path: Path, method: str
+) -> None:
+    base = write_tiny(tmp_path / "base")
+    folder = guarded(base, skills, tmp_path / "guard", method)
+    document = json.loads((folder / DOCUMENT).read_text())
+    held = document["held_out"]
+    at = [number for number, query in enumerate(held) if query["forget"]]
+    whole = compare(base, base, request=Request(guard=folder)).findings[0]
+    held[at[0]]["answer"] = None
+    held[at[1]]["answer"] = " Number" * 600  # exceeds the context
+    (folder / DOCUMENT).write_text(json.dumps(document))
+    partly = compare(base, base, request=Request(guard=folder)).findings[0]
+    assert (whole["gate_leak"].n, partly["gate_leak"].n) == (len(at), len(at) - 2)
+    assert partly["gate_recall"].n == (len(at) if method == "key-space" else len(at) - 2)
+    for number in at:
+        held[number]["answer"] = None
+    (folder / DOCUMENT).write_text(json.dumps(document))
+    unanswered = compare(base, base, request=Request(guard=folder)).findings[0]
+    assert "answer that can be scored" in str(unanswered["gate_leak"].not_measured)
+    assert (unanswered["gate_recall"].value is None) == (method == "prune")
+    assert unanswered.verdict == "gated"
+    assert "get through" not in unanswered.reason
+
+
+def test_a_leak_counts_queries_that_are_scored_under_every_attack() -> None:
+    """The second query is too long under one attack; under another no answer can be scored at all."""
+    plain = AttackedQueries(np.array([1.0, 0.0, 1.0]), np.full(3, -1.0), np.full(3, -1.0))
+    answers = np.array([-1.0, np.nan, -1.0])
+    long = AttackedQueries(np.array([0.0, 0.0, 1.0]), answers, answers)
+    longer = AttackedQueries(np.zeros(3), np.full(3, np.nan), np.full(3, np.nan))
+    leak = _gate_leak({"plain": plain, "long": long, "longer": longer}, seed=0)
+    assert (leak.value, leak.n) == (0.5, 2)
+    assert [row["leak"] for row in leak.items] == [0, 0.5, None]
 
 
 @pytest.mark.parametrize("method", ["key-space", "neuron-adjust", "prune"])
@@ -103,8 +142,8 @@ def test_a_guard_is_attacked_with_queries_it_was_not_fitted_on(
     whole, recall, leak = (finding[name] for name in ("skill_behind_gate", "gate_recall", "gate_leak"))
     assert whole.value == whole.base
     assert [row["asked"] for row in recall.items] == list(REWRITES)
-    assert recall.value == min(row["stopped"] for row in recall.items)
-    assert leak.value >= max(row["leak"] for row in leak.items)
+    assert recall.value == min(row["stopped"] for row in recall.items if row["stopped"] is not None)
+    assert leak.value >= max(row["leak"] for row in leak.items if row["leak"] is not None)
     assert recall.interval[0] <= recall.value <= recall.interval[1]
     assert "under the worst attack" in finding.reason
     result.write(tmp_path / "result.json")
