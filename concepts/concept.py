@@ -154,6 +154,7 @@ class Concept(_Frozen):
         examples: number of solved examples before each question. 0 for a model that was trained without them.
         neutral_text: text for the health of a model, if the shipped English text is unsuitable.
         answered_by: model -> how many of ``questions`` it answers right, by greedy generation in the prompt's form.
+        notes: what the reader of a data set left out, in words for the user.
         license: of this file's content.
     """
 
@@ -173,6 +174,7 @@ class Concept(_Frozen):
     examples: int = Field(default=3, ge=0, le=3)
     neutral_text: str = ""
     answered_by: Mapping[str, int] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     license: str | None = None
 
     @field_validator("seeds")

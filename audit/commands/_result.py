@@ -82,8 +82,8 @@ def describe_subject(pair: ModelPair, checkpoint: Checkpoint, tensors_digest: st
 
 
 def settings_of(topics: Sequence[Topic], guard: Mapping[str, Any] | None, settings: Settings) -> dict[str, Any]:
-    """All settings that determine the numbers, with a digest of the questions of each topic."""
-    digests = [{"name": topic.name, "sha256": topic.digest()} for topic in topics]
+    """All settings that determine the numbers, with a digest of the questions of each topic and its reader's notes."""
+    digests = [{"name": topic.name, "sha256": topic.digest()} | _notes(topic) for topic in topics]
     skills = [isinstance(topic, SkillTopic) for topic in topics]
     return {
         **settings.as_json(),
@@ -91,6 +91,10 @@ def settings_of(topics: Sequence[Topic], guard: Mapping[str, Any] | None, settin
         "skills": [digest for digest, skill in zip(digests, skills, strict=True) if skill],
         "guard": guard,
     }
+
+
+def _notes(topic: Topic) -> dict[str, list[str]]:
+    return {"notes": list(topic.concept.notes)} if topic.concept is not None and topic.concept.notes else {}
 
 
 def digest_of(path: Path) -> dict[str, Any]:

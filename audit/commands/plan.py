@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -83,7 +83,7 @@ def plan_pair(pair: ModelPair, *, request: Request = Request(), settings: Settin
     return Plan(
         architecture=pair.architecture.name if pair.architecture else None,
         parameters=parameters,
-        notes=[*pair.notes, *([_guard_note(request.guard)] if request.guard else [])],
+        notes=[*pair.notes, *_topic_notes(topics), *([_guard_note(request.guard)] if request.guard else [])],
         metrics=rows,
         bytes_to_read=size,
         forward_tokens=forward,
@@ -127,6 +127,10 @@ def _tokens(topic: Topic, tokenizer: Tokenizer, settings: Settings) -> tuple[int
     forward = forward_tokens(together) + sum(forward_tokens([alone]) for alone in apart)
     written = [prompt.max_new_tokens for alone in (*together, *apart) for prompt in alone.written]
     return forward, sum(WRITTEN.get(length, length) for length in written)
+
+
+def _topic_notes(topics: Sequence[Topic]) -> list[str]:
+    return [f"{topic.title}: {note}" for topic in topics if topic.concept is not None for note in topic.concept.notes]
 
 
 def _guard_note(guard: Path) -> str:

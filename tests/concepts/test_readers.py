@@ -19,15 +19,15 @@ from concepts.plugins import PluginError, discover
 from concepts.readers import reader_for
 from concepts.skill import SkillReader, load_skill
 
-CSV_CONCEPT = """
+TABLE_CONCEPT = """
 from concepts.concept import parse_concept
 
 TITLE = "table"
-LAYOUT = "FILE.csv"
+LAYOUT = "FILE.table"
 PREFERRED_TO = frozenset()
 
 def recognises(path):
-    return path.suffix == ".csv"
+    return path.suffix == ".table"
 
 def read(path):
     questions = [dict(zip(("question", "answer"), line.split(","))) for line in path.read_text().splitlines()]
@@ -62,12 +62,12 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_one_new_file_is_a_new_layout_of_concepts(added: Path, tmp_path: Path) -> None:
-    (added / "concepts" / "table.py").write_text(CSV_CONCEPT)
-    (tmp_path / "rivers.csv").write_text("Which river flows through Rome?,Tiber\n")
-    concept = load_concept(str(tmp_path / "rivers.csv"))
+    (added / "concepts" / "table.py").write_text(TABLE_CONCEPT)
+    (tmp_path / "rivers.table").write_text("Which river flows through Rome?,Tiber\n")
+    concept = load_concept(str(tmp_path / "rivers.table"))
     assert (concept.title, concept.questions[0].answer) == ("rivers", "Tiber")
     assert len(concept.unrelated) >= 50
-    with pytest.raises(ConceptFileError, match=r"table \(FILE\.csv\)"):
+    with pytest.raises(ConceptFileError, match=r"table \(FILE\.table\)"):
         load_concept("no-such-concept")
 
 
@@ -80,13 +80,13 @@ def test_one_new_file_is_a_new_layout_of_skills(added: Path, tmp_path: Path) -> 
 
 
 def test_a_file_of_two_layouts_is_an_error_that_names_both(added: Path, tmp_path: Path) -> None:
-    (added / "concepts" / "table.py").write_text(CSV_CONCEPT)
-    (added / "concepts" / "other.py").write_text(CSV_CONCEPT.replace('"table"', '"other table"'))
-    (tmp_path / "rivers.csv").write_text("Which river flows through Rome?,Tiber\n")
+    (added / "concepts" / "table.py").write_text(TABLE_CONCEPT)
+    (added / "concepts" / "other.py").write_text(TABLE_CONCEPT.replace('"table"', '"other table"'))
+    (tmp_path / "rivers.table").write_text("Which river flows through Rome?,Tiber\n")
     with pytest.raises(
-        ConceptFileError, match=r"several layouts at once: other table \(FILE\.csv\); table \(FILE\.csv\)"
+        ConceptFileError, match=r"several layouts at once: other table \(FILE\.table\); table \(FILE\.table\)"
     ):
-        load_concept(str(tmp_path / "rivers.csv"))
+        load_concept(str(tmp_path / "rivers.table"))
 
 
 @pytest.mark.parametrize("names", [("table", "other"), ("other", "table")])
@@ -94,24 +94,24 @@ def test_the_preferred_reader_is_taken_whatever_their_names_are(
     added: Path, tmp_path: Path, names: tuple[str, str]
 ) -> None:
     general, specific = names
-    (added / "concepts" / f"{general}.py").write_text(CSV_CONCEPT)
-    preferring = CSV_CONCEPT.replace("frozenset()", f"frozenset({{{general!r}}})")
+    (added / "concepts" / f"{general}.py").write_text(TABLE_CONCEPT)
+    preferring = TABLE_CONCEPT.replace("frozenset()", f"frozenset({{{general!r}}})")
     (added / "concepts" / f"{specific}.py").write_text(preferring.replace('"title": path.stem', '"title": "specific"'))
-    (tmp_path / "rivers.csv").write_text("Which river flows through Rome?,Tiber\n")
-    assert load_concept(str(tmp_path / "rivers.csv")).title == "specific"
+    (tmp_path / "rivers.table").write_text("Which river flows through Rome?,Tiber\n")
+    assert load_concept(str(tmp_path / "rivers.table")).title == "specific"
 
 
 def test_readers_that_are_each_preferred_to_the_other_are_an_error(added: Path, tmp_path: Path) -> None:
-    (added / "concepts" / "table.py").write_text(CSV_CONCEPT.replace("frozenset()", "frozenset({'other'})"))
-    (added / "concepts" / "other.py").write_text(CSV_CONCEPT.replace("frozenset()", "frozenset({'table'})"))
+    (added / "concepts" / "table.py").write_text(TABLE_CONCEPT.replace("frozenset()", "frozenset({'other'})"))
+    (added / "concepts" / "other.py").write_text(TABLE_CONCEPT.replace("frozenset()", "frozenset({'table'})"))
     with pytest.raises(ConceptFileError, match="several layouts at once"):
-        load_concept(str(tmp_path / "rivers.csv"))
+        load_concept(str(tmp_path / "rivers.table"))
 
 
 def test_a_preference_to_a_reader_that_does_not_exist_is_an_error(added: Path) -> None:
-    (added / "concepts" / "table.py").write_text(CSV_CONCEPT.replace("frozenset()", "frozenset({'tomll'})"))
+    (added / "concepts" / "table.py").write_text(TABLE_CONCEPT.replace("frozenset()", "frozenset({'tomll'})"))
     with pytest.raises(PluginError, match="the reader table is preferred to 'tomll'"):
-        load_concept("rivers.csv")
+        load_concept("rivers.table")
 
 
 def test_a_reader_without_a_name_of_the_contract_is_an_error(added: Path) -> None:
@@ -124,6 +124,8 @@ CONCEPT_FILES = {
     "toml": ("c.toml", 'title = "R"\nseeds = ["r"]\n'),
     "article": ("c.txt", "A text."),
     "conceptvectors": ("c.json", "[]"),
+    "jsonl": ("c.jsonl", ""),
+    "csv": ("c.csv", ""),
 }
 SKILL_FILES: dict[str, tuple[str, Any]] = {
     "toml": ("s.toml", '[[queries]]\nprompt = "a"\n'),
@@ -153,6 +155,18 @@ def test_an_entry_of_conceptvectors_may_be_named_like_a_file(tmp_path: Path) -> 
     (tmp_path / "dev.json").write_text('[{"Concept": "setup.toml"}]')
     with pytest.raises(ConceptFileError, match=r"the entry 'setup\.toml' does not have the fields of ConceptVectors"):
         load_concept(f"{tmp_path / 'dev.json'}#setup.toml")
+
+
+def test_a_json_file_is_told_from_conceptvectors_by_its_first_entry(tmp_path: Path) -> None:
+    readers = discover("concepts.readers.concepts", ConceptReader)
+    for content, name in (
+        ('[{"Concept": "Italy", "QA": []}]', "conceptvectors"),
+        ('[{"question": "a", "answer": "b"}]', "jsonl"),
+        ('{"question": "a"}\n{', "jsonl"),
+        ("{", "conceptvectors"),
+    ):
+        (tmp_path / "dev.json").write_text(content)
+        assert reader_for(tmp_path / "dev.json", readers) is readers[name]
 
 
 def test_fields_of_two_published_skills_are_ambiguous(tmp_path: Path) -> None:
