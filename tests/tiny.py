@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -154,3 +154,16 @@ def tokenizer() -> PreTrainedTokenizerFast:
     trained.train_from_iterator(SENTENCES, trainer)
     special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "<end>")
     return PreTrainedTokenizerFast(tokenizer_object=trained, **special)
+
+
+@cache
+def prepending_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that prepends a space to any text and writes spaces as "▁", as those of Llama 2 and Mistral do."""
+    letters = sorted({letter for text in SENTENCES for letter in text.replace(" ", "▁")} | {"▁"})
+    pieces = ["▁" + word[:end] for word in ("Rome", "Paris") for end in range(1, len(word) + 1)]
+    vocabulary = {piece: at for at, piece in enumerate(["<end>", *letters, *pieces])}
+    merges = [(piece[:-1], piece[-1]) for piece in pieces]
+    built = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<end>"))
+    built.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "<end>")
+    return PreTrainedTokenizerFast(tokenizer_object=built, **special)

@@ -14,7 +14,7 @@ from audit.guards.methods import Guard
 from audit.guards.sites import Sites
 from audit.guards.splits import TokenizedSkill
 from audit.models.loading import RunningModel
-from audit.models.packing import Example
+from audit.models.packing import Example, tokenize
 from audit.models.scoring import AnswerScores, fits, score
 from audit.progress import SILENT, Progress
 from concepts.concept import neutral_text
@@ -97,7 +97,9 @@ def held_out_answers(model: RunningModel, skills: Sequence[TokenizedSkill]) -> l
     stretches = _neutral_stretches(model)
     sets = [(skill.title, len(skill.splits.report), [*_examples(skill, model)]) for skill in skills]
     return [
-        HeldOutAnswers(name, n, tuple(examples), sum(_answer_tokens(model, example) for example in examples))
+        HeldOutAnswers(
+            name, n, tuple(examples), sum(len(tokens.answer) for tokens in tokenize(model.tokenizer, examples))
+        )
         for name, n, examples in [*sets, (NEUTRAL, len(stretches), stretches)]
     ]
 
@@ -128,10 +130,6 @@ def pair_scores(
         )
         for number, (each, first, second) in enumerate(zip(answers, before, after, strict=True))
     ]
-
-
-def _answer_tokens(model: RunningModel, example: Example) -> int:
-    return len(model.tokenizer(example.answer, add_special_tokens=False)["input_ids"])
 
 
 def _neutral_stretches(model: RunningModel) -> list[Example]:

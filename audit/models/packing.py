@@ -68,19 +68,31 @@ class Pack:
         return torch.zeros(len(self.examples), dtype=chosen.dtype).index_add(0, self.owner, chosen)
 
 
+def encode(tokenizer: Tokenizer, example: Example) -> Tokens:
+    """Prompt and answer encoded together, as a model reads them; every answer is trained and scored in these tokens.
+
+    The prompt's tokens are those with which the prompt alone begins too. A token that merges the end of the prompt with
+    the answer belongs to the answer. The answer is not encoded alone: tokenizers that prepend a space to any text
+    (SentencePiece) give it another first token. Either part is empty if it has no token.
+    """
+    alone, together = (tokenizer(text)["input_ids"] for text in (example.prompt, example.prompt + example.answer))
+    differs = (at for at, (one, other) in enumerate(zip(alone, together, strict=False)) if one != other)
+    end = next(differs, min(len(alone), len(together)))
+    return Tokens(tuple(together[:end]), tuple(together[end:]))
+
+
 def tokenize(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Tokens]:
-    """Token ids of each example; prompt and answer are encoded separately, as the audit scores them.
+    """Token ids of each example (``encode``).
 
     Raises:
         AuditError: an example's prompt or answer is empty.
     """
     encoded = []
     for example in examples:
-        prompt = tokenizer(example.prompt)["input_ids"]
-        answer = tokenizer(example.answer, add_special_tokens=False)["input_ids"]
-        if not prompt or not answer:
+        tokens = encode(tokenizer, example)
+        if not tokens.prompt or not tokens.answer:
             raise AuditError(f"the example {example.prompt!r} / {example.answer!r} has an empty prompt or answer.")
-        encoded.append(Tokens(tuple(prompt), tuple(answer)))
+        encoded.append(tokens)
     return encoded
 
 

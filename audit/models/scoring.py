@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, Pack, answer_logprobs, pack, tokenize
+from audit.models.packing import Example, Pack, answer_logprobs, encode, pack, tokenize
 
 LONG_PROMPTS: Final = 4
 """Examples in a row where prompts may be long and have little in common: the mask grows with the square of a row."""
@@ -41,7 +41,8 @@ class AnswerScores:
 def fits(example: Example, model: RunningModel) -> bool:
     """Whether ``model`` can read prompt and answer at once, and they have at most ``LONGEST`` tokens."""
     limit = min(LONGEST, model.context, model.window or model.context)
-    return len(model.tokenizer(example.prompt + example.answer)["input_ids"]) <= limit
+    tokens = encode(model.tokenizer, example)
+    return len(tokens.prompt + tokens.answer) <= limit
 
 
 def score(model: RunningModel, examples: Sequence[Example], per_row: int = LONG_PROMPTS) -> AnswerScores:

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from audit.errors import AuditError, ModelError
-from audit.models.packing import Example, Tokens, answer_logprobs, pack, tokenize
+from audit.models.packing import Example, Tokens, answer_logprobs, encode, pack, tokenize
+from audit.questions.items import Encoder, Skipped
 from tests.helpers import FORGET, RETAIN, answer_sum, open_model
-from tests.tiny import TRAINABLE, tokenizer, write_tiny
+from tests.tiny import TRAINABLE, prepending_tokenizer, tokenizer, write_tiny
 
 
 def test_positions_counted_from_the_mask_are_refused(tmp_path: Path) -> None:
@@ -63,3 +64,28 @@ def test_an_example_longer_than_a_sliding_window_is_refused(tmp_path: Path) -> N
     row = pack([*enumerate(tokenize(model.tokenizer, FORGET))])
     with pytest.raises(ModelError, match="exceeds the model's 8"):
         answer_logprobs(model, row)
+
+
+def test_an_answer_has_the_same_tokens_in_training_and_in_questions_if_the_tokenizer_prepends_a_space() -> None:
+    prepends = prepending_tokenizer()
+    assert prepends.convert_ids_to_tokens(prepends(" Rome")["input_ids"]) == ["▁", "▁Rome"]
+    for example in FORGET:
+        (tokens,) = tokenize(prepends, [example])
+        assert list(tokens.prompt + tokens.answer) == prepends(example.prompt + example.answer)["input_ids"]
+        encoder = Encoder(prepends, context=256)
+        prompt_ids = encoder.prompt(example.prompt)
+        assert (tokens.prompt, tokens.answer) == (
+            prompt_ids,
+            encoder.answer(example.prompt, prompt_ids, example.answer),
+        )
+        assert prepends.convert_ids_to_tokens(tokens.answer[0]) == "▁Rome"
+
+
+def test_a_token_over_the_end_of_the_prompt_belongs_to_the_answer() -> None:
+    tokens = encode(tokenizer(), Example("Question: Which city?\nAnswer: R", "ome"))
+    assert tokenizer().decode(tokens.answer) == "Rome"
+    assert list(tokens.prompt) == tokenizer()("Question: Which city?\nAnswer: ")["input_ids"]
+    encoder = Encoder(tokenizer(), context=256)
+    text = "Question: Which city?\nAnswer: R"
+    with pytest.raises(Skipped, match="merges the end of the prompt"):
+        encoder.continuation(text, encoder.prompt(text), "ome")
