@@ -125,7 +125,10 @@ def weights_summary(weights: Weights) -> str:
     """How many tensors changed, in a sentence."""
     changed, total = weights.changed_tensors, weights.total_tensors
     if not changed:
-        return f"None of the {integer(total)} tensors differs: the weights are identical bit for bit."
+        none = f"None of the {integer(total)} tensors differs"
+        if weights.equal_at_coarser is not None:
+            return f"{none} after rounding to {weights.equal_at_coarser}, the coarser of the two number formats."
+        return f"{none}: the weights are identical bit for bit." if weights.identical else f"{none}."
     fraction = weights.changed_fraction
     share = f" ({percent(fraction)})" if fraction is not None else ""
     return f"{integer(changed)} of {integer(total)} tensors differ{share}."

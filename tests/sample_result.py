@@ -83,6 +83,7 @@ def identical() -> AuditResult:
         changed_tensors=0,
         total_tensors=272,
         changed_fraction=0.0,
+        identical=True,
         per_tensor=[tensor(f"model.layers.{i}.mlp.down_proj.weight", "W_out", i, 0.0) for i in range(4)],
         per_layer=[LayerChange(layer=i, relative_change=0.0, cosine=1.0, l2=0.0) for i in range(4)],
         measurements=[Measurement(metric="weight_change", title="Change of the weights", value=0.0, base=0.0)],

@@ -111,6 +111,17 @@ def test_identical_weights_behind_a_guard_are_gated() -> None:
     assert "guard.json" in finding.reason
 
 
+def test_weights_equal_after_rounding_are_judged_by_the_answers_of_the_model_that_was_run() -> None:
+    rounded = {"equal_at_coarser": "bfloat16"}
+    present = judge("italy", case(memorised(0.9), perplexity(20), **rounded))
+    silent = judge("italy", case(memorised(0.1), perplexity(20), association(0.0002, "readable"), **rounded))
+    gated = judge("italy", case(memorised(0.9), guard="guard.json", **rounded))
+    assert [finding.verdict for finding in (present, silent, gated)] == ["present", "hidden", "gated"]
+    for finding in (present, silent, gated):
+        assert "equal at the coarser precision (bfloat16)" in finding.reason
+        assert "bit for bit" not in finding.reason
+
+
 def test_identical_weights_without_questions_are_inconclusive() -> None:
     assert judge(None, Case(None, {}, identical=True)).verdict == "inconclusive"
 

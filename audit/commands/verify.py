@@ -28,7 +28,7 @@ from audit.progress import SILENT, Progress
 from audit.result import AuditResult, Difference, Finding, Measurement, SubjectRecord, Verification
 from audit.verdict import Case, judge
 from audit.weights.blocks import BLOCK_ELEMENTS, shared_tensor
-from audit.weights.scan import tensor_rows
+from audit.weights.scan import equality, tensor_rows
 
 SAMPLE: Final = 8
 TOLERANCE: Final = 1e-5
@@ -183,7 +183,8 @@ def _headers(result: AuditResult, pair: ModelPair) -> Iterator[Difference]:
 
 
 def _digests(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDigests]) -> Iterator[Difference]:
-    """Compares each subject's digest, and ``changed`` of each row whose tensor has the same dtype in both models."""
+    """Compares each subject's digest, ``changed`` of each row whose tensor has the same dtype in both models, and
+    whether the weights are equal."""
     for role, tensors in read.items():
         recorded = getattr(result.subjects, role).tensors_digest
         yield from differences(recorded, combine_digests(tensors.digests.items()), f"subjects.{role}.tensors_digest")
@@ -195,6 +196,11 @@ def _digests(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDig
         if base_dtype == unlearned_dtype:
             changed = base[row.name] != unlearned[row.name]
             yield from differences(row.changed, changed, f"weights.per_tensor[{row.name}].changed")
+    weights = result.weights
+    if weights.identical is not None:
+        identical, equal_at_coarser = equality(pair, weights.changed_tensors)
+        yield from differences(weights.identical, identical, "weights.identical")
+        yield from differences(weights.equal_at_coarser, equal_at_coarser, "weights.equal_at_coarser")
 
 
 def _sample(result: AuditResult, size: int, seed: int) -> list[str]:
@@ -218,8 +224,7 @@ def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDi
     """Compares each verdict with the one its measurements give; its sentences too, if their inputs are recorded."""
     compared = (*pair.shared, *pair.views)
     nonfinite = {role: [name for name in compared if name in read[role].nonfinite] for role in ("base", "unlearned")}
-    same_names = pair.base.checkpoint.tensors.keys() == pair.unlearned.checkpoint.tensors.keys()
-    identical = result.weights.changed_tensors == 0 and same_names
+    identical, equal_at_coarser = equality(pair, result.weights.changed_tensors)
     for index, finding in enumerate(result.findings):
         first: dict[str, Measurement] = {}
         under_attack = [row for row in finding.measurements if first.setdefault(row.metric, row) is not row]
@@ -228,6 +233,7 @@ def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDi
             measurements=first,
             under_attack=under_attack,
             identical=identical,
+            equal_at_coarser=equal_at_coarser,
             guard=guard_name(result.run.settings.get("guard")),
             nonfinite=nonfinite,
         )

@@ -97,12 +97,17 @@ class Weights(Record):
     """The comparison of all weights.
 
     Attributes:
+        identical: whether both models have the same parameters, bit for bit; ``None`` in documents that do not say.
+        equal_at_coarser: the number format to which parameters were rounded for the comparison, if they are equal in it
+            and the checkpoints store them in different formats.
         columns: descriptions of the columns of ``per_tensor`` and ``per_layer``, from the metrics that fill them.
     """
 
     changed_tensors: int
     total_tensors: int
     changed_fraction: Number
+    identical: bool | None = None
+    equal_at_coarser: str | None = None
     columns: list[Column] = Field(default_factory=list)
     per_tensor: list[TensorChange] = Field(default_factory=list)
     per_layer: list[LayerChange] = Field(default_factory=list)

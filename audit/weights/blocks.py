@@ -150,6 +150,14 @@ def shared_tensor(pair: ModelPair, name: str) -> SharedTensor:
     )
 
 
+def rounded_to(pair: ModelPair, name: str) -> str | None:
+    """The number format to which one version of the tensor is rounded before both are compared, if one is."""
+    _, base_dtype, unlearned_dtype = pair.layout(name)
+    dtype = shared_tensor(pair, name).dtype
+    exact = all(torch.promote_types(dtype, stored) == dtype for stored in (base_dtype, unlearned_dtype))
+    return None if exact else str(dtype).removeprefix("torch.")
+
+
 def _part(tensor: torch.Tensor, rows: slice) -> torch.Tensor:
     return tensor[rows] if tensor.dim() else tensor  # a single number has no rows
 

@@ -11,10 +11,11 @@ from functools import partial
 import torch
 
 from audit.checkpoint import TensorDigest, combine_digests, stored_tensor_digest
+from audit.models.opening import OpenedModel
 from audit.models.pair import ModelPair
 from audit.progress import SILENT, Progress
 from audit.result import TensorChange, Weights
-from audit.weights.blocks import BLOCK_ELEMENTS, DeltaMemory, SharedTensor, StoredPair, shared_tensor
+from audit.weights.blocks import BLOCK_ELEMENTS, DeltaMemory, SharedTensor, StoredPair, rounded_to, shared_tensor
 from audit.weights.contract import Tally, WeightsMetric
 from audit.weights.neuron_table import NeuronTable
 from audit.weights.tables import ChangeTables
@@ -50,7 +51,7 @@ class WeightScan:
         neurons: the change of every FFN neuron; ``None`` if no metric keeps it.
         digests: subject -> hex digest over its tensors as loaded.
         nonfinite: subject -> names of tensors that contain NaN or infinity.
-        identical: whether the two checkpoints contain the same tensors, bit for bit.
+        identical, equal_at_coarser: see ``equality``.
     """
 
     weights: Weights
@@ -58,6 +59,7 @@ class WeightScan:
     digests: Mapping[str, str]
     nonfinite: Mapping[str, list[str]]
     identical: bool
+    equal_at_coarser: str | None = None
 
 
 def scan(pair: ModelPair, metrics: Mapping[str, WeightsMetric], progress: Progress = SILENT) -> WeightScan:
@@ -80,13 +82,39 @@ def scan(pair: ModelPair, metrics: Mapping[str, WeightsMetric], progress: Progre
         _digest_remaining(pair, digests)
         for future in hashing:
             future.result()
+    identical, equal_at_coarser = equality(pair, sum(row.changed for row in rows))
     return WeightScan(
-        weights=_weights(pair, rows, tables),
+        weights=_weights(pair, rows, tables, identical, equal_at_coarser),
         neurons=tables.neurons(),
         digests={subject: combine_digests(by_name.items()) for subject, by_name in digests.items()},
         nonfinite=nonfinite,
-        identical=not any(row.changed for row in rows) and digests["base"].keys() == digests["unlearned"].keys(),
+        identical=identical,
+        equal_at_coarser=equal_at_coarser,
     )
+
+
+def equality(pair: ModelPair, changed_tensors: int) -> tuple[bool, str | None]:
+    """Whether both models have the same parameters bit for bit; or the coarser number format in which they are equal.
+
+    Formats differ if one checkpoint is a rounded copy of the other; such models do not compute the same numbers. A tied
+    head that a file stores as a tensor of its own is not a further parameter.
+
+    Args:
+        changed_tensors: number of compared tensors that differ.
+    """
+    if changed_tensors or _parameters(pair.base) != _parameters(pair.unlearned):
+        return False, None
+    rounded = {format for name in (*pair.shared, *pair.views) if (format := rounded_to(pair, name)) is not None}
+    return not rounded, ", ".join(sorted(rounded)) or None
+
+
+def _parameters(model: OpenedModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters by name; of all tensors where the family is unknown."""
+    tensors, architecture = model.checkpoint.tensors, model.architecture
+    if architecture is None:
+        return {name: info.shape for name, info in tensors.items()}
+    tied = {architecture.head_name} if architecture.tied else set()
+    return {name: tensors[name].shape for name in architecture.roles.keys() - tied}
 
 
 def tensor_rows(pair: ModelPair, metrics: Mapping[str, WeightsMetric], names: Iterable[str]) -> list[TensorChange]:
@@ -168,13 +196,17 @@ def _digest_remaining(pair: ModelPair, digests: dict[str, dict[str, bytes]]) -> 
                 by_name[name] = stored_tensor_digest(model.checkpoint, name, BLOCK_ELEMENTS)
 
 
-def _weights(pair: ModelPair, rows: list[TensorChange], tables: ChangeTables) -> Weights:
+def _weights(
+    pair: ModelPair, rows: list[TensorChange], tables: ChangeTables, identical: bool, equal_at_coarser: str | None
+) -> Weights:
     changed = sum(row.changed for row in rows)
     n_layers = pair.architecture.n_layers if pair.architecture else 0
     return Weights(
         changed_tensors=changed,
         total_tensors=len(rows),
         changed_fraction=changed / len(rows) if rows else None,
+        identical=identical,
+        equal_at_coarser=equal_at_coarser,
         columns=tables.columns(),
         per_tensor=rows,
         per_layer=[tables.layer(layer) for layer in range(n_layers)],

@@ -107,6 +107,16 @@ def test_identical_weights_say_so(pair: tuple[Path, Path]) -> None:
     assert "identical, bit for bit" in finding.reason
 
 
+def test_a_rounded_copy_is_run_and_not_taken_for_the_base(tmp_path: Path) -> None:
+    base = write_tiny(tmp_path / "base")
+    rounded = edit(base, tmp_path / "rounded", lambda name, tensor: tensor.to(torch.bfloat16))
+    result = compare(base, rounded, request=Request(concepts=["italy"]), context=RunContext(Settings(limit=4)))
+    assert (result.weights.identical, result.weights.equal_at_coarser) == (False, "bfloat16")
+    answers = result.findings[0]["answer_log_probability"]
+    assert answers.value != answers.base
+    assert "bit for bit" not in result.findings[0].reason
+
+
 def test_identical_weights_behind_a_guard_are_gated(pair: tuple[Path, Path], tmp_path: Path) -> None:
     guard = tmp_path / "guard.json"
     guard.write_text("{}")

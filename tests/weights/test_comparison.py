@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from audit.checkpoint import combine_digests, open_checkpoint, tensor_digest
 from audit.metrics import weights_metrics
@@ -14,9 +16,10 @@ from audit.models.loading import load_tokenizer
 from audit.models.pair import open_pair
 from audit.weights.comparison import compare_weights
 from audit.weights.scan import WeightScan
-from tests.tiny import edit, write_tiny
+from tests.tiny import edit, edit_config, write_tiny
 
 Edit = Callable[[str, torch.Tensor], torch.Tensor]
+HEAD = "lm_head.weight"
 VALUES = "model.layers.1.mlp.down_proj.weight"
 
 
@@ -44,6 +47,37 @@ def test_identical_weights_are_recognised(tmp_path: Path) -> None:
     assert scanned.weights.changed_tensors == 0
     assert scanned.digests["base"] == scanned.digests["unlearned"]
     assert scanned.weights.top_neurons == []
+
+
+def test_a_tied_head_that_is_stored_twice_is_identical(tmp_path: Path) -> None:
+    base = write_tiny(tmp_path / "base")
+    state = load_file(base / "model.safetensors")
+    twice = shutil.copytree(base, tmp_path / "twice")
+    save_file(state | {HEAD: state["model.embed_tokens.weight"].clone()}, twice / "model.safetensors")
+    for one, other in ((base, twice), (twice, base)):
+        scanned = compare_weights(open_pair(one, other), weights_metrics())
+        assert scanned.identical
+        assert scanned.digests["base"] != scanned.digests["unlearned"]
+
+
+def test_a_head_that_differs_from_the_embedding_is_a_parameter_of_its_own(tmp_path: Path) -> None:
+    base = write_tiny(tmp_path / "base")
+    state = load_file(base / "model.safetensors")
+    untied = shutil.copytree(base, tmp_path / "untied")
+    save_file(state | {HEAD: 2 * state["model.embed_tokens.weight"]}, untied / "model.safetensors")
+    assert not compare_weights(open_pair(base, untied), weights_metrics()).identical
+
+
+def test_a_vocabulary_that_grew_is_not_identical_although_all_shared_rows_are(tmp_path: Path) -> None:
+    base = write_tiny(tmp_path / "base")
+
+    def grow(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tensor, tensor[:16]]) if name == "model.embed_tokens.weight" else tensor
+
+    grown = edit_config(edit(base, tmp_path / "grown", grow), vocab_size=336)
+    scanned = compare_weights(open_pair(base, grown), weights_metrics())
+    assert scanned.weights.changed_tensors == 0
+    assert not scanned.identical
 
 
 def test_one_halved_value_vector_is_the_only_change(tmp_path: Path) -> None:
@@ -112,6 +146,9 @@ def test_a_difference_by_rounding_alone_counts_as_unchanged(tmp_path: Path) -> N
     scanned = compare_weights(open_pair(base, rounded), weights_metrics())
     assert scanned.weights.changed_tensors == 0
     assert {row.dtype for row in scanned.weights.per_tensor} == {"bfloat16"}
+    assert (scanned.identical, scanned.equal_at_coarser) == (False, "bfloat16")
+    changed = edit(base, tmp_path / "changed", lambda name, tensor: one_neuron(name, tensor).to(torch.bfloat16))
+    assert compare_weights(open_pair(base, changed), weights_metrics()).equal_at_coarser is None
 
 
 def test_a_changed_neuron_is_shown_in_words(tmp_path: Path) -> None:
