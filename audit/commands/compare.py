@@ -75,6 +75,7 @@ def conclude(evidence: Evidence, weights: WeightScan, guard: Path | None) -> Fin
             for name in attack.METRICS
         ],
         identical=weights.identical,
+        equal_at_coarser=weights.equal_at_coarser,
         guard=guard.name if guard else None,
         nonfinite=weights.nonfinite,
         missing=evidence.missing,
@@ -100,6 +101,7 @@ def whole_pair(weights: WeightScan, guard: Path | None, attacked: Sequence[Measu
         title=None,
         measurements={measurement.metric: measurement for measurement in attacked},
         identical=weights.identical,
+        equal_at_coarser=weights.equal_at_coarser,
         guard=guard.name if guard else None,
         nonfinite=weights.nonfinite,
     )

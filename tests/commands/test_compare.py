@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from audit.commands.compare import compare
+from audit.commands.verify import verify
 from audit.errors import AuditError, ConceptError, IncomparableError
 from audit.metrics import topic_metrics
 from audit.request import Request, RunContext
@@ -114,7 +115,9 @@ def test_a_rounded_copy_is_run_and_not_taken_for_the_base(tmp_path: Path) -> Non
     assert (result.weights.identical, result.weights.equal_at_coarser) == (False, "bfloat16")
     answers = result.findings[0]["answer_log_probability"]
     assert answers.value != answers.base
-    assert "bit for bit" not in result.findings[0].reason
+    assert "equal at the coarser precision (bfloat16)" in result.findings[0].reason
+    result.write(tmp_path / "result.json")
+    assert verify(tmp_path / "result.json").holds
 
 
 def test_identical_weights_behind_a_guard_are_gated(pair: tuple[Path, Path], tmp_path: Path) -> None:
