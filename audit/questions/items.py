@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from audit.models.generation import MAX_NEW_TOKENS
+from audit.models.packing import Example, encode
 from audit.models.tokenizer import Tokenizer
 from concepts.concept import neutral_text
 from concepts.prompts import answer_text, cut, mentions, normalise
@@ -134,8 +135,7 @@ class Encoder:
             Skipped: the prompt exceeds the context.
         """
         ids = tuple(self.tokenizer(text)["input_ids"])
-        if len(ids) >= self.context:
-            raise Skipped(f"{len(ids)} tokens do not fit into the model's context of {self.context}")
+        self._check_length(ids)
         return ids
 
     def answer(self, text: str, prompt_ids: tuple[int, ...], answer: str) -> tuple[int, ...]:
@@ -152,11 +152,20 @@ class Encoder:
         return self.continuation(text, prompt_ids, answer_text(answer))
 
     def continuation(self, text: str, prompt_ids: tuple[int, ...], continuation: str) -> tuple[int, ...]:
-        """The tokens that ``continuation`` adds to the prompt when both are encoded together."""
-        together = self.prompt(text + continuation)
-        if together[: len(prompt_ids)] != prompt_ids or len(together) == len(prompt_ids):
+        """The tokens that ``continuation`` adds to the prompt when both are encoded together (``packing.encode``).
+
+        Raises:
+            Skipped: both exceed the context, or the tokenizer merges the end of the prompt with the answer.
+        """
+        tokens = encode(self.tokenizer, Example(text, continuation))
+        self._check_length(tokens.prompt + tokens.answer)
+        if tokens.prompt != prompt_ids or not tokens.answer:
             raise Skipped("the tokenizer merges the end of the prompt with the answer")
-        return together[len(prompt_ids) :]
+        return tokens.answer
+
+    def _check_length(self, ids: Sequence[int]) -> None:
+        if len(ids) >= self.context:
+            raise Skipped(f"{len(ids)} tokens do not fit into the model's context of {self.context}")
 
 
 def with_own_answers(items: ItemSet, generated: Mapping[str, str], encoder: Encoder) -> ItemSet:
