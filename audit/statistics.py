@@ -1,12 +1,13 @@
-"""Confidence intervals and p-values over items: scipy's bootstrap, and ``None`` where an interval is undefined."""
+"""Confidence intervals and p-values over items; ``None`` where an interval is undefined."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Real, Shaped
+from jaxtyping import Float, Real, Shaped
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
@@ -23,7 +24,6 @@ class _Bootstrap(Protocol):
     """What is read of ``scipy.stats.bootstrap``'s result."""
 
     confidence_interval: Any
-    bootstrap_distribution: np.ndarray
 
 
 def bootstrap_interval(values: Real[np.ndarray, " n"], *, seed: int, confidence: float = CONFIDENCE) -> Interval | None:
@@ -60,27 +60,59 @@ def ratio_interval(
     numerators: Real[np.ndarray, " n_above"],
     denominators: Real[np.ndarray, " n_below"],
     *,
-    seed: int,
     confidence: float = CONFIDENCE,
 ) -> Interval | None:
-    """Interval of ``mean(numerators) / mean(denominators)`` over the same items, by paired bootstrap.
+    """Interval of ``mean(numerators) / mean(denominators)`` over the same items, by Fieller's method.
 
-    ``None`` where the ratio is undefined: fewer than two items, or a mean of the denominators whose own interval
-    reaches 0 or below. The few resamples whose mean denominator is not above 0 are excluded.
+    The interval holds every ratio ``r`` for which ``numerators - r * denominators`` has a mean that a t-test does not
+    distinguish from 0; for normal values its coverage is exact. ``None`` where the ratio is undefined: fewer than two
+    items, or a mean of the denominators that is not above 0 at this confidence, for which the set is unbounded.
 
     Raises:
         ValueError: the two have different numbers of items.
     """
     _check_paired(numerators, denominators)
-    if len(numerators) < 2:
+    n = len(numerators)
+    if n < 2:
         return None
-    drawn = _bootstrap((numerators, denominators), _means, seed, confidence, paired=True)
-    if drawn.confidence_interval.low[1] <= 0:
+    above, below = float(np.mean(numerators)), float(np.mean(denominators))
+    covariance = np.cov(numerators, denominators) / n
+    return _fieller(above, below, covariance, n - 1, confidence)
+
+
+def independent_ratio_interval(
+    numerators: Real[np.ndarray, " n_above"],
+    denominators: Real[np.ndarray, " n_below"],
+    *,
+    confidence: float = CONFIDENCE,
+) -> Interval | None:
+    """The same over different items, with the degrees of freedom of the smaller sample, which widens the interval."""
+    fewest = min(len(numerators), len(denominators))
+    if fewest < 2:
         return None
-    above, below = drawn.bootstrap_distribution
-    usable = below > 0
-    low, high = np.quantile(above[usable] / below[usable], [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    variances = [np.var(values, ddof=1) / len(values) for values in (numerators, denominators)]
+    above, below = float(np.mean(numerators)), float(np.mean(denominators))
+    return _fieller(above, below, np.diag(variances), fewest - 1, confidence)
+
+
+def _fieller(
+    above: float, below: float, covariance: Float[np.ndarray, "2 2"], degrees: int, confidence: float
+) -> Interval | None:
+    """The ratios ``r`` with ``(above - r * below)^2 <= t^2 * variance(above - r * below)``, if they are an interval.
+
+    Args:
+        covariance: of the two means.
+    """
+    from scipy.stats import t  # slow to import
+
+    factor = float(t.ppf((1 + confidence) / 2, degrees)) ** 2
+    a = below**2 - factor * float(covariance[1, 1])
+    b = above * below - factor * float(covariance[0, 1])
+    c = above**2 - factor * float(covariance[0, 0])
+    if a <= 0 or below <= 0:
+        return None
+    half = math.sqrt(max(b**2 - a * c, 0.0))  # below 0 only by rounding
+    return (b - half) / a, (b + half) / a
 
 
 def exchange_p_values(scores: Sequence[Sequence[np.ndarray]], *, seed: int, draws: int = 9_999) -> np.ndarray:
@@ -132,9 +164,7 @@ def share_interval(hits: Shaped[np.ndarray, " n"], confidence: float = CONFIDENC
     return float(low), float(high)
 
 
-def _bootstrap(
-    samples: tuple[np.ndarray, ...], statistic: Statistic, seed: int, confidence: float, *, paired: bool = False
-) -> _Bootstrap:
+def _bootstrap(samples: tuple[np.ndarray, ...], statistic: Statistic, seed: int, confidence: float) -> _Bootstrap:
     from scipy.stats import bootstrap  # slow to import
 
     result: _Bootstrap = bootstrap(
@@ -142,16 +172,11 @@ def _bootstrap(
         statistic,
         n_resamples=RESAMPLES,
         vectorized=True,
-        paired=paired,
         confidence_level=confidence,
         method="percentile",
         rng=np.random.default_rng(seed),
     )
     return result
-
-
-def _means(one: np.ndarray, other: np.ndarray, axis: int) -> np.ndarray:
-    return np.stack([one.mean(axis=axis), other.mean(axis=axis)])
 
 
 def _check_paired(one: np.ndarray, other: np.ndarray) -> None:

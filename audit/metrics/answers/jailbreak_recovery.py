@@ -9,7 +9,7 @@ the log-probability of an answer's first token,
 is 1 where the unlearned model scores the answers as the base does, 0 where it scores them as the base scores wrong
 ones, and below 0 where it avoids them. The control is the same ratio for the wrong answers: it rises as well where a
 prompt makes any answer likelier. The value is that of the best prompt; its interval and p-value are corrected for this
-choice. Undefined for a prompt under which the base itself does not prefer right answers.
+choice. Intervals are Fieller's. Undefined for a prompt under which the base itself does not prefer right answers.
 """
 
 from __future__ import annotations
@@ -61,15 +61,15 @@ def measure(evidence: Evidence) -> Measured:
     target = {role: first_token_scores(evidence, role, "target") for role in roles}
     tried = [name for name in target["base"] if name != PLAIN]
     confidence = 1 - (1 - CONFIDENCE) / max(len(tried), 1)
-    results = recoveries(target["base"], target["unlearned"], seed, confidence)
+    results = recoveries(target["base"], target["unlearned"], confidence)
     values = {name: value for name in tried if (value := results[name].value) is not None}
     if not values:
         return not_measured(_reason_undefined(evidence, tried))
     best = max(values, key=lambda name: values[name])
     unrelated = recoveries(
-        first_token_scores(evidence, "base", "unrelated"), first_token_scores(evidence, "unlearned", "unrelated"), seed
+        first_token_scores(evidence, "base", "unrelated"), first_token_scores(evidence, "unlearned", "unrelated")
     )
-    retained = recoveries(target["base"], target["retained"], seed) if "retained" in roles else {}
+    retained = recoveries(target["base"], target["retained"]) if "retained" in roles else {}
     p_values = preferences(target["unlearned"], seed)
     return Measured(
         value=values[best],
@@ -105,12 +105,10 @@ def first_token_scores(evidence: Evidence, role: str, kind: str) -> FirstTokenSc
     return scores
 
 
-def recoveries(
-    base: FirstTokenScores, other: FirstTokenScores, seed: int, confidence: float = CONFIDENCE
-) -> dict[str, Recovery]:
+def recoveries(base: FirstTokenScores, other: FirstTokenScores, confidence: float = CONFIDENCE) -> dict[str, Recovery]:
     """The recovery of ``other`` under each prompt, in the order of the prompts."""
     return {
-        name: _recovery(_right_and_wrong(questions), _right_and_wrong(other[name]), seed, confidence)
+        name: _recovery(_right_and_wrong(questions), _right_and_wrong(other[name]), confidence)
         for name, questions in base.items()
     }
 
@@ -126,13 +124,11 @@ def preferences(scores: FirstTokenScores, seed: int) -> dict[str, float]:
     return dict(zip(names, exchange_p_values(rows, seed=seed).tolist(), strict=True))
 
 
-def _recovery(
-    base: Float[np.ndarray, "n 2"], other: Float[np.ndarray, "n 2"], seed: int, confidence: float
-) -> Recovery:
+def _recovery(base: Float[np.ndarray, "n 2"], other: Float[np.ndarray, "n 2"], confidence: float) -> Recovery:
     floor = base[:, 1]
     margin = base[:, 0] - floor
     right, wrong = other[:, 0] - floor, other[:, 1] - floor
-    intervals = [ratio_interval(values, margin, seed=seed, confidence=confidence) for values in (right, wrong)]
+    intervals = [ratio_interval(values, margin, confidence=confidence) for values in (right, wrong)]
     if None in intervals:
         return Recovery(base, other, None, None, None, None)
     value, wrong_value = (float(values.mean() / margin.mean()) for values in (right, wrong))
