@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from concepts.files import ConceptFileError, read_toml, slug
 from concepts.neuron import Neuron
 from concepts.plugins import discover
-from concepts.prompts import mentions, normalise
+from concepts.prompts import mentions, normalise, states
 from concepts.readers import Reader, layout, reader_for
 
 FEW_QUESTIONS = 5
@@ -73,14 +73,14 @@ class Question(_Frozen):
         return (self.answer, *self.accept) if self.answer is not None else self.accept
 
     def answered_in(self, text: str) -> bool:
-        """Whether ``text`` contains a right answer as whole words, ignoring case and punctuation.
+        """Whether ``text`` contains a right answer as whole words and does not negate it; see ``prompts.states``.
 
         Raises:
             ValueError: the question has no answer to compare with.
         """
         if not self.answers:
             raise ValueError(f"no answer is known for {self.question!r}")
-        return mentions(text, self.answers)
+        return states(text, self.answers)
 
 
 class Group(_Frozen):

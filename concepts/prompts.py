@@ -36,6 +36,17 @@ SPARE_SENTENCES = (
 )
 ASK = "Question: {}\nAnswer:"
 
+NEGATION = (
+    "not|isnt|wasnt|arent|werent|aint|never|neither|nor|except|"
+    "rather than|instead of|anything but|(?<!no )(?<!none )(?<!nothing )other than"
+)
+"""What negates the words after it, without apostrophes."""
+FILLER = "the|a|an|in|at|by|on|of|to|from|for|called|named|really|actually"
+"""Words that may stand between a negation and what it negates."""
+DENIAL = "(?:is|was|are|were) (?:not|wrong|incorrect|false)|isnt|wasnt|arent|werent|aint"
+"""What negates the words before it, unless "only" follows."""
+CLAUSE_END = re.compile(r"[.,;:!?()\[\]\n]")
+
 
 def few_shot(question: str, avoid: Sequence[str] = ()) -> str:
     """Three examples and ``question``, ending where the answer begins (``"...Answer:"``, no space after it).
@@ -91,12 +102,35 @@ def cut(generated: str) -> str:
 @lru_cache(maxsize=2**14)
 def normalise(text: str) -> str:
     """``text`` as answers are compared: lower case, single spaces, no punctuation and no leading article."""
-    words = re.sub(r"[^\w\s]", " ", text.casefold().replace("'", "").replace("’", "")).split()
+    words = _words(text)
     leading = len(words) > 1 and words[0] in ("the", "a", "an")
     return " ".join(words[1:] if leading else words)
+
+
+def _words(text: str) -> list[str]:
+    """The words of ``text`` in lower case, without apostrophes and punctuation."""
+    return re.sub(r"[^\w\s]", " ", text.casefold().replace("'", "").replace("’", "")).split()
 
 
 def mentions(text: str, words: Sequence[str]) -> bool:
     """Whether ``text`` contains one of ``words`` as whole words, ignoring case and punctuation."""
     padded = f" {normalise(text)} "
     return any(f" {normalise(word)} " in padded for word in words if normalise(word))
+
+
+def states(text: str, answers: Sequence[str]) -> bool:
+    """Whether ``text`` mentions one of ``answers`` and does not negate it there ("not Rome", "Rome is not").
+
+    Only negations right before or after the answer, in the same clause and in English, are seen.
+    """
+    clauses = " | ".join(" ".join(words) for words in map(_words, CLAUSE_END.split(text)) if words)
+    return any(_stated(clauses, answer) for answer in answers if normalise(answer))
+
+
+def _stated(clauses: str, answer: str) -> bool:
+    """Whether ``answer`` occurs without a negation; a clause may end within it (``"Washington, D.C."``)."""
+    words = r"(?: \|)* ".join(map(re.escape, normalise(answer).split()))
+    negated = rf"(?P<negation>\b(?:{NEGATION}) (?:(?:{FILLER}) )*)?"
+    denied = rf"(?P<denial> (?:{DENIAL})\b(?! (?:only|just|merely|simply)\b))?"
+    found = re.finditer(rf"{negated}\b{words}\b{denied}", clauses)
+    return any(match["negation"] is None and match["denial"] is None for match in found)

@@ -12,7 +12,7 @@ from audit.models.generation import MAX_NEW_TOKENS
 from audit.models.packing import Example, encode
 from audit.models.tokenizer import Tokenizer
 from concepts.concept import neutral_text
-from concepts.prompts import answer_text, cut, mentions, normalise
+from concepts.prompts import answer_text, cut, mentions, normalise, states
 
 NEUTRAL_TEXT: Final = "text"
 """Kind of the items of neutral text, which belong to no question."""
@@ -195,9 +195,9 @@ def neutral_items(encoder: Encoder) -> Iterator[Item]:
 
 
 def check_answers(prompts: Sequence[Prompt], generated: Mapping[str, str]) -> dict[str, bool]:
-    """Prompt id -> whether the first generated line contains a right answer as whole words."""
+    """Prompt id -> whether the first generated line contains a right answer as whole words, not negated."""
     return {
-        prompt.id: mentions(cut(generated[prompt.id]), prompt.answers)
+        prompt.id: states(cut(generated[prompt.id]), prompt.answers)
         for prompt in prompts
         if prompt.answers and prompt.id in generated
     }

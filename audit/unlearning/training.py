@@ -102,12 +102,19 @@ def prepare(
 
 
 def shuffled(n_items: int, batch: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """Endless batches of ``batch`` indices: every item once before any is repeated, and never twice in one batch."""
+    """Endless batches of ``batch`` indices: every item once before any is repeated, and never twice in one batch.
+
+    A batch may hold the last items of one epoch and the first of the next.
+    """
     batch = min(batch, n_items)
+    order: list[int] = []
     while True:
-        order = torch.randperm(n_items, generator=generator).tolist()
-        for start in range(0, n_items - batch + 1, batch):
-            yield order[start : start + batch]
+        if len(order) < batch:
+            begun = set(order)
+            epoch = torch.randperm(n_items, generator=generator).tolist()
+            order += sorted(epoch, key=lambda index: index in begun)
+        yield order[:batch]
+        order = order[batch:]
 
 
 def minimise(

@@ -2,7 +2,18 @@ from __future__ import annotations
 
 import pytest
 
-from concepts.prompts import SENTENCES, SHOTS, answer_text, cut, few_shot, in_sentences, mentions, normalise, prefix
+from concepts.prompts import (
+    SENTENCES,
+    SHOTS,
+    answer_text,
+    cut,
+    few_shot,
+    in_sentences,
+    mentions,
+    normalise,
+    prefix,
+    states,
+)
 
 
 def test_the_prompt_ends_where_the_answer_begins() -> None:
@@ -78,3 +89,71 @@ def test_an_answer_that_is_an_article_only_stays_comparable() -> None:
     assert normalise("A") == "a"
     assert mentions("A", ["a"])
     assert not mentions("B", ["a"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Rome",
+        "rome.",
+        "The answer is: Rome",
+        "Not Milan but Rome",
+        "It isn't Milan, it's Rome.",
+        "Milan is not the capital; Rome is",
+        "Not only Rome, but also Milan",
+        "Rome is not only the capital but the largest city",
+        "I am not sure. Rome",
+        "No, Rome",
+        "Milan? Not so: Rome",
+        "Rome instead of Milan",
+        "Rome rather than Milan",
+        "Not Rome? Yes, Rome.",
+        "None other than Rome",
+        "Rome is the capital. It is not Milan",
+    ],
+)
+def test_an_answer_is_stated(text: str) -> None:
+    assert states(text, ["Milano", "Rome"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Milan",
+        "Not Rome but Milan",
+        "It is not Rome",
+        "It's Milan, not Rome",
+        "It isn't Rome, it's Milan.",
+        "It isn’t Rome",
+        "Rome isn't the capital",
+        "Rome is not the capital; Milan is",
+        "Milan rather than Rome",
+        "Milan instead of Rome",
+        "Milan, instead of the Rome of old",
+        "Any city other than Rome",
+        "Anything but Rome",
+        "Never Rome",
+        "Neither Rome nor Milan",
+        "Neither Milan nor Rome",
+        "Not in Rome",
+        "Not called Rome",
+        "Rome is wrong",
+        "Romeo",
+        "",
+    ],
+)
+def test_a_negated_answer_is_not_stated(text: str) -> None:
+    assert not states(text, ["Rome"])
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"), [("Washington, D.C.", "Washington D.C."), ("The Tiber", "the Tiber"), ("3.14", "3.14")]
+)
+def test_an_answer_of_several_words_is_found_over_punctuation(text: str, answer: str) -> None:
+    assert states(text, [answer])
+    assert not states(f"not {text}", [answer])
+
+
+@pytest.mark.parametrize("answer", ["", "?!"])
+def test_an_answer_without_words_is_never_stated(answer: str) -> None:
+    assert not states("Rome", [answer])

@@ -94,6 +94,13 @@ def test_carriers_order_present_hidden_and_removed() -> None:
     assert removed.control.value == pytest.approx(0.01 / 1.99)
 
 
+def test_the_spread_of_carriers_over_random_halves_is_not_called_an_interval() -> None:
+    carried = carrying_neurons.measure(planted("hidden"))
+    assert carried.interval is carried.base_interval is None
+    low, high = carried.details["central 95 % over 20 random halves"]["unlearned"]
+    assert low < carried.value < high
+
+
 def planted(case: str) -> Evidence:
     """Layers of 1000 neurons in which the concept raises ten; after removal it raises ten others."""
     rng = np.random.default_rng(3)

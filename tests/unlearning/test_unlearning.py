@@ -185,10 +185,14 @@ def test_a_loss_that_is_not_finite_ends_the_training() -> None:
         minimise([parameter], lambda: (parameter.sum() * torch.inf, {}), TrainingSettings(), Log(), "")
 
 
-def test_every_example_is_used_once_before_any_is_repeated() -> None:
-    batches = shuffled(6, 2, torch.Generator().manual_seed(3))
-    for _ in range(3):
-        assert sorted(index for _ in range(3) for index in next(batches)) == list(range(6))
+@pytest.mark.parametrize(("n_items", "batch"), [(6, 2), (7, 3), (5, 4), (9, 8), (3, 8), (1, 1)])
+def test_every_example_is_used_once_before_any_is_repeated(n_items: int, batch: int) -> None:
+    batches = shuffled(n_items, batch, torch.Generator().manual_seed(3))
+    drawn = [next(batches) for _ in range(4 * n_items)]
+    assert all(len(set(each)) == min(batch, n_items) for each in drawn)
+    stream = [index for each in drawn for index in each]
+    for start in range(0, len(stream) - n_items + 1, n_items):
+        assert sorted(stream[start : start + n_items]) == list(range(n_items))
 
 
 def test_every_file_of_the_folder_is_a_method() -> None:
