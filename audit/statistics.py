@@ -11,6 +11,8 @@ from jaxtyping import Float, Real, Shaped
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
+EXACT_FLIPS = 14
+"""Values whose 16,384 combinations of signs are all enumerated."""
 ROUNDING = 1e-9
 """Draws that equal the observed statistic up to rounding count as reaching it."""
 
@@ -113,6 +115,45 @@ def _fieller(
         return None
     half = math.sqrt(max(b**2 - a * c, 0.0))  # below 0 only by rounding
     return (b - half) / a, (b + half) / a
+
+
+def sign_flip_p_value(values: Real[np.ndarray, " n"], *, seed: int, draws: int = 9_999) -> float:
+    """One-sided p-value of the sign-flip test: is the mean of ``values`` above 0?
+
+    Null hypothesis: each value is as likely to have the opposite sign. Exact for up to ``EXACT_FLIPS`` values, for
+    which all combinations of signs are enumerated; for more, ``draws`` combinations are drawn.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    n = len(values)
+    if n <= EXACT_FLIPS:
+        flipped = np.arange(2**n)[:, None] >> np.arange(n) & 1
+        return float((_signed(flipped, values) >= values.sum() - ROUNDING).mean())
+    flipped = np.random.default_rng(seed).integers(0, 2, size=(draws, n))
+    return _drawn_p_value(_signed(flipped, values) >= values.sum() - ROUNDING)
+
+
+def two_sample_p_value(
+    one: Real[np.ndarray, " n_one"], other: Real[np.ndarray, " n_other"], *, seed: int, draws: int = 9_999
+) -> float:
+    """One-sided p-value of the permutation test: is the mean of ``one`` above that of ``other``?
+
+    Null hypothesis: the values of both are exchangeable.
+    """
+    together = np.concatenate([one, other]).astype(np.float64)
+    shuffled = np.random.default_rng(seed).permuted(np.tile(together, (draws, 1)), axis=1)
+    sums = shuffled[:, : len(one)].sum(axis=1)
+    return _drawn_p_value(sums >= np.sum(one) - ROUNDING)
+
+
+def _signed(flipped: np.ndarray, values: np.ndarray) -> Float[np.ndarray, " n_draws"]:
+    """Sums of ``values``, with the opposite sign where ``flipped`` is 1."""
+    sums: np.ndarray = (1 - 2 * flipped) @ values
+    return sums
+
+
+def _drawn_p_value(reached: np.ndarray) -> float:
+    """The observed statistic counts as one more draw."""
+    return float((1 + reached.sum()) / (1 + len(reached)))
 
 
 def exchange_p_values(scores: Sequence[Sequence[np.ndarray]], *, seed: int, draws: int = 9_999) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 
 from audit.statistics import (
     bootstrap_interval,
@@ -12,6 +12,8 @@ from audit.statistics import (
     independent_ratio_interval,
     paired_difference_interval,
     ratio_interval,
+    sign_flip_p_value,
+    two_sample_p_value,
 )
 
 
@@ -130,3 +132,26 @@ def test_an_item_without_scores_in_a_row_is_excluded_from_it() -> None:
     short = exchange_p_values([[*row, np.empty(0)], [np.empty(0)] * 9], seed=0)
     assert short[0] < 0.001
     assert short[1] > 0.05
+
+
+def test_the_sign_flip_test_is_exact_and_one_sided() -> None:
+    assert sign_flip_p_value(np.arange(1.0, 9.0), seed=0) == 1 / 256
+    assert sign_flip_p_value(-np.arange(1.0, 9.0), seed=0) == 1
+    assert sign_flip_p_value(np.array([1.0, 1.0, -1.0]), seed=0) == 4 / 8
+    assert sign_flip_p_value(np.zeros(8), seed=0) == 1
+
+
+def test_many_values_are_tested_by_drawn_signs() -> None:
+    values = np.random.default_rng(9).normal(0.4, 1, 30)
+    drawn = sign_flip_p_value(values, seed=0)
+    assert drawn == sign_flip_p_value(values, seed=0) != sign_flip_p_value(values, seed=1)
+    assert drawn == pytest.approx(ttest_1samp(values, 0, alternative="greater").pvalue, abs=0.01)
+
+
+def test_two_samples_are_compared_by_permutation() -> None:
+    rng = np.random.default_rng(10)
+    same, above = rng.normal(0, 1, 20), rng.normal(2, 1, 8)
+    assert two_sample_p_value(above, same, seed=0) < 0.001
+    assert two_sample_p_value(same, above, seed=0) > 0.99
+    p_values = [two_sample_p_value(*np.split(rng.exponential(size=28), [8]), seed=0, draws=199) for _ in range(400)]
+    assert binomtest(sum(p <= 0.05 for p in p_values), 400, 0.05).pvalue > 0.001

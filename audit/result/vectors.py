@@ -9,7 +9,7 @@ from audit.result.measurement import Interval, Number, Record
 
 
 class Estimate(Record):
-    """A mean over questions and its bootstrap interval, which is ``None`` for too few questions."""
+    """A mean over questions and its interval, which is ``None`` where it is undefined."""
 
     value: Number
     interval: Interval | None = None
@@ -40,8 +40,16 @@ class ControlledEffectRecord(EffectRecord):
 
 
 class VectorEffectRecord(ControlledEffectRecord):
-    """The effect of zeroing one vector; ``carries``: specific to the concept and above the control's."""
+    """The effect of zeroing one vector.
 
+    Attributes:
+        p_value, q_value: of the concept's answers falling more than unrelated ones, and more than with the control
+            vector; the same after Benjamini-Hochberg over the vectors that were tried. ``None`` for too few questions.
+        carries: whether the q-value is below 0.05 and the effect more specific than the control's.
+    """
+
+    p_value: Number = None
+    q_value: Number = None
     carries: bool
 
 
@@ -83,7 +91,10 @@ class VectorSetRecord(Record):
     """The set with the largest effect within the collateral limit, chosen on one half of the questions.
 
     Attributes:
-        specific: whether its effect on the held-out half is specific to the concept.
+        specific: whether its effect on the held-out half is significant, large and specific to the concept.
+        p_value: of the concept's answers falling more than unrelated ones, and more than with the control vectors;
+            ``None`` for too few questions.
+        excess: specificity minus that of the control vectors.
         choosing, held_out: its effect on each half of the questions.
         control: effect of as many control vectors on the held-out half.
         log_probability_before, log_probability_floor: log-probability of the held-out answers in nats per token, after
@@ -94,6 +105,8 @@ class VectorSetRecord(Record):
 
     vectors: list[SetMember]
     specific: bool
+    p_value: Number = None
+    excess: Number = None
     held_out: EffectRecord
     control: EffectRecord
     choosing: EffectRecord

@@ -24,10 +24,20 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, answer_logprobs
 from audit.models.scoring import SHORT_PROMPTS, answer_means, packed
 from audit.progress import SILENT, Progress
-from audit.result import EffectRecord, Estimate
-from audit.statistics import Interval, bootstrap_interval, two_sample_interval
+from audit.result import ControlledEffectRecord, EffectRecord, Estimate
+from audit.statistics import (
+    Interval,
+    bootstrap_interval,
+    independent_ratio_interval,
+    sign_flip_p_value,
+    two_sample_interval,
+    two_sample_p_value,
+)
 
 UNIT = "fall of the answer's log-probability, nats per answer token"
+FEWEST_QUESTIONS = 8
+"""Held-out questions about a concept below which nothing is said to carry it: the sign-flip test of seven has no
+p-value below 1/128, so that after a correction for several vectors hardly any could be significant."""
 FLOOR = 0.002
 """Nats per answer token: smaller effects are noise of rounding and wording. Ratios divide by at least this."""
 
@@ -121,15 +131,19 @@ class Effect:
     @property
     def ratio(self) -> float:
         """Mean fall of the concept's answers over that of unrelated ones, which counts as at least ``FLOOR``."""
-        return float(_ratio(self.target, self.unrelated))
+        return self.on_target / max(self.collateral, FLOOR)
 
     def intervals(self) -> dict[str, Interval | None]:
-        """Bootstrap intervals over questions of all four numbers; ``None`` for fewer than two questions."""
+        """Intervals over questions of all four numbers; ``None`` for fewer than two questions.
+
+        That of the ratio is Fieller's, and ``None`` where unrelated answers do not clearly fall; the others are
+        bootstrap intervals.
+        """
         return {
             "target": bootstrap_interval(self.target, seed=self.seed),
             "unrelated": bootstrap_interval(self.unrelated, seed=self.seed),
             "specificity": two_sample_interval(self.target, self.unrelated, _difference, seed=self.seed),
-            "ratio": two_sample_interval(self.target, self.unrelated, _ratio, seed=self.seed),
+            "ratio": independent_ratio_interval(self.target, self.unrelated),
         }
 
     def record(self) -> EffectRecord:
@@ -144,6 +158,35 @@ class Effect:
         )
 
 
+@dataclass(frozen=True)
+class ControlledEffect:
+    """An edit's effect on the held-out questions, and that of the same edit of control vectors."""
+
+    effect: Effect
+    control: Effect
+
+    @property
+    def excess(self) -> float:
+        """The specificity minus that of the control vectors."""
+        return self.effect.specificity - self.control.specificity
+
+    @property
+    def p_value(self) -> float | None:
+        """P-value of the edit being specific; ``None`` for fewer than ``FEWEST_QUESTIONS`` questions about the concept.
+
+        Two null hypotheses must be rejected, so it is the larger of two p-values: answers about the concept fall as
+        with the control vectors (sign-flip test over questions); they fall as unrelated answers do (permutation test).
+        """
+        effect = self.effect
+        if len(effect.target) < FEWEST_QUESTIONS:
+            return None
+        against_control = sign_flip_p_value(effect.target - self.control.target, seed=effect.seed)
+        return max(against_control, two_sample_p_value(effect.target, effect.unrelated, seed=effect.seed))
+
+    def record(self) -> ControlledEffectRecord:
+        return ControlledEffectRecord(**dict(self.effect.record()), control=self.control.record())
+
+
 def _estimate(value: float, interval: Interval | None) -> Estimate:
     """``None`` for the mean of no questions."""
     return Estimate(value=value if math.isfinite(value) else None, interval=interval)
@@ -152,11 +195,6 @@ def _estimate(value: float, interval: Interval | None) -> Estimate:
 def _difference(target: np.ndarray, unrelated: np.ndarray, axis: int = -1) -> np.ndarray:
     difference: np.ndarray = target.mean(axis=axis) - unrelated.mean(axis=axis)
     return difference
-
-
-def _ratio(target: np.ndarray, unrelated: np.ndarray, axis: int = -1) -> np.ndarray:
-    ratio: np.ndarray = target.mean(axis=axis) / np.maximum(unrelated.mean(axis=axis), FLOOR)
-    return ratio
 
 
 def writing(model: RunningModel, change: Change) -> ExitStack:

@@ -1,7 +1,8 @@
 """A concept's questions for causal tests: those that the base answers, split once by seed.
 
 The choosing split decides which neurons are taken and how strongly they are edited; the held-out split is read only for
-what is reported. All wordings of a question are in the same split.
+what is reported. All wordings of a question are in the same split. Each split has half of the concept's questions; the
+held-out split has more where half is too few for a test.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.models.scoring import SHORT_PROMPTS, score
 from audit.progress import SILENT, Progress
-from audit.vectors.effects import Effect, Trial
+from audit.vectors.effects import FEWEST_QUESTIONS, Effect, Trial
 from audit.vectors.records import QuestionCounts
 from concepts.concept import Concept, Question
 from concepts.neuron import Neuron
@@ -27,6 +28,8 @@ from concepts.prompts import answer_text, few_shot, mentions
 
 MIN_QUESTIONS = 5
 """Answered questions a concept needs; with fewer, one of the two splits would be empty."""
+MIN_CHOOSING = 4
+"""Questions of the choosing split, where the held-out split would have fewer than ``FEWEST_QUESTIONS`` of a half."""
 WORDINGS = 2
 """Wordings of each question that are used; more cost time and change little."""
 MAX_UNRELATED = 60
@@ -167,8 +170,8 @@ def split_questions(
             f"the base answers {len(unrelated)} unrelated questions; {MIN_QUESTIONS} are needed as control."
         )
     rng = np.random.default_rng(seed)
-    choosing, held_out = _split(target, rng, 1 / 2)
-    unrelated_choosing, unrelated_held_out = _split(unrelated, rng, 2 / 3)
+    choosing, held_out = _split(target, rng, n_choosing(len(target)))
+    unrelated_choosing, unrelated_held_out = _split(unrelated, rng, 2 * len(unrelated) // 3)
     known = {question.question for question in target}
     return AnsweredQuestions(
         choosing=as_examples(choosing, avoid),
@@ -233,10 +236,13 @@ def mismatched_examples(answers: QuestionExamples, prompts: QuestionExamples, pe
     return QuestionExamples(tuple(examples), np.array(indices, dtype=np.int64))
 
 
-def _split(
-    questions: Sequence[Question], rng: np.random.Generator, share: float
-) -> tuple[list[Question], list[Question]]:
-    """``share`` of the questions, and the others, each in their order."""
+def n_choosing(n_questions: int) -> int:
+    """Half of a concept's questions, or what leaves enough to the held-out split."""
+    fewer = n_questions - FEWEST_QUESTIONS
+    return min(n_questions // 2, fewer) if fewer >= MIN_CHOOSING else n_questions // 2
+
+
+def _split(questions: Sequence[Question], rng: np.random.Generator, cut: int) -> tuple[list[Question], list[Question]]:
+    """``cut`` of the questions, and the others, each in their order."""
     order = rng.permutation(len(questions)).tolist()
-    cut = int(share * len(order))
     return [questions[at] for at in sorted(order[:cut])], [questions[at] for at in sorted(order[cut:])]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from audit.result import (
-    ControlledEffectRecord,
     DoseRecord,
     SetMember,
     ValidationQuestions,
@@ -19,44 +18,56 @@ from audit.result import (
     VectorSearch,
     VectorSetRecord,
 )
-from audit.vectors.effects import Effect
+from audit.vectors.effects import ControlledEffect, Effect
 from concepts.concept import Concept
-from concepts.discovery import ConceptVector
+from concepts.discovery import FALSE_DISCOVERY_RATE, ConceptVector
 from concepts.neuron import Neuron
 from concepts.tokens import ConceptTokens
 
 NOT_VALIDATED: Final = "not measured: no vector was ablated, so whether it carries the concept causally is open"
 SPECIFIC: Final = 5.0
-"""A set carries the concept if its answers fall this many times as far as unrelated ones (interval above 1)."""
-
-
-@dataclass(frozen=True)
-class ControlledEffect:
-    """An edit's effect on the held-out questions, and that of the same edit of control vectors."""
-
-    effect: Effect
-    control: Effect
-
-    def record(self) -> ControlledEffectRecord:
-        return ControlledEffectRecord(**dict(self.effect.record()), control=self.control.record())
+"""The answers of a concept fall at least this many times as far as unrelated ones if a set carries it."""
+SMALLEST_EXCESS: Final = 0.05
+"""Nats per answer token by which a set that carries a concept is more specific than its control vectors."""
+SIGNIFICANCE: Final = 0.05
+"""Level of the test of a set; that of vectors, after Benjamini-Hochberg, is ``FALSE_DISCOVERY_RATE``."""
 
 
 @dataclass(frozen=True)
 class VectorEffect:
-    """The effect of zeroing one value vector."""
+    """The effect of zeroing one value vector.
+
+    Attributes:
+        q_value: the p-value of the effect after Benjamini-Hochberg over all vectors that were tried; ``None`` for too
+            few questions.
+    """
 
     vector: ConceptVector
     zeroed: ControlledEffect
+    q_value: float | None
 
     @property
     def carries(self) -> bool:
-        """Whether the vector carries the concept: specificity above that of the control, with an interval above 0."""
-        effect, control = self.zeroed.effect, self.zeroed.control
-        interval = effect.intervals()["specificity"]
-        return interval is not None and interval[0] > 0 and effect.specificity > control.specificity
+        """Whether the vector carries the concept: a significant effect, more specific than that of its control."""
+        return self.q_value is not None and self.q_value < FALSE_DISCOVERY_RATE and self.zeroed.excess > 0
 
     def record(self) -> VectorEffectRecord:
-        return VectorEffectRecord(**dict(self.zeroed.record()), carries=self.carries)
+        return VectorEffectRecord(
+            **dict(self.zeroed.record()), p_value=self.zeroed.p_value, q_value=self.q_value, carries=self.carries
+        )
+
+
+def corrected(effects: Sequence[tuple[ConceptVector, ControlledEffect]]) -> tuple[VectorEffect, ...]:
+    """The effects of all vectors that were tried, with their q-values."""
+    from scipy.stats import false_discovery_control  # slow to import
+
+    p_values = [effect.p_value for _, effect in effects]
+    known = [p_value for p_value in p_values if p_value is not None]
+    q_values = iter(false_discovery_control(known).tolist() if known else [])
+    return tuple(
+        VectorEffect(vector, effect, None if p_value is None else next(q_values))
+        for (vector, effect), p_value in zip(effects, p_values, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -82,10 +93,19 @@ class CausalSet:
     floor: float
 
     @property
+    def controlled(self) -> ControlledEffect:
+        return ControlledEffect(self.held_out, self.control)
+
+    @property
     def is_specific(self) -> bool:
-        """Whether the set carries the concept: a ratio of ``SPECIFIC`` or more, with an interval above 1."""
-        interval = self.held_out.intervals()["ratio"]
-        return self.held_out.ratio >= SPECIFIC and interval is not None and interval[0] > 1
+        """Whether the set carries the concept.
+
+        Its effect is significant, at least ``SPECIFIC`` times that on unrelated answers, and by ``SMALLEST_EXCESS``
+        more specific than that of the control vectors.
+        """
+        p_value = self.controlled.p_value
+        is_large = self.held_out.ratio >= SPECIFIC and self.controlled.excess >= SMALLEST_EXCESS
+        return is_large and p_value is not None and p_value < SIGNIFICANCE
 
     @property
     def share_of_the_way(self) -> float | None:
@@ -100,6 +120,8 @@ class CausalSet:
                 for place, coherent in zip(self.neurons, self.coherent, strict=True)
             ],
             specific=self.is_specific,
+            p_value=self.controlled.p_value,
+            excess=self.controlled.excess,
             held_out=self.held_out.record(),
             control=self.control.record(),
             choosing=self.choosing.record(),

@@ -3,7 +3,8 @@
 Candidates have two sources: vectors that write the concept's words (coherence), and neurons that its answers depend on
 more than unrelated answers do (attribution, then ablation). The choosing split ranks them and decides how many are
 taken; all reported numbers are from the held-out split. A vector carries the concept if zeroing it lowers the concept's
-answers more than unrelated ones, by more than a control vector, with an interval above 0.
+answers more than unrelated ones and more than zeroing a control vector does, by exact tests over at least 8 held-out
+questions, corrected for the number of vectors (Benjamini-Hochberg). A set must also have an effect of some size.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from audit.thresholds import COLLATERAL
 from audit.vectors.attribution import Attribution, integrated_gradients, relp
 from audit.vectors.coefficients import answer_logprobs_with, held_at, mean_coefficients
 from audit.vectors.controls import Controls
-from audit.vectors.effects import Effect
+from audit.vectors.effects import ControlledEffect, Effect
 from audit.vectors.question_split import QuestionSplits, Split, split_questions, zeroed
-from audit.vectors.records import CausalSet, ControlledEffect, NoiseDose, Validation, VectorEffect
+from audit.vectors.records import CausalSet, NoiseDose, Validation, corrected
 from audit.vectors.written_answers import written_effects
 from concepts.concept import Concept, neutral_text
 from concepts.discovery import ConceptVector
@@ -84,7 +85,7 @@ def validate(
     """
     splits = QuestionSplits(model, split_questions(model, concept, seed, progress), seed, progress)
     causal_set = choose_set(model, splits, [v.place for v in vectors], controls, options.collateral, progress)
-    single = tuple(single_effects(splits.held_out, vectors[: options.listed], controls, progress))
+    single = corrected([*single_effects(splits.held_out, vectors[: options.listed], controls, progress)])
     counts = splits.questions.counts()
     if causal_set is None:
         return Validation(single, None, counts, options.collateral)
@@ -101,12 +102,12 @@ def validate(
 
 def single_effects(
     split: Split, vectors: Sequence[ConceptVector], controls: Controls, progress: Progress = SILENT
-) -> Iterator[VectorEffect]:
+) -> Iterator[tuple[ConceptVector, ControlledEffect]]:
     """The effect of zeroing each vector alone."""
     others = controls([vector.place for vector in vectors])
     for done, (vector, control) in enumerate(zip(vectors, others, strict=True)):
         progress.step("Ablating vectors one by one", done, len(vectors))
-        yield VectorEffect(vector, ControlledEffect(split.zeroing([vector.place]), split.zeroing([control])))
+        yield vector, ControlledEffect(split.zeroing([vector.place]), split.zeroing([control]))
 
 
 def dose_curve(

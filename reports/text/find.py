@@ -88,7 +88,8 @@ def _skipped_words(console: Console, words: Sequence[str]) -> None:
 def _validation(console: Console, name: str, validation: ValidationRecord) -> None:
     console.print(
         f"Effect: fall of held-out answers in nats per token when the vector is zeroed, over "
-        f"{validation.questions.held_out} questions; * marks vectors whose effect is specific to {name}."
+        f"{validation.questions.held_out} questions; * marks vectors whose effect is specific to {name}, by exact "
+        "tests corrected for the number of vectors."
     )
     if validation.set is None:
         limit = number_or_dash(validation.collateral_limit)
@@ -114,14 +115,14 @@ def _set(console: Console, name: str, chosen: VectorSetRecord) -> None:
     plural, singular = "s" * (len(vectors) != 1), "s" * (coherent == 1)
     if not chosen.specific:
         console.print(
-            f"No set carries {name} specifically: effect at least 5 times that on unrelated answers, lower bound "
-            "above 1x. The best set within the limit:"
+            f"No set carries {name} specifically: p < 0.05 over at least 8 questions, effect at least 5 times that on "
+            "unrelated answers, 0.05 nats more specific than control vectors. The best set within the limit:"
         )
     console.print(
         f"Set: {len(vectors)} vector{plural}, {coherent} of which promote{singular} its words. "
         f"Zeroed, answers about {name} fall by {_value(effect.target)} and unrelated ones by "
         f"{_value(effect.unrelated)}, a ratio of {_value(effect.ratio)} ({_bounds(effect.ratio)}); control vectors "
-        f"{_value(chosen.control.target)}."
+        f"{_value(chosen.control.target)}; p = {number_or_dash(chosen.p_value)}."
         + (
             f" This is {share:.0%} of the way to the answers' floor after unrelated questions."
             if share is not None

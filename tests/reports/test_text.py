@@ -141,6 +141,8 @@ def chosen_set(**changes: Any) -> dict[str, Any]:
         "log_probability_floor": -6.0,
         "share_of_the_way_to_the_floor": 0.25,
         "specific": True,
+        "p_value": 0.0125,
+        "excess": 1.19,
     } | changes
 
 
@@ -154,7 +156,10 @@ def validated(**changes: Any) -> str:
 def test_the_set_that_carries_a_concept_is_shown_with_its_cost() -> None:
     shown = " ".join(validated().split())
     assert "Set: 2 vectors, 1 of which promotes its words." in shown
-    assert "fall by 1.25 and unrelated ones by 0.05, a ratio of 25 (12.5 to 50); control vectors 0.01." in shown
+    assert (
+        "fall by 1.25 and unrelated ones by 0.05, a ratio of 25 (12.5 to 50); control vectors 0.01; p = 0.0125."
+        in shown
+    )
     assert "25% of the way" in shown
     assert "No set carries" not in shown
 
@@ -167,7 +172,9 @@ def test_a_missing_or_unspecific_set_is_reported() -> None:
     )
     shown = " ".join(validated(set=weak).split())
     assert "29.555" not in shown
-    assert "specifically: effect at least 5 times that on unrelated answers, lower bound above 1x." in shown
+    assert (
+        "specifically: p < 0.05 over at least 8 questions, effect at least 5 times that on unrelated answers" in shown
+    )
 
 
 def test_the_effect_of_held_coefficients_is_shown() -> None:

@@ -12,7 +12,7 @@ from audit.interventions import Change, Rows, apply
 from audit.models.ffn import value_rows
 from audit.models.loading import RunningModel
 from audit.models.packing import tokenize
-from audit.vectors.effects import FLOOR, Effect, Trial
+from audit.vectors.effects import FLOOR, ControlledEffect, Effect, Trial
 from tests.helpers import FORGET, RETAIN, answer_sum, open_model
 from tests.tiny import DENSE, TRAINABLE, write_tiny
 
@@ -74,12 +74,35 @@ def test_an_effect_distinguishes_specific_from_general_harm() -> None:
     specific = Effect(rng.normal(0.5, 0.1, 20), rng.normal(0.0, 0.05, 30))
     general = Effect(rng.normal(0.5, 0.1, 20), rng.normal(0.5, 0.1, 30))
     nothing = Effect(rng.normal(0.0, 0.01, 20), rng.normal(0.0, 0.01, 30))
-    assert specific.intervals()["ratio"][0] > 5
+    assert specific.ratio > 5
     assert specific.intervals()["specificity"][0] > 0.4
     assert general.intervals()["ratio"][1] < 1.5
     assert general.specificity == pytest.approx(0.0, abs=0.1)
     assert nothing.intervals()["specificity"][0] < 0 < nothing.intervals()["specificity"][1]
 
 
-def test_a_ratio_never_divides_by_less_than_the_floor() -> None:
-    assert Effect(np.full(5, 0.1), np.full(5, -1.0)).ratio == pytest.approx(0.1 / FLOOR)
+def test_a_ratio_never_divides_by_less_than_the_floor_and_then_has_no_interval() -> None:
+    harmless = Effect(np.full(5, 0.1), np.full(5, -1.0))
+    assert harmless.ratio == pytest.approx(0.1 / FLOOR)
+    assert harmless.intervals()["ratio"] is None
+
+
+def controlled(target: float, unrelated: float = 0.0, control: float = 0.0, n: int = 10) -> ControlledEffect:
+    rng = np.random.default_rng(n)
+    own, other = (
+        Effect(rng.normal(fall, 0.1, n), rng.normal(cost, 0.1, 20))
+        for fall, cost in ((target, unrelated), (control, 0))
+    )
+    return ControlledEffect(own, other)
+
+
+def test_an_effect_is_significant_if_it_exceeds_unrelated_answers_and_control_vectors() -> None:
+    assert controlled(0.5).p_value == pytest.approx(1 / 1024, abs=1e-3)
+    assert controlled(0.5, unrelated=0.5).p_value > 0.05
+    assert controlled(0.5, control=0.5).p_value > 0.05
+    assert controlled(-0.5).p_value > 0.9
+
+
+def test_fewer_than_eight_questions_are_not_tested() -> None:
+    assert controlled(5.0, n=7).p_value is None
+    assert controlled(5.0, n=8).p_value == pytest.approx(1 / 256, abs=1e-3)

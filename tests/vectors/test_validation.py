@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from audit.errors import ConceptError
 from audit.interventions import noise
 from audit.models.loading import RunningModel
 from audit.vectors import validation
-from audit.vectors.effects import Effect
+from audit.vectors.effects import ControlledEffect, Effect
 from audit.vectors.question_split import (
     MIN_QUESTIONS,
     AnsweredQuestions,
@@ -23,12 +24,14 @@ from audit.vectors.question_split import (
     answered,
     as_examples,
     mismatched_examples,
+    n_choosing,
     split_questions,
     zeroed,
 )
-from audit.vectors.records import CausalSet, Validation
+from audit.vectors.records import CausalSet, Validation, corrected
 from audit.vectors.validation import choose_set
 from concepts.concept import Concept, Question
+from concepts.discovery import ConceptVector
 from concepts.neuron import Neuron
 from tests.helpers import open_model
 from tests.tiny import write_tiny
@@ -140,15 +143,71 @@ def test_zeroing_a_vector_in_a_split_is_zeroing_it_in_the_model(model: RunningMo
     assert effect.unrelated.tolist() == pytest.approx(direct[6:].tolist())
 
 
-def test_a_set_is_specific_only_with_an_interval_above_one() -> None:
-    def causal_set(held_out: Effect) -> CausalSet:
-        return CausalSet((Neuron(0, 1),), (True,), (Neuron(0, 2),), held_out, held_out, held_out, -1.0, -6.0)
+def drawn(rng: np.random.Generator, target: float, unrelated: float = 0.0, n: int = 12) -> Effect:
+    return Effect(rng.normal(target, 0.1 * abs(target) + 0.001, n), rng.normal(unrelated, 0.01, 20))
 
+
+def causal_set(held_out: Effect, control: Effect) -> CausalSet:
+    return CausalSet((Neuron(0, 1),), (True,), (Neuron(0, 2),), held_out, held_out, control, -1.0, -6.0)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "control", "specific"),
+    [
+        ({"target": 0.5}, {"target": 0.0}, True),
+        ({"target": 0.5}, {"target": 0.5}, False),  # as much as its control set
+        ({"target": 0.5}, {"target": 0.46}, False),  # more, by less than 0.05 nats
+        ({"target": 0.03}, {"target": 0.0}, False),  # beyond chance, but tiny
+        ({"target": 0.5, "unrelated": 0.2}, {"target": 0.0}, False),  # unrelated answers fall too
+        ({"target": 0.5, "n": 7}, {"target": 0.0, "n": 7}, False),  # too few questions
+    ],
+)
+def test_a_set_is_specific_only_above_its_control_set_and_by_a_minimum_effect(
+    held_out: dict[str, Any], control: dict[str, Any], specific: bool
+) -> None:
     rng = np.random.default_rng(0)
-    assert causal_set(Effect(rng.normal(0.5, 0.1, 12), rng.normal(0, 0.01, 20))).is_specific
-    assert not causal_set(Effect(np.linspace(-0.4, 0.5, 12), rng.normal(0, 0.01, 20))).is_specific
-    assert not causal_set(Effect(rng.normal(0.5, 0.1, 12), rng.normal(0.2, 0.01, 20))).is_specific
-    assert causal_set(Effect(np.full(4, 2.5), np.zeros(4))).share_of_the_way == pytest.approx(0.5)
+    assert causal_set(drawn(rng, **held_out), drawn(rng, **control)).is_specific is specific
+
+
+def test_an_effect_of_some_questions_alone_is_not_specific() -> None:
+    rng = np.random.default_rng(0)
+    uneven = Effect(np.linspace(-0.4, 0.5, 12), rng.normal(0, 0.01, 20))
+    assert not causal_set(uneven, drawn(rng, 0.0)).is_specific
+    even = Effect(np.full(4, 2.5), np.zeros(4))
+    assert causal_set(even, even).share_of_the_way == pytest.approx(0.5)
+
+
+VECTOR = ConceptVector(Neuron(0, 1), 5.0, 1e-6, 1e-3, 9, 12.0, ("Rome",))
+
+
+def tried(rng: np.random.Generator, target: float, n: int) -> tuple[ConceptVector, ControlledEffect]:
+    """One vector and its control; falls have heavy tails, as those of single answers have."""
+    effect, control = (
+        Effect(shift + 0.05 * rng.standard_t(3, n), 0.05 * rng.standard_t(3, 30)) for shift in (target, 0.0)
+    )
+    return VECTOR, ControlledEffect(effect, control)
+
+
+@pytest.mark.parametrize("n", [8, 13])
+def test_of_twenty_vectors_without_an_effect_hardly_ever_one_carries(n: int) -> None:
+    """By an interval of seven questions without a correction, at least one of twenty did in most concepts."""
+    rng = np.random.default_rng(n)
+    trials = [any(row.carries for row in corrected([tried(rng, 0.0, n) for _ in range(20)])) for _ in range(40)]
+    assert sum(trials) <= 5
+
+
+def test_a_vector_with_an_effect_on_every_question_carries_its_concept() -> None:
+    rng = np.random.default_rng(1)
+    effects = corrected([tried(rng, 0.5, 13), tried(rng, 0.5, 13), *(tried(rng, 0.0, 13) for _ in range(18))])
+    assert [row.carries for row in effects] == [True, True, *[False] * 18]
+    assert all(row.q_value >= row.zeroed.p_value for row in effects)
+    few = corrected([tried(rng, 0.5, 7), tried(rng, 0.5, 7)])
+    assert [(row.q_value, row.carries) for row in few] == [(None, False)] * 2
+
+
+@pytest.mark.parametrize(("n", "choosing"), [(5, 2), (11, 5), (12, 4), (13, 5), (14, 6), (15, 7), (16, 8), (26, 13)])
+def test_the_held_out_split_has_enough_questions_to_test_where_the_concept_has(n: int, choosing: int) -> None:
+    assert n_choosing(n) == choosing
 
 
 def test_more_noise_on_the_set_has_a_larger_effect_and_has_controls(model: RunningModel) -> None:
