@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from audit.architectures import Architecture
-from audit.attacks import Attack, AttackedModel, AttackInput, attacks
 from audit.errors import ConceptError
 from audit.metrics.contract import Evidence
-from audit.models.loading import RunningModel
 from audit.models.pair import ModelPair
 from audit.models.vocabulary import TokenizerVocabulary
 from audit.progress import Progress
-from audit.questions.conditions import AS_IS, Condition
-from audit.questions.items import Encoder, ItemSet
-from audit.questions.readings import Readings, generate, read, read_conditions
 from audit.questions.topics import Topic
 from audit.request import RunContext
 from audit.settings import Settings
+from audit.topic_reader import TopicReader, TopicReadings
 from audit.vectors.controls import matched_controls
 from audit.vectors.records import SearchResult
 from audit.vectors.search import find_vectors
@@ -38,8 +33,6 @@ CONTROLS: Final = 20
 """Minimum number of control vectors in total, even for a single vector."""
 SHOWN: Final = 6
 """Number of top tokens that describe what a vector writes."""
-
-ByCondition = Mapping[Condition, Mapping[str, Readings]]
 
 
 def check_known_vectors(topics: Sequence[Topic], architecture: Architecture | None) -> None:
@@ -71,7 +64,7 @@ def gather(pair: ModelPair, topics: Sequence[Topic], weights: WeightScan, contex
     broken = [f"the {role} weights are not finite" for role, names in weights.nonfinite.items() if names]
     if broken:
         pair_missing.setdefault("model", broken[0])
-    by_topic: Mapping[str, ByCondition] = {}
+    by_topic: Mapping[str, TopicReadings] = {}
     if "model" not in pair_missing and topics:
         by_topic = read_models(pair, topics, weights.identical, context)
     evidence = {}
@@ -85,7 +78,18 @@ def gather(pair: ModelPair, topics: Sequence[Topic], weights: WeightScan, contex
                 missing["vectors"] = traced
             else:
                 vectors = traced
-        evidence[topic.name] = Evidence(pair, topic, by_topic.get(topic.name, {}), vectors, missing, settings.seed)
+        read = by_topic.get(topic.name, TopicReadings())
+        evidence[topic.name] = Evidence(
+            pair,
+            topic,
+            read.by_condition,
+            vectors,
+            missing,
+            settings.seed,
+            others={"reference": read.reference, "twin": read.twin},
+            twin=read.made,
+            not_run=read.not_run,
+        )
     return evidence
 
 
@@ -141,65 +145,25 @@ def best_of(search: SearchResult) -> str:
 
 def read_models(
     pair: ModelPair, topics: Sequence[Topic], identical: bool, context: RunContext
-) -> dict[str, ByCondition]:
-    """Topic name -> condition -> role -> readings. The base runs first; each model is in memory only while it runs."""
-    settings = context.settings
-    items: dict[str, ItemSet] = {}
-    by_topic: dict[str, dict[Condition, dict[str, Readings]]] = {topic.name: {} for topic in topics}
+) -> dict[str, TopicReadings]:
+    """Topic name -> its readings. The base runs first; each model is in memory only while it runs."""
+    readers = {topic.name: TopicReader(topic, context) for topic in topics}
     for role, opened in pair.models.items():
         if role == "unlearned" and identical:
-            for by_role in (by_role for by_condition in by_topic.values() for by_role in by_condition.values()):
-                by_role[role] = by_role["base"]
+            for reader in readers.values():
+                reader.repeat("base", role)
             continue
         context.progress.step(f"Loading the {role} model")
-        model = opened.load(settings.device, settings.dtype)
+        model = opened.load(context.settings.device, context.settings.dtype)
         for topic in topics:
             context.progress.step(f"Asking the {role} model about {topic.title}")
-            items.setdefault(topic.name, topic.items(Encoder(model.tokenizer, model.context), settings.limit))
-            for condition, readings in read_topic(model, role, topic, items, context):
-                by_topic[topic.name].setdefault(condition, {})[role] = readings
+            readers[topic.name].read(model, role)
         del model
-    return dict(by_topic)
-
-
-def read_topic(
-    model: RunningModel, role: str, topic: Topic, items: dict[str, ItemSet], context: RunContext
-) -> Iterator[tuple[Condition, Readings]]:
-    """The readings of one topic in one model, unmodified and under every attack.
-
-    Args:
-        items: topic name -> its items. The base must come first: its own answers are added and scored in all models.
-    """
-    settings, progress = context.settings, context.progress
-    encoder = Encoder(model.tokenizer, model.context)
-    generated, _ = generate(model, items[topic.name], settings.batch_size, progress)
-    if role == "base":
-        items[topic.name] = topic.with_own_answers(items[topic.name], generated, encoder)
-    plain = items[topic.name]
-    given = AttackInput(model, encoder, topic, plain, settings)
-    together = {AS_IS: plain} | {each.condition: each.items for each in prompted(given)}
-    texts = {
-        condition: generated if condition == AS_IS else generate(model, each, settings.batch_size, progress)[0]
-        for condition, each in together.items()
-    }
-    for condition, readings in read_conditions(model, together, texts, settings.batch_size, progress).items():
-        yield condition, replace(readings, right=topic.check(together[condition], texts[condition]))
-    for attack in possible_attacks(topic):
-        if attack.COST != "prompts":
-            for each in attack.conditions(given):
-                attacked = each.model or model
-                written, _ = generate(attacked, each.items, settings.batch_size, progress)
-                alone = read(attacked, each.items, written, settings.batch_size, progress)
-                yield each.condition, replace(alone, right=topic.check(each.items, written))
-
-
-def prompted(given: AttackInput) -> list[AttackedModel]:
-    """The conditions that change the prompts and not the model; they share its forward pass."""
-    attacks = [attack for attack in possible_attacks(given.topic) if attack.COST == "prompts"]
-    return [each for attack in attacks for each in attack.conditions(given)]
-
-
-def possible_attacks(topic: Topic) -> list[Attack]:
-    """The attacks that can be run on the topic."""
-    missing = topic.missing_inputs()
-    return [attack for attack in attacks().values() if attack.INPUT not in missing]
+    if pair.reference is not None and any(topic.concept is not None for topic in topics):
+        context.progress.step("Loading the reference model")
+        model = pair.reference.load(context.settings.device, context.settings.dtype)
+        for topic in (topic for topic in topics if topic.concept is not None):
+            context.progress.step(f"Asking the reference model about {topic.title}")
+            readers[topic.name].read_reference(model)
+        del model
+    return {name: reader.readings() for name, reader in readers.items()}

@@ -18,6 +18,7 @@ class Settings:
         run_code: whether programs that a model writes are executed, each in a process of its own, to check them.
         known_vectors: whether the concept vectors are those that the concept file names, and not those that a search in
             the base finds.
+        attacks: ``none``, ``quick``, ``full``, or names of attacks separated by commas.
     """
 
     seed: int = 0
@@ -27,6 +28,7 @@ class Settings:
     limit: int | None = None
     run_code: bool = False
     known_vectors: bool = False
+    attacks: str = "quick"
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -22,8 +22,7 @@ from audit.models.keys import collect
 from audit.models.loading import RunningModel
 from audit.models.opening import open_model
 from benchmarks.record import folders, publish
-from concepts.background import load_background
-from concepts.region_choice import SplitKeys, choose_region, fit_with
+from concepts.region_choice import SplitKeys, choose_region, fit_with, load_background
 from concepts.regions import Region
 from concepts.skill import Skill, Splits, load_skill, split
 

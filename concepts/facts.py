@@ -1,7 +1,8 @@
-"""The facts of a concept: typed questions, whose answers a model without the knowledge cannot tell apart.
+"""The facts of a concept: its questions with an answer.
 
-A fact is the unit of the verdict: it is asked, said and read. Facts come from the questions that have a type, and from
-the concept's own rows of its typed groups. A group's other rows are controls, not facts.
+A fact is the unit of the verdict: it is asked, said and read. Facts come from the questions, and from the concept's own
+rows of its typed groups; a group's other rows are controls. A model without the knowledge cannot tell apart the answers
+of one type. A fact without a type can be said, but not read.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ class Fact:
     """One fact.
 
     Attributes:
-        type: type of the answer; the answers of one type are exchanged with each other.
+        type: type of the answer; the answers of one type are exchanged with each other. ``None`` if unknown.
         subject: facts with the same subject are always in the same half.
     """
 
-    type: str
+    type: str | None
     subject: str
     question: Question
 
@@ -47,8 +48,8 @@ def facts_of(concept: Concept) -> tuple[Fact, ...]:
     facts = []
     for question in concept.questions:
         row = rows.pop(normalise(question.question), None)
-        type_ = question.type or (row[0] if row is not None else None)
-        if type_ is not None and question.answer is not None:
+        if question.answer is not None:
+            type_ = question.type or (row[0] if row is not None else None)
             subject = question.subject or (row[1] if row is not None else question.question)
             facts.append(Fact(type_, subject, question))
     return (*facts, *(Fact(name, subject, question) for name, subject, question in rows.values()))
@@ -56,14 +57,14 @@ def facts_of(concept: Concept) -> tuple[Fact, ...]:
 
 def halves(facts: Sequence[Fact], seed: int) -> Mapping[str, int]:
     """Subject -> 0 or 1, at random: each type's facts are divided as evenly as the subjects allow."""
-    subjects: dict[str, list[str]] = {}
+    subjects: dict[str, list[str | None]] = {}
     for fact in facts:
         subjects.setdefault(fact.subject, []).append(fact.type)
     order = list(subjects)
     Random(seed).shuffle(order)
     order.sort(key=lambda subject: -len(subjects[subject]))  # stable: subjects of equal size stay shuffled
     half: dict[str, int] = {}
-    excess: dict[str, int] = {}  # type -> facts in half 0 minus facts in half 1
+    excess: dict[str | None, int] = {}  # type -> facts in half 0 minus facts in half 1
     for subject in order:
         balance = sum(excess.get(type_, 0) for type_ in subjects[subject]) or sum(excess.values())
         half[subject] = int(balance > 0)

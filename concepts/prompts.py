@@ -48,23 +48,24 @@ DENIAL = "(?:is|was|are|were) (?:not|wrong|incorrect|false)|isnt|wasnt|arent|wer
 CLAUSE_END = re.compile(r"[.,;:!?()\[\]\n]")
 
 
-def few_shot(question: str, avoid: Sequence[str] = ()) -> str:
-    """Three examples and ``question``, ending where the answer begins (``"...Answer:"``, no space after it).
+def few_shot(question: str, avoid: Sequence[str] = (), examples: int = 3) -> str:
+    """Some examples and ``question``, ending where the answer begins (``"...Answer:"``, no space after it).
 
     Args:
         question: one question; outer white space is dropped.
         avoid: words or phrases of the concept. An example that mentions one is replaced by the next spare example
             that does not, so that no example gives an answer away.
+        examples: number of examples, at most 3.
 
     Raises:
         ValueError: too few examples mention no word to avoid.
     """
-    return prefix(avoid) + ASK.replace("{}", question.strip())
+    return prefix(avoid, SHOTS[:examples]) + ASK.replace("{}", question.strip())
 
 
-def in_sentences(question: str, avoid: Sequence[str] = ()) -> str:
+def in_sentences(question: str, avoid: Sequence[str] = (), examples: int = 3) -> str:
     """``few_shot`` with examples answered in a sentence, for a question whose answer is a sentence."""
-    return prefix(avoid, SENTENCES, SPARE_SENTENCES) + ASK.replace("{}", question.strip())
+    return prefix(avoid, SENTENCES[:examples], SPARE_SENTENCES) + ASK.replace("{}", question.strip())
 
 
 def prefix(

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
+from concepts.files import read_toml
 from concepts.regions import Region, Vote, fit_region
 
 SLACKS = (0.5, 0.25, 0.0)
 """How far the border may move into the gap between the skill and the others, as shares of it, the widest first."""
+
+BACKGROUND = Path(__file__).parent / "data" / "background_prompts.toml"
+"""Prompts of many kinds that a region is fitted against, in addition to the other skills."""
 
 UNSEEN_INSIDE = 0.025
 """Share of a skill unseen by the fit that may be inside when a border is chosen: half of the share aimed at."""
@@ -112,3 +118,9 @@ def widened(region: Vote, others: Sequence[SplitKeys], slack: float) -> Vote:
 
 def _share(region: Region, other: SplitKeys) -> float:
     return float(region.inside(other.choose).mean())
+
+
+@cache
+def load_background() -> tuple[str, ...]:
+    """All prompts of ``BACKGROUND``."""
+    return tuple(prompt for kind in read_toml(BACKGROUND).values() for prompt in kind["prompts"])

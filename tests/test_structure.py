@@ -22,9 +22,9 @@ LEVELS = (
     {"errors", "plugins", "progress", "request", "result", "settings", "statistics", "thresholds"},
     {"architectures", "checkpoint"},
     {"models"},
-    {"guards", "interventions", "lenses", "patching", "questions", "unlearning", "vectors", "weights"},
+    {"guards", "interventions", "knowledge", "lenses", "patching", "questions", "unlearning", "vectors", "weights"},
     {"attacks", "metrics"},
-    {"evidence", "verdict"},
+    {"evidence", "topic_reader", "verdict"},
     {"commands"},
 )
 """What lies in ``audit/``, lowest first: a module imports from its own level and from those below."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final, Literal, Protocol
 
+from audit.errors import AuditError
 from audit.models.loading import RunningModel
 from audit.plugins import PluginError, discover
 from audit.questions.conditions import Condition
@@ -21,8 +22,9 @@ from audit.settings import Settings
 Cost = Literal["prompts", "passes", "training"]
 COSTS: Final[frozenset[Cost]] = frozenset({"prompts", "passes", "training"})
 
-NOT_BUILT: Final = {"relearning": "relearning", "quantisation": "quantisation", "patching": "activation patching"}
-"""Attacks that the verdict ``removed`` requires and this version does not have: future file name -> title."""
+Level = Literal["quick", "full"]
+LEVELS: Final[frozenset[Level]] = frozenset({"quick", "full"})
+NONE: Final = "none"
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class AttackInput:
     Attributes:
         model: the unmodified model; ``None`` to estimate the cost, for which an attack yields the same item sets.
         items: the item set of ``AS_IS``, with the base's own answers once they are known.
+        learning_rate: of attacks that train, chosen on the base's refusal twin; ``None`` if there is no twin.
+        parameters: number of parameters of the model.
+        level: ``"full"`` if the longer version of the attack was asked for.
     """
 
     model: RunningModel | None
@@ -39,6 +44,9 @@ class AttackInput:
     topic: Topic
     items: ItemSet
     settings: Settings
+    learning_rate: float | None = None
+    parameters: int = 0
+    level: Level = "quick"
 
 
 @dataclass(frozen=True)
@@ -46,12 +54,15 @@ class AttackedModel:
     """One condition: its item set and its model.
 
     Attributes:
-        model: ``None`` for the unmodified model, whose forward pass the condition then shares.
+        model: ``None`` for the unmodified model, whose forward pass the condition then shares. An attack that changes
+            weights does so in place and undoes it, so the model is as described only until the next one is asked for.
+        trained_tokens: number of tokens that were trained on to get here from the previous condition.
     """
 
     condition: Condition
     items: ItemSet
     model: RunningModel | None = None
+    trained_tokens: float = 0.0
 
 
 class Attack(Protocol):
@@ -62,6 +73,7 @@ class Attack(Protocol):
         COST: cost of one condition: ``prompts`` share the forward pass, ``passes`` need further forward passes,
             ``training`` changes a copy of the model.
         INPUT: the input in a metric's ``NEEDS`` that this attack's conditions provide.
+        LEVEL: ``quick`` if the attack is part of ``--attacks quick``, ``full`` if only of ``--attacks full``.
         RECOVERS: whether the verdict ``removed`` requires that this attack has run and failed.
         METRICS: metrics that are measured under each of its conditions. A metric that reads all conditions together
             has ``INPUT`` in its ``NEEDS`` instead.
@@ -70,11 +82,18 @@ class Attack(Protocol):
     TITLE: str
     COST: Cost
     INPUT: str
+    LEVEL: Level
     RECOVERS: bool
     METRICS: tuple[str, ...]
 
     def conditions(self, given: AttackInput, /) -> Iterator[AttackedModel]:
-        """All conditions of the attack; a condition without usable questions has the reasons in ``items.skipped``."""
+        """All conditions of the attack; a condition without usable questions has the reasons in ``items.skipped``.
+
+        No condition may show the model the answers of the facts that it is read on.
+
+        Raises:
+            AuditError: the attack cannot be run on this model; the message is the reason.
+        """
 
 
 @cache
@@ -82,13 +101,33 @@ def attacks() -> dict[str, Attack]:
     """All attacks by name, in alphabetical order.
 
     Raises:
-        PluginError: ``COST`` of a file is unknown.
+        PluginError: ``COST`` or ``LEVEL`` of a file is unknown.
     """
     modules = discover(__name__, Attack)
     for name, attack in modules.items():
-        if attack.COST not in COSTS:
-            raise PluginError(f"{__name__}.{name} has COST {attack.COST!r}; choose from {', '.join(sorted(COSTS))}.")
+        for field, value, known in (("COST", attack.COST, COSTS), ("LEVEL", attack.LEVEL, LEVELS)):
+            if value not in known:
+                raise PluginError(f"{__name__}.{name} has {field} {value!r}; choose from {', '.join(sorted(known))}.")
     return modules
+
+
+def chosen_attacks(request: str) -> dict[str, Attack]:
+    """The attacks that ``--attacks`` names: ``none``, ``quick``, ``full``, or names separated by commas.
+
+    Raises:
+        AuditError: an unknown name.
+    """
+    if request == NONE:
+        return {}
+    if request in LEVELS:
+        return {name: attack for name, attack in attacks().items() if request == "full" or attack.LEVEL == "quick"}
+    names = [name.strip() for name in request.split(",")]
+    unknown = [name for name in names if name not in attacks()]
+    if unknown:
+        raise AuditError(
+            f"no attack {unknown[0]!r}.", hint=f"Attacks are {', '.join(attacks())}; or none, quick, full."
+        )
+    return {name: attack for name, attack in attacks().items() if name in names}
 
 
 def not_run(ran: Collection[str] = ()) -> list[str]:
@@ -97,8 +136,7 @@ def not_run(ran: Collection[str] = ()) -> list[str]:
     Args:
         ran: names of the attacks that ran.
     """
-    built = {name: attack.TITLE for name, attack in attacks().items() if attack.RECOVERS}
-    return [title for name, title in ({**NOT_BUILT, **built}).items() if name not in ran]
+    return [attack.TITLE for name, attack in attacks().items() if attack.RECOVERS and name not in ran]
 
 
 def in_words(titles: Sequence[str]) -> str:

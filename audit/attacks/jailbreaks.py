@@ -23,6 +23,7 @@ from concepts.prompts import normalise
 TITLE = "jailbreak prompts"
 COST = "prompts"
 INPUT = "jailbreaks"
+LEVEL = "quick"
 RECOVERS = False
 METRICS: tuple[str, ...] = ()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from audit.attacks import attacks
+from audit.attacks import attacks, chosen_attacks
 from audit.commands._result import Stopwatch, as_result, digest_of, settings_of
 from audit.evidence import check_known_vectors, gather
 from audit.guards.attack import attack_guard
@@ -26,6 +26,7 @@ def compare(
     unlearned: Path | str,
     *,
     retained: Path | str | None = None,
+    reference: Path | str | None = None,
     config: Path | None = None,
     tokenizer: Path | None = None,
     request: Request = Request(),
@@ -35,6 +36,7 @@ def compare(
 
     Args:
         base, unlearned, retained: weight files or folders.
+        reference: any language model that never saw the data; a retained model serves as one.
         config, tokenizer: folders, if they are not next to the weights.
         request: concepts, skills and a guard.
         context: settings, progress and the recorded command line.
@@ -46,7 +48,9 @@ def compare(
     topics = load_topics(request, context.settings)
     protection = digest_of(request.guard) if request.guard is not None else None
     saved = open_guard(request.guard)
-    pair = open_pair(Path(base), Path(unlearned), Path(retained) if retained else None, config, tokenizer)
+    chosen_attacks(context.settings.attacks)  # an unknown name is an error before anything is read
+    others = [None if path is None else Path(path) for path in (retained, reference)]
+    pair = open_pair(Path(base), Path(unlearned), others[0], config, tokenizer, others[1])
     if context.settings.known_vectors:
         check_known_vectors(topics, pair.architecture)
     with clock.measuring("weights"):

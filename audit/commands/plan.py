@@ -5,26 +5,28 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
 
-from audit.attacks import AttackInput
+from audit.attacks import AttackInput, attacks
 from audit.checkpoint import Checkpoint
-from audit.evidence import check_known_vectors, missing_inputs, possible_attacks, prompted
+from audit.evidence import check_known_vectors, missing_inputs
 from audit.guards.saving import is_guard
 from audit.metrics import topic_metrics, weights_metrics
 from audit.models.generation import MAX_NEW_TOKENS, SENTENCE
 from audit.models.pair import ModelPair, open_pair
 from audit.models.tokenizer import Tokenizer
-from audit.questions.items import Encoder
+from audit.questions.items import Encoder, ItemSet
 from audit.questions.loading import load_topics
 from audit.questions.readings import forward_tokens
 from audit.questions.topics import Topic
 from audit.request import Request, RunContext
-from audit.result import Plan, Planned
+from audit.result import Plan, Planned, PlannedAttack
 from audit.settings import Settings
+from audit.topic_reader import level_of, possible_attacks
 from audit.weights.blocks import WHOLE_ELEMENTS
 from audit.weights.scan import WORKERS
 
@@ -43,6 +45,7 @@ def plan_comparison(
     unlearned: Path,
     *,
     retained: Path | None = None,
+    reference: Path | None = None,
     config: Path | None = None,
     tokenizer: Path | None = None,
     request: Request = Request(),
@@ -53,7 +56,7 @@ def plan_comparison(
     Raises:
         AuditError: any error that would stop the comparison before its slow work.
     """
-    pair = open_pair(base, unlearned, retained, config, tokenizer)
+    pair = open_pair(base, unlearned, retained, config, tokenizer, reference)
     return plan_pair(pair, request=request, settings=context.settings)
 
 
@@ -71,25 +74,34 @@ def plan_pair(pair: ModelPair, *, request: Request = Request(), settings: Settin
     rows = [Planned(name, None, None) for name in weights_metrics()]
     rows += [row for topic in topics for row in _planned(topic.name, missing | dict(topic.missing_inputs()))]
     checkpoints = [model.checkpoint for model in pair.models.values()]
-    forward = written = 0
+    size = sum(_bytes(checkpoint) for checkpoint in checkpoints)
+    parameters = sum(math.prod(info.shape) for info in pair.base.checkpoint.tensors.values())
+    work: dict[str, _Work] = {}
     if "model" not in missing:
         assert tokenizer is not None  # otherwise the model is missing
         for topic in topics:
-            run, answered = _tokens(topic, tokenizer, settings)
-            forward, written = forward + run * len(checkpoints), written + answered * len(checkpoints)
-    size = sum(_bytes(checkpoint) for checkpoint in checkpoints)
-    parameters = sum(math.prod(info.shape) for info in pair.base.checkpoint.tensors.values())
-    seconds = 2 * size / BYTES_PER_SECOND + 2 * parameters * (forward + written) / (EFFICIENCY * _throughput())
+            for name, one in _work(topic, tokenizer, parameters, settings).items():
+                times = len(checkpoints) + (pair.reference is not None) if name else len(checkpoints)
+                work[name] = work.get(name, _Work()) + one * times
+    total = sum(work.values(), _Work())
+    per_token = 2 * parameters / (EFFICIENCY * _throughput()) if work else 0.0
+    runs = _memory(pair, parameters, named=tokenizer is not None, runs=total.forward > 0)
     return Plan(
         architecture=pair.architecture.name if pair.architecture else None,
         parameters=parameters,
         notes=[*pair.notes, *_topic_notes(topics), *([_guard_note(request.guard)] if request.guard else [])],
         metrics=rows,
         bytes_to_read=size,
-        forward_tokens=forward,
-        generated_tokens=written,
-        seconds=seconds,
-        memory_bytes=_memory(pair, parameters, named=tokenizer is not None, runs=forward > 0),
+        forward_tokens=round(total.forward),
+        generated_tokens=round(total.generated),
+        trained_tokens=round(total.trained),
+        seconds=2 * size / BYTES_PER_SECOND + per_token * total.passes,
+        memory_bytes=max([runs, *(_attack_memory(name, parameters) for name in work if name)]),
+        attacks=[
+            PlannedAttack(name, attacks()[name].TITLE, per_token * one.passes, _attack_memory(name, parameters))
+            for name, one in work.items()
+            if name
+        ],
     )
 
 
@@ -112,21 +124,50 @@ def _planned(topic: str | None, missing: Mapping[str, str]) -> list[Planned]:
     ]
 
 
-def _tokens(topic: Topic, tokenizer: Tokenizer, settings: Settings) -> tuple[int, int]:
-    """Number of tokens that one model runs and generates for one topic, unmodified and under every attack."""
+@dataclass(frozen=True)
+class _Work:
+    """Tokens that one model runs through, generates and is trained on for one topic."""
+
+    forward: float = 0
+    generated: float = 0
+    trained: float = 0
+
+    def __add__(self, other: _Work) -> _Work:
+        return _Work(self.forward + other.forward, self.generated + other.generated, self.trained + other.trained)
+
+    def __sub__(self, other: _Work) -> _Work:
+        return self + other * -1
+
+    def __mul__(self, times: int) -> _Work:
+        return _Work(self.forward * times, self.generated * times, self.trained * times)
+
+    @property
+    def passes(self) -> float:
+        """Equivalent number of tokens of a forward pass: a backward pass costs two."""
+        return self.forward + self.generated + 3 * self.trained
+
+
+def _work(topic: Topic, tokenizer: Tokenizer, parameters: int, settings: Settings) -> dict[str, _Work]:
+    """Name of each attack -> its work; ``""`` for the unmodified model."""
     encoder = Encoder(tokenizer, context=1 << 30)
     items = topic.items(encoder, settings.limit)
-    given = AttackInput(None, encoder, topic, items, settings)
-    together = [items, *(each.items for each in prompted(given))]
-    apart = [
-        each.items
-        for attack in possible_attacks(topic)
-        if attack.COST != "prompts"
-        for each in attack.conditions(given)
-    ]
-    forward = forward_tokens(together) + sum(forward_tokens([alone]) for alone in apart)
-    written = [prompt.max_new_tokens for alone in (*together, *apart) for prompt in alone.written]
-    return forward, sum(WRITTEN.get(length, length) for length in written)
+    given = AttackInput(None, encoder, topic, items, settings, None, parameters, level_of(settings))
+    work = {"": _reading([items])}
+    for name, attack in possible_attacks(topic, settings).items():
+        attacked = list(attack.conditions(given))
+        read = [each.items for each in attacked]
+        done = (
+            _reading([items, *read]) if attack.COST == "prompts" else sum((_reading([each]) for each in read), _Work())
+        )
+        shared = work[""] if attack.COST == "prompts" else _Work()
+        trained = sum(each.trained_tokens for each in attacked)
+        work[name] = _Work(done.forward - shared.forward, done.generated - shared.generated, trained)
+    return work
+
+
+def _reading(sets: Sequence[ItemSet]) -> _Work:
+    lengths = [prompt.max_new_tokens for alone in sets for prompt in alone.written]
+    return _Work(forward_tokens(sets), sum(WRITTEN.get(length, length) for length in lengths))
 
 
 def _topic_notes(topics: Sequence[Topic]) -> list[str]:
@@ -153,6 +194,12 @@ def _memory(pair: ModelPair, parameters: int, *, named: bool, runs: bool) -> int
     naming = 2 * 4 * largest if named and pair.architecture else 0
     running = 4 * parameters + 8 * largest if runs else 0
     return max(comparing, naming, running) + PROGRAM
+
+
+def _attack_memory(name: str, parameters: int) -> int:
+    """Peak memory of an attack in bytes: the model, and a copy with gradients and two moments where it trains."""
+    copies = {"prompts": 1, "passes": 2, "training": 5}[attacks()[name].COST]
+    return copies * 4 * parameters + PROGRAM
 
 
 def _throughput() -> float:

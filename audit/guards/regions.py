@@ -13,10 +13,9 @@ from audit.guards.splits import TokenizedSkill
 from audit.models.keys import collect_each
 from audit.models.loading import RunningModel
 from audit.progress import SILENT, Progress
-from concepts.background import load_background
 from concepts.concept import neutral_text
 from concepts.jailbreaks import SENTENCE_END
-from concepts.region_choice import SplitKeys, VoteSettings, choose_region, fit_with
+from concepts.region_choice import SplitKeys, VoteSettings, choose_region, fit_with, load_background
 from concepts.regions import Hypercube, Region, fit_hypercube
 
 VOTING_DEPTHS: Final = ((0.1, 0.5), (0.4, 0.8), (0.65, 0.95))

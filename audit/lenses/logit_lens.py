@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from audit.models.loading import RunningModel
 
-Lens = Callable[[torch.Tensor], torch.Tensor]
-"""Residual streams ``[..., d_model]`` -> logits of the chosen tokens ``[..., n_tokens]`` float32, on the CPU."""
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """A model's final norm and head at some tokens, copied from it, so that another model can be read through them.
+
+    Attributes:
+        rows: the head's rows ``[n_tokens, d_model]``.
+        bias: of the head at these tokens, or 0.
+        cap: soft cap of the logits, if the model has one.
+    """
+
+    norm: nn.Module
+    rows: Float[Tensor, "n_tokens d_model"]
+    bias: Tensor | float
+    cap: float | None
+
+    def read(self, residual: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch n_tokens"]:
+        """Logits of the chosen tokens, float32, on the CPU."""
+        with torch.inference_mode():
+            logits = self.norm(residual.to(self.rows.device, self.rows.dtype)) @ self.rows.T + self.bias
+            return (self.cap * torch.tanh(logits / self.cap) if self.cap else logits).float().cpu()
 
 
-def logit_lens(model: RunningModel, token_ids: torch.Tensor) -> Lens:
-    """The model's final norm and head at ``token_ids`` ``[n_tokens]``, with its bias and soft cap if it has them.
+def readout(model: RunningModel, token_ids: torch.Tensor) -> Readout:
+    """The model's final norm and head at ``token_ids`` ``[n_tokens]``.
 
-    After the last block these are the model's own logits. In earlier layers they say what the stream holds only as far
+    After the last block these give the model's own logits. In earlier layers they say what the stream holds only as far
     as it is written in the final layer's basis already.
     """
     norm = model.model.get_submodule(model.architecture.final_norm_module)
     head = model.model.get_submodule(model.architecture.head_module)
-    rows = head.weight[token_ids]
-    bias = 0 if getattr(head, "bias", None) is None else head.bias[token_ids]
+    bias = 0.0 if getattr(head, "bias", None) is None else head.bias[token_ids].detach().clone()
     cap = getattr(model.model.config, "final_logit_softcapping", None)
-
-    def read(residual: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            logits: torch.Tensor = norm(residual.to(rows.device, rows.dtype)) @ rows.T + bias
-            return (cap * torch.tanh(logits / cap) if cap else logits).float().cpu()
-
-    return read
+    return Readout(deepcopy(norm), head.weight[token_ids].detach().clone(), bias, cap)

@@ -11,6 +11,7 @@ from audit.questions.conditions import AS_IS, Condition
 from audit.questions.readings import Readings
 from audit.questions.topics import Topic
 from audit.result import Measured
+from audit.unlearning.twin import Twin
 from audit.vectors.trace import TracedVectors
 
 
@@ -23,6 +24,10 @@ class Evidence:
         vectors: the topic's vectors in base and unlearned, with their controls.
         missing: missing input of ``NEEDS`` -> the reason, e.g. ``{"model": "no config.json ..."}``.
         condition: the condition of ``readings``.
+        others: ``"reference"`` and ``"twin"`` -> condition -> readings of the facts alone; empty if there is no such
+            model.
+        twin: how the twin was made.
+        not_run: (role, attack) -> the reason why the attack did not run.
     """
 
     pair: ModelPair
@@ -32,6 +37,9 @@ class Evidence:
     missing: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     condition: Condition = AS_IS
+    others: Mapping[str, Mapping[Condition, Readings]] = field(default_factory=dict)
+    twin: Twin | None = None
+    not_run: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def readings(self) -> Mapping[str, Readings]:

@@ -18,7 +18,7 @@ from audit.architectures import Architecture, Config, why_unknown
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.config import own_config, read_config
 from audit.errors import IncomparableError, listed
-from audit.models.opening import OpenedModel, TokenizerFiles, with_config
+from audit.models.opening import OpenedModel, TokenizerFiles, open_model, with_config
 from audit.models.tokenizer import Tokenizer
 
 Role = Literal["base", "unlearned", "retained"]
@@ -51,6 +51,7 @@ class ModelPair:
         shared: tensors that base and unlearned both have under one name and in one shape, in the base's order.
         views: further tensors, compared in part or under two names, by canonical name.
         notes: what else differs or is unusual, in words for the report.
+        reference: a language model that never saw the data; it may be of another architecture.
     """
 
     base: OpenedModel
@@ -59,6 +60,7 @@ class ModelPair:
     shared: tuple[str, ...]
     views: Mapping[str, View]
     notes: tuple[str, ...]
+    reference: OpenedModel | None = None
 
     @property
     def models(self) -> dict[Role, OpenedModel]:
@@ -103,6 +105,7 @@ def open_pair(
     retained: Path | None = None,
     config: Path | None = None,
     tokenizer: Path | None = None,
+    reference: Path | None = None,
 ) -> ModelPair:
     """Open two or three checkpoints and compare their layouts.
 
@@ -111,6 +114,7 @@ def open_pair(
     Args:
         config: a config.json or its folder, for all models.
         tokenizer: a tokenizer's folder, for all models.
+        reference: any language model that never saw the data, with its config and tokenizer beside it.
 
     Raises:
         CheckpointError: a file that cannot be trusted or read.
@@ -131,7 +135,26 @@ def open_pair(
     notes = [note for role, model in models.items() for note in _own_notes(role, model)]
     notes += [note for role, other in others.items() for note in _difference_notes(first, role, other)]
     shared = _shared(first.checkpoint, second.checkpoint)
-    return ModelPair(first, second, third, shared, _views(first, second), tuple(notes))
+    unrelated = None if reference is None else _reference(reference, first)
+    if unrelated is not None:
+        notes.append("the reference is asked with its own tokenizer")
+    return ModelPair(first, second, third, shared, _views(first, second), tuple(notes), unrelated)
+
+
+def _reference(path: Path, base: OpenedModel) -> OpenedModel:
+    """The reference, with the base's tokenizer or config where it has none and is a version of the base.
+
+    Raises:
+        CheckpointError, ModelError: it cannot be run.
+    """
+    reference = open_model(path)
+    if reference.config is None and base.config is not None:
+        reference = with_config(reference.checkpoint, base.config)
+    if not reference.has_tokenizer:
+        reference = replace(reference, tokenizer_files=base.tokenizer_files)
+    reference.require_config()
+    reference.require_architecture()
+    return reference
 
 
 def _with_configs(checkpoints: Mapping[Role, Checkpoint], config: Path | None) -> dict[Role, OpenedModel]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
+from jaxtyping import Int
 
 from audit.models.generation import MAX_NEW_TOKENS
 from audit.models.packing import Example, encode
@@ -16,6 +17,8 @@ from concepts.prompts import answer_text, cut, mentions, normalise, states
 
 NEUTRAL_TEXT: Final = "text"
 """Kind of the items of neutral text, which belong to no question."""
+FACT: Final = "fact"
+"""Kind of question of the facts."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Prompt:
     Attributes:
         text, ids: the prompt, which ends where the answer begins.
         answers: right answers; empty if none is known.
+        subject: what a fact is about.
         max_new_tokens: maximum length of the answer.
         is_complete: whether the generated text is a complete answer; ``None``: at the end of its first line.
     """
@@ -63,29 +67,53 @@ class Prompt:
     text: str
     ids: tuple[int, ...]
     answers: tuple[str, ...] = ()
+    subject: str = ""
     max_new_tokens: int = MAX_NEW_TOKENS
     is_complete: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """One typed group of questions; the answer to question ``i`` is answer ``i``.
+class FactGroup:
+    """Questions of one type; the answer to question ``i`` is answer ``i``, and two answers may be equal.
 
     Attributes:
-        subjects, answers: ``m`` each.
-        prompt_ids: the ``m`` prompts.
-        first_ids: first token of each answer, all distinct ``[m]``.
-        about: indices of the rows that belong to the topic.
-        skipped: subject that could not be used -> the reason.
+        name: type of the answers.
+        kind: file name of the kind of question: ``"fact"``, or ``"group"`` for controls.
+        ids, subjects, answers: ``m`` each; the ids are those of the written answers to the same questions.
+        prompt_ids: the ``m`` prompts, which end where the answers begin.
+        beginnings: token sequences with which answers begin before they differ; the first is empty.
+        paths: for each answer (index into ``beginnings``, next token), up to the token that tells the answer apart.
+        opening: as in ``Item``.
     """
 
     name: str
+    kind: str
+    ids: tuple[str, ...]
     subjects: tuple[str, ...]
     answers: tuple[str, ...]
     prompt_ids: tuple[tuple[int, ...], ...]
-    first_ids: np.ndarray
-    about: tuple[int, ...]
-    skipped: Mapping[str, str]
+    beginnings: tuple[tuple[int, ...], ...]
+    paths: tuple[tuple[tuple[int, int], ...], ...]
+    opening: str = ""
+
+    @property
+    def first_ids(self) -> Int[np.ndarray, " m"]:
+        """First token of each answer; answers may share it."""
+        return np.array([path[0][1] for path in self.paths])
+
+    def of(self, subjects: Collection[str]) -> FactGroup | None:
+        """The group of these subjects alone; ``None`` if fewer than two questions are left."""
+        chosen = [row for row, subject in enumerate(self.subjects) if subject in subjects]
+        if len(chosen) < 2:
+            return None
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in chosen),
+            subjects=tuple(self.subjects[row] for row in chosen),
+            answers=tuple(self.answers[row] for row in chosen),
+            prompt_ids=tuple(self.prompt_ids[row] for row in chosen),
+            paths=tuple(self.paths[row] for row in chosen),
+        )
 
 
 @dataclass(frozen=True)
@@ -104,13 +132,29 @@ class ItemSet:
     items: tuple[Item, ...] = ()
     prompts: tuple[Prompt, ...] = ()
     written: tuple[Prompt, ...] = ()
-    groups: tuple[Candidates, ...] = ()
+    groups: tuple[FactGroup, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
     sentences_left_out: int = 0
 
     def of(self, kind: str) -> list[Item]:
         """The items of one kind, in order."""
         return [item for item in self.items if item.kind == kind]
+
+    def facts(self, subjects: Collection[str] | None = None) -> ItemSet:
+        """The facts alone: their groups and their written answers.
+
+        Args:
+            subjects: keep the facts about these; ``None`` for all.
+        """
+        groups = [group for group in self.groups if group.kind == FACT]
+        if subjects is not None:
+            groups = [kept for group in groups if (kept := group.of(subjects)) is not None]
+        written = tuple(
+            prompt
+            for prompt in self.written
+            if prompt.kind == FACT and (subjects is None or prompt.subject in subjects)
+        )
+        return ItemSet(written=written, groups=tuple(groups))
 
 
 class Skipped(ValueError):
@@ -186,9 +230,13 @@ def with_own_answers(items: ItemSet, generated: Mapping[str, str], encoder: Enco
     return replace(items, items=(*items.items, *own), skipped=skipped)
 
 
-def neutral_items(encoder: Encoder) -> Iterator[Item]:
-    """The shipped neutral text, one item for each paragraph: every token but the first is scored."""
-    paragraphs = [paragraph.strip() for paragraph in neutral_text().split("\n\n")]
+def neutral_items(encoder: Encoder, text: str = "") -> Iterator[Item]:
+    """Neutral text, one item for each paragraph: every token but the first is scored.
+
+    Args:
+        text: instead of the shipped text.
+    """
+    paragraphs = [paragraph.strip() for paragraph in (text or neutral_text()).split("\n\n")]
     for index, paragraph in enumerate(paragraph for paragraph in paragraphs if paragraph):
         ids = tuple(encoder.tokenizer(paragraph)["input_ids"])[: encoder.context]
         yield Item(f"{NEUTRAL_TEXT}/{index}", NEUTRAL_TEXT, "", "", ids[:1], ids[1:], index)

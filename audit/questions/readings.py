@@ -9,16 +9,43 @@ from typing import Final
 import numpy as np
 import torch
 
-from audit.lenses.logit_lens import logit_lens
+from audit.lenses.logit_lens import Readout, readout
 from audit.models.forward import Batch, Row, run, tokens_run
 from audit.models.generation import greedy, is_over
 from audit.models.loading import RunningModel
 from audit.progress import SILENT, Progress
 from audit.questions.conditions import AS_IS, Condition
-from audit.questions.items import NEUTRAL_TEXT, Candidates, Item, ItemSet, Prompt
+from audit.questions.items import NEUTRAL_TEXT, FactGroup, Item, ItemSet, Prompt
 
 KEYS: Final = ("target", "unrelated")
 """Kinds of question that always have an entry in ``Readings.keys``, if an empty one: metrics compare the two."""
+Key = tuple[str, str]
+"""Kind of question and type of a group."""
+
+
+@dataclass(frozen=True)
+class BaseReadout:
+    """The base's readout at every first token of every group.
+
+    Attributes:
+        column: token id -> its column in the readout's logits.
+    """
+
+    readout: Readout
+    column: Mapping[int, int]
+
+    @classmethod
+    def of(cls, base: RunningModel, sets: Sequence[ItemSet]) -> BaseReadout:
+        """Copied from ``base``, for the groups of ``sets``."""
+        ids = sorted({int(token) for each in sets for group in each.groups for token in group.first_ids})
+        return cls(
+            readout(base, torch.tensor(ids, dtype=torch.long)), {token: place for place, token in enumerate(ids)}
+        )
+
+    def read(self, residual: torch.Tensor, group: FactGroup) -> np.ndarray:
+        """``[n_layers, m, m]`` from the residual stream ``[n_layers, m, d_model]``."""
+        columns = [self.column[int(token)] for token in group.first_ids]
+        return self.readout.read(residual)[..., columns].double().numpy()
 
 
 @dataclass(frozen=True)
@@ -34,10 +61,11 @@ class Readings:
             ``[n_questions, n_layers, d_mlp]`` float32.
         first_logprobs: item id -> log p of the first token of its answer and of each wrong one ``[1 + n_wrong]``; for
             items that have wrong answers.
-        groups: the candidate groups of ``candidate_logprobs`` and ``candidate_lens``.
-        candidate_logprobs: group -> log p of candidate ``j``'s first token after question ``i`` ``[m, m]``.
-        candidate_lens: group -> the same after each block, the residual stream projected through the model's own final
-            norm and head; logits, hence defined up to one constant for each row ``[n_layers, m, m]``.
+        groups: the groups of ``scores`` and ``lens``, whose keys are (kind, type).
+        scores: log p of answer ``j`` after question ``i``, up to the token that tells it apart ``[m, m]``.
+        lens: logit of answer ``j``'s first token after each block, the residual stream read through the model's own
+            final norm and head; defined up to one constant for each row ``[n_layers, m, m]``.
+        base_lens: the same through the base's norm and head; absent if the model is not a version of the base.
         generated: prompt id -> the model's greedy continuation; ids of ``prompts``.
         right: prompt id -> whether that continuation is right; only prompts that could be checked.
         prompts: prompt id -> its question.
@@ -50,9 +78,10 @@ class Readings:
     answer_hits: tuple[np.ndarray, ...] = ()
     keys: Mapping[str, np.ndarray] = field(default_factory=dict)
     first_logprobs: Mapping[str, np.ndarray] = field(default_factory=dict)
-    groups: tuple[Candidates, ...] = ()
-    candidate_logprobs: Mapping[str, np.ndarray] = field(default_factory=dict)
-    candidate_lens: Mapping[str, np.ndarray] = field(default_factory=dict)
+    groups: tuple[FactGroup, ...] = ()
+    scores: Mapping[Key, np.ndarray] = field(default_factory=dict)
+    lens: Mapping[Key, np.ndarray] = field(default_factory=dict)
+    base_lens: Mapping[Key, np.ndarray] = field(default_factory=dict)
     generated: Mapping[str, str] = field(default_factory=dict)
     right: Mapping[str, bool] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -68,22 +97,27 @@ def generate(
     model: RunningModel, items: ItemSet, batch_size: int = 16, progress: Progress = SILENT
 ) -> tuple[dict[str, str], int]:
     """Prompt id -> the model's greedy continuation of each of ``items.written``, and the number of generated tokens."""
-    texts, total = {}, 0
+    texts: dict[str, str] = {}
+    total = 0
     by_end: dict[object, list[Prompt]] = {}
     for prompt in items.written:
         by_end.setdefault((prompt.max_new_tokens, prompt.is_complete), []).append(prompt)
     for prompts in by_end.values():
+        distinct = list({prompt.ids: prompt for prompt in prompts}.values())
         written = greedy(
             model,
-            [prompt.ids for prompt in prompts],
+            [prompt.ids for prompt in distinct],
             prompts[0].max_new_tokens,
             batch_size,
             progress,
             ended=prompts[0].is_complete or is_over,
         )
         total += sum(len(tokens) for tokens in written)
-        for prompt, tokens in zip(prompts, written, strict=True):
-            texts[prompt.id] = model.tokenizer.decode(tokens, skip_special_tokens=True)
+        by_ids = {
+            prompt.ids: model.tokenizer.decode(tokens, skip_special_tokens=True)
+            for prompt, tokens in zip(distinct, written, strict=True)
+        }
+        texts |= {prompt.id: by_ids[prompt.ids] for prompt in prompts}
     return {prompt.id: texts[prompt.id] for prompt in items.written}, total
 
 
@@ -93,13 +127,14 @@ def read(
     generated: Mapping[str, str] | None = None,
     batch_size: int = 16,
     progress: Progress = SILENT,
+    base: BaseReadout | None = None,
 ) -> Readings:
     """``read_conditions`` for one item set.
 
     Args:
         generated: output of ``generate`` for this model and item set.
     """
-    return read_conditions(model, {AS_IS: items}, {AS_IS: generated or {}}, batch_size, progress)[AS_IS]
+    return read_conditions(model, {AS_IS: items}, {AS_IS: generated or {}}, batch_size, progress, base)[AS_IS]
 
 
 def read_conditions(
@@ -108,12 +143,14 @@ def read_conditions(
     generated: Mapping[Condition, Mapping[str, str]] | None = None,
     batch_size: int = 16,
     progress: Progress = SILENT,
+    base: BaseReadout | None = None,
 ) -> dict[Condition, Readings]:
     """The readings of ``model`` under each condition, from one forward pass in which equal sequences are run once.
 
     Args:
         conditions: condition -> its item set; only conditions that change the prompts and not the model.
         generated: condition -> output of ``generate`` for this model and the condition's item set.
+        base: the base's readout, through which the residual streams are read too.
 
     Raises:
         ModelError: an output of the model is not finite.
@@ -123,7 +160,10 @@ def read_conditions(
         for batch in run(model, wanted, batch_size, progress):
             plan.take(wanted, batch)
     texts = generated or {}
-    return {condition: plan.readings(model, items, texts.get(condition, {})) for condition, items in conditions.items()}
+    return {
+        condition: plan.readings(model, items, texts.get(condition, {}), base)
+        for condition, items in conditions.items()
+    }
 
 
 def forward_tokens(conditions: Sequence[ItemSet]) -> int:
@@ -141,31 +181,59 @@ class _ForwardPlan:
 
     def __init__(self, sets: Sequence[ItemSet]) -> None:
         items = [item for each in sets for item in each.items]
+        groups = [group for each in sets for group in each.groups]
         self.texts = dict.fromkeys(item_row(item) for item in items if item.kind == NEUTRAL_TEXT)
         self.openings: dict[str, dict[Row, None]] = {"": {}}
-        for item in items:
-            if item.kind != NEUTRAL_TEXT and not item.opening:
-                self.openings[""][item_row(item)] = None
-        for item in items:
-            if item.opening and (row := item_row(item)) not in self.openings[""]:
-                self.openings.setdefault(item.opening, {})[row] = None
         self.by_prompt: dict[tuple[int, ...], Row] = {}
-        for row in (row for rows in self.openings.values() for row in rows):
-            self.by_prompt.setdefault(row.ids[: row.last + 1], row)
-        prompts = [prompt.ids for each in sets for prompt in each.prompts]
-        candidates = [ids for each in sets for group in each.groups for ids in group.prompt_ids]
-        for ids in (*prompts, *candidates):
+        self.steps: dict[tuple[int, ...], tuple[Row, int]] = {}
+        self.next_ids: dict[Row, dict[int, None]] = {}
+        questions = [item for item in items if item.kind != NEUTRAL_TEXT]
+        for item in sorted(questions, key=lambda item: item.opening != ""):
+            self._add(item_row(item), item.opening)
+        for group in groups:
+            self._add_group(group)
+        for ids in (prompt.ids for each in sets for prompt in each.prompts):
             if ids not in self.by_prompt:
-                self.by_prompt[ids] = Row(ids, len(ids) - 1)
-                self.openings[""][self.by_prompt[ids]] = None
-        self.key_rows = {self.by_prompt[ids] for ids in prompts}
-        self.group_rows = {self.by_prompt[ids] for ids in candidates}
-        self.first_rows = self.group_rows | {item_row(item) for item in items if item.wrong_ids}
+                self._add(Row(ids, len(ids) - 1))
+        self.key_rows = {self.by_prompt[prompt.ids] for each in sets for prompt in each.prompts}
+        self.group_rows = {self.by_prompt[ids] for group in groups for ids in group.prompt_ids}
+        self.first_rows = {item_row(item) for item in items if item.wrong_ids}
         self.logprobs: dict[Row, np.ndarray] = {}
         self.hits: dict[Row, np.ndarray] = {}
         self.keys: dict[Row, np.ndarray] = {}
         self.residual: dict[Row, torch.Tensor] = {}
         self.first: dict[Row, torch.Tensor] = {}
+        self.following: dict[Row, tuple[dict[int, int], np.ndarray]] = {}
+
+    def _add(self, row: Row, opening: str = "") -> None:
+        """Run ``row`` together with the rows of the same opening, unless it is run already."""
+        if not any(row in rows for rows in self.openings.values()):
+            self.openings.setdefault(opening, {})[row] = None
+        self.by_prompt.setdefault(row.ids[: row.last + 1], row)
+
+    def _add_group(self, group: FactGroup) -> None:
+        """The rows that score the group's answers: for each question, one for each longest beginning.
+
+        ``steps`` says where the tokens after a question and a beginning are read: in which row, and how many positions
+        after the question's last token.
+        """
+        inner = {beginning[:depth] for beginning in group.beginnings for depth in range(len(beginning))}
+        longest = [place for place, beginning in enumerate(group.beginnings) if beginning not in inner]
+        following: dict[int, dict[int, None]] = {}
+        for place, token in (step for path in group.paths for step in path):
+            following.setdefault(place, {})[token] = None
+        for prompt in group.prompt_ids:
+            for place in longest:
+                beginning = group.beginnings[place]
+                row = self.by_prompt.get(prompt) if not beginning else None
+                end = next(iter(following[place])) if beginning else None
+                row = row or Row((*prompt, *beginning, *(() if end is None else (end,))), len(prompt) - 1)
+                self._add(row, group.opening)
+                for depth in range(len(beginning) + 1):
+                    self.steps.setdefault((*prompt, *beginning[:depth]), (row, depth))
+            for place, beginning in enumerate(group.beginnings):
+                row, _ = self.steps[(*prompt, *beginning)]
+                self.next_ids.setdefault(row, {}).update(following[place])
 
     def passes(self) -> Iterator[list[Row]]:
         """The sequences grouped by their opening, whose positions are computed once for each group."""
@@ -187,13 +255,20 @@ class _ForwardPlan:
                 self.hits[row] = (logits.argmax(dim=-1) == answer).cpu().numpy()
             if row in self.key_rows:
                 self.keys[row] = batch.keys[:, number].numpy()
+            if row in self.next_ids:
+                wanted = list(self.next_ids[row])
+                values = (logits[:, wanted] - total[:, None]).double().cpu().numpy()
+                self.following[row] = ({token: column for column, token in enumerate(wanted)}, values)
             if row in self.first_rows:
                 self.first[row] = (logits[0] - total[0]).cpu()
             if row in self.group_rows:
                 self.residual[row] = batch.residual[:, number]
 
-    def readings(self, model: RunningModel, items: ItemSet, generated: Mapping[str, str]) -> Readings:
+    def readings(
+        self, model: RunningModel, items: ItemSet, generated: Mapping[str, str], base: BaseReadout | None
+    ) -> Readings:
         """The stored outputs for one item set."""
+        groups = {(group.kind, group.name): (group, self._residual(group)) for group in items.groups}
         kinds = dict.fromkeys((*KEYS, *(prompt.kind for prompt in items.prompts)))
         return Readings(
             items=items.items,
@@ -202,8 +277,9 @@ class _ForwardPlan:
             keys={kind: self._keys(items.prompts, kind) for kind in kinds},
             first_logprobs={item.id: self._first_logprobs(item) for item in items.items if item.wrong_ids},
             groups=items.groups,
-            candidate_logprobs={group.name: self._candidate_logprobs(group) for group in items.groups},
-            candidate_lens={group.name: self._candidate_lens(model, group) for group in items.groups},
+            scores={key: self._scores(group) for key, (group, _) in groups.items()},
+            lens={key: _lens(model, residual, group) for key, (group, residual) in groups.items()},
+            base_lens={key: base.read(residual, group) for key, (group, residual) in groups.items()} if base else {},
             generated=generated,
             prompts={prompt.id: prompt.question for prompt in items.written},
             skipped=items.skipped,
@@ -218,11 +294,24 @@ class _ForwardPlan:
     def _first_logprobs(self, item: Item) -> np.ndarray:
         return self.first[item_row(item)][[item.answer_ids[0], *item.wrong_ids]].double().numpy()
 
-    def _candidate_logprobs(self, group: Candidates) -> np.ndarray:
-        rows = (self.by_prompt[ids] for ids in group.prompt_ids)
-        return np.stack([self.first[row][group.first_ids].double().numpy() for row in rows])
+    def _scores(self, group: FactGroup) -> np.ndarray:
+        """``[m, m]``: log p of each answer after each question, up to the token that tells it apart."""
+        return np.array(
+            [
+                [sum(self._next(ids, group.beginnings[place], token) for place, token in path) for path in group.paths]
+                for ids in group.prompt_ids
+            ]
+        )
 
-    def _candidate_lens(self, model: RunningModel, group: Candidates) -> np.ndarray:
-        rows = (self.by_prompt[ids] for ids in group.prompt_ids)
-        residual = torch.stack([self.residual[row] for row in rows], dim=1)  # [n_layers, m, d_model]
-        return logit_lens(model, torch.from_numpy(group.first_ids))(residual).double().numpy()
+    def _next(self, prompt: tuple[int, ...], beginning: tuple[int, ...], token: int) -> float:
+        row, depth = self.steps[(*prompt, *beginning)]
+        columns, values = self.following[row]
+        return float(values[depth, columns[token]])
+
+    def _residual(self, group: FactGroup) -> torch.Tensor:
+        """``[n_layers, m, d_model]`` at the last token of each question."""
+        return torch.stack([self.residual[self.by_prompt[ids]] for ids in group.prompt_ids], dim=1)
+
+
+def _lens(model: RunningModel, residual: torch.Tensor, group: FactGroup) -> np.ndarray:
+    return readout(model, torch.from_numpy(group.first_ids)).read(residual).double().numpy()

@@ -32,7 +32,8 @@ LONG: Final = 200
 """Maximum number of tokens of such an answer."""
 ONLY_AS_WRITTEN: Final = "queries of a skill are asked only as they are written"
 MISSING: Final = {
-    "groups": "queries of a skill have no typed groups",
+    "facts": "queries of a skill have no types of answer",
+    "groups": "queries of a skill have no types of answer",
     "vectors": "a skill has no words to search its value vectors by",
     "jailbreaks": "queries of a skill are not asked under jailbreak prompts",
     "neighbours": "a skill has no neighbouring questions",
@@ -121,7 +122,9 @@ class SkillTopic:
                 long = query.is_worked_out(self.run_code) and worked_out[query.kind] < CHECKED
                 worked_out[query.kind] += long
                 length, is_complete = (LONG, _is_over) if long else (MAX_NEW_TOKENS, None)
-                form = Prompt(name, query.kind, text, query.form, before, (), length, is_complete)
+                form = Prompt(
+                    name, query.kind, text, query.form, before, max_new_tokens=length, is_complete=is_complete
+                )
                 written.append(form)
                 if query.answer is not None:
                     answer_ids = encoder.continuation(query.form, before, query.answer)

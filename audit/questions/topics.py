@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
-
-import numpy as np
+from typing import Protocol
 
 from audit.errors import ConceptError
+from audit.questions.exchanged import exchanged_items
 from audit.questions.items import (
-    Candidates,
     Encoder,
+    FactGroup,
     Item,
     ItemSet,
     Prompt,
@@ -26,10 +26,6 @@ from audit.questions.kinds import Kind, PosedQuestion, kinds, missing_inputs
 from concepts.concept import Concept, load_concept
 from concepts.files import ConceptFileError
 from concepts.jailbreaks import translated
-from concepts.prompts import answer_text, mentions
-
-SMALLEST_GROUP: Final = 4
-"""Smallest usable group: without two of its rows, a candidate's popularity must still be a mean over at least two."""
 
 
 class Topic(Protocol):
@@ -141,17 +137,21 @@ def concept_items(concept: Concept, encoder: Encoder, limit: int | None = None) 
     items: list[Item] = []
     prompts: list[Prompt] = []
     written: list[Prompt] = []
-    groups: list[Candidates] = []
+    groups: list[FactGroup] = []
     skipped: dict[str, str] = {}
     for name, kind in kinds().items():
         questions = list(kind.questions(concept, limit))
-        if "first_tokens" in kind.READS:
-            groups += _groups(kind, questions, encoder, avoid, skipped)
+        if "exchanged" in kind.READS:
+            ask = partial(_ask, kind, avoid, concept.examples)
+            part = exchanged_items(name, questions, encoder, ask, "written" in kind.READS, kind.MAX_NEW_TOKENS)
+            written += part.written
+            groups += part.groups
+            skipped |= part.skipped
             continue
         for question in questions:
             label = f"{_id(name, question)} ({question.wording})"
             try:
-                prompt = _prompt(name, kind, question, encoder, avoid)
+                prompt = _prompt(name, kind, question, encoder, avoid, concept.examples)
             except ValueError as reason:  # Skipped, or every few-shot example mentions the concept
                 skipped[label] = str(reason)
                 continue
@@ -162,7 +162,9 @@ def concept_items(concept: Concept, encoder: Encoder, limit: int | None = None) 
                     items.append(_item(prompt, question, question.answer, encoder))
                 except Skipped as reason:
                     skipped[label] = str(reason)
-    return ItemSet((*items, *neutral_items(encoder)), tuple(prompts), tuple(written), tuple(groups), skipped)
+    return ItemSet(
+        (*items, *neutral_items(encoder, concept.neutral_text)), tuple(prompts), tuple(written), tuple(groups), skipped
+    )
 
 
 def _id(kind: str, question: PosedQuestion) -> str:
@@ -170,8 +172,10 @@ def _id(kind: str, question: PosedQuestion) -> str:
     return f"{kind}/{question.place}{number}"
 
 
-def _prompt(name: str, kind: Kind, question: PosedQuestion, encoder: Encoder, avoid: Sequence[str]) -> Prompt:
-    text = kind.prompt(question.wording, [*avoid, *question.avoid])
+def _prompt(
+    name: str, kind: Kind, question: PosedQuestion, encoder: Encoder, avoid: Sequence[str], examples: int
+) -> Prompt:
+    text = _ask(kind, avoid, examples, question)
     return Prompt(
         id=_id(name, question),
         kind=name,
@@ -183,59 +187,10 @@ def _prompt(name: str, kind: Kind, question: PosedQuestion, encoder: Encoder, av
     )
 
 
+def _ask(kind: Kind, avoid: Sequence[str], examples: int, question: PosedQuestion) -> str:
+    return kind.prompt(question.wording, [*avoid, *question.avoid], examples)
+
+
 def _item(prompt: Prompt, question: PosedQuestion, answer: str, encoder: Encoder) -> Item:
     answer_ids = encoder.answer(prompt.text, prompt.ids, answer)
     return Item(prompt.id, prompt.kind, prompt.question, answer, prompt.ids, answer_ids, question.place)
-
-
-def _groups(
-    kind: Kind, questions: Iterable[PosedQuestion], encoder: Encoder, avoid: Sequence[str], skipped: dict[str, str]
-) -> list[Candidates]:
-    """The usable groups; the reasons for the others are added to ``skipped``."""
-    rows: dict[str, list[PosedQuestion]] = {}
-    for question in questions:
-        rows.setdefault(question.group, []).append(question)
-    usable = []
-    for name, group in rows.items():
-        try:
-            usable.append(_candidates(name, kind, group, encoder, avoid))
-        except Skipped as reason:
-            skipped[f"group {name}"] = str(reason)
-    return usable
-
-
-def _candidates(
-    name: str, kind: Kind, rows: Sequence[PosedQuestion], encoder: Encoder, avoid: Sequence[str]
-) -> Candidates:
-    """The rows of the group whose answers start with distinct tokens; the concept's own rows take precedence."""
-    usable: dict[int, tuple[tuple[int, ...], int]] = {}
-    skipped: dict[str, str] = {}
-    owner: dict[int, PosedQuestion] = {}
-    for row in sorted(rows, key=lambda row: not row.about):
-        try:
-            text = kind.prompt(row.wording, avoid)
-            ids = encoder.prompt(text)
-            if mentions(text, row.answers):
-                raise Skipped(f"the answer {row.answer!r} is part of the prompt")
-            first = encoder.continuation(text, ids, answer_text(row.answer or ""))[0]
-            if first in owner:
-                raise Skipped(f"{row.answer!r} begins like {owner[first].answer!r}")
-        except ValueError as reason:  # Skipped, or every few-shot example mentions the concept
-            skipped[row.subject] = str(reason)
-            continue
-        owner[first] = row
-        usable[row.place] = (ids, first)
-    kept = [row for row in rows if row.place in usable]
-    about = tuple(index for index, row in enumerate(kept) if row.about)
-    if len(kept) < SMALLEST_GROUP or not about:
-        reasons = "; ".join(f"{subject}: {reason}" for subject, reason in skipped.items())
-        raise Skipped(f"{len(about)} of the concept's rows among {len(kept)} are left ({reasons})")
-    return Candidates(
-        name=name,
-        subjects=tuple(row.subject for row in kept),
-        answers=tuple(row.answer or "" for row in kept),
-        prompt_ids=tuple(usable[row.place][0] for row in kept),
-        first_ids=np.array([usable[row.place][1] for row in kept]),
-        about=about,
-        skipped=skipped,
-    )

@@ -4,7 +4,17 @@ This package imports neither torch nor modules that read weights, so that report
 Numbers are finite or ``None``; a ``None`` value always has the reason why it was not measured.
 """
 
-from audit.result.checks import Check, Difference, FileCheck, PathCheck, Plan, Planned, Signature, Verification
+from audit.result.checks import (
+    Check,
+    Difference,
+    FileCheck,
+    PathCheck,
+    Plan,
+    Planned,
+    PlannedAttack,
+    Signature,
+    Verification,
+)
 from audit.result.document import FORMAT, FORMAT_VERSION, AuditResult, Run, Tool, check_output
 from audit.result.files import write_text
 from audit.result.finding import Finding, NotChecked, Verdict
@@ -68,6 +78,7 @@ __all__ = [
     "PathCheck",
     "Plan",
     "Planned",
+    "PlannedAttack",
     "Reading",
     "Record",
     "Run",

@@ -16,6 +16,16 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class PlannedAttack:
+    """One attack on all models, with estimates of its time and peak memory."""
+
+    name: str
+    title: str
+    seconds: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """The work of a comparison. Times and memory are estimates for this machine; no model was run."""
 
@@ -26,8 +36,10 @@ class Plan:
     bytes_to_read: int
     forward_tokens: int
     generated_tokens: int
+    trained_tokens: int
     seconds: float
     memory_bytes: int
+    attacks: list[PlannedAttack]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -19,7 +19,7 @@ from audit.models.keys import collect
 from audit.request import RunContext
 from audit.result import AuditResult, Finding, Measurement
 from audit.settings import Settings
-from concepts.background import load_background
+from concepts.region_choice import load_background
 from concepts.regions import Vote
 from reports.html import render
 from reports.text import render_skill

@@ -15,8 +15,8 @@ from typing import Final, Literal, Protocol
 from audit.plugins import PluginError, discover
 from concepts.concept import Concept
 
-Reading = Literal["scored", "written", "keys", "first_tokens"]
-READINGS: Final[frozenset[Reading]] = frozenset({"scored", "written", "keys", "first_tokens"})
+Reading = Literal["scored", "written", "keys", "exchanged"]
+READINGS: Final[frozenset[Reading]] = frozenset({"scored", "written", "keys", "exchanged"})
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class PosedQuestion:
         answers: all right answers; a generated answer is checked against them.
         number: index of the wording, if one question has several.
         avoid: further words that no few-shot example may mention.
-        group, subject, about: for ``first_tokens``: the typed group, the row's subject, and whether the row belongs to
-            the concept.
+        type, subject, prefix: for ``exchanged``: see ``concepts.concept.Question``; a question without a type is
+            written only.
     """
 
     place: int
@@ -40,9 +40,9 @@ class PosedQuestion:
     answers: tuple[str, ...] = ()
     number: int | None = None
     avoid: tuple[str, ...] = ()
-    group: str = ""
+    type: str | None = None
     subject: str = ""
-    about: bool = False
+    prefix: str = ""
 
 
 class Kind(Protocol):
@@ -52,7 +52,8 @@ class Kind(Protocol):
         TITLE: display name, in the plural.
         ORDER: position among the kinds in passes and tables.
         READS: what is read for each question: ``scored``, the answer's log-probability; ``written``, the greedy answer;
-            ``keys``, the key vector at the last token; ``first_tokens``, every answer's first token in a typed group.
+            ``keys``, the key vector at the last token; ``exchanged``, the answers of one type after each question of
+            that type.
         INPUT: the input in a metric's ``NEEDS`` that these questions provide.
         ABSENT: the reason why that input is missing, for a concept without such questions; ``{title}`` is the
             concept's title.
@@ -74,8 +75,12 @@ class Kind(Protocol):
     def questions(self, concept: Concept, limit: int | None, /) -> Iterator[PosedQuestion]:
         """The questions, at most ``limit``."""
 
-    def prompt(self, wording: str, avoid: Sequence[str], /) -> str:
-        """The text before the answer. Raises ValueError if every few-shot example mentions a word of ``avoid``."""
+    def prompt(self, wording: str, avoid: Sequence[str], examples: int, /) -> str:
+        """The text before the answer, after at most so many examples.
+
+        Raises:
+            ValueError: every few-shot example mentions a word of ``avoid``.
+        """
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Typed groups of questions (the capital of each country): the first token of each answer, after each question."""
+"""The rows of typed groups that do not belong to the concept (the capital of other countries), as the control."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from concepts.prompts import few_shot as prompt
 
 __all__ = ["MAX_NEW_TOKENS", "prompt"]
 
-TITLE = "Typed groups of questions"
+TITLE = "The same questions about other subjects"
 ORDER = 6
-READS = frozenset({"first_tokens"})
+READS = frozenset({"exchanged"})
 INPUT = "groups"
 ABSENT = "the concept {title} has no typed groups of questions"
 TRAINABLE = False
 
 
 def exists(concept: Concept) -> bool:
-    return bool(concept.groups)
+    return any(set(group.answers) - set(group.about) for group in concept.groups)
 
 
 def questions(concept: Concept, limit: int | None) -> Iterator[PosedQuestion]:
-    """All rows of all groups. ``limit`` does not apply: omitting rows of a group would change the test."""
-    for group in concept.groups:
-        for place, (subject, answer) in enumerate(group.answers.items()):
-            about = subject in group.about
-            yield PosedQuestion(
-                place, group.ask(subject), answer, (answer,), group=group.name, subject=subject, about=about
-            )
+    """All other rows of all groups. ``limit`` does not apply: omitting rows of a group would change the test."""
+    others = [
+        (group, subject, answer)
+        for group in concept.groups
+        for subject, answer in group.answers.items()
+        if subject not in group.about
+    ]
+    for place, (group, subject, answer) in enumerate(others):
+        yield PosedQuestion(place, group.ask(subject), answer, (answer,), type=group.name, subject=subject)

@@ -1,0 +1,130 @@
+"""Relearning: fine-tune on half of the facts and read the other half, both ways (RTT, arXiv 2410.08827).
+
+Knowledge that was only hidden comes back with its like: what is trained is never what is read. Other arms train the
+same number of steps on other data: other facts in the same form, the topic's text without the answers, and neutral text
+(arXiv 2602.03379 finds that much of what topical text recovers, filler recovers too).
+
+What makes it wrong: facts of one subject that give each other away, and so are kept in one half; and answers that can
+be guessed, for which a reference is relearned in the same way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from audit.attacks import AttackedModel, AttackInput
+from audit.errors import AuditError
+from audit.models.packing import Example
+from audit.questions.conditions import Condition
+from audit.unlearning.fine_tuning import FineTuning, fine_tune, preserved, trained_tokens
+from concepts.concept import Concept, neutral_text
+from concepts.facts import Fact, facts_of, halves
+from concepts.prompts import ASK, answer_text, mentions
+
+TITLE = "relearning"
+COST = "training"
+INPUT = "relearning"
+LEVEL = "quick"
+RECOVERS = True
+METRICS: tuple[str, ...] = ()
+
+QUICK: Final = (2, 8)
+FULL: Final = (1, 2, 5, 10, 30)
+LONG: Final = (2, 10, 30)
+"""Steps after which a model is read: of the quick attack, of the full one, and of the quick one on a small model."""
+SMALL: Final = 20_000_000
+"""Parameters below which a step costs so little that the quick attack is long."""
+LARGEST: Final = 200_000_000
+"""Parameters above which the quick attack trains only on a GPU."""
+BATCH: Final = 16
+OPENING: Final = 3
+"""Words of a sentence that form the prompt; the others are trained."""
+HALF, OTHERS, TEXT, FILLER = "half of the facts", "other facts", "text about the topic", "neutral text"
+
+
+def conditions(given: AttackInput) -> Iterator[AttackedModel]:
+    """Each arm at each number of steps; the first arm once for each half of the facts."""
+    concept = given.topic.concept
+    if concept is None or not facts_of(concept):
+        return
+    if given.model is not None and given.learning_rate is None:
+        raise AuditError("the base has no refusal twin on which the learning rate could be chosen.")
+    if given.model is not None and given.level == "quick" and _is_large(given):
+        raise AuditError("the model is too large to be trained by --attacks quick without a GPU; use --attacks full.")
+    facts = facts_of(concept)[: given.settings.limit]
+    half = halves(facts, given.settings.seed)
+    for fold in (0, 1):
+        trained = [fact for fact in facts if half[fact.subject] != fold]
+        yield from _arm(given, HALF, fact_examples(trained, concept), fold, {s for s in half if half[s] == fold})
+    if given.level == "full":
+        others = [(question.question, question.answer) for question in concept.unrelated if question.answer]
+        yield from _arm(given, OTHERS, [_example(*each) for each in others])
+        yield from _arm(
+            given, TEXT, _sentences(concept.text, [each for fact in facts for each in fact.question.answers])
+        )
+        yield from _arm(given, FILLER, _sentences(concept.neutral_text or neutral_text(), ()))
+
+
+def fact_examples(facts: Sequence[Fact], concept: Concept) -> list[Example]:
+    """The questions with their answers, in every wording, without few-shot examples."""
+    return [
+        _example(wording, f"{fact.question.prefix} {fact.answer}".strip())
+        for fact in facts
+        for wording in fact.question.wordings
+    ]
+
+
+def _example(question: str, answer: str) -> Example:
+    return Example(ASK.replace("{}", question), answer_text(answer))
+
+
+def _sentences(text: str, answers: Sequence[str]) -> list[Example]:
+    """Sentences that mention none of ``answers``: the first words are the prompt, the others are trained."""
+    examples = []
+    for sentence in re.split(r"(?<=[.!?])\s+", text):
+        words = sentence.split()
+        if len(words) > OPENING and not mentions(sentence, answers):
+            examples.append(Example(" ".join(words[:OPENING]), answer_text(" ".join(words[OPENING:]))))
+    return examples
+
+
+def _arm(
+    given: AttackInput,
+    name: str,
+    examples: Sequence[Example],
+    fold: int | None = None,
+    subjects: set[str] | None = None,
+) -> Iterator[AttackedModel]:
+    """One training run, read at each number of steps."""
+    if not examples:
+        return
+    items = given.items.facts(subjects)
+    doses = _doses(given)
+    size = trained_tokens(examples, given.model, BATCH)
+    steps = {dose: dose - before for before, dose in zip((0, *doses), doses, strict=False)}
+    if given.model is None:
+        for dose in doses:
+            yield AttackedModel(_condition(name, dose, given, fold), items, trained_tokens=size * steps[dose])
+        return
+    assert given.learning_rate is not None  # checked by the caller
+    settings = FineTuning(given.learning_rate, BATCH, given.settings.seed)
+    with preserved(given.model):
+        for dose in fine_tune(given.model, examples, doses, settings):
+            condition = _condition(name, dose, given, fold)
+            yield AttackedModel(condition, items, given.model, trained_tokens=size * steps[dose])
+
+
+def _condition(arm: str, steps: int, given: AttackInput, fold: int | None) -> Condition:
+    return Condition("relearning", f"{arm}, {steps} steps", given.settings.seed, fold)
+
+
+def _doses(given: AttackInput) -> tuple[int, ...]:
+    if given.level == "full":
+        return FULL
+    return LONG if given.parameters < SMALL else QUICK
+
+
+def _is_large(given: AttackInput) -> bool:
+    return given.parameters > LARGEST and given.settings.device == "cpu"

@@ -1,0 +1,201 @@
+"""Reads one topic in every model: as the models are, and under every attack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import torch
+
+from audit.attacks import NONE, Attack, AttackedModel, AttackInput, Level, chosen_attacks
+from audit.attacks.relearning import fact_examples
+from audit.errors import AuditError
+from audit.models.loading import RunningModel
+from audit.questions.conditions import AS_IS, Condition
+from audit.questions.items import Encoder, ItemSet, check_answers
+from audit.questions.readings import BaseReadout, Readings, generate, read_conditions
+from audit.questions.topics import Topic
+from audit.request import RunContext
+from audit.settings import Settings
+from audit.unlearning.twin import Twin, refusal_twin
+from concepts.facts import Fact, facts_of
+
+OUT_OF_MEMORY: Final = "out of memory; choose other attacks with --attacks, or a smaller --batch-size"
+
+
+@dataclass(frozen=True)
+class TopicReadings:
+    """What all models did with one topic's questions.
+
+    Attributes:
+        by_condition: condition -> role -> readings, of the models that are versions of the base.
+        reference, twin: condition -> readings of the facts, for the reference model and the base's refusal twin.
+        made: how the twin was made; ``None`` if there is none.
+        not_run: (role, attack) -> the reason why the attack did not run on this model.
+    """
+
+    by_condition: Mapping[Condition, Mapping[str, Readings]] = field(default_factory=dict)
+    reference: Mapping[Condition, Readings] = field(default_factory=dict)
+    twin: Mapping[Condition, Readings] = field(default_factory=dict)
+    made: Twin | None = None
+    not_run: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+
+class TopicReader:
+    """Reads one topic in one model after the other, the base first."""
+
+    def __init__(self, topic: Topic, context: RunContext) -> None:
+        self.topic, self.settings, self.progress = topic, context.settings, context.progress
+        self.attacks = possible_attacks(topic, context.settings)
+        self.items = ItemSet()
+        self.base: BaseReadout | None = None
+        self.made: Twin | None = None
+        self.by_condition: dict[Condition, dict[str, Readings]] = {}
+        self.facts: dict[str, dict[Condition, Readings]] = {"reference": {}, "twin": {}}
+        self.not_run: dict[tuple[str, str], str] = {}
+
+    def readings(self) -> TopicReadings:
+        """Everything that was read."""
+        return TopicReadings(
+            self.by_condition, self.facts["reference"], self.facts["twin"], self.made, dict(self.not_run)
+        )
+
+    def repeat(self, role: str, other: str) -> None:
+        """The readings of ``role`` for a model with the same weights."""
+        for by_role in self.by_condition.values():
+            by_role[other] = by_role[role]
+        self.not_run |= {(other, name): reason for (who, name), reason in self.not_run.items() if who == role}
+
+    def read(self, model: RunningModel, role: str) -> None:
+        """The model as it is and under every attack; of the base also its own answers, its readout and its twin."""
+        encoder = Encoder(model.tokenizer, model.context)
+        if role == "base":
+            self.items = self.topic.items(encoder, self.settings.limit)
+        generated, _ = generate(model, self.items, self.settings.batch_size, self.progress)
+        if role == "base":
+            self.items = self.topic.with_own_answers(self.items, generated, encoder)
+        given = self._given(model, encoder, self.items)
+        together = {AS_IS: self.items} | {each.condition: each.items for each in self._prompted(given)}
+        if role == "base":
+            self.base = BaseReadout.of(model, list(together.values()))
+        for condition, readings in self._read_together(model, together, generated).items():
+            self.by_condition.setdefault(condition, {})[role] = readings
+        if role == "base":
+            self._read_twin(model, given)
+        given = self._given(model, encoder, self.items)  # with the twin's learning rate
+        for condition, readings in self._read_attacked(given, role):
+            self.by_condition.setdefault(condition, {})[role] = readings
+
+    def read_reference(self, model: RunningModel) -> None:
+        """The facts in a model that never saw them, asked with its own tokenizer."""
+        encoder = Encoder(model.tokenizer, model.context)
+        items = self.topic.items(encoder, self.settings.limit)
+        given = self._given(model, encoder, items)
+        together = {AS_IS: items} | {each.condition: each.items for each in self._prompted(given)}
+        together = {condition: each.facts() for condition, each in together.items()}
+        self.facts["reference"] = self._read_together(model, together, through_base=False)
+        self.facts["reference"] |= dict(self._read_attacked(given, "reference", through_base=False))
+
+    def _given(self, model: RunningModel, encoder: Encoder, items: ItemSet) -> AttackInput:
+        return AttackInput(
+            model,
+            encoder,
+            self.topic,
+            items,
+            self.settings,
+            self.made.learning_rate if self.made else None,
+            sum(parameter.numel() for parameter in model.model.parameters()),
+            level_of(self.settings),
+        )
+
+    def _prompted(self, given: AttackInput) -> list[AttackedModel]:
+        return [
+            each for attack in self.attacks.values() if attack.COST == "prompts" for each in attack.conditions(given)
+        ]
+
+    def _read_together(
+        self,
+        model: RunningModel,
+        together: Mapping[Condition, ItemSet],
+        generated: Mapping[str, str] | None = None,
+        through_base: bool = True,
+    ) -> dict[Condition, Readings]:
+        """The conditions that change prompts alone, in one pass.
+
+        Args:
+            generated: the answers of the unmodified model, if they are written already.
+            through_base: whether the layers are read through the base's head too.
+        """
+        size, progress = self.settings.batch_size, self.progress
+        texts = {AS_IS: generated} if generated is not None else {}
+        for condition, each in together.items():
+            if condition not in texts:
+                texts[condition], _ = generate(model, each, size, progress)
+        readout = self.base if through_base else None
+        read = read_conditions(model, together, texts, size, progress, readout)
+        return {
+            condition: replace(readings, right=self.topic.check(together[condition], texts[condition]))
+            for condition, readings in read.items()
+        }
+
+    def _read_attacked(
+        self, given: AttackInput, role: str, through_base: bool = True
+    ) -> Iterator[tuple[Condition, Readings]]:
+        """The readings under the attacks that change the model; an attack that fails is noted, with the reason."""
+        for name, attack in self.attacks.items():
+            if attack.COST == "prompts" or (role == "base" and attack.COST == "training" and given.level != "full"):
+                continue
+            try:
+                for each in attack.conditions(given):
+                    self.progress.step(f"Reading the {role} model under {each.condition}")
+                    attacked = each.model or given.model
+                    assert attacked is not None  # only a plan has no model
+                    yield from self._read_together(
+                        attacked, {each.condition: each.items}, through_base=through_base
+                    ).items()
+            except AuditError as error:
+                self.not_run[role, name] = error.message
+            except (MemoryError, torch.OutOfMemoryError):
+                self.not_run[role, name] = OUT_OF_MEMORY
+
+    def _read_twin(self, model: RunningModel, given: AttackInput) -> None:
+        """The base's refusal twin under the attacks that train or change weights, if one of them trains."""
+        concept = self.topic.concept
+        training = [name for name, attack in self.attacks.items() if attack.COST == "training"]
+        if concept is None or not training or not self.items.facts().groups:
+            return
+        plain = self.by_condition[AS_IS]["base"]
+        known = [prompt for prompt in self.items.facts().written if plain.right.get(prompt.id)]
+        if not known:
+            return
+        facts = facts_of(concept)[: self.settings.limit]
+        kept = fact_examples([Fact(None, "", each) for each in concept.unrelated if each.answer], concept)
+
+        def says() -> float:
+            written, _ = generate(model, ItemSet(written=tuple(known)), self.settings.batch_size, self.progress)
+            right = check_answers(known, written)
+            return sum(right.values()) / len(known)
+
+        try:
+            with refusal_twin(
+                model, fact_examples(facts, concept), kept, says, self.settings.seed, self.progress
+            ) as made:
+                self.made = made
+                self.facts["twin"] = self._read_together(model, {AS_IS: self.items.facts()})
+                twin = replace(given, learning_rate=made.learning_rate)
+                self.facts["twin"] |= dict(self._read_attacked(twin, "twin"))
+        except AuditError as error:
+            for name in training:
+                self.not_run["twin", name] = error.message
+
+
+def level_of(settings: Settings) -> Level:
+    """``full`` if ``--attacks full`` or attacks by name were asked for, whose long version is meant."""
+    return "quick" if settings.attacks in ("quick", NONE) else "full"
+
+
+def possible_attacks(topic: Topic, settings: Settings) -> dict[str, Attack]:
+    """The chosen attacks that can be run on the topic."""
+    missing = topic.missing_inputs()
+    return {name: attack for name, attack in chosen_attacks(settings.attacks).items() if attack.INPUT not in missing}

@@ -1,0 +1,106 @@
+"""Plain fine-tuning on questions with answers: relearning, the refusal twin and benign controls.
+
+Training is in place. ``preserved`` keeps a copy of the weights and puts them back, so one model is in memory with one
+copy and the optimiser's state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from audit.errors import ModelError
+from audit.models.loading import RunningModel
+from audit.models.packing import Example, Pack, answer_logprobs, pack, tokenize
+from audit.unlearning.training import shuffled, trainable
+
+WARMUP = 3
+"""Updates over which the learning rate rises."""
+LARGEST_NORM = 1.0
+"""Norm to which the gradient is clipped."""
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """Settings of a fine-tuning run.
+
+    Attributes:
+        learning_rate: of AdamW, without weight decay.
+        batch: examples in each step.
+        seed: of the order of examples.
+    """
+
+    learning_rate: float
+    batch: int = 16
+    seed: int = 0
+
+
+@contextmanager
+def preserved(model: RunningModel) -> Iterator[None]:
+    """Let the weights of ``model`` be changed inside the block, and put them back at its end, also after an error."""
+    parameters = list(model.model.parameters())
+    copies = [parameter.detach().clone() for parameter in parameters]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, copy in zip(parameters, copies, strict=True):
+                parameter.copy_(copy)
+
+
+def fine_tune(
+    model: RunningModel,
+    examples: Sequence[Example],
+    doses: Sequence[int],
+    settings: FineTuning,
+    parameters: Sequence[nn.Parameter] | None = None,
+) -> Iterator[int]:
+    """Minimise the mean loss of the answers' tokens; yields the number of steps done at each of ``doses``, ascending.
+
+    Args:
+        parameters: those to train; all by default.
+
+    Raises:
+        AuditError: no example, or one with an empty prompt or answer.
+        ModelError: the loss is not finite, or the model cannot be trained on packed examples.
+    """
+    tokens = tokenize(model.tokenizer, examples)
+    generator = torch.Generator().manual_seed(settings.seed)
+    batches = shuffled(len(tokens), settings.batch, generator)
+    trained = list(model.model.parameters()) if parameters is None else list(parameters)
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    done = 0
+    for dose in doses:
+        with trainable(model.model, every=True):
+            while done < dose:
+                optimizer.param_groups[0]["lr"] = settings.learning_rate * min(1.0, (done + 1) / WARMUP)
+                _update(model, pack([(index, tokens[index]) for index in next(batches)]), trained, optimizer, done)
+                done += 1
+        yield done
+
+
+def _update(
+    model: RunningModel, row: Pack, trained: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, done: int
+) -> None:
+    logprobs = answer_logprobs(model, row)
+    loss = -logprobs.gather(1, row.targets[:, None]).mean()
+    if not torch.isfinite(loss):
+        raise ModelError(f"the loss is {loss.item()} at step {done}.", hint="Lower the learning rate.")
+    torch.autograd.backward(loss, inputs=list(trained))
+    torch.nn.utils.clip_grad_norm_(trained, LARGEST_NORM)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def trained_tokens(examples: Sequence[Example], model: RunningModel | None, batch: int) -> float:
+    """Mean number of tokens of a step's examples, packed; characters / 4 where there is no model to tokenize with."""
+    if not examples:
+        return 0.0
+    size = sum(len(example.prompt) + len(example.answer) for example in examples) / 4
+    if model is not None:
+        size = sum(len(each.inputs) for each in tokenize(model.tokenizer, examples))
+    return min(batch, len(examples)) * size / len(examples)
