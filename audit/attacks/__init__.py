@@ -75,6 +75,7 @@ class Attack(Protocol):
         INPUT: the input in a metric's ``NEEDS`` that this attack's conditions provide.
         LEVEL: ``quick`` if the attack is part of ``--attacks quick``, ``full`` if only of ``--attacks full``.
         RECOVERS: whether the verdict ``removed`` requires that this attack has run and failed.
+        NEEDS_REFERENCE: whether it gives the model something of the base, so that it has no null of its own.
         METRICS: metrics that are measured under each of its conditions. A metric that reads all conditions together
             has ``INPUT`` in its ``NEEDS`` instead.
     """
@@ -84,6 +85,7 @@ class Attack(Protocol):
     INPUT: str
     LEVEL: Level
     RECOVERS: bool
+    NEEDS_REFERENCE: bool
     METRICS: tuple[str, ...]
 
     def conditions(self, given: AttackInput, /) -> Iterator[AttackedModel]:
@@ -137,6 +139,11 @@ def not_run(ran: Collection[str] = ()) -> list[str]:
         ran: names of the attacks that ran.
     """
     return [attack.TITLE for name, attack in attacks().items() if attack.RECOVERS and name not in ran]
+
+
+def without_null() -> frozenset[str]:
+    """Attacks that show a model something of the base, so that only a reference tells what that alone reveals."""
+    return frozenset(name for name, attack in attacks().items() if attack.NEEDS_REFERENCE)
 
 
 def in_words(titles: Sequence[str]) -> str:

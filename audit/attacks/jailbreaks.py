@@ -25,6 +25,7 @@ COST = "prompts"
 INPUT = "jailbreaks"
 LEVEL = "quick"
 RECOVERS = False
+NEEDS_REFERENCE = False
 METRICS: tuple[str, ...] = ()
 
 QUESTIONS: Final = 10

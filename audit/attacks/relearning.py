@@ -28,6 +28,7 @@ COST = "training"
 INPUT = "relearning"
 LEVEL = "quick"
 RECOVERS = True
+NEEDS_REFERENCE = False
 METRICS: tuple[str, ...] = ()
 
 QUICK: Final = (2, 8)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from audit.attacks import attacks, chosen_attacks
+from audit.attacks import attacks, chosen_attacks, without_null
 from audit.commands._result import Stopwatch, as_result, digest_of, settings_of
 from audit.evidence import check_known_vectors, gather
 from audit.guards.attack import attack_guard
 from audit.guards.saving import SavedGuard, open_guard
+from audit.knowledge.knowledge import knowledge_of
 from audit.metrics import measure, topic_metrics, weights_metrics
 from audit.metrics.contract import Evidence
 from audit.models.pair import ModelPair, open_pair
@@ -83,8 +84,18 @@ def conclude(evidence: Evidence, weights: WeightScan, guard: Path | None) -> Fin
         guard=guard.name if guard else None,
         nonfinite=weights.nonfinite,
         missing=evidence.missing,
+        knowledge=knowledge_of(
+            evidence.by_condition, evidence.others, _guessable(evidence), evidence.seed, without_null()
+        ),
+        not_run=evidence.not_run,
     )
     return judge(evidence.topic.name, case)
+
+
+def _guessable(evidence: Evidence) -> bool:
+    """Whether answers may be guessed from their questions, as far as is known."""
+    concept = evidence.topic.concept
+    return concept is None or not concept.not_guessable
 
 
 def examine_guard(

@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Final
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from audit.knowledge.exchange import Block, centred, ranks
 from audit.questions.conditions import AS_IS, Condition
-from audit.questions.items import FACT, FactGroup, ItemSet
+from audit.questions.items import FACT, FactGroup
 from audit.questions.readings import Readings
 
 LAYERS: Final = 8
@@ -66,14 +66,14 @@ class FactReadings:
         condition: without a fold.
         places: the places of ``blocks``, the output first.
         says: whether the written answer is right; NaN for a fact that was not asked ``[n_facts]``.
-        texts: the written answers; empty if not asked.
+        fold: the fold in which each fact was read; -1 for none ``[n_facts]``.
     """
 
     condition: Condition
     places: tuple[Place, ...]
     blocks: tuple[Block, ...]
     says: Float[np.ndarray, " n_facts"]
-    texts: tuple[str, ...]
+    fold: Int[np.ndarray, " n_facts"]
 
     @property
     def name(self) -> str:
@@ -94,58 +94,67 @@ class FactReadings:
         return values
 
 
-def facts_in(items: ItemSet) -> Facts:
-    """The facts that the unmodified model is asked about: those with a written answer."""
+def facts_in(readings: Readings) -> Facts:
+    """The facts that the unmodified base was asked; the questions of a topic that has no facts (a skill's queries)."""
+    kind = FACT if any(name.startswith(f"{FACT}/") for name in readings.right) else "target"
     about = {
-        name: (group.name, subject, answer)
-        for group in items.groups
+        name: (group.name, subject)
+        for group in readings.groups
         if group.kind == FACT
-        for name, subject, answer in zip(group.ids, group.subjects, group.answers, strict=True)
+        for name, subject in zip(group.ids, group.subjects, strict=True)
     }
-    asked = [prompt for prompt in items.written if prompt.kind == FACT]
+    ids = tuple(name for name in readings.right if name.startswith(f"{kind}/"))
     return Facts(
-        ids=tuple(prompt.id for prompt in asked),
-        questions=tuple(prompt.question for prompt in asked),
-        answers=tuple(prompt.answers[0] for prompt in asked),
-        types=tuple(about[prompt.id][0] if prompt.id in about else None for prompt in asked),
-        subjects=tuple(prompt.subject for prompt in asked),
+        ids=ids,
+        questions=tuple(readings.prompts[name] for name in ids),
+        answers=tuple(next(iter(readings.answers.get(name, ())), "") for name in ids),
+        types=tuple(about[name][0] if name in about else None for name in ids),
+        subjects=tuple(about[name][1] if name in about else readings.prompts[name] for name in ids),
     )
 
 
-def fact_readings(facts: Facts, by_condition: Mapping[Condition, Readings]) -> list[FactReadings]:
-    """The readings of one model under each condition that asked about facts, the unmodified model first."""
-    folds: dict[Condition, list[Readings]] = {}
+def fact_readings(facts: Facts, by_condition: Mapping[Condition, Readings]) -> dict[str, FactReadings]:
+    """Name of the condition -> one model's readings, for each condition that asked about facts; ``AS_IS`` first."""
+    folds: dict[Condition, list[tuple[Condition, Readings]]] = {}
     for condition, readings in by_condition.items():
-        folds.setdefault(replace(condition, fold=None), []).append(readings)
+        folds.setdefault(replace(condition, fold=None), []).append((condition, readings))
     ordered = sorted(folds, key=lambda condition: condition != AS_IS)
-    return [each for condition in ordered if (each := _joined(facts, condition, folds[condition])) is not None]
+    joined = (_joined(facts, condition, folds[condition]) for condition in ordered)
+    return {each.name: each for each in joined if each is not None}
 
 
-def _joined(facts: Facts, condition: Condition, folds: Sequence[Readings]) -> FactReadings | None:
+def _joined(facts: Facts, condition: Condition, folds: Sequence[tuple[Condition, Readings]]) -> FactReadings | None:
     says = np.full(len(facts.ids), np.nan)
-    texts = [""] * len(facts.ids)
-    for readings in folds:
+    fold = np.full(len(facts.ids), -1)
+    for each, readings in folds:
         for name, right in readings.right.items():
             if name in facts.index:
                 says[facts.index[name]] = right
-                texts[facts.index[name]] = readings.generated.get(name, "")
-    groups = [(readings, group) for readings in folds for group in readings.groups if group.kind == FACT]
+        for group in readings.groups:
+            fold[_indices(facts, group)] = -1 if each.fold is None else each.fold
+    groups = [
+        (readings, group) for _, readings in folds for group in readings.groups if len(_indices(facts, group)) > 1
+    ]
     if not groups and np.isnan(says).all():
         return None
-    places = _places(groups[0][0], groups[0][1]) if groups else (Place(),)
-    blocks = tuple(Block(_indices(facts, group), _scores(readings, group, places)) for readings, group in groups)
-    return FactReadings(condition, places, blocks, says, tuple(texts))
+    places = _places(*groups[0]) if groups else (Place(),)
+    blocks = tuple(Block(_indices(facts, group), _scores(facts, readings, group, places)) for readings, group in groups)
+    return FactReadings(condition, places, blocks, says, fold)
 
 
-def _indices(facts: Facts, group: FactGroup) -> np.ndarray:
-    return np.array([facts.index[name] for name in group.ids])
+def _chosen(facts: Facts, group: FactGroup) -> list[int]:
+    """Rows of the group that are among ``facts``."""
+    return [row for row, name in enumerate(group.ids) if group.kind == FACT and name in facts.index]
+
+
+def _indices(facts: Facts, group: FactGroup) -> Int[np.ndarray, " m"]:
+    return np.array([facts.index[group.ids[row]] for row in _chosen(facts, group)], dtype=np.int64)
 
 
 def _places(readings: Readings, group: FactGroup) -> tuple[Place, ...]:
     key = (group.kind, group.name)
-    heads = [name for name, lens in (("own", readings.lens), ("base", readings.base_lens)) if key in lens]
-    layers = _spaced(len(readings.lens[key])) if heads else []
-    return (Place(), *(Place(layer, head) for head in heads for layer in layers))
+    heads = [(name, lens[key]) for name, lens in (("own", readings.lens), ("base", readings.base_lens)) if key in lens]
+    return (Place(), *(Place(layer, head) for head, lens in heads for layer in _spaced(len(lens))))
 
 
 def _spaced(n_layers: int) -> list[int]:
@@ -153,9 +162,11 @@ def _spaced(n_layers: int) -> list[int]:
     return sorted({round(layer) for layer in np.linspace(n_layers - 1, 0, min(LAYERS, n_layers))})
 
 
-def _scores(readings: Readings, group: FactGroup, places: Sequence[Place]) -> np.ndarray:
+def _scores(
+    facts: Facts, readings: Readings, group: FactGroup, places: Sequence[Place]
+) -> Float[np.ndarray, "n_places m m"]:
     key = (group.kind, group.name)
     lenses = {"own": readings.lens, "base": readings.base_lens}
-    return np.stack(
-        [readings.scores[key] if place.layer is None else lenses[place.head][key][place.layer] for place in places]
-    )
+    scores = [readings.scores[key] if place.layer is None else lenses[place.head][key][place.layer] for place in places]
+    rows = _chosen(facts, group)
+    return np.stack(scores)[:, rows][:, :, rows]

@@ -69,6 +69,7 @@ class Readings:
         generated: prompt id -> the model's greedy continuation; ids of ``prompts``.
         right: prompt id -> whether that continuation is right; only prompts that could be checked.
         prompts: prompt id -> its question.
+        answers: prompt id -> its right answers.
         skipped: question that could not be used -> the reason.
         sentences_left_out: see ``ItemSet``.
     """
@@ -85,6 +86,7 @@ class Readings:
     generated: Mapping[str, str] = field(default_factory=dict)
     right: Mapping[str, bool] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
+    answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     sentences_left_out: int = 0
 
@@ -282,6 +284,7 @@ class _ForwardPlan:
             base_lens={key: base.read(residual, group) for key, (group, residual) in groups.items()} if base else {},
             generated=generated,
             prompts={prompt.id: prompt.question for prompt in items.written},
+            answers={prompt.id: prompt.answers for prompt in items.written},
             skipped=items.skipped,
             sentences_left_out=items.sentences_left_out,
         )

@@ -18,6 +18,7 @@ from audit.result.checks import (
 from audit.result.document import FORMAT, FORMAT_VERSION, AuditResult, Run, Tool, check_output
 from audit.result.files import write_text
 from audit.result.finding import Finding, NotChecked, Verdict
+from audit.result.knowledge import ConditionRecord, FactReading, FactRecord, Kind, ModelReading, Residual
 from audit.result.measurement import (
     AS_IS,
     Cell,
@@ -57,6 +58,7 @@ __all__ = [
     "Check",
     "Column",
     "ColumnValue",
+    "ConditionRecord",
     "Control",
     "ControlledEffectRecord",
     "Difference",
@@ -64,14 +66,18 @@ __all__ = [
     "DoseRecord",
     "EffectRecord",
     "Estimate",
+    "FactReading",
+    "FactRecord",
     "FileCheck",
     "FileRecord",
     "Finding",
     "Interval",
+    "Kind",
     "LayerChange",
     "LayerReading",
     "Measured",
     "Measurement",
+    "ModelReading",
     "NeuronChange",
     "NotChecked",
     "Number",
@@ -81,6 +87,7 @@ __all__ = [
     "PlannedAttack",
     "Reading",
     "Record",
+    "Residual",
     "Run",
     "SetMember",
     "Signature",

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from audit.result.knowledge import ConditionRecord, FactRecord, Kind, Residual
 from audit.result.measurement import Measurement, Record
 
 Verdict = Literal["removed", "hidden", "present", "gated", "destroyed", "inconclusive"]
@@ -20,7 +21,12 @@ class NotChecked(Record):
 class Finding(Record):
     """The verdict on one topic, its reason, and the result that would have reversed it.
 
-    ``concept`` is ``None`` for a verdict on the pair as a whole.
+    Attributes:
+        concept: ``None`` for a verdict on the pair as a whole.
+        kind: of hidden knowledge.
+        note: the numbers behind the reason, for researchers.
+        residual: how much is left; ``None`` if it was not measured.
+        facts, conditions: the facts one by one, and the models under each condition.
     """
 
     concept: str | None
@@ -28,6 +34,11 @@ class Finding(Record):
     verdict: Verdict
     reason: str
     would_reverse: str
+    kind: Kind | None = None
+    note: str = ""
+    residual: Residual | None = None
+    facts: list[FactRecord] = Field(default_factory=list)
+    conditions: list[ConditionRecord] = Field(default_factory=list)
     measurements: list[Measurement] = Field(default_factory=list)
 
     def __getitem__(self, metric: str) -> Measurement:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from audit.metrics.answers._answers import mean_of
+from audit.metrics.answers.neutral_loss import paragraph_losses
 from audit.metrics.contract import Evidence
-from audit.questions.readings import Readings
 from audit.result import Interval, Measured, not_measured
 from audit.thresholds import LARGEST_LOSS
 
@@ -20,7 +20,7 @@ NEEDS = frozenset({"tokenizer", "model"})
 
 
 def measure(evidence: Evidence) -> Measured:
-    losses = {role: _losses(readings) for role, readings in evidence.readings.items()}
+    losses = {role: paragraph_losses(readings) for role, readings in evidence.readings.items()}
     means = {role: mean_of(model, evidence.seed) for role, model in losses.items()}
     values = {role: mean.value for role, mean in means.items()}
     if values["unlearned"] is None:
@@ -50,10 +50,6 @@ def measure(evidence: Evidence) -> Measured:
             "seed": evidence.seed,
         },
     )
-
-
-def _losses(readings: Readings) -> list[float]:
-    return [float(-readings.answer_logprobs[index].mean()) for index in readings.of("text")]
 
 
 def _exp(interval: Interval | None) -> Interval | None:

@@ -1,0 +1,202 @@
+"""What base, unlearned, reference and twin know of a topic's facts, and the tests that compare them.
+
+Only facts that the base says count. With a reference, facts that the reference alone says are left out too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from audit.knowledge.exchange import Block, Draws, Exchange, Omnibus, exchange, omnibus, ranks
+from audit.knowledge.readings import FactReadings, Facts, fact_readings, facts_in
+from audit.questions.conditions import AS_IS, Condition
+from audit.questions.readings import Readings
+
+BASE, UNLEARNED, REFERENCE, TWIN = "base", "unlearned", "reference", "twin"
+CHAT: Final = "chat"
+"""The attack whose condition is another form in which the same model is used, not a treatment of it."""
+DEPLOYED: Final = 0.5
+"""Share of the facts that the base must say in its chat form for that form to count as the deployed one."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """All models' readings of the facts.
+
+    Attributes:
+        known: facts that count.
+        guessed: facts that were left out because the reference says them.
+        models: role -> condition -> readings.
+        guessable: whether answers may be guessed from their questions, as far as is known.
+        unseen: attacks that have no null of their own and count only against the reference.
+    """
+
+    facts: Facts
+    known: Bool[np.ndarray, " n_facts"]
+    guessed: int
+    models: Mapping[str, Mapping[str, FactReadings]]
+    guessable: bool
+    seed: int
+    unseen: frozenset[str] = frozenset()
+
+    @property
+    def n(self) -> int:
+        return int(self.known.sum())
+
+    @property
+    def has_reference(self) -> bool:
+        return REFERENCE in self.models
+
+    @cached_property
+    def deployed(self) -> str:
+        """The form in which the models are used: the chat form if the base says enough in it."""
+        for name, readings in self.models[BASE].items():
+            if readings.condition.attack == CHAT and np.nanmean(readings.says) >= DEPLOYED:
+                return name
+        return str(AS_IS)
+
+    @cached_property
+    def forms(self) -> list[str]:
+        """The deployed form first, then the others."""
+        others = [name for name, readings in self.models[BASE].items() if readings.condition.attack in (None, CHAT)]
+        return sorted(others, key=lambda name: name != self.deployed)
+
+    def says(self, role: str, condition: str) -> Float[np.ndarray, " n_known"]:
+        """Whether each known fact is said; NaN if it was not asked, or the model was not read under the condition."""
+        readings = self.models.get(role, {}).get(condition)
+        return np.full(self.n, np.nan) if readings is None else readings.says[self.known]
+
+    @cached_property
+    def guess(self) -> float:
+        """Share of the known facts that a model without the knowledge says: the reference's, else by chance in types.
+
+        A fact without a type has no chance of being guessed.
+        """
+        if self.has_reference:
+            return float(np.nan_to_num(np.nanmean(self.says(REFERENCE, self.deployed))))
+        counts = {type_: self.facts.types.count(type_) for type_ in self.facts.types if type_ is not None}
+        chances = [
+            0.0 if type_ is None else 1 / counts[type_] for type_ in np.array(self.facts.types, object)[self.known]
+        ]
+        return float(np.mean(chances)) if chances else 0.0
+
+    # ---- the exchange test
+
+    @cached_property
+    def cells(self) -> Int[np.ndarray, " n_facts"]:
+        """Cell of each fact: its type, and the fold that each attack put it in."""
+        folds = [readings.fold for readings in self.models[UNLEARNED].values() if (readings.fold >= 0).any()]
+        keys = list(zip(self.facts.types, *(fold.tolist() for fold in folds), strict=True))
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return np.array([numbers[key] for key in keys])
+
+    @cached_property
+    def draws(self) -> Draws:
+        """Exchanges of the known facts' answers."""
+        alone = self.cells.max(initial=0) + 1 + np.arange(len(self.cells))
+        return Draws.of(np.where(self.known, self.cells, alone), self.seed)
+
+    @cached_property
+    def n_exchanged(self) -> int:
+        """Known facts whose answer can be exchanged with another's."""
+        cells = self.cells[self.known & np.array([type_ is not None for type_ in self.facts.types])]
+        _, counts = np.unique(cells, return_counts=True)
+        return int(counts[counts > 1].sum())
+
+    @cached_property
+    def tests(self) -> dict[str, Exchange]:
+        """Condition -> the exchange test of the unlearned model; only where answers can be exchanged."""
+        tests = {}
+        for name, readings in self.models[UNLEARNED].items():
+            blocks = self.blocks(readings)
+            if blocks and readings.condition.attack not in self.unseen:
+                tests[name] = exchange(blocks, self.draws)
+        return tests
+
+    @cached_property
+    def omnibus(self) -> Omnibus | None:
+        """The exchange test over all conditions and places."""
+        return omnibus(self.tests, self.draws) if self.tests else None
+
+    def blocks(self, readings: FactReadings) -> list[Block]:
+        """The blocks of the known facts; those with at least two."""
+        blocks = []
+        for block in readings.blocks:
+            rows = np.flatnonzero(self.known[block.facts])
+            if len(rows) > 1:
+                blocks.append(Block(block.facts[rows], block.scores[:, rows][:, :, rows]))
+        return blocks
+
+    # ---- ranks
+
+    def excess(self, role: str, condition: str, place: int = 0) -> Float[np.ndarray, " n_facts"]:
+        """1 - 2 rank of each known fact's true answer: 1 if it is first among its type's, mean 0 without knowledge.
+
+        NaN for facts that were not read.
+        """
+        values = np.full(len(self.known), np.nan)
+        readings = self.models.get(role, {}).get(condition)
+        if readings is not None and place < len(readings.places):
+            for block in self.blocks(readings):
+                values[block.facts] = 1 - 2 * np.diagonal(ranks(block.scores[place]))
+        return values
+
+    def null_spread(self, condition: str) -> float | None:
+        """Standard deviation of the mean excess under exchanged answers; ``None`` if nothing can be exchanged."""
+        blocks = [
+            Block(block.facts, 1 - 2 * ranks(block.scores[:1]))
+            for block in self.blocks(self.models[UNLEARNED][condition])
+        ]
+        return float(exchange(blocks, self.draws, centre=False).spread[0]) if blocks else None
+
+    def nats(self, role: str, condition: str) -> Float[np.ndarray, " n_facts"]:
+        """Centred score of each known fact's true answer at the output, in nats; NaN if it was not read."""
+        readings = self.models.get(role, {}).get(condition)
+        if readings is None:
+            return np.full(len(self.known), np.nan)
+        return np.where(self.known, replace(readings, blocks=tuple(self.blocks(readings))).nats(), np.nan)
+
+
+def knowledge_of(
+    by_condition: Mapping[Condition, Mapping[str, Readings]],
+    others: Mapping[str, Mapping[Condition, Readings]],
+    guessable: bool,
+    seed: int,
+    unseen: frozenset[str] = frozenset(),
+) -> Knowledge | None:
+    """The knowledge of all models; ``None`` if the base was not asked anything whose answer can be checked.
+
+    Args:
+        by_condition: condition -> role -> readings. A retained model serves as the reference if there is no other.
+        others: ``"reference"`` and ``"twin"`` -> condition -> readings.
+        guessable, unseen: see ``Knowledge``.
+    """
+    plain = by_condition.get(AS_IS, {})
+    if "base" not in plain or "unlearned" not in plain:
+        return None
+    facts = facts_in(plain["base"])
+    if not facts.ids:
+        return None
+    by_role = {
+        role: {condition: each[role] for condition, each in by_condition.items() if role in each} for role in plain
+    }
+    roles = {BASE: by_role[BASE], UNLEARNED: by_role[UNLEARNED], REFERENCE: by_role.get("retained", {})}
+    roles.update({role: readings for role, readings in others.items() if readings})
+    models = {name: fact_readings(facts, each) for name, each in roles.items() if each}
+    known, guessed = (_said_in_any_form(models.get(role, {}), len(facts.ids)) for role in (BASE, REFERENCE))
+    return Knowledge(facts, known & ~guessed, int((known & guessed).sum()), models, guessable, seed, unseen)
+
+
+def _said_in_any_form(readings: Mapping[str, FactReadings], n: int) -> Bool[np.ndarray, " n"]:
+    """Whether each fact is said by a model as it is, plainly or in its chat form."""
+    said = np.zeros(n, dtype=bool)
+    for each in readings.values():
+        if each.condition.attack in (None, CHAT):
+            said |= each.says == 1
+    return said
