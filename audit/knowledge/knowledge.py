@@ -183,10 +183,10 @@ def knowledge_of(
     facts = facts_in(plain["base"])
     if not facts.ids:
         return None
-    by_role = {
-        role: {condition: each[role] for condition, each in by_condition.items() if role in each} for role in plain
+    roles: dict[str, Mapping[Condition, Readings]] = {
+        role: {condition: each[name] for condition, each in by_condition.items() if name in each}
+        for role, name in ((BASE, BASE), (UNLEARNED, UNLEARNED), (REFERENCE, "retained"))
     }
-    roles = {BASE: by_role[BASE], UNLEARNED: by_role[UNLEARNED], REFERENCE: by_role.get("retained", {})}
     roles.update({role: readings for role, readings in others.items() if readings})
     models = {name: fact_readings(facts, each) for name, each in roles.items() if each}
     known, guessed = (_said_in_any_form(models.get(role, {}), len(facts.ids)) for role in (BASE, REFERENCE))
