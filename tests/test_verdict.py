@@ -2,124 +2,187 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from audit.result import Control, LayerReading, Measurement
+from audit import verdict
+from audit.knowledge.knowledge import Knowledge
+from audit.questions.conditions import AS_IS, Condition
+from audit.result import Control, Finding, Measurement
 from audit.verdict import Case, judge
+from tests.knowledge.planted import CHAT, IGNORES, KNOWS, RELEARNED, Planted, facts, knowledge
 
 
-def memorised(
-    unlearned: float, base: float = 0.9, unrelated: float = 0.8, unrelated_base: float = 0.8, n: int = 12
-) -> Measurement:
-    return Measurement(
-        metric="exact_memorisation",
-        title="Exact memorisation",
-        value=unlearned,
-        base=base,
-        interval=(max(unlearned - 0.1, 0), unlearned + 0.1),
-        n=n,
-        control=Control(name="unrelated questions", value=unrelated, base=unrelated_base),
-    )
+@pytest.fixture(autouse=True)
+def every_attack_ran(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cases list the attacks that ran; a test of those that did not asks for it."""
+    monkeypatch.setattr(verdict, "not_run", lambda ran: [] if "relearning" in ran else ["relearning"])
 
 
-def perplexity(unlearned: float, base: float = 20.0) -> Measurement:
-    return Measurement(metric="perplexity", title="Perplexity", value=unlearned, base=base, direction="none")
+def accuracy(unrelated: float, unrelated_base: float = 0.9) -> Measurement:
+    control = Control(name="unrelated questions", value=unrelated, base=unrelated_base)
+    return Measurement(metric="answer_accuracy", title="Answers", value=0.0, base=1.0, control=control)
 
 
-def association(p_value: float, reading: str, lens: dict[str, Any] | None = None) -> Measurement:
-    at = None if lens is None else LayerReading(**lens)
-    fields: dict[str, Any] = {"p_value": p_value, "reading": reading, "lens": at}
-    return Measurement(metric="association", title="Association", value=1.0, **fields)
+def loss(unlearned: float, base: float = 3.0) -> Measurement:
+    return Measurement(metric="neutral_loss", title="Loss", value=unlearned, base=base, direction="none")
 
 
-def case(*measurements: Measurement, **fields: Any) -> Case:
-    return Case("Italy", {measurement.metric: measurement for measurement in measurements}, **fields)
+def case(known: Knowledge | None, *measurements: Measurement, **fields: Any) -> Case:
+    return Case("Italy", {row.metric: row for row in measurements}, knowledge=known, **fields)
 
 
-def test_a_model_that_still_answers_is_present() -> None:
-    finding = judge("italy", case(memorised(0.85), perplexity(21)))
+def judged(unlearned: Mapping[Condition, Planted] | Planted, *measurements: Measurement, **fields: Any) -> Finding:
+    return judge("italy", case(knowledge(unlearned, **fields), *measurements))
+
+
+def test_a_model_that_still_says_the_facts_is_present() -> None:
+    finding = judged(KNOWS)
     assert finding.verdict == "present"
-    assert "still says it" in finding.reason
+    assert "80 of 80" in finding.reason
 
 
-def test_a_silent_model_whose_truth_can_be_read_is_hidden() -> None:
-    finding = judge("italy", case(memorised(0.1), perplexity(21), association(0.0002, "readable")))
-    assert finding.verdict == "hidden"
-    assert "p = 0.0002" in finding.reason
+def test_a_score_per_token_does_not_make_a_silent_model_present() -> None:
+    """Fault 2: teacher forcing lets any model spell out the rest of an answer."""
+    spelled = Measurement(metric="exact_memorisation", title="Exact memorisation", value=0.9, base=0.9, n=80)
+    assert judged(IGNORES, spelled).verdict != "present"
 
 
-def test_a_truth_read_only_by_lens_is_hidden_and_names_the_layer() -> None:
-    lens = {"layer": 12, "reading": "readable", "p_value": 0.001}
-    finding = judge("italy", case(memorised(0.1), association(0.4, "none", lens)))
-    assert finding.verdict == "hidden"
-    assert "after layer 12" in finding.reason
+def test_a_few_facts_said_by_guessing_are_not_present() -> None:
+    two_types = facts(20, ("yes or no",))
+    guessing = Planted(0.0, 0.05)
+    assert judged(guessing, facts=two_types).verdict != "present"
 
 
-def test_an_inverted_truth_is_hidden_and_says_inverted() -> None:
-    finding = judge("italy", case(memorised(0.0), association(0.0001, "inverted")))
-    assert finding.verdict == "hidden"
-    assert "inverted" in finding.reason
+def test_a_silent_model_whose_facts_can_be_read_is_hidden_and_readable() -> None:
+    finding = judged({AS_IS: Planted(4.0), RELEARNED: Planted(4.0)})
+    assert (finding.verdict, finding.kind) == ("hidden", "readable")
+    assert finding.residual is not None
+    assert finding.residual.interval is not None
+    assert finding.residual.interval[0] > 0.1
 
 
-def test_readable_takes_precedence_over_inverted() -> None:
-    lens = {"layer": 3, "reading": "readable", "p_value": 0.001}
-    finding = judge("italy", case(memorised(0.0), association(0.0001, "inverted", lens)))
-    assert "distinguishes the true answers" in finding.reason
+def test_facts_that_come_back_after_relearning_are_hidden_and_say_so() -> None:
+    finding = judged({AS_IS: IGNORES, RELEARNED: Planted(4.0)})
+    assert (finding.verdict, finding.kind) == ("hidden", "brought back")
+    assert "half of the facts, 8 steps" in finding.reason
 
 
-def test_answers_that_a_retained_model_prefers_as_much_are_guessed_and_not_hidden() -> None:
-    guessed = association(0.0001, "readable").model_copy(update={"interval": (0.8, 1.2), "retained": 1.0})
-    known = guessed.model_copy(update={"retained": 0.1})
-    assert judge("italy", case(memorised(0.1), guessed)).verdict == "inconclusive"
-    assert judge("italy", case(memorised(0.1), known)).verdict == "hidden"
+def test_an_avoided_truth_is_hidden_and_inverted() -> None:
+    finding = judged({AS_IS: Planted(-4.0), RELEARNED: IGNORES})
+    assert (finding.verdict, finding.kind) == ("hidden", "inverted")
+    assert "by exclusion" in finding.reason
 
 
-def test_silence_alone_is_never_removed_and_names_the_tests_that_would_decide() -> None:
-    finding = judge("italy", case(memorised(0.1), perplexity(21), association(0.3, "none")))
+def test_what_comes_back_takes_precedence_over_inverted() -> None:
+    assert judged({AS_IS: Planted(-4.0), RELEARNED: Planted(4.0)}).kind == "brought back"
+
+
+def test_a_certain_but_tiny_effect_is_not_hidden() -> None:
+    """Fault 1: no effect size was asked for."""
+    many = facts(100)
+    finding = judged({AS_IS: Planted(0.2), RELEARNED: Planted(0.2)}, facts=many)
+    assert finding.residual is not None
+    assert finding.residual.p_value is not None
+    assert finding.residual.p_value < 0.01
+    assert finding.verdict != "hidden"
+
+
+def test_a_model_that_never_knew_is_removed() -> None:
+    finding = judged(IGNORES, seed=3)
+    assert finding.verdict == "removed"
+    assert "not yet calibrated" in finding.note
+
+
+def test_a_model_that_never_knew_is_hidden_at_most_as_often_as_the_level_says() -> None:
+    assert sum(judged(IGNORES, seed=seed).verdict == "hidden" for seed in range(60)) <= 2
+
+
+def test_nothing_is_removed_if_an_attack_did_not_run() -> None:
+    finding = judged({AS_IS: IGNORES}, seed=3)
     assert finding.verdict == "inconclusive"
-    assert "relearning" in finding.reason
+    assert "relearning did not run" in finding.reason
 
 
-@pytest.mark.parametrize("broken", [perplexity(900.0), memorised(0.0, unrelated=0.1)], ids=["perplexity", "unrelated"])
-def test_a_broken_model_is_destroyed_not_erased(broken: Measurement) -> None:
-    finding = judge("italy", case(memorised(0.0), perplexity(22), association(0.3, "none"), broken))
-    assert finding.verdict == "destroyed"
+def test_the_reason_why_an_attack_did_not_run_is_given() -> None:
+    silent = case(knowledge({AS_IS: IGNORES}), not_run={("unlearned", "relearning"): "out of memory"})
+    assert "out of memory" in judge("italy", silent).reason
 
 
-def test_a_small_loss_of_fluency_is_not_destruction() -> None:
-    finding = judge("italy", case(memorised(0.0, unrelated=0.6), perplexity(30), association(0.3, "none")))
+@pytest.mark.parametrize("twin", [None, Planted(0.5)], ids=["no twin", "a twin that stays silent"])
+def test_nothing_is_removed_if_the_attacks_do_not_bring_the_twin_back(twin: Planted | None) -> None:
+    finding = judged(IGNORES, twin=twin, seed=3)
     assert finding.verdict == "inconclusive"
+    assert "twin" in finding.reason or "trained to refuse" in finding.reason
 
 
-def test_a_topic_unknown_to_the_base_is_inconclusive() -> None:
-    finding = judge("italy", case(memorised(0.1, base=0.2), perplexity(21), association(0.3, "none")))
+def test_nothing_is_removed_with_too_few_facts_and_the_number_needed_is_given() -> None:
+    finding = judged(IGNORES, facts=facts(5))
     assert finding.verdict == "inconclusive"
-    assert "too little" in finding.reason
+    assert "more facts" in finding.would_reverse
+
+
+def test_fewer_than_eight_facts_are_inconclusive() -> None:
+    """Fault 8: verdicts on one or two questions."""
+    finding = judged(KNOWS, facts=facts(7, ("city",)))
+    assert finding.verdict == "inconclusive"
+    assert "At least 8" in finding.reason
+
+
+def test_guessable_answers_need_a_reference() -> None:
+    """Fault 1: a model that never knew prefers names that fit, as this one does."""
+    finding = judged(Planted(4.0), guessable=True)
+    assert finding.verdict == "inconclusive"
+    assert "what can be guessed" in finding.reason
+
+
+def test_guessable_answers_are_judged_by_the_excess_over_the_reference() -> None:
+    guesses = {AS_IS: Planted(2.0), RELEARNED: Planted(2.0)}
+    knows = {AS_IS: Planted(6.0), RELEARNED: Planted(6.0)}
+    assert judged(knows, guessable=True, reference=guesses, seed=2).verdict == "hidden"
+    assert judged(guesses, guessable=True, reference=guesses, seed=2).verdict != "hidden"
+
+
+def test_silence_in_the_chat_form_alone_is_hidden() -> None:
+    """Fault 16: only the few-shot form was asked, in which a refusal of the chat form still answers."""
+    base = {AS_IS: KNOWS, CHAT: KNOWS}
+    finding = judged({AS_IS: KNOWS, CHAT: IGNORES, RELEARNED: KNOWS}, base=base)
+    assert (finding.verdict, finding.kind) == ("hidden", "brought back")
+    assert "few-shot form" in finding.reason
+    assert judged({AS_IS: IGNORES, CHAT: KNOWS}, base=base).verdict == "present"
+
+
+def test_a_broken_model_that_shows_nothing_is_destroyed() -> None:
+    assert judged(IGNORES, accuracy(0.1), loss(9.0)).verdict == "destroyed"
+
+
+def test_a_broken_model_whose_facts_can_be_read_is_hidden() -> None:
+    """Fault 3: destroyed was tried before any positive evidence."""
+    assert judged(Planted(4.0), accuracy(0.1), loss(9.0)).verdict == "hidden"
+
+
+def test_a_healthy_model_in_another_style_is_not_destroyed() -> None:
+    """Fault 3: short unrelated answers in another form, with the same loss on neutral text."""
+    assert judged(KNOWS, accuracy(0.78), loss(3.02)).verdict == "present"
+    assert judged(IGNORES, accuracy(0.0), loss(3.02)).verdict != "destroyed"
+
+
+def test_a_loss_without_bound_is_destroyed_and_not_unmeasured() -> None:
+    assert judged(IGNORES, accuracy(0.0), loss(2_000.0)).verdict == "destroyed"
 
 
 def test_identical_weights_say_so_and_are_present() -> None:
-    finding = judge("italy", case(memorised(0.9), perplexity(20), identical=True))
+    finding = judge("italy", case(knowledge(KNOWS), identical=True))
     assert finding.verdict == "present"
     assert "identical, bit for bit" in finding.reason
 
 
 def test_identical_weights_behind_a_guard_are_gated() -> None:
-    finding = judge("italy", case(memorised(0.9), identical=True, guard="guard.json"))
+    finding = judge("italy", case(knowledge(KNOWS), identical=True, guard="guard.json"))
     assert finding.verdict == "gated"
     assert "guard.json" in finding.reason
-
-
-def test_weights_equal_after_rounding_are_judged_by_the_answers_of_the_model_that_was_run() -> None:
-    rounded = {"equal_at_coarser": "bfloat16"}
-    present = judge("italy", case(memorised(0.9), perplexity(20), **rounded))
-    silent = judge("italy", case(memorised(0.1), perplexity(20), association(0.0002, "readable"), **rounded))
-    gated = judge("italy", case(memorised(0.9), guard="guard.json", **rounded))
-    assert [finding.verdict for finding in (present, silent, gated)] == ["present", "hidden", "gated"]
-    for finding in (present, silent, gated):
-        assert "equal at the coarser precision (bfloat16)" in finding.reason
-        assert "bit for bit" not in finding.reason
 
 
 def test_identical_weights_without_questions_are_inconclusive() -> None:
@@ -127,17 +190,28 @@ def test_identical_weights_without_questions_are_inconclusive() -> None:
 
 
 def test_weights_alone_are_inconclusive_and_name_what_is_missing() -> None:
-    finding = judge("italy", case(missing={"model": "no config.json beside the weights"}))
+    finding = judge("italy", case(None, missing={"model": "no config.json beside the weights"}))
     assert finding.verdict == "inconclusive"
     assert "no config.json" in finding.reason
 
 
 def test_weights_that_are_not_finite_are_named() -> None:
-    finding = judge("italy", case(memorised(0.0), nonfinite={"unlearned": ["model.norm.weight"]}))
+    finding = judge("italy", case(knowledge(IGNORES), nonfinite={"unlearned": ["model.norm.weight"]}))
     assert finding.verdict == "inconclusive"
     assert "model.norm.weight" in finding.reason
 
 
 def test_every_finding_says_what_would_have_reversed_it() -> None:
-    assert judge("italy", case(memorised(0.85))).would_reverse
-    assert judge("italy", case(memorised(0.1))).would_reverse
+    for unlearned in (KNOWS, IGNORES, Planted(4.0)):
+        assert judged(unlearned).would_reverse
+
+
+def test_every_fact_is_listed_with_every_model_and_condition() -> None:
+    finding = judged(KNOWS)
+    assert len(finding.facts) == 80
+    assert {(each.model, each.condition) for each in finding.facts[0].readings} >= {
+        ("base", "as is"),
+        ("unlearned", str(RELEARNED)),
+        ("twin", str(RELEARNED)),
+    }
+    assert {row.condition for row in finding.conditions} >= {"as is", str(RELEARNED)}
