@@ -11,6 +11,7 @@ import numpy as np
 from audit.architectures import Architecture
 from audit.errors import ConceptError
 from audit.metrics.contract import Evidence
+from audit.models.opening import OpenedModel
 from audit.models.pair import ModelPair
 from audit.models.vocabulary import TokenizerVocabulary
 from audit.progress import Progress
@@ -147,7 +148,7 @@ def read_models(
     pair: ModelPair, topics: Sequence[Topic], identical: bool, context: RunContext
 ) -> dict[str, TopicReadings]:
     """Topic name -> its readings. The base runs first; each model is in memory only while it runs."""
-    readers = {topic.name: TopicReader(topic, context) for topic in topics}
+    readers = {topic.name: TopicReader(topic, context, _digests(pair, context)) for topic in topics}
     for role, opened in pair.models.items():
         if role == "unlearned" and identical:
             for reader in readers.values():
@@ -167,3 +168,13 @@ def read_models(
             readers[topic.name].read_reference(model)
         del model
     return {name: reader.readings() for name, reader in readers.items()}
+
+
+def _digests(pair: ModelPair, context: RunContext) -> dict[str, list[str]]:
+    """Role -> SHA-256 of the model's files, if finished units are kept."""
+    models: dict[str, OpenedModel] = dict(pair.models.items())
+    if pair.reference is not None:
+        models["reference"] = pair.reference
+    if context.units is None:
+        return {}
+    return {role: [file.sha256 for file in opened.checkpoint.file_records()] for role, opened in models.items()}

@@ -35,8 +35,10 @@ class RunContext:
 
     Attributes:
         command: the command line, recorded in the result.
+        units: folder in which finished units are kept, so that an interrupted audit is resumed; ``None`` for nowhere.
     """
 
     settings: Settings = field(default_factory=Settings)
     progress: Progress = SILENT
     command: str = ""
+    units: Path | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -18,6 +18,7 @@ from audit.questions.readings import BaseReadout, Readings, generate, read_condi
 from audit.questions.topics import Topic
 from audit.request import RunContext
 from audit.settings import Settings
+from audit.units import UnitStore
 from audit.unlearning.twin import Twin, refusal_twin
 from concepts.facts import Fact, facts_of
 
@@ -43,9 +44,14 @@ class TopicReadings:
 
 
 class TopicReader:
-    """Reads one topic in one model after the other, the base first."""
+    """Reads one topic in one model after the other, the base first.
 
-    def __init__(self, topic: Topic, context: RunContext) -> None:
+    Args:
+        digests: role -> SHA-256 of the model's files; needed only if finished units are kept.
+    """
+
+    def __init__(self, topic: Topic, context: RunContext, digests: Mapping[str, Sequence[str]]) -> None:
+        self.units, self.digests = context.units, digests
         self.topic, self.settings, self.progress = topic, context.settings, context.progress
         self.attacks = possible_attacks(topic, context.settings)
         self.items = ItemSet()
@@ -159,6 +165,27 @@ class TopicReader:
             except (MemoryError, torch.OutOfMemoryError):
                 self.not_run[role, name] = OUT_OF_MEMORY
 
+    def _read_alone(self, each: AttackedModel, given: AttackInput, through_base: bool) -> Readings:
+        attacked = each.model or given.model
+        assert attacked is not None  # only a plan has no model
+        (readings,) = self._read_together(attacked, {each.condition: each.items}, through_base=through_base).values()
+        return readings
+
+    def _store(self, role: str, given: AttackInput) -> UnitStore | None:
+        """Where the units of this model are kept."""
+        if self.units is None:
+            return None
+        inputs = {
+            "model": self.digests["base" if role == "twin" else role],
+            "twin": [self.made.learning_rate, self.made.steps] if role == "twin" and self.made else None,
+            "base": self.digests["base"],
+            "topic": self.topic.digest(),
+            "learning_rate": given.learning_rate,
+            "settings": self.settings.as_json() | {"attacks": given.level},
+            "threads": torch.get_num_threads(),
+        }
+        return UnitStore(self.units, inputs)
+
     def _read_twin(self, model: RunningModel, given: AttackInput) -> None:
         """The base's refusal twin under the attacks that train or change weights, if one of them trains."""
         concept = self.topic.concept
@@ -199,3 +226,12 @@ def possible_attacks(topic: Topic, settings: Settings) -> dict[str, Attack]:
     """The chosen attacks that can be run on the topic."""
     missing = topic.missing_inputs()
     return {name: attack for name, attack in chosen_attacks(settings.attacks).items() if attack.INPUT not in missing}
+
+
+def _stored(store: UnitStore, attack: Attack, given: AttackInput) -> dict[Condition, Readings]:
+    """The conditions of an attack whose readings are kept already."""
+    planned = (
+        (each.condition, store.load(each.condition, each.items))
+        for each in attack.conditions(replace(given, model=None))
+    )
+    return {condition: readings for condition, readings in planned if readings is not None}

@@ -36,6 +36,7 @@ class AttackInput:
         items: the item set of ``AS_IS``, with the base's own answers once they are known.
         learning_rate: of attacks that train, chosen on the base's refusal twin; ``None`` if there is no twin.
         parameters: number of parameters of the model.
+        done: conditions whose readings exist already; an attack may leave out the work for them.
         level: ``"full"`` if the longer version of the attack was asked for.
     """
 
@@ -47,6 +48,7 @@ class AttackInput:
     learning_rate: float | None = None
     parameters: int = 0
     level: Level = "quick"
+    done: frozenset[Condition] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from audit.attacks import AttackedModel, AttackInput
@@ -105,16 +106,17 @@ def _arm(
     doses = _doses(given)
     size = trained_tokens(examples, given.model, BATCH)
     steps = {dose: dose - before for before, dose in zip((0, *doses), doses, strict=False)}
-    if given.model is None:
-        for dose in doses:
-            yield AttackedModel(_condition(name, dose, given, fold), items, trained_tokens=size * steps[dose])
+    planned = [
+        AttackedModel(_condition(name, dose, given, fold), items, trained_tokens=size * steps[dose]) for dose in doses
+    ]
+    if given.model is None or given.done.issuperset(each.condition for each in planned):
+        yield from planned
         return
     assert given.learning_rate is not None  # checked by the caller
     settings = FineTuning(given.learning_rate, BATCH, given.settings.seed)
     with preserved(given.model):
-        for dose in fine_tune(given.model, examples, doses, settings):
-            condition = _condition(name, dose, given, fold)
-            yield AttackedModel(condition, items, given.model, trained_tokens=size * steps[dose])
+        for each, _ in zip(planned, fine_tune(given.model, examples, doses, settings), strict=True):
+            yield replace(each, model=given.model)
 
 
 def _condition(arm: str, steps: int, given: AttackInput, fold: int | None) -> Condition:

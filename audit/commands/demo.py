@@ -17,7 +17,6 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -40,6 +39,7 @@ from audit.questions.topics import load_concepts
 from audit.request import Request, RunContext
 from audit.result import AuditResult
 from audit.settings import Settings
+from audit.units import code_digest
 from audit.unlearning.methods import npo
 from audit.unlearning.training import Record
 from audit.unlearning.training_examples import TrainingExamples, training_examples
@@ -210,7 +210,7 @@ def _audited(
         "settings": settings.as_json(),
         "threads": torch.get_num_threads(),
     }
-    cached = store / f"{_digest_of({**files, **inputs, 'code': _code_digest()})}.json"
+    cached = store / f"{_digest_of({**files, **inputs, 'code': code_digest()})}.json"
     if cached.is_file():
         return AuditResult.read(cached)
     command = shlex.join(["audit", "compare", str(base.path), str(folder), "--concept", concept, "--seed", str(seed)])
@@ -238,16 +238,6 @@ def _digests(checkpoint: Checkpoint) -> list[str]:
 
 def _digest_of(document: Any) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
-
-
-def _code_digest() -> str:
-    """SHA-256 of the sources that an audit runs, so that a changed tool audits again."""
-    digest = hashlib.sha256()
-    for package in ("audit", "concepts"):
-        for file in sorted(Path(str(resources.files(package))).rglob("*")):
-            if file.suffix in (".py", ".toml", ".txt", ".gz"):
-                digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _version() -> str:
