@@ -219,11 +219,12 @@ class _ForwardPlan:
         ``steps`` says where the tokens after a question and a beginning are read: in which row, and how many positions
         after the question's last token.
         """
-        inner = {beginning[:depth] for beginning in group.beginnings for depth in range(len(beginning))}
-        longest = [place for place, beginning in enumerate(group.beginnings) if beginning not in inner]
         following: dict[int, dict[int, None]] = {}
         for place, token in (step for path in group.paths for step in path):
             following.setdefault(place, {})[token] = None
+        begun = {place: group.beginnings[place] for place in following}  # a part of a group uses some of them
+        inner = {beginning[:depth] for beginning in begun.values() for depth in range(len(beginning))}
+        longest = [place for place, beginning in begun.items() if beginning not in inner]
         for prompt in group.prompt_ids:
             for place in longest:
                 beginning = group.beginnings[place]
@@ -233,7 +234,7 @@ class _ForwardPlan:
                 self._add(row, group.opening)
                 for depth in range(len(beginning) + 1):
                     self.steps.setdefault((*prompt, *beginning[:depth]), (row, depth))
-            for place, beginning in enumerate(group.beginnings):
+            for place, beginning in begun.items():
                 row, _ = self.steps[(*prompt, *beginning)]
                 self.next_ids.setdefault(row, {}).update(following[place])
 

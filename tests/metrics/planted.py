@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from audit.metrics.contract import Evidence
 from audit.questions.conditions import AS_IS
-from audit.questions.items import Candidates, Item
+from audit.questions.items import FACT, FactGroup, Item
 from audit.questions.readings import Readings
 from audit.questions.topics import ConceptTopic
 from concepts.concept import Concept
@@ -24,18 +24,26 @@ Case = Literal["present", "hidden", "inverted", "removed", "destroyed"]
 
 N, N_LAYERS, D_MLP, M = 12, 3, 16, 8
 CONCEPT = Concept(name="italy", title="Italy", seeds=("Italy",))
-GROUPS = tuple(
-    Candidates(
+TYPES = ("capital", "river", "city")
+
+
+def group(kind: str, name: str, m: int = M, start: int = 0) -> FactGroup:
+    """A group of ``m`` questions with one token as the answer to each."""
+    return FactGroup(
         name=name,
-        subjects=tuple(f"subject {row}" for row in range(M)),
-        answers=tuple(f"answer {row}" for row in range(M)),
-        prompt_ids=tuple((row,) for row in range(M)),
-        first_ids=np.arange(M),
-        about=(0, 1),
-        skipped={},
+        kind=kind,
+        ids=tuple(f"{kind}/{start + row}" for row in range(m)),
+        subjects=tuple(f"subject {start + row}" for row in range(m)),
+        answers=tuple(f"answer {row}" for row in range(m)),
+        prompt_ids=tuple((row,) for row in range(m)),
+        beginnings=((),),
+        paths=tuple(((0, row),) for row in range(m)),
     )
-    for name in ("capital", "river", "city")
-)
+
+
+FACTS = tuple(group(FACT, name, start=M * place) for place, name in enumerate(TYPES))
+CONTROLS = tuple(group("group", name, start=M * place) for place, name in enumerate(TYPES))
+GROUPS = (*FACTS, *CONTROLS)
 KINDS: tuple[str, ...] = ("target", "unrelated", "target_own", "unrelated_own", "text")
 ANSWER = {
     "present": "the city of {} lies there",
@@ -69,16 +77,16 @@ def readings(case: Case, seed: int = 0, **changes: Any) -> Readings:
         "answer_hits": tuple(np.full(3, bool(hit)) for hit in correct),
         "keys": _keys(case, seed),
         "groups": GROUPS,
-        "candidate_logprobs": {group.name: _scores(rng, OUTPUT_SCORE[case], broken) for group in GROUPS},
-        "candidate_lens": {
-            group.name: np.stack(
+        "scores": {(each.kind, each.name): _scores(rng, each, OUTPUT_SCORE[case], broken) for each in GROUPS},
+        "lens": {
+            (each.kind, each.name): np.stack(
                 [
-                    _scores(rng, 0.0, broken),
-                    _scores(rng, LENS_SCORE[case], broken),
-                    _scores(rng, OUTPUT_SCORE[case], broken),
+                    _scores(rng, each, 0.0, broken),
+                    _scores(rng, each, LENS_SCORE[case], broken),
+                    _scores(rng, each, OUTPUT_SCORE[case], broken),
                 ]
             )
-            for group in GROUPS
+            for each in GROUPS
         },
         "prompts": {f"{kind}/{index}": f"{kind} {index}?" for kind in ("target", "unrelated") for index in range(N)},
         "generated": {
@@ -105,12 +113,11 @@ def evidence_of(readings: Mapping[str, Readings], **fields: Any) -> Evidence:
     return Evidence(pair=None, topic=ConceptTopic(CONCEPT), by_condition={AS_IS: readings}, **fields)  # type: ignore[arg-type]
 
 
-def _scores(rng: np.random.Generator, about: float, broken: bool) -> Float[np.ndarray, "m m"]:
-    """Noise, question effects, answer effects, and the truth: ``about`` in the concept's rows, 8 in the others."""
+def _scores(rng: np.random.Generator, of: FactGroup, about: float, broken: bool) -> Float[np.ndarray, "m m"]:
+    """Noise, question effects, answer effects, and the truth: ``about`` for facts, 8 for controls."""
     scores = rng.normal(0, 1, (M, M)) + rng.normal(0, 3, (M, 1)) + rng.normal(0, 3, (1, M))
-    truth = np.full(M, 0.0 if broken else 8.0)
-    truth[list(GROUPS[0].about)] = about
-    return scores + np.diag(truth)
+    truth = about if of.kind == FACT else 0.0 if broken else 8.0
+    return scores + truth * np.eye(M)
 
 
 def _keys(case: Case, seed: int) -> dict[str, np.ndarray]:

@@ -104,7 +104,7 @@ def test_every_audited_wording_except_paraphrases_is_excluded_from_training() ->
 
 
 def test_kinds_are_sorted_by_their_order() -> None:
-    assert list(kinds()) == ["target", "unrelated", "paraphrase", "neighbour", "two_hop", "open", "group"]
+    assert list(kinds()) == ["target", "unrelated", "paraphrase", "neighbour", "two_hop", "open", "fact", "group"]
 
 
 def test_the_limit_holds_for_each_kind() -> None:

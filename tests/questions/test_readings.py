@@ -19,8 +19,8 @@ from audit.metrics.keys import key_space_separability
 from audit.models.forward import Row, run, shared_prefix, tokens_run
 from audit.models.generation import greedy
 from audit.models.loading import RunningModel
-from audit.questions.items import Encoder, ItemSet, with_own_answers
-from audit.questions.readings import Readings, forward_tokens, generate, read
+from audit.questions.items import Encoder, FactGroup, ItemSet, with_own_answers
+from audit.questions.readings import BaseReadout, Readings, forward_tokens, generate, read
 from audit.questions.topics import concept_items
 from concepts.concept import Concept, load_concept
 from tests.helpers import open_tiny, plain_logprobs
@@ -53,6 +53,23 @@ CONCEPT = Concept.model_validate(
         ],
     }
 )
+SHARED = Concept.model_validate(
+    {
+        **CONCEPT.model_dump(),
+        "questions": [
+            {"question": question, "answer": answer, "type": "city", "subject": subject}
+            for subject, question, answer in (
+                ("a", "Where is the Pope?", "Rome"),
+                ("b", "Where is the sea warm?", "Rome, the south"),
+                ("c", "Where is it cold?", "Rome, the north"),
+                ("d", "Where are canals?", "Venice"),
+                ("e", "Where is fashion made?", "Milan"),
+                ("f", "Where is La Scala?", "Milan"),
+            )
+        ],
+    }
+)
+"""Facts of one type: some answers begin alike, one is the beginning of others, and two are equal."""
 LONG: dict[str, object] = {"max_position_embeddings": 512}
 
 
@@ -79,8 +96,23 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunningM
 ALL = (*FAMILIES, "windowed gemma3")
 
 
-def read_concept(model: RunningModel) -> tuple[ItemSet, Readings]:
-    items = concept_items(CONCEPT, Encoder(model.tokenizer, model.context))
+def shared_items(model: RunningModel) -> ItemSet:
+    return concept_items(SHARED, Encoder(model.tokenizer, model.context))
+
+
+def plain_scores(model: RunningModel, group: FactGroup) -> np.ndarray:
+    """The group's scores by one plain forward pass for each question and answer."""
+
+    def score(ids: tuple[int, ...], tokens: tuple[int, ...]) -> float:
+        logprobs = plain_logprobs(model, ids + tokens)
+        return sum(float(logprobs[len(ids) - 1 + place, token]) for place, token in enumerate(tokens))
+
+    answers = [tuple(token for _, token in path) for path in group.paths]
+    return np.array([[score(ids, answer) for answer in answers] for ids in group.prompt_ids])
+
+
+def read_concept(model: RunningModel, concept: Concept = CONCEPT) -> tuple[ItemSet, Readings]:
+    items = concept_items(concept, Encoder(model.tokenizer, model.context))
     short = replace(items, written=tuple(replace(prompt, max_new_tokens=6) for prompt in items.written))
     written, _ = generate(model, short)
     items = with_own_answers(items, written, Encoder(model.tokenizer, model.context))
@@ -100,22 +132,101 @@ def test_answers_are_scored_as_by_plain_forward_passes(models: Callable[[str], R
 
 
 @pytest.mark.parametrize("family", ALL)
-def test_candidates_are_scored_as_by_plain_forward_passes(models: Callable[[str], RunningModel], family: str) -> None:
+def test_exchanged_answers_are_scored_as_by_plain_forward_passes(
+    models: Callable[[str], RunningModel], family: str
+) -> None:
+    """Each answer of a type after each question, up to the token that tells it apart from the others."""
     model = models(family)
-    items, readings = read_concept(model)
-    (group,) = items.groups
-    expected = np.stack([plain_logprobs(model, ids)[-1].numpy()[group.first_ids] for ids in group.prompt_ids])
-    assert readings.candidate_logprobs["capital"] == pytest.approx(expected, abs=1e-4)
+    items, readings = read_concept(model, SHARED)
+    assert {(group.kind, group.name) for group in items.groups} == {("fact", "city"), ("group", "capital")}
+    assert readings.groups == items.groups
+    for group in items.groups:
+        assert readings.scores[group.kind, group.name] == pytest.approx(plain_scores(model, group), abs=1e-4)
+    (cities,) = (group for group in items.groups if group.name == "city")
+    assert len(cities.beginnings) > 2
+    assert {len(path) for path in cities.paths} >= {1, 3}
+
+
+def test_an_answer_is_scored_up_to_the_token_that_tells_it_apart(models: Callable[[str], RunningModel]) -> None:
+    model = models("llama")
+    (group,) = (group for group in shared_items(model).groups if group.name == "city")
+    texts = {
+        answer: model.tokenizer.decode([token for _, token in path])
+        for answer, path in zip(group.answers, group.paths, strict=True)
+    }
+    assert texts["Rome"] == " Rome"
+    assert texts["Rome, the south"] == " Rome, the s"[: len(texts["Rome, the south"])]
+    assert texts["Rome, the south"] != texts["Rome, the north"]
+    first, second = (path for answer, path in zip(group.answers, group.paths, strict=True) if answer == "Milan")
+    assert first == second, "equal answers are scored alike"
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_half_of_the_facts_has_the_scores_that_all_have(models: Callable[[str], RunningModel], family: str) -> None:
+    """A half may hold none of the answers that share a beginning."""
+    model = models(family)
+    items = shared_items(model)
+    all_read = read(model, items)
+    (group,) = (group for group in items.groups if group.kind == "fact")
+    for subjects in (("a", "b", "e"), ("d", "e", "f"), ("b", "c", "d"), tuple(group.subjects)):
+        half = read(model, items.facts(subjects))
+        rows = [row for row, subject in enumerate(group.subjects) if subject in subjects]
+        assert half.groups[0].ids == tuple(group.ids[row] for row in rows)
+        expected = all_read.scores["fact", "city"][np.ix_(rows, rows)]
+        assert half.scores["fact", "city"] == pytest.approx(expected, abs=1e-5)
+        assert half.lens["fact", "city"] == pytest.approx(
+            all_read.lens["fact", "city"][np.ix_([0, 1], rows, rows)], abs=1e-4
+        )
+
+
+def test_groups_under_another_opening_run_with_each_other_and_change_nothing(
+    models: Callable[[str], RunningModel],
+) -> None:
+    model = models("llama")
+    items = shared_items(model)
+    marked = replace(items, groups=tuple(replace(group, opening="other") for group in items.groups))
+    plain, opened = read(model, items), read(model, marked)
+    for key, scores in plain.scores.items():
+        assert opened.scores[key] == pytest.approx(scores, abs=1e-5)
+        assert opened.lens[key] == pytest.approx(plain.lens[key], abs=1e-4)
 
 
 @pytest.mark.parametrize("family", ALL)
 def test_the_lens_after_the_last_block_is_the_output(models: Callable[[str], RunningModel], family: str) -> None:
-    _, readings = read_concept(models(family))
-    lens, output = readings.candidate_lens["capital"], readings.candidate_logprobs["capital"]
+    model = models(family)
+    items, readings = read_concept(model)
+    (group,) = items.groups
+    lens, output = readings.lens["group", "capital"], plain_scores(model, group)
     assert len(lens) == 2
     difference = lens[-1] - output  # logits against log-probabilities: one constant a row
     assert difference - difference.mean(axis=1, keepdims=True) == pytest.approx(0, abs=1e-4)
     assert not np.allclose(lens[0] - lens[0].mean(axis=1, keepdims=True), 0, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_the_base_is_read_the_same_through_its_own_head_and_through_the_bases(
+    models: Callable[[str], RunningModel], family: str
+) -> None:
+    model = models(family)
+    items = shared_items(model)
+    readings = read(model, items, base=BaseReadout.of(model, [items]))
+    assert set(readings.base_lens) == set(readings.lens) == {("fact", "city"), ("group", "capital")}
+    for key, lens in readings.lens.items():
+        assert readings.base_lens[key] == pytest.approx(lens, abs=1e-5)
+    assert read(model, items).base_lens == {}
+
+
+def test_a_suppressed_head_changes_the_own_lens_and_not_that_through_the_bases_head(tmp_path: Path) -> None:
+    model = open_tiny(tmp_path / "m", "llama", tie_word_embeddings=False)
+    items = shared_items(model)
+    readout = BaseReadout.of(model, [items])
+    before = read(model, items, base=readout)
+    with torch.no_grad():
+        model.model.lm_head.weight[[int(items.groups[0].first_ids[0])]] *= -5
+    after = read(model, items, base=readout)
+    key = ("fact", "city")
+    assert after.base_lens[key] == pytest.approx(before.lens[key], abs=1e-5)
+    assert not np.allclose(after.lens[key], before.lens[key], atol=0.1)
 
 
 @pytest.mark.parametrize("family", [*DENSE, "windowed gemma3"])
@@ -271,27 +382,31 @@ def test_an_empty_own_answer_is_skipped_and_the_given_one_is_kept(models: Callab
     assert "empty" in both.skipped["the base's own answer to target/0 (What is the capital of Italy?)"]
 
 
-def test_candidates_with_the_same_first_token_are_skipped_and_the_concepts_own_row_stays(
+def test_a_question_whose_answer_is_in_the_prompt_is_left_out_of_its_type_with_the_reason(
     models: Callable[[str], RunningModel],
 ) -> None:
     model = models("llama")
-    answers = {"France": "Rome on the Seine"} | {name: CAPITALS[name] for name in ("Italy", "Spain", "Japan", "Peru")}
-    group = {"name": "g", "question": "What is the capital of {}?", "answers": answers, "about": ["Italy"]}
-    concept = Concept.model_validate({**CONCEPT.model_dump(), "groups": [group]})
-    (candidates,) = concept_items(concept, Encoder(model.tokenizer, model.context)).groups
-    assert candidates.subjects == ("Italy", "Spain", "Japan", "Peru")
-    assert candidates.about == (0,)
-    assert "begins like" in candidates.skipped["France"]
-
-
-def test_a_group_with_too_few_usable_rows_is_skipped(models: Callable[[str], RunningModel]) -> None:
-    model = models("llama")
-    answers = {"France": "Rome on the Seine"} | {name: CAPITALS[name] for name in ("Italy", "Spain", "Japan")}
-    group = {"name": "g", "question": "What is the capital of {}?", "answers": answers, "about": ["Italy"]}
-    concept = Concept.model_validate({**CONCEPT.model_dump(), "groups": [group]})
+    given = {"question": "Who wrote plays in England?", "answer": "William Shakespeare", "type": "city", "subject": "g"}
+    concept = Concept.model_validate({**SHARED.model_dump(), "questions": [*SHARED.model_dump()["questions"], given]})
     items = concept_items(concept, Encoder(model.tokenizer, model.context))
-    assert items.groups == ()
-    assert "France: 'Rome on the Seine' begins like 'Rome'" in items.skipped["group g"]
+    (group,) = (group for group in items.groups if group.kind == "fact")
+    assert "g" not in group.subjects
+    assert "is part of the prompt" in items.skipped["fact/6 (Who wrote plays in England?)"]
+
+
+def test_a_type_with_one_question_is_asked_but_not_exchanged(models: Callable[[str], RunningModel]) -> None:
+    model = models("llama")
+    items = concept_items(CONCEPT, Encoder(model.tokenizer, model.context))
+    assert [group.kind for group in items.groups] == ["group"]
+    assert [prompt.id for prompt in items.written if prompt.kind == "fact"] == ["fact/0", "fact/1"]
+
+
+def test_the_concepts_own_row_of_a_group_is_a_fact_and_the_others_are_controls(
+    models: Callable[[str], RunningModel],
+) -> None:
+    model = models("llama")
+    (group,) = (each for each in shared_items(model).groups if each.kind == "group")
+    assert group.subjects == ("France", "Spain", "Japan", "Peru")
 
 
 def test_the_limit_holds_for_each_kind_of_question(models: Callable[[str], RunningModel]) -> None:
@@ -312,6 +427,7 @@ def test_smollm2_knows_italy_by_every_reading(running_smollm2: RunningModel) -> 
     assert measured.p_value < 0.001
     assert measured.reading == measured.lens.reading == "readable"
     assert measured.lens.layer > 15
+    assert measured.lens.value > 0
     assert key_space_separability.measure(evidence).value > 0.9
     for item, logprobs in list(zip(readings.items, readings.answer_logprobs, strict=True))[:3]:
         plain = plain_logprobs(model, item.prompt_ids + item.answer_ids)[len(item.prompt_ids) - 1 : -1]
