@@ -65,6 +65,12 @@ RunCodeFlag = Annotated[
 ]
 GuardOption = Annotated[Path | None, typer.Option(help="The protection served around the unlearned weights.")]
 RetainedOption = Annotated[Path | None, typer.Option(help="A model trained without the forgotten data.")]
+ReferenceOption = Annotated[
+    Path | None, typer.Option(help="Any language model that never saw the data: what it says can be guessed.")
+]
+AttacksOption = Annotated[
+    str, typer.Option(help=f"none, quick, full, or names separated by commas: {plugin_names('attacks')}.")
+]
 StatementOption = Annotated[Path | None, typer.Option(help="Also write the result here as an in-toto statement.")]
 FailOnOption = Annotated[str, typer.Option(help="Verdicts that end with exit code 3, e.g. hidden,present.")]
 BackgroundFlag = Annotated[
@@ -82,6 +88,7 @@ def compare(
     base: Annotated[Path, typer.Argument(help="The model before unlearning: file or folder.")],
     unlearned: Annotated[Path, typer.Argument(help="The model after unlearning: file or folder.")],
     retained: RetainedOption = None,
+    reference: ReferenceOption = None,
     concept: ConceptsOption = None,
     translations: TranslationsOption = None,
     known_vectors: KnownVectorsFlag = False,
@@ -97,6 +104,7 @@ def compare(
     dtype: DtypeOption = "float32",
     batch_size: BatchOption = 16,
     limit: LimitOption = None,
+    attacks: AttacksOption = "quick",
     seed: SeedOption = 0,
     plan: PlanFlag = False,
     as_json: JsonFlag = False,
@@ -113,8 +121,10 @@ def compare(
         from audit.settings import Settings
         from reports.text import render_plan
 
-        models = {"retained": retained, "config": config, "tokenizer": tokenizer}
-        settings = Settings(seed, device, dtype, batch_size, limit, run_code=run_code, known_vectors=known_vectors)
+        models = {"retained": retained, "reference": reference, "config": config, "tokenizer": tokenizer}
+        settings = Settings(
+            seed, device, dtype, batch_size, limit, run_code=run_code, known_vectors=known_vectors, attacks=attacks
+        )
         request = Request(concept or (), translations, skill or (), guard)
         if plan:
             planned = plan_comparison(base, unlearned, **models, request=request, context=RunContext(settings))

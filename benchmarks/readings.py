@@ -3,7 +3,7 @@
 Includes the questions' paraphrases and the concept's neighbours; two-hop and open questions are only generated.
 
 Plain: the forward pass of transformers over the same sequences, each once, sorted by length in batches of the same
-size, padded, without hooks, with the logits of all positions. Ours: answers, candidates, key vectors and lens from
+size, padded, without hooks, with the logits of all positions. Ours: answers, facts, key vectors and lens from
 ``audit.questions.readings.read``, then every metric. Generation is measured separately.
 """
 
@@ -81,8 +81,8 @@ def answers(model: RunningModel, topic: ConceptTopic) -> tuple[ItemSet, tuple[di
 def needed(items: ItemSet) -> list[tuple[int, ...]]:
     """All distinct sequences that must be run, sorted by length."""
     scored = [item_row(item).ids for item in items.items]
-    candidates = [ids for group in items.groups for ids in group.prompt_ids]
-    return sorted(set(scored + candidates), key=len)
+    exchanged = [ids for group in items.groups for ids in group.prompt_ids]
+    return sorted(set(scored + exchanged), key=len)
 
 
 def plain_passes(model: RunningModel, sequences: list[tuple[int, ...]]) -> None:

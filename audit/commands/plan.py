@@ -11,7 +11,7 @@ from typing import Final
 
 import torch
 
-from audit.attacks import AttackInput, attacks
+from audit.attacks import AttackInput, attacks, chosen_attacks
 from audit.checkpoint import Checkpoint
 from audit.evidence import check_known_vectors, missing_inputs
 from audit.guards.saving import is_guard
@@ -67,6 +67,7 @@ def plan_pair(pair: ModelPair, *, request: Request = Request(), settings: Settin
         AuditError: a concept or a tokenizer that cannot be used.
     """
     topics = load_topics(request, settings)
+    chosen_attacks(settings.attacks)  # an unknown name is an error even if no topic can be attacked
     if settings.known_vectors:
         check_known_vectors(topics, pair.architecture)
     tokenizer = pair.tokenizer

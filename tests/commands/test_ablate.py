@@ -37,7 +37,7 @@ QUESTIONS = (
 )
 CHOSEN = [Neuron(0, 3), Neuron(1, 17)]
 
-KNOWN = RunContext(Settings(known_vectors=True))
+KNOWN = RunContext(Settings(known_vectors=True, attacks="none"))
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_an_edit_of_strength_zero_changes_nothing_and_has_no_effect(model: Path,
 
 
 def test_noise_is_chosen_by_several_draws_and_reported_as_applied(model: Path, concept: Path) -> None:
-    settings = Settings(seed=3)
+    settings = Settings(seed=3, attacks="none")
     editable = open_editable(model, context=RunContext(settings))
     (topic,) = load_concepts([str(concept)])
     planned = plan_edit(

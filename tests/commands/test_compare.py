@@ -19,7 +19,7 @@ from audit.settings import Settings
 from concepts.concept import load_concept
 from tests.tiny import edit, write_tiny
 
-QUICK = RunContext(Settings(limit=4))
+QUICK = RunContext(Settings(limit=4, attacks="none"))
 ITALY = Request(concepts=["italy"])
 
 
@@ -210,7 +210,7 @@ def test_the_real_model_with_a_barely_changed_norm_is_present(smollm2: Path, tmp
         return tensor * (1 + 1e-6) if name == "model.norm.weight" else tensor
 
     unlearned = edit(smollm2, tmp_path / "unlearned", scaled_norm)
-    (finding,) = compare(smollm2, unlearned, request=ITALY, context=RunContext(settings=Settings(limit=4))).findings
+    (finding,) = compare(smollm2, unlearned, request=ITALY, context=RunContext(settings=Settings(limit=4, attacks="none"))).findings
     assert finding.verdict == "present", finding.reason
 
 
@@ -234,6 +234,6 @@ def test_the_real_model_with_noise_in_its_ffns_is_destroyed(smollm2: Path, tmp_p
         smollm2,
         edit(smollm2, tmp_path / "unlearned", noise),
         request=Request(concepts=[str(tmp_path / "short-italy.toml")]),
-        context=RunContext(settings=Settings(limit=4)),
+        context=RunContext(settings=Settings(limit=4, attacks="none")),
     ).findings
     assert finding.verdict == "destroyed", finding.reason

@@ -20,7 +20,7 @@ from audit.settings import Settings
 from tests.reference import vector_scores
 from tests.tiny import edit, write_tiny
 
-KNOWN = RunContext(Settings(limit=4, known_vectors=True))
+KNOWN = RunContext(Settings(limit=4, known_vectors=True, attacks="none"))
 PLACES = [(1, 5), (0, 17)]
 
 

@@ -21,7 +21,7 @@ from audit.settings import Settings
 from tests.tiny import edit, write_tiny
 
 run = CliRunner()
-QUICK = RunContext(Settings(limit=4))
+QUICK = RunContext(Settings(limit=4, attacks="none"))
 CHANGED = "model.layers.1.mlp.down_proj.weight"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from audit.questions.items import Encoder, Item, ItemSet
+from audit.questions.items import FACT, Encoder, Item, ItemSet
 from audit.questions.kinds import audited_wordings, kinds, missing_inputs
 from audit.questions.kinds.paraphrase import WORDINGS
 from audit.questions.readings import generate, read
 from audit.questions.topics import ConceptTopic, concept_items
 from concepts.concept import Concept, library, load_concept
+from concepts.facts import facts_of
 from concepts.prompts import ASK, few_shot, in_sentences, mentions
 from tests.helpers import open_tiny, plain_logprobs
 from tests.tiny import tokenizer
@@ -31,8 +33,8 @@ def of(items: ItemSet, kind: str) -> list[Item]:
 
 
 def further(items: ItemSet) -> list[Any]:
-    """The prompts that are only answered."""
-    return [prompt for prompt in items.written if prompt not in items.prompts]
+    """The prompts that are only answered, without the facts."""
+    return [prompt for prompt in items.written if prompt not in items.prompts and prompt.kind != FACT]
 
 
 def only(concept: Concept, limit: int | None = None) -> Concept:
@@ -103,6 +105,43 @@ def test_every_audited_wording_except_paraphrases_is_excluded_from_training() ->
     assert not {wording for question in italy.questions for wording in question.paraphrases} & kept
 
 
+def test_every_question_with_an_answer_is_a_fact_and_those_of_a_type_are_exchanged() -> None:
+    italy = load_concept("italy")
+    items, facts = items_of(italy), facts_of(italy)
+    asked = [prompt for prompt in items.written if prompt.kind == FACT]
+    assert [prompt.id for prompt in asked] == [f"fact/{place}" for place in range(len(facts))]
+    assert [prompt.subject for prompt in asked] == [fact.subject for fact in facts]
+    for prompt, fact in zip(asked, facts, strict=True):
+        assert prompt.answers == fact.question.answers
+        assert prompt.text == few_shot(fact.question.question, [italy.title, *italy.seeds], italy.examples)
+    exchanged = {name: answer for group in items.facts().groups for name, answer in zip(group.ids, group.answers, strict=True)}
+    types = Counter(fact.type for fact in facts)
+    expected = {f"fact/{place}": fact.answer for place, fact in enumerate(facts) if fact.type and types[fact.type] > 1}
+    assert exchanged == expected
+    assert exchanged
+
+
+def test_the_rows_of_other_subjects_are_controls_and_no_facts() -> None:
+    italy = load_concept("italy")
+    (regions,) = (group for group in italy.groups if group.name == "region")
+    items = items_of(italy)
+    facts, controls = ({g.name: g.subjects for g in items.groups if g.kind == kind} for kind in (FACT, "group"))
+    assert set(controls["region"]) == set(regions.answers) - set(regions.about)
+    assert set(facts["region"]) <= set(regions.about)
+
+
+def test_facts_of_some_subjects_keep_their_ids() -> None:
+    items = items_of(load_concept("italy")).facts()
+    subjects = {prompt.subject for prompt in items.written[::2]}
+    half = items.facts(subjects)
+    assert {prompt.subject for prompt in half.written} == subjects
+    answers = {name: answer for group in items.groups for name, answer in zip(group.ids, group.answers, strict=True)}
+    assert half.groups
+    for group in half.groups:
+        assert set(group.subjects) <= subjects
+        assert [answers[name] for name in group.ids] == list(group.answers)
+
+
 def test_kinds_are_sorted_by_their_order() -> None:
     assert list(kinds()) == ["target", "unrelated", "paraphrase", "neighbour", "two_hop", "open", "fact", "group"]
 
@@ -164,7 +203,8 @@ def test_two_hop_and_open_questions_are_answered_after_the_others(tmp_path: Path
     encoder = Encoder(model.tokenizer, model.context)
     plain, items = concept_items(only(italy), encoder, 2), concept_items(italy, encoder, 2)
     (texts, tokens), (without, fewer) = generate(model, items), generate(model, plain)
-    assert list(texts) == ["target/0", "target/1", "unrelated/0", "unrelated/1", "two_hop/0", "open/0"]
+    asked = ["target/0", "target/1", "unrelated/0", "unrelated/1", "two_hop/0", "open/0", "fact/0", "fact/1"]
+    assert list(texts) == asked
     assert {name: texts[name] for name in without} == without
     assert tokens > fewer
     assert list(read(model, items, texts).prompts) == list(texts)

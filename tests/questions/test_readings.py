@@ -23,7 +23,7 @@ from audit.questions.items import Encoder, FactGroup, ItemSet, with_own_answers
 from audit.questions.readings import BaseReadout, Readings, forward_tokens, generate, read
 from audit.questions.topics import concept_items
 from concepts.concept import Concept, load_concept
-from tests.helpers import open_tiny, plain_logprobs
+from tests.helpers import open_model, open_tiny, plain_logprobs
 from tests.metrics.planted import evidence_of
 from tests.tiny import DENSE, FAMILIES, write_tiny
 
@@ -144,7 +144,7 @@ def test_exchanged_answers_are_scored_as_by_plain_forward_passes(
         assert readings.scores[group.kind, group.name] == pytest.approx(plain_scores(model, group), abs=1e-4)
     (cities,) = (group for group in items.groups if group.name == "city")
     assert len(cities.beginnings) > 2
-    assert {len(path) for path in cities.paths} >= {1, 3}
+    assert len({len(path) for path in cities.paths}) > 1
 
 
 def test_an_answer_is_scored_up_to_the_token_that_tells_it_apart(models: Callable[[str], RunningModel]) -> None:
@@ -217,7 +217,7 @@ def test_the_base_is_read_the_same_through_its_own_head_and_through_the_bases(
 
 
 def test_a_suppressed_head_changes_the_own_lens_and_not_that_through_the_bases_head(tmp_path: Path) -> None:
-    model = open_tiny(tmp_path / "m", "llama", tie_word_embeddings=False)
+    model = open_model(write_tiny(tmp_path / "m", tie=False, max_position_embeddings=512))
     items = shared_items(model)
     readout = BaseReadout.of(model, [items])
     before = read(model, items, base=readout)
@@ -419,7 +419,8 @@ def test_smollm2_knows_italy_by_every_reading(running_smollm2: RunningModel) -> 
     """The real model: answers, association and key space all show the concept, and shortcuts change nothing."""
     model = running_smollm2
     italy = load_concept("italy")
-    items = concept_items(italy, Encoder(model.tokenizer, model.context), 8)
+    encoder = Encoder(model.tokenizer, model.context)
+    items = replace(concept_items(italy, encoder, 8), groups=concept_items(italy, encoder).facts().groups)
     readings = read(model, items)
     evidence = evidence_of({"base": readings, "unlearned": readings})
     assert exact_memorisation.measure(evidence).value > 0.8

@@ -13,7 +13,7 @@ from concepts.prompts import few_shot as prompt
 __all__ = ["MAX_NEW_TOKENS", "prompt"]
 
 TITLE = "Facts"
-ORDER = 5
+ORDER = 6
 READS = frozenset({"exchanged", "written"})
 INPUT = "facts"
 ABSENT = "the concept {title} has no questions with answers"

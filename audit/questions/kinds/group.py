@@ -12,7 +12,7 @@ from concepts.prompts import few_shot as prompt
 __all__ = ["MAX_NEW_TOKENS", "prompt"]
 
 TITLE = "The same questions about other subjects"
-ORDER = 6
+ORDER = 7
 READS = frozenset({"exchanged"})
 INPUT = "groups"
 ABSENT = "the concept {title} has no typed groups of questions"
