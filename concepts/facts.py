@@ -37,7 +37,8 @@ class Fact:
 def facts_of(concept: Concept) -> tuple[Fact, ...]:
     """The facts, in the order of the questions; then rows of groups that are not among the questions.
 
-    A question without a type that has the wording of a group's row gets the group's name as its type.
+    A question with the wording of a group's row, also as a paraphrase, is that row: it has the row's subject, and the
+    group's name as its type if it has no type.
     """
     rows = {
         normalise(group.ask(subject)): (group.name, subject, Question(question=group.ask(subject), answer=answer))
@@ -45,14 +46,14 @@ def facts_of(concept: Concept) -> tuple[Fact, ...]:
         for subject, answer in group.answers.items()
         if subject in group.about
     }
-    facts = []
+    facts, asked = [], set()
     for question in concept.questions:
-        row = rows.pop(normalise(question.question), None)
+        wording = next((each for each in map(normalise, question.wordings) if each in rows), None)
         if question.answer is not None:
-            type_ = question.type or (row[0] if row is not None else None)
-            subject = question.subject or (row[1] if row is not None else question.question)
-            facts.append(Fact(type_, subject, question))
-    return (*facts, *(Fact(name, subject, question) for name, subject, question in rows.values()))
+            name, row_subject, _ = rows[wording] if wording is not None else (None, question.question, None)
+            facts.append(Fact(question.type or name, question.subject or row_subject, question))
+        asked |= {normalise(each) for each in question.wordings}
+    return (*facts, *(Fact(*row) for wording, row in rows.items() if wording not in asked))
 
 
 def halves(facts: Sequence[Fact], seed: int) -> Mapping[str, int]:

@@ -97,25 +97,26 @@ def questions(concept, limit):
     "audit/attacks/rescaled.py": '''
 """The model with its head made larger: sharper answers, the same ones."""
 
-import copy
-from dataclasses import replace
-
 from audit.attacks import AttackedModel
 from audit.questions.conditions import Condition
+from audit.unlearning.fine_tuning import preserved
 
 TITLE = "a rescaled head"
 COST = "passes"
 INPUT = "rescaled"
+LEVEL = "full"
 RECOVERS = True
 METRICS = ("answer_accuracy", "answer_log_probability")
 
 
 def conditions(given):
-    model = None
-    if given.model is not None:
-        model = replace(given.model, model=copy.deepcopy(given.model.model))
-        model.model.get_output_embeddings().weight.data.mul_(2)
-    yield AttackedModel(Condition("rescaled", "twice"), given.items, model)
+    condition = Condition("rescaled", "twice")
+    if given.model is None:
+        yield AttackedModel(condition, given.items)
+        return
+    with preserved(given.model):
+        given.model.model.get_output_embeddings().weight.data.mul_(2)
+        yield AttackedModel(condition, given.items, given.model)
 ''',
     "audit/interventions/negate.py": '''
 """The chosen value vectors with their sign turned."""
@@ -177,6 +178,7 @@ def read(path):
     .split("```toml\n")[1]
     .split("```")[0],
 }
+ATTACKS = "jailbreaks,rescaled"
 FACTS = "What is the capital of Italy? | Rome\nWhich city has canals? | Venice\nWhich city is in the north? | Milan\n"
 
 
@@ -225,7 +227,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def result(extended: Path, pair: tuple[str, str]) -> dict[str, Any]:
-    document: dict[str, Any] = run(extended, "compare", *pair, "--concept", "italy-short.facts", "--output", "out")
+    document: dict[str, Any] = run(extended, "compare", *pair, "--concept", "italy-short.facts", "--attacks", ATTACKS, "--output", "out")
     return document
 
 
@@ -328,14 +330,15 @@ from audit.attacks import attacks
 from audit.commands.plan import plan_comparison
 from audit.metrics import inputs, topic_metrics
 from audit.questions.kinds import kinds
-from audit.request import Request
+from audit.request import Request, RunContext
+from audit.settings import Settings
 
 def plan(without=None):
     if without:
         Path(without).rename("removed")
     for registry in (attacks, kinds, inputs, topic_metrics):
         registry.cache_clear()
-    planned = plan_comparison(Path({pair[0]!r}), Path({pair[1]!r}), request=Request(["italy-short.facts"]))
+    planned = plan_comparison(Path({pair[0]!r}), Path({pair[1]!r}), request=Request(["italy-short.facts"]), context=RunContext(Settings(attacks="full")))
     if without:
         Path("removed").rename(without)
     return [planned.forward_tokens, [row.metric for row in planned.metrics]]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from audit.errors import ModelError
+from audit.errors import AuditError, ModelError
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, answer_logprobs, pack, tokenize
 from audit.unlearning.training import shuffled, trainable
@@ -68,6 +68,8 @@ def fine_tune(
         AuditError: no example, or one with an empty prompt or answer.
         ModelError: the loss is not finite, or the model cannot be trained on packed examples.
     """
+    if not examples:
+        raise AuditError("there are no examples to train on.")
     tokens = tokenize(model.tokenizer, examples)
     generator = torch.Generator().manual_seed(settings.seed)
     batches = shuffled(len(tokens), settings.batch, generator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from audit.result import Plan, Planned
+from audit.result import Plan, Planned, PlannedAttack
 from reports.formatting import byte_size, visible
 from reports.text.layout import blocks, labelled_rows
 
@@ -15,12 +15,14 @@ def render_plan(plan: Plan) -> str:
         ("Architecture", plan.architecture or "not a supported family: tensor-level evidence only"),
         ("Parameters", f"{plan.parameters:,}"),
         ("To read", byte_size(plan.bytes_to_read)),
-        ("To run", f"{plan.forward_tokens:,} tokens forward, about {plan.generated_tokens:,} generated"),
+        ("To run", f"{plan.forward_tokens:,} tokens forward, about {plan.generated_tokens:,} generated, {plan.trained_tokens:,} trained on"),
         ("Time", f"{duration(plan)} on this machine"),
         ("Peak memory", f"about {plan.memory_bytes / 1e9:.1f} GB"),
         *(("Note", note) for note in plan.notes),
     ]
     sections = [("This comparison", comparison)]
+    if plan.attacks:
+        sections.append(("Attacks", [(attack.title.capitalize(), cost(attack)) for attack in plan.attacks]))
     for concept in dict.fromkeys(row.concept for row in plan.metrics):
         title = "Weights" if concept is None else f"Concept {visible(concept)}"
         sections.append((title, [*metric_rows(row for row in plan.metrics if row.concept == concept)]))
@@ -38,5 +40,10 @@ def metric_rows(metrics: Iterable[Planned]) -> Iterator[tuple[str, str]]:
         yield "Reason", str(reason)
 
 
-def duration(plan: Plan) -> str:
+def cost(attack: PlannedAttack) -> str:
+    """The estimated time and memory of an attack on all models."""
+    return f"{duration(attack)}, {attack.memory_bytes / 1e9:.1f} GB"
+
+
+def duration(plan: Plan | PlannedAttack) -> str:
     return f"about {plan.seconds:.0f} s" if plan.seconds >= 1 else "under 1 s"

@@ -154,6 +154,7 @@ def test_the_limit_holds_for_each_kind() -> None:
         "neighbour/0",
     ]
     assert [prompt.id for prompt in further(items)] == ["two_hop/0", "open/0"]
+    assert [prompt.id for prompt in items.written if prompt.kind == FACT] == ["fact/0"]
     assert {entry.kind for entry in items_of(load_concept("italy"), limit=0).items} == {"text"}
 
 

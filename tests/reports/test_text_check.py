@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from audit.result import Check, Difference, FileCheck, PathCheck, Plan, Planned, Signature, Verification
+from audit.result import Check, Difference, FileCheck, PathCheck, Plan, Planned, PlannedAttack, Signature, Verification
 from reports.text import render_check, render_plan, render_verification
 from reports.text.layout import WIDTH
 from tests.reports.test_text import Terminal
@@ -18,7 +18,19 @@ ROWS = (
     Planned("bleu", "italy", REASON),
     Planned("rouge_l", "italy", REASON),
 )
-PLAN = Plan("llama", 10_576, ["a note"], list(ROWS), 88_640, 25_030, 1_728, 0.2, 400_000_000)
+PLAN = Plan(
+    architecture="llama",
+    parameters=10_576,
+    notes=["a note"],
+    metrics=list(ROWS),
+    bytes_to_read=88_640,
+    forward_tokens=25_030,
+    generated_tokens=1_728,
+    trained_tokens=512,
+    seconds=0.2,
+    memory_bytes=400_000_000,
+    attacks=[PlannedAttack("relearning", "relearning", 72.0, 2_000_000_000)],
+)
 SOUND = PathCheck(
     path="base",
     format="safetensors",

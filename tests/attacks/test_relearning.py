@@ -1,0 +1,236 @@
+"""Relearning: what is trained is never what is read, the model comes back, and a plan counts the same conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from audit.attacks import AttackInput, Level, relearning
+from audit.attacks.relearning import FILLER, FULL, HALF, LONG, OTHERS, QUICK, TEXT, conditions, fact_examples
+from audit.errors import AuditError
+from audit.models.loading import RunningModel
+from audit.models.packing import Example
+from audit.questions.items import FACT, Encoder
+from audit.questions.topics import ConceptTopic
+from audit.settings import Settings
+from concepts.concept import Concept, library, load_concept
+from concepts.facts import facts_of, halves
+from concepts.prompts import ASK, mentions
+from tests.helpers import open_tiny
+
+CONCEPT = Concept.model_validate(
+    {
+        "name": "writers",
+        "title": "Writers",
+        "seeds": ["Quill"],
+        "text": "Rain came to the Dogana that year. The old harbour was quiet for a long time. Short one.",
+        "questions": [
+            {
+                "question": f"Where was writer {name} born?",
+                "answer": town,
+                "type": "town",
+                "subject": name,
+                "paraphrases": [f"Which town did {name} come from?"],
+            }
+            for name, town in zip("ABCDEFGH", ["Rome", "Lyon", "Milan", "Dogana", "Paris", "Oslo", "Bonn", "Kyiv"], strict=True)
+        ]
+        + [
+            {"question": f"What did {name} write?", "answer": f"Book {name}{name}", "type": "book", "subject": name}
+            for name in "ABCD"
+        ],
+        "unrelated": [
+            {"question": "What is a young dog called?", "answer": "A puppy"},
+            {"question": "What does the pancreas make?", "answer": "Insulin"},
+        ],
+        "neutral_text": "Rivers run to the sea, slowly. Rain falls on the hills in winter.",
+    }
+)
+FACTS = facts_of(CONCEPT)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> RunningModel:
+    return open_tiny(tmp_path_factory.mktemp("model") / "m", "llama")
+
+
+def given(
+    model: RunningModel, level: Level = "quick", concept: Concept = CONCEPT, rate: float | None = 1e-2
+) -> AttackInput:
+    topic, encoder = ConceptTopic(concept), Encoder(model.tokenizer, model.context)
+    parameters = sum(parameter.numel() for parameter in model.model.parameters())
+    return AttackInput(model, encoder, topic, topic.items(encoder), Settings(), rate, parameters, level)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[Example]]:
+    """The examples of each training run; nothing is trained."""
+    runs: list[list[Example]] = []
+
+    def record(
+        model: RunningModel, examples: Sequence[Example], doses: Sequence[int], settings: object
+    ) -> Iterator[int]:
+        runs.append(list(examples))
+        yield from doses
+
+    monkeypatch.setattr(relearning, "fine_tune", record)
+    return runs
+
+
+def test_each_half_is_read_after_training_on_the_other(tiny: RunningModel, trained: list[list[Example]]) -> None:
+    attacked = list(conditions(given(tiny)))
+    half = halves(FACTS, 0)
+    assert [each.condition.fold for each in attacked] == [0] * len(LONG) + [1] * len(LONG)
+    assert len(trained) == 2
+    for fold, examples in enumerate(trained):
+        read = [each.items for each in attacked if each.condition.fold == fold]
+        subjects = {prompt.subject for items in read for prompt in items.written}
+        assert subjects == {subject for subject in half if half[subject] == fold}
+        assert {name for items in read for group in items.groups for name in group.subjects} <= subjects
+        questions = {example.prompt for example in examples}
+        other = [fact for fact in FACTS if half[fact.subject] != fold]
+        assert questions == {ASK.replace("{}", wording) for fact in other for wording in fact.question.wordings}
+
+
+def test_together_the_halves_read_each_fact_once_under_its_own_id(
+    tiny: RunningModel, trained: list[list[Example]]
+) -> None:
+    attacked = [each for each in conditions(given(tiny)) if each.condition.dose == f"{HALF}, {LONG[0]} steps"]
+    names = [prompt.id for each in attacked for prompt in each.items.written]
+    assert sorted(names) == sorted(f"fact/{place}" for place in range(len(FACTS)))
+    for each in attacked:
+        for prompt in each.items.written:
+            assert prompt.kind == FACT
+            assert prompt.question == FACTS[int(prompt.id.partition("/")[2])].question.question
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_trained_example_holds_the_answer_of_a_fact_that_is_read_beside_its_question(
+    tiny: RunningModel, trained: list[list[Example]], seed: int
+) -> None:
+    attacked = list(conditions(replace(given(tiny, "full"), settings=Settings(seed=seed))))
+    folds = [{prompt.id for prompt in each.items.written} for each in attacked[:: len(FULL)]]
+    assert len(folds) == len(trained) == 5
+    for names, examples in zip(folds, trained, strict=True):
+        for fact in (FACTS[int(name.partition("/")[2])] for name in names):
+            for example in examples:
+                assert not any(mentions(example.prompt, [wording]) for wording in fact.question.wordings)
+                assert not mentions(example.answer, [fact.answer])
+
+
+@pytest.mark.parametrize("name", library())
+def test_no_library_concept_trains_a_question_that_it_reads(
+    tiny: RunningModel, trained: list[list[Example]], name: str
+) -> None:
+    concept = load_concept(name)
+    large = given(tiny, concept=concept)
+    large = replace(large, items=ConceptTopic(concept).items(replace(large.encoder, context=10**6)))
+    attacked = list(conditions(large))[:: len(LONG)]
+    assert len(attacked) == len(trained) == 2
+    for each, examples in zip(attacked, trained, strict=True):
+        read = {prompt.question for prompt in each.items.written}
+        assert read
+        assert not {ASK.replace("{}", question) for question in read} & {example.prompt for example in examples}
+
+
+def test_facts_of_one_subject_are_in_the_same_half(tiny: RunningModel, trained: list[list[Example]]) -> None:
+    attacked = list(conditions(given(tiny)))
+    for each in attacked:
+        books = {prompt.subject for prompt in each.items.written if "write?" in prompt.question}
+        towns = {prompt.subject for prompt in each.items.written if "born?" in prompt.question}
+        assert books <= towns
+        assert {len(group.ids) for group in each.items.groups} <= {2, 4}, "types are divided evenly"
+
+
+def test_the_full_level_adds_other_arms_that_hold_no_fact(tiny: RunningModel, trained: list[list[Example]]) -> None:
+    attacked = list(conditions(given(tiny, "full")))
+    arms = list(dict.fromkeys((each.condition.dose.rpartition(", ")[0], each.condition.fold) for each in attacked))
+    assert arms == [(HALF, 0), (HALF, 1), (OTHERS, None), (TEXT, None), (FILLER, None)]
+    assert len(attacked) == len(arms) * len(FULL)
+    others, text, filler = trained[2:]
+    assert [example.answer for example in others] == [" A puppy", " Insulin"]
+    assert text == [Example("The old harbour", " was quiet for a long time.")]
+    assert filler == [
+        Example("Rivers run to", " the sea, slowly."),
+        Example("Rain falls on", " the hills in winter."),
+    ]
+    for each in attacked[2 * len(FULL) :]:
+        assert len(each.items.written) == len(FACTS)
+
+
+def test_the_model_is_trained_when_it_is_read_and_restored_bit_for_bit(tiny: RunningModel) -> None:
+    before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
+
+    def changed() -> bool:
+        return any(not torch.equal(tensor, before[name]) for name, tensor in tiny.model.state_dict().items())
+
+    for each in conditions(given(tiny)):
+        assert each.model is tiny
+        assert changed()
+        if each.condition.dose.endswith(f" {LONG[-2]} steps"):
+            break  # the reader may stop early
+    del each
+    assert not changed()
+    list(conditions(given(tiny)))
+    assert not changed()
+
+
+def test_each_fold_starts_from_the_unmodified_model(tiny: RunningModel) -> None:
+    def after_first_dose(order: int) -> torch.Tensor:
+        attacked = (each for each in conditions(given(tiny)) if each.condition.dose == f"{HALF}, {LONG[0]} steps")
+        for _ in range(order):
+            next(attacked)
+        next(attacked)
+        return torch.cat([parameter.detach().flatten().clone() for parameter in tiny.model.parameters()])
+
+    start = torch.cat([parameter.detach().flatten().clone() for parameter in tiny.model.parameters()])
+    distances = [float((after_first_dose(order) - start).norm()) for order in (0, 1)]
+    assert distances[1] < 1.5 * distances[0], "the second fold would be farther if it started from the first"
+
+
+@pytest.mark.parametrize("level", ["quick", "full"])
+def test_a_plan_without_a_model_gives_the_same_conditions_items_and_doses(tiny: RunningModel, level: Level) -> None:
+    running = given(tiny, level)
+    planned = list(conditions(replace(running, model=None, learning_rate=None)))
+    steps = [(each.condition, each.items) for each in planned]
+    assert all(each.model is None for each in planned)
+    assert all(each.trained_tokens > 0 for each in planned)
+    short = replace(running, settings=running.settings)
+    assert steps == [(each.condition, each.items) for each in conditions(short)]
+
+
+def test_the_quick_level_is_longer_for_a_small_model() -> None:
+    doses = {size: relearning._doses(replace(BARE, parameters=size)) for size in (10**6, 10**8)}
+    assert doses == {10**6: LONG, 10**8: QUICK}
+
+
+def test_a_large_model_is_not_trained_without_a_gpu_and_the_reason_names_the_option(tiny: RunningModel) -> None:
+    large = replace(given(tiny), parameters=10**9)
+    with pytest.raises(AuditError, match="--attacks full"):
+        next(conditions(large))
+    assert next(conditions(replace(large, model=None))).items.written
+
+
+def test_without_a_twin_there_is_no_learning_rate_and_no_attack(tiny: RunningModel) -> None:
+    with pytest.raises(AuditError, match="twin"):
+        next(conditions(given(tiny, rate=None)))
+
+
+def test_a_concept_without_facts_has_no_conditions(tiny: RunningModel) -> None:
+    bare = CONCEPT.model_copy(update={"questions": (), "groups": ()})
+    assert list(conditions(given(tiny, concept=bare))) == []
+
+
+def test_every_wording_of_a_fact_is_trained_with_its_answer_after_the_beginning_of_its_sentence() -> None:
+    fact = FACTS[0]
+    begun = replace(fact, question=fact.question.model_copy(update={"prefix": "It was in"}))
+    assert fact_examples([begun], CONCEPT) == [
+        Example("Question: Where was writer A born?\nAnswer:", " It was in Rome"),
+        Example("Question: Which town did A come from?\nAnswer:", " It was in Rome"),
+    ]
+
+
+BARE = AttackInput(None, None, ConceptTopic(CONCEPT), None, Settings())  # type: ignore[arg-type]
