@@ -19,6 +19,7 @@ from audit.errors import CheckpointError
 from audit.result import AuditResult
 from tests.sample_guard import guarded
 from tests.sample_result import sample
+from tests.tiny import write_tiny
 
 run = CliRunner()
 
@@ -38,11 +39,28 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_options_arrive_as_library_arguments(compared: dict[str, Any], tmp_path: Path) -> None:
     line = f"compare a b --concept italy --concept music --seed 7 --batch-size 4 --limit 3 -o {tmp_path}".split()
-    assert run.invoke(cli.app, line).exit_code == 0
+    assert run.invoke(cli.app, [*line, "--reference", "r", "--attacks", "relearning,jailbreaks"]).exit_code == 0
+    assert (compared["reference"], compared["retained"]) == (Path("r"), None)
+    assert compared["context"].settings.attacks == "relearning,jailbreaks"
     assert (compared["base"], compared["unlearned"]) == (Path("a"), Path("b"))
     assert compared["request"].concepts == ["italy", "music"]
     settings = compared["context"].settings
     assert (settings.seed, settings.batch_size, settings.limit) == (7, 4, 3)
+
+
+def test_the_attacks_are_the_quick_ones_unless_others_are_chosen(compared: dict[str, Any], tmp_path: Path) -> None:
+    assert run.invoke(cli.app, ["compare", "a", "b", "-o", str(tmp_path)]).exit_code == 0
+    assert compared["context"].settings.attacks == "quick"
+
+
+@pytest.mark.parametrize("more", [[], ["--plan"]], ids=["run", "plan"])
+def test_an_unknown_attack_is_an_error_that_lists_the_known_ones(tmp_path: Path, more: list[str]) -> None:
+    base = write_tiny(tmp_path / "base")
+    line = ["compare", str(base), str(base), "-o", str(tmp_path / "out"), "--attacks", "relerning", *more]
+    shown = run.invoke(cli.app, line)
+    assert shown.exit_code == 1
+    assert "no attack 'relerning'" in shown.stderr
+    assert "relearning" in shown.stderr.replace("relerning", "")
 
 
 def test_a_comparison_leaves_a_result_and_a_report(compared: dict[str, Any], tmp_path: Path) -> None:

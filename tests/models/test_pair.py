@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from audit.errors import CheckpointError, IncomparableError, ModelError
+from audit.errors import AuditError, CheckpointError, IncomparableError, ModelError
 from audit.models.pair import View, open_pair
 from tests.tiny import edit, edit_config, write_tiny
 
@@ -48,6 +48,34 @@ def test_a_retained_model_is_opened_and_checked_like_the_others(tmp_path: Path) 
     assert pair.retained.checkpoint.path == retained
     deeper = write_tiny(tmp_path / "deeper", num_hidden_layers=3)
     assert "layers 2 against 3" in refusal(base, base, deeper)
+
+
+def test_a_reference_may_be_any_language_model_and_is_asked_with_its_own_tokenizer(tmp_path: Path) -> None:
+    base, other = write_tiny(tmp_path / "base"), write_tiny(tmp_path / "other", "gpt2")
+    pair = open_pair(base, base, reference=other)
+    assert pair.reference is not None
+    assert pair.reference.require_architecture().name == "gpt2"
+    assert pair.reference.tokenizer_files.path == other
+    assert "the reference is asked with its own tokenizer" in pair.notes
+    assert set(pair.models) == {"base", "unlearned"}, "it is not a version of the base"
+    assert open_pair(base, base).reference is None
+
+
+def test_a_reference_without_config_or_tokenizer_that_is_a_version_of_the_base_borrows_them(tmp_path: Path) -> None:
+    base, bare = write_tiny(tmp_path / "base"), write_tiny(tmp_path / "bare", seed=1)
+    for file in [bare / "config.json", *bare.glob("tokenizer*")]:
+        file.unlink()
+    reference = open_pair(base, base, reference=bare).reference
+    assert reference is not None
+    assert reference.config is not None
+    assert reference.tokenizer_files.path == base
+
+
+def test_a_reference_that_cannot_be_run_is_an_error(tmp_path: Path) -> None:
+    base = write_tiny(tmp_path / "base")
+    torch.save({"encoder.weight": torch.ones(2)}, tmp_path / "other.pt")
+    with pytest.raises(AuditError, match=r"other\.pt"):
+        open_pair(base, base, reference=tmp_path / "other.pt")
 
 
 @pytest.mark.parametrize(
