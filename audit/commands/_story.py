@@ -1,4 +1,4 @@
-"""The conclusion of the demo as text: what two methods of unlearning one concept changed, from their findings alone.
+"""The conclusion of the demo as text, from its findings alone: two methods of unlearning, and knowledge that is absent.
 
 Hong et al. (2024, arXiv 2406.11614) report that gradient-based unlearning changes the answers but not the vectors that
 encode the concept, while an edit of these vectors changes both. The text says whether this holds here.
@@ -31,15 +31,25 @@ class Change:
 
 
 def summarise(title: str, findings: Mapping[str, Finding]) -> str:
-    """One line for each method, then the conclusion from both.
+    """One line for each method, then the conclusion from both; and a line on absent knowledge, if it was audited.
 
     Args:
         title: title of the concept.
-        findings: method in ``METHODS`` -> its finding.
+        findings: method in ``METHODS``, or ``"absent"`` -> its finding.
     """
     changes = {name: _change(findings[name]) for name in METHODS}
     lines = [f"{METHODS[name]}: {change.sentences}" for name, change in changes.items()]
-    return "\n".join([f"{title}, unlearned in two ways.", *lines, _together(changes["npo"], changes["needle"])])
+    absent = [_absent(findings["absent"])] if "absent" in findings else []
+    return "\n".join(
+        [f"{title}, unlearned in two ways.", *lines, _together(changes["npo"], changes["needle"]), *absent]
+    )
+
+
+def _absent(finding: Finding) -> str:
+    return (
+        f"{finding.title}, taught to the model by this demo, and audited against the model before it was taught, in "
+        f"which this knowledge is truly absent. Verdict: {finding.verdict}. {finding.reason}"
+    )
 
 
 def _change(finding: Finding) -> Change:
@@ -50,7 +60,7 @@ def _change(finding: Finding) -> Change:
         _answers_sentence(memorised, answers),
         _vectors_sentence(cosine, vectors),
         _collateral_sentence(memorised, measured.get("perplexity")),
-        f"Verdict: {finding.verdict}.",
+        f"Verdict: {finding.verdict}. {finding.reason}",
     )
     return Change(answers, vectors, " ".join(sentence for sentence in sentences if sentence))
 

