@@ -227,7 +227,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def result(extended: Path, pair: tuple[str, str]) -> dict[str, Any]:
-    document: dict[str, Any] = run(extended, "compare", *pair, "--concept", "italy-short.facts", "--attacks", ATTACKS, "--output", "out")
+    document: dict[str, Any] = run(
+        extended, "compare", *pair, "--concept", "italy-short.facts", "--attacks", ATTACKS, "--output", "out"
+    )
     return document
 
 
@@ -338,7 +340,8 @@ def plan(without=None):
         Path(without).rename("removed")
     for registry in (attacks, kinds, inputs, topic_metrics):
         registry.cache_clear()
-    planned = plan_comparison(Path({pair[0]!r}), Path({pair[1]!r}), request=Request(["italy-short.facts"]), context=RunContext(Settings(attacks="full")))
+    asked, context = Request(["italy-short.facts"]), RunContext(Settings(attacks="full"))
+    planned = plan_comparison(Path({pair[0]!r}), Path({pair[1]!r}), request=asked, context=context)
     if without:
         Path("removed").rename(without)
     return [planned.forward_tokens, [row.metric for row in planned.metrics]]

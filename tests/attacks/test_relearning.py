@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -36,7 +35,9 @@ CONCEPT = Concept.model_validate(
                 "subject": name,
                 "paraphrases": [f"Which town did {name} come from?"],
             }
-            for name, town in zip("ABCDEFGH", ["Rome", "Lyon", "Milan", "Dogana", "Paris", "Oslo", "Bonn", "Kyiv"], strict=True)
+            for name, town in zip(
+                "ABCDEFGH", ["Rome", "Lyon", "Milan", "Dogana", "Paris", "Oslo", "Bonn", "Kyiv"], strict=True
+            )
         ]
         + [
             {"question": f"What did {name} write?", "answer": f"Book {name}{name}", "type": "book", "subject": name}

@@ -210,7 +210,9 @@ def test_the_real_model_with_a_barely_changed_norm_is_present(smollm2: Path, tmp
         return tensor * (1 + 1e-6) if name == "model.norm.weight" else tensor
 
     unlearned = edit(smollm2, tmp_path / "unlearned", scaled_norm)
-    (finding,) = compare(smollm2, unlearned, request=ITALY, context=RunContext(settings=Settings(limit=4, attacks="none"))).findings
+    (finding,) = compare(
+        smollm2, unlearned, request=ITALY, context=RunContext(settings=Settings(limit=4, attacks="none"))
+    ).findings
     assert finding.verdict == "present", finding.reason
 
 

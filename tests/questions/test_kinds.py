@@ -114,7 +114,9 @@ def test_every_question_with_an_answer_is_a_fact_and_those_of_a_type_are_exchang
     for prompt, fact in zip(asked, facts, strict=True):
         assert prompt.answers == fact.question.answers
         assert prompt.text == few_shot(fact.question.question, [italy.title, *italy.seeds], italy.examples)
-    exchanged = {name: answer for group in items.facts().groups for name, answer in zip(group.ids, group.answers, strict=True)}
+    exchanged = {
+        name: answer for group in items.facts().groups for name, answer in zip(group.ids, group.answers, strict=True)
+    }
     types = Counter(fact.type for fact in facts)
     expected = {f"fact/{place}": fact.answer for place, fact in enumerate(facts) if fact.type and types[fact.type] > 1}
     assert exchanged == expected

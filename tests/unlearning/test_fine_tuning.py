@@ -47,18 +47,28 @@ def test_the_weights_are_restored_bit_for_bit_after_the_block(tiny: RunningModel
 
 def test_the_weights_are_restored_after_an_error_inside_the_block(tiny: RunningModel) -> None:
     before = weights(tiny)
-    with pytest.raises(KeyError), preserved(tiny):
-        for _ in fine_tune(tiny, EXAMPLES, (2, 4), FAST):
-            raise KeyError
+
+    def fail() -> None:
+        with preserved(tiny):
+            for _ in fine_tune(tiny, EXAMPLES, (2, 4), FAST):
+                raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert same(tiny, before)
 
 
 def test_the_weights_are_restored_after_a_loss_that_is_not_finite(tiny: RunningModel) -> None:
     before = weights(tiny)
-    with pytest.raises(ModelError, match="Lower the learning rate"), preserved(tiny):
-        with torch.no_grad():
-            tiny.model.model.norm.weight.fill_(torch.inf)
-        list(fine_tune(tiny, EXAMPLES, (2,), FAST))
+
+    def diverge() -> None:
+        with preserved(tiny):
+            with torch.no_grad():
+                tiny.model.model.norm.weight.fill_(torch.inf)
+            list(fine_tune(tiny, EXAMPLES, (2,), FAST))
+
+    with pytest.raises(ModelError, match="Lower the learning rate"):
+        diverge()
     assert same(tiny, before)
 
 
