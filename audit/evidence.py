@@ -67,7 +67,7 @@ def gather(pair: ModelPair, topics: Sequence[Topic], weights: WeightScan, contex
         pair_missing.setdefault("model", broken[0])
     by_topic: Mapping[str, TopicReadings] = {}
     if "model" not in pair_missing and topics:
-        by_topic = read_models(pair, topics, weights.identical, context)
+        by_topic = read_models(pair, topics, weights, context)
     evidence = {}
     for topic in topics:
         missing = pair_missing | dict(topic.missing_inputs())
@@ -145,12 +145,13 @@ def best_of(search: SearchResult) -> str:
 
 
 def read_models(
-    pair: ModelPair, topics: Sequence[Topic], identical: bool, context: RunContext
+    pair: ModelPair, topics: Sequence[Topic], weights: WeightScan, context: RunContext
 ) -> dict[str, TopicReadings]:
     """Topic name -> its readings. The base runs first; each model is in memory only while it runs."""
-    readers = {topic.name: TopicReader(topic, context, _digests(pair, context)) for topic in topics}
+    update = next((row.value for row in weights.weights.measurements if row.metric == "weight_change"), None)
+    readers = {topic.name: TopicReader(topic, context, _digests(pair, context), update) for topic in topics}
     for role, opened in pair.models.items():
-        if role == "unlearned" and identical:
+        if role == "unlearned" and weights.identical:
             for reader in readers.values():
                 reader.repeat("base", role)
             continue

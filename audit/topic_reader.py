@@ -12,6 +12,7 @@ from audit.attacks import NONE, Attack, AttackedModel, AttackInput, Level, chose
 from audit.attacks.relearning import fact_examples
 from audit.errors import AuditError
 from audit.models.loading import RunningModel
+from audit.questions.base_parts import BaseParts
 from audit.questions.conditions import AS_IS, Condition
 from audit.questions.items import Encoder, ItemSet, check_answers
 from audit.questions.readings import BaseReadout, Readings, generate, read_conditions
@@ -20,7 +21,7 @@ from audit.request import RunContext
 from audit.settings import Settings
 from audit.units import UnitStore
 from audit.unlearning.twin import Twin, refusal_twin
-from concepts.facts import Fact, facts_of
+from concepts.facts import Fact, facts_of, halves
 
 OUT_OF_MEMORY: Final = "out of memory; choose other attacks with --attacks, or a smaller --batch-size"
 
@@ -48,14 +49,19 @@ class TopicReader:
 
     Args:
         digests: role -> SHA-256 of the model's files; needed only if finished units are kept.
+        update: relative norm of the update from base to unlearned, see ``AttackInput``.
     """
 
-    def __init__(self, topic: Topic, context: RunContext, digests: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, topic: Topic, context: RunContext, digests: Mapping[str, Sequence[str]], update: float | None = None
+    ) -> None:
         self.units, self.digests = context.units, digests
         self.topic, self.settings, self.progress = topic, context.settings, context.progress
+        self.update = update
         self.attacks = possible_attacks(topic, context.settings)
         self.items = ItemSet()
         self.base: BaseReadout | None = None
+        self.parts: BaseParts | None = None
         self.made: Twin | None = None
         self.by_condition: dict[Condition, dict[str, Readings]] = {}
         self.facts: dict[str, dict[Condition, Readings]] = {"reference": {}, "twin": {}}
@@ -85,6 +91,7 @@ class TopicReader:
         together = {AS_IS: self.items} | {each.condition: each.items for each in self._prompted(given)}
         if role == "base":
             self.base = BaseReadout.of(model, list(together.values()))
+            self.parts = self._parts(model)
         for condition, readings in self._read_together(model, together, generated).items():
             self.by_condition.setdefault(condition, {})[role] = readings
         if role == "base":
@@ -113,7 +120,17 @@ class TopicReader:
             self.made.learning_rate if self.made else None,
             sum(parameter.numel() for parameter in model.model.parameters()),
             level_of(self.settings),
+            base=self.parts,
+            update=self.update,
         )
+
+    def _parts(self, base: RunningModel) -> BaseParts | None:
+        """What the attacks of level full compare a model with."""
+        asked = self.items.facts().written
+        if level_of(self.settings) != "full" or self.topic.concept is None or not asked:
+            return None
+        facts = facts_of(self.topic.concept)[: self.settings.limit]
+        return BaseParts.of(base, asked, halves(facts, self.settings.seed), self.settings.batch_size)
 
     def _prompted(self, given: AttackInput) -> list[AttackedModel]:
         return [
@@ -181,6 +198,7 @@ class TopicReader:
             "base": self.digests["base"],
             "topic": self.topic.digest(),
             "learning_rate": given.learning_rate,
+            "update": given.update,
             "settings": self.settings.as_json() | {"attacks": given.level},
             "threads": torch.get_num_threads(),
         }

@@ -14,6 +14,7 @@ from typing import Final, Literal, Protocol
 from audit.errors import AuditError
 from audit.models.loading import RunningModel
 from audit.plugins import PluginError, discover
+from audit.questions.base_parts import BaseParts
 from audit.questions.conditions import Condition
 from audit.questions.items import Encoder, ItemSet
 from audit.questions.topics import Topic
@@ -38,6 +39,9 @@ class AttackInput:
         parameters: number of parameters of the model.
         done: conditions whose readings exist already; an attack may leave out the work for them.
         level: ``"full"`` if the longer version of the attack was asked for.
+        base: what is kept of the base, of which the model is a version; ``None`` on level quick, or if the base was not
+            asked about facts.
+        update: L2 norm of the update from base to unlearned, divided by the L2 norm of the base; ``None`` if unknown.
     """
 
     model: RunningModel | None
@@ -49,6 +53,8 @@ class AttackInput:
     parameters: int = 0
     level: Level = "quick"
     done: frozenset[Condition] = frozenset()
+    base: BaseParts | None = None
+    update: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,9 @@ class Attack(Protocol):
         INPUT: the input in a metric's ``NEEDS`` that this attack's conditions provide.
         LEVEL: ``quick`` if the attack is part of ``--attacks quick``, ``full`` if only of ``--attacks full``.
         RECOVERS: whether the verdict ``removed`` requires that this attack has run and failed.
-        NEEDS_REFERENCE: whether it gives the model something of the base, so that it has no null of its own.
+        NEEDS_REFERENCE: whether the attack itself brings in something of the base, so that also a model that never knew
+            the facts prefers true answers. Its conditions have no exchange null: they are only compared with those of a
+            reference that was given the same.
         METRICS: metrics that are measured under each of its conditions. A metric that reads all conditions together
             has ``INPUT`` in its ``NEEDS`` instead.
     """

@@ -62,27 +62,27 @@ def conditions(given: AttackInput) -> Iterator[AttackedModel]:
         yield from _arm(given, HALF, fact_examples(trained, concept), fold, {s for s in half if half[s] == fold})
     if given.level == "full":
         others = [(question.question, question.answer) for question in concept.unrelated if question.answer]
-        yield from _arm(given, OTHERS, [_example(*each) for each in others])
+        yield from _arm(given, OTHERS, [question_example(*each) for each in others])
         yield from _arm(
-            given, TEXT, _sentences(concept.text, [each for fact in facts for each in fact.question.answers])
+            given, TEXT, sentence_examples(concept.text, [each for fact in facts for each in fact.question.answers])
         )
-        yield from _arm(given, FILLER, _sentences(concept.neutral_text or neutral_text(), ()))
+        yield from _arm(given, FILLER, sentence_examples(concept.neutral_text or neutral_text(), ()))
 
 
 def fact_examples(facts: Sequence[Fact], concept: Concept) -> list[Example]:
     """The questions with their answers, in every wording, without few-shot examples."""
     return [
-        _example(wording, f"{fact.question.prefix} {fact.answer}".strip())
+        question_example(wording, f"{fact.question.prefix} {fact.answer}".strip())
         for fact in facts
         for wording in fact.question.wordings
     ]
 
 
-def _example(question: str, answer: str) -> Example:
+def question_example(question: str, answer: str) -> Example:
     return Example(ASK.replace("{}", question), answer_text(answer))
 
 
-def _sentences(text: str, answers: Sequence[str]) -> list[Example]:
+def sentence_examples(text: str, answers: Sequence[str]) -> list[Example]:
     """Sentences that mention none of ``answers``: the first words are the prompt, the others are trained."""
     examples = []
     for sentence in re.split(r"(?<=[.!?])\s+", text):

@@ -110,6 +110,37 @@ def adding_to_value_vectors(model: RunningModel, deltas: Mapping[int, Delta]) ->
     return on_outputs(model.model, by_layer(model.architecture.out_module, deltas, add))
 
 
+def without_directions(model: RunningModel, directions: Mapping[int, Float[Tensor, " d_model"]]) -> ExitStack:
+    """Run with ``h - (h . d) d`` as the output of the block of each layer, at every position; ``d`` has length 1."""
+
+    def remove(layer: int, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        direction = directions[layer].to(hidden.device, torch.float32)
+        along = (hidden.float() @ direction)[..., None] * direction
+        kept = (hidden.float() - along).to(hidden.dtype)
+        return (kept, *output[1:]) if isinstance(output, tuple) else kept
+
+    return on_outputs(model.model, by_layer(model.architecture.block_module, directions, remove))
+
+
+def replacing_embeddings(
+    model: RunningModel, ids: Sequence[int], embedded: Float[Tensor, "n_tokens d_model"]
+) -> ExitStack:
+    """Run with ``embedded[i]`` as the output of the embedding for token ``ids[i]``; a tied head stays as it is."""
+    embedding = model.model.get_input_embeddings()
+    name = next(name for name, module in model.model.named_modules() if module is embedding)
+    place = torch.full((model.architecture.d_vocab,), -1)
+    place[list(ids)] = torch.arange(len(ids))
+
+    def replace(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        places = place.to(output.device)[args[0]]
+        replaced = output.clone()
+        replaced[places >= 0] = embedded.to(output)[places[places >= 0]]
+        return replaced
+
+    return on_outputs(model.model, {name: replace})
+
+
 @dataclass
 class BlockInputs:
     """What entered some blocks during one pass.

@@ -6,12 +6,12 @@ copy and the optimiser's state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from audit.errors import AuditError, ModelError
 from audit.models.loading import RunningModel
@@ -40,15 +40,22 @@ class FineTuning:
 
 
 @contextmanager
-def preserved(model: RunningModel) -> Iterator[None]:
-    """Let the weights of ``model`` be changed inside the block, and put them back at its end, also after an error."""
-    parameters = list(model.model.parameters())
-    copies = [parameter.detach().clone() for parameter in parameters]
+def preserved(model: RunningModel, parameters: Iterable[nn.Parameter] | None = None) -> Iterator[list[Tensor]]:
+    """Let weights of ``model`` be changed inside the block, and restore them at its end, also after an error.
+
+    Args:
+        parameters: those that may be changed; all by default.
+
+    Yields:
+        A copy of each of them.
+    """
+    chosen = list(model.model.parameters() if parameters is None else parameters)
+    copies = [parameter.detach().clone() for parameter in chosen]
     try:
-        yield
+        yield copies
     finally:
         with torch.no_grad():
-            for parameter, copy in zip(parameters, copies, strict=True):
+            for parameter, copy in zip(chosen, copies, strict=True):
                 parameter.copy_(copy)
 
 

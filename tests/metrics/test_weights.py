@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from audit.metrics.weights.code_flips import GROUP, LARGEST, count_flips
+from audit.metrics.weights.code_flips import count_flips
 from audit.metrics.weights.update_rank import Tally
 from audit.weights.blocks import Block, SharedTensor
+from audit.weights.grids import GROUP, LARGEST
 from audit.weights.norms import cosine
 
 
@@ -26,14 +27,14 @@ def test_flipped_4bit_codes_follow_the_closed_form(update: float) -> None:
 
 def test_no_update_flips_no_code() -> None:
     base = torch.randn(8, 100, generator=torch.Generator().manual_seed(1))
-    assert count_flips(base, base.clone()) == {4: 0, 8: 0}
+    assert count_flips(base, base.clone()) == {3: 0, 4: 0, 8: 0}
 
 
 def test_finer_codes_flip_more_often() -> None:
     generator = torch.Generator().manual_seed(2)
     base = torch.randn(64, 256, generator=generator)
     flips = count_flips(base, base + 1e-3 * torch.randn(base.shape, generator=generator))
-    assert flips[8] > 5 * flips[4] > 0
+    assert flips[8] > 5 * flips[4] > flips[3] > 0
 
 
 def test_a_short_last_group_has_its_own_scale() -> None:
@@ -46,7 +47,7 @@ def test_a_short_last_group_has_its_own_scale() -> None:
 
 
 def test_a_group_of_zeros_is_not_a_division_by_zero() -> None:
-    assert count_flips(torch.zeros(1, 64), torch.zeros(1, 64)) == {4: 0, 8: 0}
+    assert count_flips(torch.zeros(1, 64), torch.zeros(1, 64)) == {3: 0, 4: 0, 8: 0}
 
 
 def leading_singular_values(matrix: torch.Tensor, blocks: int = 1) -> list[float]:

@@ -1,14 +1,16 @@
-"""Share of quantisation codes that the update changes, at 4 and at 8 bits.
+"""Share of quantisation codes that the update changes, at 3, 4 and 8 bits.
 
 Each matrix is rounded to nearest with one absolute-maximum scale for every 32 consecutive weights of a row, symmetric,
 each model with its own scales; a code is flipped where the two codes differ. An update that flips few codes is largely
 undone by quantisation, whatever it did to the answers in full precision (arXiv 2410.16454). For an update much smaller
-than a step, the share is about ``E|d| / step``. Vectors (norms, biases) are excluded, as in quantised models.
+than a step, the share is about ``E|d| / step``. Vectors (norms, biases) are excluded, as in quantised models. The rows
+are the conditions of the attack ``rounding``, each with the share in the matrices that it rounds: those of the blocks.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,17 +18,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from audit.architectures import Architecture
-from audit.result import Column, Measured
+from audit.questions.conditions import Condition
+from audit.result import Cell, Column, Measured
 from audit.weights import contract
 from audit.weights.blocks import Block, SharedTensor
+from audit.weights.grids import GROUP, LARGEST, UNIFORM, groups, maxima
 
 TITLE = "Quantisation codes flipped"
-GROUP = 32
-"""Weights that share a scale: the block of GGUF's 4-bit and 8-bit formats."""
-LARGEST = {4: 7, 8: 127}
-"""Bits -> largest code of a symmetric grid."""
-SMALLEST = 1e-30
-"""Smallest scale; smaller weights round to zero on any grid."""
+LISTED = (4, 8)
+"""Bits that have a column in the tables of tensors and layers."""
 COLUMNS = tuple(
     Column(
         name=f"flipped_{bits}bit",
@@ -35,7 +35,7 @@ COLUMNS = tuple(
         kind="share",
         tables=("tensor", "layer"),
     )
-    for bits in LARGEST
+    for bits in LISTED
 )
 
 
@@ -69,53 +69,49 @@ class Observer(contract.Observer[dict[int, int] | None]):
         self.codes[layer] += tensor.numel
         for bits, count in result.items():
             self.flipped[bits, layer] += count
-        return {f"flipped_{bits}bit": count / tensor.numel for bits, count in result.items()}
+        return {f"flipped_{bits}bit": result[bits] / tensor.numel for bits in LISTED}
 
     def layer(self, layer: int) -> contract.Columns:
         if not self.codes[layer]:
             return {}
-        return {f"flipped_{bits}bit": self.flipped[bits, layer] / self.codes[layer] for bits in LARGEST}
+        return {f"flipped_{bits}bit": self.flipped[bits, layer] / self.codes[layer] for bits in LISTED}
 
     def measure(self) -> Measured:
-        codes = sum(self.codes.values())
-        shares = {bits: self._share(bits, codes) for bits in LARGEST}
-        layers = [layer for layer in sorted(self.codes) if layer >= 0 and self.codes[layer]]
+        everywhere = sorted(self.codes)
+        layers = [layer for layer in everywhere if layer >= 0 and self.codes[layer]]
         return Measured(
-            value=shares[4],
-            not_measured=None if codes else "none of the shared tensors is a matrix",
-            base=0.0 if codes else None,
+            value=self._share(4, everywhere),
+            not_measured=None if everywhere else "none of the shared tensors is a matrix",
+            base=0.0 if everywhere else None,
             unit="share of 4-bit codes",
             direction="change",
-            n=codes,
-            layers={f"{bits} bit": [self.flipped[bits, at] / self.codes[at] for at in layers] for bits in LARGEST},
-            details={"share_8bit": shares[8], "group": GROUP, "rounding": "nearest, symmetric, absolute maximum"},
+            n=sum(self.codes.values()),
+            layers={f"{bits} bit": [self.flipped[bits, at] / self.codes[at] for at in layers] for bits in LISTED},
+            items=[self._row(bits, layers) for bits in LARGEST] if layers else [],
+            details={
+                "share_8bit": self._share(8, everywhere),
+                "group": GROUP,
+                "rounding": "nearest, symmetric, absolute maximum",
+            },
         )
 
-    def _share(self, bits: int, codes: int) -> float | None:
-        return sum(count for (width, _), count in self.flipped.items() if width == bits) / codes if codes else None
+    def _row(self, bits: int, layers: Sequence[int]) -> dict[str, Cell]:
+        condition = Condition("rounding", UNIFORM[bits].name)
+        return {"condition": str(condition), "codes_flipped_in_blocks": self._share(bits, layers)}
+
+    def _share(self, bits: int, layers: Sequence[int]) -> float | None:
+        codes = sum(self.codes[layer] for layer in layers)
+        return sum(self.flipped[bits, layer] for layer in layers) / codes if codes else None
 
 
 def count_flips(base: Float[Tensor, "*shape"], unlearned: Float[Tensor, "*shape"]) -> dict[int, int]:
     """Bits -> number of codes that differ, for rows of two float32 matrices."""
     flips = {}
-    groups = [_groups(rows) for rows in (base, unlearned)]
-    scales = [_maxima(group) for group in groups]
+    parts = [groups(rows) for rows in (base, unlearned)]
+    scales = [maxima(part) for part in parts]
+    codes, changed = (torch.empty_like(part) for part in parts)  # reused: fresh pages cost as much as the rounding
     for bits, largest in LARGEST.items():
-        codes, changed = (
-            (group * (largest / scale)).round_().to(torch.int8) for group, scale in zip(groups, scales, strict=True)
-        )
-        flips[bits] = int(np.count_nonzero((changed != codes).numpy()))  # many times faster than torch's
+        torch.mul(parts[0], largest / scales[0], out=codes).round_()
+        torch.mul(parts[1], largest / scales[1], out=changed).round_()
+        flips[bits] = int(np.count_nonzero(changed.numpy() != codes.numpy()))  # many times faster than torch's
     return flips
-
-
-def _groups(rows: Float[Tensor, "*shape"]) -> Float[Tensor, "n 32"]:
-    """Groups of 32 consecutive weights of a row; zeros fill a short last group and change no scale."""
-    short = -rows.shape[-1] % GROUP
-    padded = torch.nn.functional.pad(rows, (0, short)) if short else rows
-    return padded.reshape(-1, GROUP)
-
-
-def _maxima(groups: Float[Tensor, "n 32"]) -> Float[Tensor, "n 1"]:
-    """Absolute maximum of each group, at least ``SMALLEST`` so that no scale overflows."""
-    maxima: Tensor = groups.abs().amax(dim=1, keepdim=True)
-    return maxima.clamp_(min=SMALLEST)

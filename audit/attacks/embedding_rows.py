@@ -1,0 +1,50 @@
+"""The base's embeddings of the subjects' tokens in place of the model's own.
+
+Unlearning may only move the address of the knowledge: a subject's tokens are embedded as those of an unknown person,
+and no attack on the rest of the model finds what is still stored. The embeddings are replaced as the blocks read them;
+a head that is tied to the embedding stays as it is.
+
+The base's rows carry something of the facts themselves, so a model that never knew them prefers true answers too. The
+condition is only compared with that of a reference given the same rows: a retained model, or the model that the base
+was trained from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from audit.attacks import AttackedModel, AttackInput
+from audit.errors import AuditError
+from audit.models.hooks import replacing_embeddings
+from audit.questions.base_parts import subject_tokens
+from audit.questions.conditions import Condition
+
+TITLE = "the base's embeddings of the subjects"
+COST = "passes"
+INPUT = "embedding_rows"
+LEVEL = "full"
+RECOVERS = False
+NEEDS_REFERENCE = True
+METRICS: tuple[str, ...] = ()
+
+CONDITION: Final = Condition("embedding_rows", "the base's rows of the subjects' tokens")
+
+
+def conditions(given: AttackInput) -> Iterator[AttackedModel]:
+    """One condition, in which all facts are read.
+
+    Raises:
+        AuditError: the model reads the subjects in other tokens than the base, so the rows are not its own.
+    """
+    items, base = given.items.facts(), given.base
+    if not items.written:
+        return
+    if given.model is None:
+        yield AttackedModel(CONDITION, items)
+        return
+    same_tokens = base is not None and subject_tokens(items.written, given.encoder.tokenizer) == base.token_ids
+    if base is None or not same_tokens or base.embedded.shape[1] != given.model.architecture.d_model:
+        raise AuditError("the model does not embed the subjects' tokens as a version of the base does.")
+    with replacing_embeddings(given.model, base.token_ids, base.embedded):
+        yield AttackedModel(CONDITION, items, given.model)
