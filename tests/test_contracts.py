@@ -105,6 +105,7 @@ TITLE = "a rescaled head"
 COST = "passes"
 INPUT = "rescaled"
 LEVEL = "full"
+NEEDS_REFERENCE = False
 RECOVERS = True
 METRICS = ("answer_accuracy", "answer_log_probability")
 
