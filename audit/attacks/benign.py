@@ -80,7 +80,11 @@ def norm(tensors: Iterable[Tensor]) -> float:
 def _train(
     model: RunningModel, originals: Sequence[Tensor], examples: Sequence[Example], settings: FineTuning, size: float
 ) -> int:
-    """Train until the update has the norm ``size`` and scale it to that norm; the number of steps, at most ``STEPS``."""
+    """Train until the update has the norm ``size``, at most ``STEPS`` steps, and scale it to that norm.
+
+    Returns:
+        The number of steps.
+    """
     parameters: list[nn.Parameter] = list(model.model.parameters())
     moved, steps = 0.0, 0
     for step in fine_tune(model, examples, range(1, STEPS + 1), settings) if size > 0 else ():

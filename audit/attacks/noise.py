@@ -25,8 +25,10 @@ RECOVERS = True
 NEEDS_REFERENCE = False
 METRICS: tuple[str, ...] = ()
 
-QUICK: Final = (0.1,)
-FULL: Final = (0.05, 0.1, 0.2, 0.3)
+QUICK: Final = (0.05,)
+FULL: Final = (0.05, 0.1, 0.2)
+"""Measured on SmolLM2-135M and 42 facts about Italy: 74 % are said without noise, 76, 31 and 0 % with these doses; at
+0.3 nothing can be read either."""
 
 
 def conditions(given: AttackInput) -> Iterator[AttackedModel]:

@@ -1,12 +1,13 @@
 """Rounding to fewer bits: an update that is small against a quantisation step is largely undone (arXiv 2410.16454).
 
-The matrices of the blocks are rounded to nearest, symmetric, with one absolute-maximum scale for every 32 weights of a
-row: at 4 and 3 bits, and 8 in the full version. The full version adds int8 with one scale for each row, and NF4 with
-one for every 64 weights. Embedding, head, norms and biases stay as they are, as in bitsandbytes, GPTQ and AWQ; GGUF
-rounds the embedding too. The metric ``code_flips`` lists, for each grid of 3, 4 and 8 bits, the share of codes that
-differ between base and unlearned.
+The matrices of the blocks are rounded to nearest on a uniform grid between the smallest and the largest of every 32
+weights of a row (asymmetric): at 4 and 3 bits, and 8 in the full version, which adds int8, symmetric with one scale for
+each row, and NF4 with one scale for every 64 weights. Embedding, head, norms and biases stay as they are, as in
+bitsandbytes, GPTQ and AWQ; GGUF rounds the embedding too. The metric ``code_flips`` lists the share of codes that
+differ between base and unlearned, for each of the three uniform grids.
 
-A model that was stored in fewer than 16 bits (GGUF) is rounded for a second time.
+Weights that are read from fewer than 16 bits (GGUF) are rounded for a second time. Where the base's lie on the very
+grid, as those of Q4_1 do on that of 4 bits, the base is not changed and an update below half a step is undone exactly.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Share of quantisation codes that the update changes, at 3, 4 and 8 bits.
 
-Each matrix is rounded to nearest with one absolute-maximum scale for every 32 consecutive weights of a row, symmetric,
-each model with its own scales; a code is flipped where the two codes differ. An update that flips few codes is largely
-undone by quantisation, whatever it did to the answers in full precision (arXiv 2410.16454). For an update much smaller
-than a step, the share is about ``E|d| / step``. Vectors (norms, biases) are excluded, as in quantised models. The rows
-are the conditions of the attack ``rounding``, each with the share in the matrices that it rounds: those of the blocks.
+Each matrix is rounded to nearest on a uniform grid between the smallest and the largest of every 32 consecutive weights
+of a row, each model with its own grids; a code is flipped where the two codes differ. An update that flips few codes is
+largely undone by quantisation, whatever it did to the answers in full precision (arXiv 2410.16454). For an update much
+smaller than a step, the share is about ``E|d| / step``. Vectors (norms, biases) are excluded, as in quantised models.
+The rows are the conditions of the attack ``rounding``, each with the share in the matrices that it rounds: those of the blocks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from audit.questions.conditions import Condition
 from audit.result import Cell, Column, Measured
 from audit.weights import contract
 from audit.weights.blocks import Block, SharedTensor
-from audit.weights.grids import GROUP, LARGEST, UNIFORM, groups, maxima
+from audit.weights.grids import GROUP, LARGEST, UNIFORM, extremes, groups
 
 TITLE = "Quantisation codes flipped"
 LISTED = (4, 8)
@@ -91,7 +91,7 @@ class Observer(contract.Observer[dict[int, int] | None]):
             details={
                 "share_8bit": self._share(8, everywhere),
                 "group": GROUP,
-                "rounding": "nearest, symmetric, absolute maximum",
+                "rounding": "nearest, uniform between the extremes of a group",
             },
         )
 
@@ -108,10 +108,11 @@ def count_flips(base: Float[Tensor, "*shape"], unlearned: Float[Tensor, "*shape"
     """Bits -> number of codes that differ, for rows of two float32 matrices."""
     flips = {}
     parts = [groups(rows) for rows in (base, unlearned)]
-    scales = [maxima(part) for part in parts]
+    lows, widths = zip(*(extremes(part) for part in parts), strict=True)
+    shifted = [part - low for part, low in zip(parts, lows, strict=True)]
     codes, changed = (torch.empty_like(part) for part in parts)  # reused: fresh pages cost as much as the rounding
     for bits, largest in LARGEST.items():
-        torch.mul(parts[0], largest / scales[0], out=codes).round_()
-        torch.mul(parts[1], largest / scales[1], out=changed).round_()
+        torch.mul(shifted[0], largest / widths[0], out=codes).round_()
+        torch.mul(shifted[1], largest / widths[1], out=changed).round_()
         flips[bits] = int(np.count_nonzero(changed.numpy() != codes.numpy()))  # many times faster than torch's
     return flips
