@@ -32,7 +32,7 @@ def exchanged_items(
     Args:
         kind: first part of the prompt ids, ``"fact"`` for facts: ``"fact/3"`` is the question with place 3.
         ask: form of the question; called once for each.
-        written: whether free answers are generated too.
+        written: whether free answers are generated too, longer by the length of the answer's ``prefix``.
         opening: text that begins all of the prompts, if it is not that of the topic's other questions.
     """
     prompts: list[Prompt] = []
@@ -44,7 +44,8 @@ def exchanged_items(
             text = ask(question)
             ids = encoder.prompt(text)
             if written:
-                prompts.append(_prompt(name, kind, question, text, ids, max_new_tokens))
+                longer = len(encoder.continuation(text, ids, answer_text(question.prefix))) if question.prefix else 0
+                prompts.append(_prompt(name, kind, question, text, ids, max_new_tokens + longer))
             if question.type is not None:
                 rows.setdefault(question.type, []).append((question, *_encoded(question, text, encoder)))
         except ValueError as reason:  # Skipped, or every few-shot example mentions the concept

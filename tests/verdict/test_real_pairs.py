@@ -29,8 +29,8 @@ from concepts.prompts import few_shot
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 TOFU, GSM8K = DATA / "tofu_authors.jsonl", DATA / "gsm8k.jsonl"
-FACTS = 60
-"""Those of the first five authors; more only take longer."""
+FACTS = 40
+"""Those of the first authors; more only take longer."""
 
 
 def trained(source: Path, target: Path, examples: Sequence[Example], steps: int, learning_rate: float) -> Path:
@@ -82,7 +82,7 @@ def test_a_model_that_never_saw_the_facts_is_not_hidden_without_a_reference(taug
     result = finding(taught, smollm2, Request((str(TOFU),)))
     assert result.verdict == "inconclusive"
     assert result.facts
-    assert sum(fact.known for fact in result.facts) > 0.7 * len(result.facts)
+    assert sum(fact.known for fact in result.facts) > 0.5 * len(result.facts)
     as_is = {row.model: row for row in result.conditions[0].models}
     assert as_is["unlearned"].readable is not None
     assert as_is["unlearned"].readable > 0.2  # guessed, and so no sign of knowledge
