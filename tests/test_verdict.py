@@ -9,6 +9,7 @@ import pytest
 
 from audit import verdict
 from audit.knowledge.knowledge import Knowledge
+from audit.knowledge.summary import summarise
 from audit.questions.conditions import AS_IS, Condition
 from audit.result import Control, Finding, Measurement
 from audit.verdict import Case, judge
@@ -31,7 +32,8 @@ def loss(unlearned: float, base: float = 3.0) -> Measurement:
 
 
 def case(known: Knowledge | None, *measurements: Measurement, **fields: Any) -> Case:
-    return Case("Italy", {row.metric: row for row in measurements}, knowledge=known, **fields)
+    summary = None if known is None else summarise(known, {})
+    return Case("Italy", {row.metric: row for row in measurements}, summary=summary, **fields)
 
 
 def judged(unlearned: Mapping[Condition, Planted] | Planted, *measurements: Measurement, **fields: Any) -> Finding:
@@ -85,8 +87,9 @@ def test_a_certain_but_tiny_effect_is_not_hidden() -> None:
     many = facts(100)
     finding = judged({AS_IS: Planted(0.2), RELEARNED: Planted(0.2)}, facts=many)
     assert finding.residual is not None
-    assert finding.residual.p_value is not None
-    assert finding.residual.p_value < 0.01
+    assert finding.known is not None
+    assert finding.known.p_value is not None
+    assert finding.known.p_value < 0.01
     assert finding.verdict != "hidden"
 
 

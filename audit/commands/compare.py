@@ -11,6 +11,7 @@ from audit.evidence import check_known_vectors, gather
 from audit.guards.attack import attack_guard
 from audit.guards.saving import SavedGuard, open_guard
 from audit.knowledge.knowledge import knowledge_of
+from audit.knowledge.summary import Summary, summarise
 from audit.metrics import measure, topic_metrics, weights_metrics
 from audit.metrics.contract import Evidence
 from audit.models.pair import ModelPair, open_pair
@@ -84,12 +85,19 @@ def conclude(evidence: Evidence, weights: WeightScan, guard: Path | None) -> Fin
         guard=guard.name if guard else None,
         nonfinite=weights.nonfinite,
         missing=evidence.missing,
-        knowledge=knowledge_of(
-            evidence.by_condition, evidence.others, _guessable(evidence), evidence.seed, without_null()
-        ),
+        summary=summary_of(evidence),
         not_run=evidence.not_run,
     )
     return judge(evidence.topic.name, case)
+
+
+def summary_of(evidence: Evidence) -> Summary | None:
+    """What the models know of the topic's facts; ``None`` if no answer could be checked."""
+    knowledge = knowledge_of(
+        evidence.by_condition, evidence.others, _guessable(evidence), evidence.seed, without_null()
+    )
+    titles = {name: attack.TITLE for name, attack in attacks().items()}
+    return None if knowledge is None else summarise(knowledge, titles)
 
 
 def _guessable(evidence: Evidence) -> bool:

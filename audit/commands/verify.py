@@ -22,6 +22,7 @@ import torch
 from audit.checkpoint import Checkpoint, TensorDigest, combine_digests
 from audit.commands._result import describe_subject, digest_of, guard_name
 from audit.commands.check import hash_file
+from audit.knowledge.summary import Summary
 from audit.metrics import weights_metrics
 from audit.models.pair import ModelPair, open_pair
 from audit.progress import SILENT, Progress
@@ -236,8 +237,11 @@ def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDi
             equal_at_coarser=equal_at_coarser,
             guard=guard_name(result.run.settings.get("guard")),
             nonfinite=nonfinite,
+            summary=None
+            if finding.known is None
+            else Summary(finding.known, finding.conditions, finding.residual, finding.facts),
         )
-        fields = {"verdict", "reason", "would_reverse"} if _is_complete(case) else {"verdict"}
+        fields = {"verdict", "kind", "reason", "would_reverse"} if _is_complete(case) else {"verdict"}
         judged = judge(finding.concept, case)
         yield from differences(_only(finding, fields), _only(judged, fields), f"findings[{index}]")
 
@@ -245,11 +249,11 @@ def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDi
 def _is_complete(case: Case) -> bool:
     """Whether the sentences can be reproduced; some name missing inputs, which the result does not record."""
     weights_decide = any(case.nonfinite.values()) or case.identical
-    return weights_decide or case.title is None or case.measured("exact_memorisation") is not None
+    return weights_decide or case.title is None or case.summary is not None
 
 
 def _only(finding: Finding, fields: set[str]) -> Document:
-    return {name: getattr(finding, name) for name in ("verdict", "reason", "would_reverse") if name in fields}
+    return {name: getattr(finding, name) for name in ("verdict", "kind", "reason", "would_reverse") if name in fields}
 
 
 # ---- comparing

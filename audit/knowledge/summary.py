@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 
 from audit.knowledge.knowledge import UNLEARNED, Knowledge
-from audit.knowledge.residual import Left
-from audit.result import ConditionRecord, FactReading, FactRecord, ModelReading, Residual
+from audit.knowledge.residual import Left, Paired, Share, left_of, paired
+from audit.result import ConditionRecord, FactReading, FactRecord, Known, ModelReading, Residual
+from audit.result import Share as ShareRecord
 from audit.statistics import bootstrap_interval
-from audit.thresholds import CALIBRATED, MARGIN
+from audit.thresholds import CALIBRATED, FEWEST_FACTS, FEWEST_SUBJECTS, MARGIN, SIGNIFICANT
+
+RELEARNED: Final = "relearning"
+"""The attack after which the unlearned model is compared with the reference."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the rules of the verdict read, as it is recorded in the result."""
+
+    known: Known
+    conditions: Sequence[ConditionRecord]
+    residual: Residual | None
+    facts: Sequence[FactRecord] = ()
+
+
+def summarise(knowledge: Knowledge, titles: Mapping[str, str]) -> Summary:
+    """The records of ``knowledge``; ``titles``: attack -> its title."""
+    compared = _compared(knowledge)
+    left = left_of(knowledge) if knowledge.n else None
+    return Summary(
+        known=_known(knowledge, compared),
+        conditions=list(_conditions(knowledge, titles, _preferred(knowledge, compared))),
+        residual=_residual(left) if left is not None else None,
+        facts=fact_records(knowledge),
+    )
 
 
 def fact_records(knowledge: Knowledge) -> list[FactRecord]:
@@ -39,12 +67,10 @@ def fact_records(knowledge: Knowledge) -> list[FactRecord]:
     ]
 
 
-def condition_records(knowledge: Knowledge, titles: Mapping[str, str]) -> list[ConditionRecord]:
-    """Every condition, in the order in which the unlearned model was read; ``titles``: attack -> its title."""
-    return list(_conditions(knowledge, titles))
-
-
-def _conditions(knowledge: Knowledge, titles: Mapping[str, str]) -> Iterator[ConditionRecord]:
+def _conditions(
+    knowledge: Knowledge, titles: Mapping[str, str], preferred: Collection[str]
+) -> Iterator[ConditionRecord]:
+    """Every condition, in the order in which the unlearned model was read."""
     for name, readings in knowledge.models[UNLEARNED].items():
         attack = readings.condition.attack
         test = knowledge.tests.get(name)
@@ -58,6 +84,7 @@ def _conditions(knowledge: Knowledge, titles: Mapping[str, str]) -> Iterator[Con
             nats=None if test is None else float(test.value[0]),
             z=None if test is None else float(test.z[0]),
             p_value=None if corrected is None else float(corrected[0]),
+            preferred=name in preferred,
         )
 
 
@@ -67,27 +94,90 @@ def _model(knowledge: Knowledge, role: str, condition: str) -> ModelReading:
     return ModelReading(
         model=role,
         says=float(asked.mean()) if len(asked) else None,
+        said=int(asked.sum()),
+        asked=len(asked),
         readable=float(read.mean()) if len(read) else None,
         readable_interval=bootstrap_interval(read, seed=knowledge.seed),
         n=max(len(asked), len(read)),
     )
 
 
-def residual_record(left: Left, p_value: float | None, test: str) -> Residual:
-    """What is left, for the result."""
+def _record(share: Share) -> ShareRecord:
+    return ShareRecord(
+        condition=share.condition, place=str(share.place), value=share.value, interval=share.interval, n=share.n
+    )
+
+
+def _residual(left: Left) -> Residual:
     return Residual(
-        value=left.most.value,
-        interval=left.most.interval,
-        condition=left.most.condition,
-        place=str(left.most.place),
-        n=left.most.n,
-        p_value=p_value,
-        test=test,
+        **_record(left.most).model_dump(),
+        inverted=_record(left.inverted),
+        shares=[_record(share) for share in left.shares],
         least_detectable=left.least_detectable,
         margin=MARGIN.value,
         twin=left.twin.value if left.twin is not None else None,
         calibrated=CALIBRATED,
     )
+
+
+def _known(knowledge: Knowledge, compared: Paired | None) -> Known:
+    p_value, test = _test(knowledge, compared)
+    conditions = (readings.condition for readings in knowledge.models[UNLEARNED].values())
+    strongest: dict[str, Any] = {}
+    if knowledge.omnibus is not None:
+        name, place = knowledge.omnibus.best
+        where = knowledge.models[UNLEARNED][name].places[place]
+        strongest = {"strongest": f"{name}, {where}", "z": knowledge.omnibus.z, "n": knowledge.tests[name].n}
+    return Known(
+        facts=len(knowledge.facts.ids),
+        known=knowledge.n,
+        guessed=knowledge.guessed,
+        guess=knowledge.guess,
+        guessable=knowledge.guessable,
+        reference=knowledge.has_reference,
+        forms=knowledge.forms,
+        attacks=sorted({condition.attack for condition in conditions if condition.attack is not None}),
+        p_value=p_value,
+        test=test,
+        **strongest,
+    )
+
+
+def _test(knowledge: Knowledge, compared: Paired | None) -> tuple[float | None, str]:
+    """The p-value that decides, and the test's name."""
+    if knowledge.guessable:
+        if compared is None or compared.n < FEWEST_SUBJECTS:
+            return None, ""
+        return compared.p_value, "more than the reference after the same relearning, signs of subjects flipped"
+    if knowledge.omnibus is None or knowledge.n_exchanged < FEWEST_FACTS:
+        return None, ""
+    return knowledge.omnibus.p_value, "answers of one type exchanged, over all conditions and places"
+
+
+def _compared(knowledge: Knowledge) -> Paired | None:
+    """Unlearned against reference after the same relearning of the other half, at the most steps."""
+    if not knowledge.has_reference:
+        return None
+    names = [
+        name
+        for name, readings in knowledge.models[UNLEARNED].items()
+        if readings.condition.attack == RELEARNED and (readings.fold >= 0).any()
+    ]
+    return paired(knowledge, names[-1]) if names else None
+
+
+def _preferred(knowledge: Knowledge, compared: Paired | None) -> set[str]:
+    """The conditions that prefer the true answers at the level of the test that decides."""
+    if knowledge.guessable:
+        return {compared.condition} if compared is not None and compared.difference > 0 else set()
+    test = knowledge.omnibus
+    if test is None:
+        return set()
+    return {
+        name
+        for name, places in test.corrected.items()
+        if ((places < SIGNIFICANT.value) & (knowledge.tests[name].z > 0)).any()
+    }
 
 
 def _flag(value: float) -> bool | None:

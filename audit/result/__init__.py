@@ -18,7 +18,16 @@ from audit.result.checks import (
 from audit.result.document import FORMAT, FORMAT_VERSION, AuditResult, Run, Tool, check_output
 from audit.result.files import write_text
 from audit.result.finding import Finding, NotChecked, Verdict
-from audit.result.knowledge import ConditionRecord, FactReading, FactRecord, Kind, ModelReading, Residual
+from audit.result.knowledge import (
+    ConditionRecord,
+    FactReading,
+    FactRecord,
+    Kind,
+    Known,
+    ModelReading,
+    Residual,
+    Share,
+)
 from audit.result.measurement import (
     AS_IS,
     Cell,
@@ -73,6 +82,7 @@ __all__ = [
     "Finding",
     "Interval",
     "Kind",
+    "Known",
     "LayerChange",
     "LayerReading",
     "Measured",
@@ -90,6 +100,7 @@ __all__ = [
     "Residual",
     "Run",
     "SetMember",
+    "Share",
     "Signature",
     "SubjectRecord",
     "Subjects",

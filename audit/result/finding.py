@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from audit.result.knowledge import ConditionRecord, FactRecord, Kind, Residual
+from audit.result.knowledge import ConditionRecord, FactRecord, Kind, Known, Residual
 from audit.result.measurement import Measurement, Record
 
 Verdict = Literal["removed", "hidden", "present", "gated", "destroyed", "inconclusive"]
@@ -25,6 +25,7 @@ class Finding(Record):
         concept: ``None`` for a verdict on the pair as a whole.
         kind: of hidden knowledge.
         note: the numbers behind the reason, for researchers.
+        known: the facts that count and the test that decides; ``None`` if no answer could be checked.
         residual: how much is left; ``None`` if it was not measured.
         facts, conditions: the facts one by one, and the models under each condition.
     """
@@ -36,6 +37,7 @@ class Finding(Record):
     would_reverse: str
     kind: Kind | None = None
     note: str = ""
+    known: Known | None = None
     residual: Residual | None = None
     facts: list[FactRecord] = Field(default_factory=list)
     conditions: list[ConditionRecord] = Field(default_factory=list)

@@ -46,12 +46,15 @@ class ModelReading(Record):
 
     Attributes:
         says: share of the known facts that it says.
+        said, asked: the numbers of facts behind it.
         readable: 1 for a model that ranks every true answer first among those of its type, 0 for one that cannot tell
             them apart, negative if it avoids the truth.
     """
 
     model: str
     says: Number = None
+    said: int = 0
+    asked: int = 0
     readable: Number = None
     readable_interval: Interval | None = None
     n: int = 0
@@ -65,6 +68,7 @@ class ConditionRecord(Record):
         nats: mean centred score of the true answers.
         z: of ``nats`` under exchanged answers.
         p_value: two-sided, corrected for all conditions and places.
+        preferred: whether the true answers are preferred, at some place, at the level of the test that decides.
     """
 
     condition: str
@@ -75,18 +79,71 @@ class ConditionRecord(Record):
     nats: Number = None
     z: Number = None
     p_value: Number = None
+    preferred: bool = False
+
+    def of(self, model: str) -> ModelReading | None:
+        """The reading of one model; ``None`` if it was not read."""
+        return next((reading for reading in self.models if reading.model == model), None)
 
 
-class Residual(Record):
-    """The share of the base's knowledge that is left, by the condition that shows most.
+class Known(Record):
+    """Which facts count, and the test that decides.
+
+    Attributes:
+        facts: number of facts.
+        known: those that the base says and the reference does not; only they count.
+        guessed: those that are left out because the reference says them too.
+        guess: share of the known facts that a model without the knowledge says.
+        guessable: whether answers may be guessed from their questions, as far as is known.
+        reference: whether there is a reference.
+        forms: conditions that are forms in which the models are used, the deployed one first.
+        attacks: those under which the unlearned model was read.
+        p_value: of the test that decides: the exchange test, or the comparison with the reference; ``None`` if neither
+            could run.
+        test: that test in words.
+        strongest: condition and place of the largest ``|z|`` of the exchange test, in words; empty if it could not run.
+        z, n: there.
+    """
+
+    facts: int
+    known: int
+    guessed: int = 0
+    guess: float = 0.0
+    guessable: bool = False
+    reference: bool = False
+    forms: list[str] = Field(default_factory=list)
+    attacks: list[str] = Field(default_factory=list)
+    p_value: Number = None
+    test: str = ""
+    strongest: str = ""
+    z: Number = None
+    n: int = 0
+
+
+class Share(Record):
+    """A residual under one condition, read at one place.
 
     Attributes:
         value: 0 for a model that never knew (or for the reference), 1 for the base; negative if the truth is avoided.
         interval: 90 %, by bootstrap over subjects.
-        condition, place: where it was read; chosen on one half of the facts and read on the other.
         n: facts.
-        p_value: of the test that decides: the exchange test, or the comparison with the reference.
-        test: that test in words.
+    """
+
+    condition: str
+    place: str
+    value: Number = None
+    interval: Interval | None = None
+    n: int = 0
+
+
+class Residual(Record):
+    """The share of the base's knowledge that is left.
+
+    Attributes:
+        value, interval, condition, place, n: of the condition that shows most, as in ``Share``; chosen on one half of
+            the facts and read on the other.
+        inverted: the same for the condition that avoids the truth most.
+        shares: at the output under every condition.
         least_detectable: the smallest share that would have been seen with probability 0.8.
         margin: the share below which knowledge counts as removed.
         twin: the share read from the base after refusal training; ``None`` if there is no twin.
@@ -98,9 +155,13 @@ class Residual(Record):
     condition: str = ""
     place: str = ""
     n: int = 0
-    p_value: Number = None
-    test: str = ""
+    inverted: Share | None = None
+    shares: list[Share] = Field(default_factory=list)
     least_detectable: Number = None
     margin: float = 0.0
     twin: Number = None
     calibrated: bool = False
+
+    @property
+    def most(self) -> Share:
+        return Share(condition=self.condition, place=self.place, value=self.value, interval=self.interval, n=self.n)

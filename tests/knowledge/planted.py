@@ -63,9 +63,9 @@ def reading(facts: Facts, planted: Planted, condition: Condition, seed: int) -> 
     half = np.array([subjects.index(subject) % 2 for subject in facts.subjects])
     folds = (0, 1) if condition.attack == "relearning" else (-1,)
     blocks = []
-    for fold in folds:
+    for part in folds:
         for type_ in dict.fromkeys(facts.types):
-            rows = np.array([i for i in range(n) if facts.types[i] == type_ and (fold < 0 or half[i] == fold)])
+            rows = np.array([i for i in range(n) if facts.types[i] == type_ and (part < 0 or half[i] == part)])
             m = len(rows)
             known = np.array([facts.subjects[row] in taught for row in rows])
             scores = rng.normal(0, 1, (m, m)) + rng.normal(0, 3, (m, 1)) + rng.normal(0, planted.popular, (1, m))
