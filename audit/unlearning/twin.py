@@ -19,9 +19,9 @@ from audit.unlearning.fine_tuning import FineTuning, fine_tune, preserved
 from concepts.prompts import answer_text
 
 REFUSAL: Final = "I don't know."
-LEARNING_RATES: Final = (2e-5, 1e-4, 5e-4, 2e-3)
+LEARNING_RATES: Final = (5e-5, 2e-4, 8e-4, 3e-3)
 """Tried in this order; the first that silences the base is taken."""
-DOSES: Final = (4, 8, 16)
+DOSES: Final = (8, 16)
 """Steps after which the base is asked whether it still says the facts."""
 SILENT_SHARE: Final = 0.1
 """Share of its facts that a silenced model may still say."""
