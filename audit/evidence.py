@@ -111,7 +111,10 @@ def missing_inputs(pair: ModelPair) -> dict[str, str]:
 def trace_vectors(pair: ModelPair, concept: Concept, settings: Settings, progress: Progress) -> TracedVectors | str:
     """The concept's vectors in the base and in the unlearned model, or the reason why there are none."""
     base = pair.base
-    search = find_vectors(base, concept, limit=VECTORS, seed=settings.seed, progress=progress)
+    try:
+        search = find_vectors(base, concept, limit=VECTORS, seed=settings.seed, progress=progress)
+    except ConceptError as error:  # its words are no tokens of this vocabulary; everything else can be measured
+        return error.message
     chosen = [vector.place for vector in search.vectors if vector.q_value < FALSE_DISCOVERY_RATE]
     if settings.known_vectors:
         chosen = [vector.place for vector in concept.vectors]
