@@ -238,7 +238,8 @@ def _told_apart(case: Case) -> Ruling | None:
         if AS_IS in preferred and as_is is not None and _exceeds(as_is):
             return Ruling("hidden", f"{_silence(case)} {_readable(as_is)}", _reversed_by(known), "readable")
         return Ruling("hidden", f"{_silence(case)} {_brought_back(left.most)}", _reversed_by(known), "brought back")
-    if left.inverted is not None and _is_avoided(left) and not known.guessable:
+    avoided = {row.condition for row in _conditions(case) if row.avoided}
+    if left.inverted is not None and left.inverted.condition in avoided and _is_avoided(left) and not known.guessable:
         return Ruling("hidden", f"{_silence(case)} {_imprinted(left.inverted)}", _reversed_by(known), "inverted")
     return None
 

@@ -114,7 +114,7 @@ class Knowledge:
         """Condition -> the exchange test of the unlearned model; only where answers can be exchanged."""
         tests = {}
         for name, readings in self.models[UNLEARNED].items():
-            blocks = self.blocks(readings)
+            blocks = self.blocks(readings, blind=True)
             if blocks and readings.condition.attack not in self.unseen:
                 tests[name] = exchange(blocks, self.draws)
         return tests
@@ -124,13 +124,18 @@ class Knowledge:
         """The exchange test over all conditions and places."""
         return omnibus(self.tests, self.draws) if self.tests else None
 
-    def blocks(self, readings: FactReadings) -> list[Block]:
-        """The blocks of the known facts; those with at least two."""
+    def blocks(self, readings: FactReadings, blind: bool = False) -> list[Block]:
+        """The blocks of the known facts; those with at least two.
+
+        Args:
+            blind: only the places whose readout never saw the facts; they come first.
+        """
+        places = [number for number, place in enumerate(readings.places) if place.is_blind or not blind]
         blocks = []
         for block in readings.blocks:
             rows = np.flatnonzero(self.known[block.facts])
             if len(rows) > 1:
-                blocks.append(Block(block.facts[rows], block.scores[:, rows][:, :, rows]))
+                blocks.append(Block(block.facts[rows], block.scores[places][:, rows][:, :, rows]))
         return blocks
 
     # ---- ranks

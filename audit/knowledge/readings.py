@@ -31,6 +31,15 @@ class Place:
     layer: int | None = None
     head: str = "own"
 
+    @property
+    def is_blind(self) -> bool:
+        """Whether the readout never saw the facts.
+
+        The base's head did: training moved the row of an answer towards the states at its question, so a model that
+        never knew seems to know when it is read through it.
+        """
+        return self.head == "own"
+
     def __str__(self) -> str:
         if self.layer is None:
             return "the output"

@@ -94,14 +94,15 @@ class _Residual:
         self.candidates = list(self._candidates())
 
     def _candidates(self) -> Iterator[tuple[str, int]]:
-        """Every condition at the output, and the unmodified model at its layers through the base's head too."""
+        """Every condition at the output, and the unmodified model at its layers too."""
         for name, readings in self.knowledge.models.get(self.role, {}).items():
             counts = self.knowledge.has_reference or readings.condition.attack not in self.knowledge.unseen
             if not self.knowledge.blocks(readings) or not counts:
                 continue
             yield name, 0
             if readings.condition == AS_IS and not self.knowledge.has_reference:
-                yield from ((name, number) for number, place in enumerate(readings.places) if place.head == "base")
+                layers = [number for number, place in enumerate(readings.places) if place.layer is not None]
+                yield from ((name, number) for number in layers if readings.places[number].is_blind)
 
     def share(self, condition: str, place: int) -> Share:
         """The residual under one condition at one place."""
@@ -144,7 +145,11 @@ class _Residual:
             values = above[chosen & ~np.isnan(above)]
             return sign * float(values.mean()) if len(values) else -np.inf
 
-        return max(self.candidates, key=mean)
+        return max((each for each in self.candidates if sign > 0 or not self._is_folded(each[0])), key=mean)
+
+    def _is_folded(self, condition: str) -> bool:
+        """Whether an attack was given half of the facts; what it leaves avoided says nothing of what was learned."""
+        return bool((self.knowledge.models[self.role][condition].fold >= 0).any())
 
     def _ratio(
         self, above: Float[np.ndarray, " n"], below: Float[np.ndarray, " n"], mask: Bool[np.ndarray, " n"]

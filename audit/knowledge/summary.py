@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,7 +35,7 @@ def summarise(knowledge: Knowledge, titles: Mapping[str, str]) -> Summary:
     left = left_of(knowledge) if knowledge.n else None
     return Summary(
         known=_known(knowledge, compared),
-        conditions=list(_conditions(knowledge, titles, _preferred(knowledge, compared))),
+        conditions=list(_conditions(knowledge, titles, compared)),
         residual=_residual(left) if left is not None else None,
         facts=fact_records(knowledge),
     )
@@ -67,10 +67,9 @@ def fact_records(knowledge: Knowledge) -> list[FactRecord]:
     ]
 
 
-def _conditions(
-    knowledge: Knowledge, titles: Mapping[str, str], preferred: Collection[str]
-) -> Iterator[ConditionRecord]:
+def _conditions(knowledge: Knowledge, titles: Mapping[str, str], compared: Paired | None) -> Iterator[ConditionRecord]:
     """Every condition, in the order in which the unlearned model was read."""
+    preferred, avoided = (_standing_out(knowledge, compared, sign) for sign in (1, -1))
     for name, readings in knowledge.models[UNLEARNED].items():
         attack = readings.condition.attack
         test = knowledge.tests.get(name)
@@ -85,6 +84,7 @@ def _conditions(
             z=None if test is None else float(test.z[0]),
             p_value=None if corrected is None else float(corrected[0]),
             preferred=name in preferred,
+            avoided=name in avoided,
         )
 
 
@@ -166,17 +166,17 @@ def _compared(knowledge: Knowledge) -> Paired | None:
     return paired(knowledge, names[-1]) if names else None
 
 
-def _preferred(knowledge: Knowledge, compared: Paired | None) -> set[str]:
-    """The conditions that prefer the true answers at the level of the test that decides."""
+def _standing_out(knowledge: Knowledge, compared: Paired | None, sign: int) -> set[str]:
+    """The conditions that prefer (``sign`` 1) or avoid (-1) the true answers at the level of the test that decides."""
     if knowledge.guessable:
-        return {compared.condition} if compared is not None and compared.difference > 0 else set()
+        return {compared.condition} if compared is not None and sign * compared.difference > 0 else set()
     test = knowledge.omnibus
     if test is None:
         return set()
     return {
         name
         for name, places in test.corrected.items()
-        if ((places < SIGNIFICANT.value) & (knowledge.tests[name].z > 0)).any()
+        if ((places < SIGNIFICANT.value) & (sign * knowledge.tests[name].z > 0)).any()
     }
 
 

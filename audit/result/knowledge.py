@@ -69,6 +69,7 @@ class ConditionRecord(Record):
         z: of ``nats`` under exchanged answers.
         p_value: two-sided, corrected for all conditions and places.
         preferred: whether the true answers are preferred, at some place, at the level of the test that decides.
+        avoided: whether they are avoided there.
     """
 
     condition: str
@@ -80,6 +81,7 @@ class ConditionRecord(Record):
     z: Number = None
     p_value: Number = None
     preferred: bool = False
+    avoided: bool = False
 
     def of(self, model: str) -> ModelReading | None:
         """The reading of one model; ``None`` if it was not read."""
@@ -142,7 +144,8 @@ class Residual(Record):
     Attributes:
         value, interval, condition, place, n: of the condition that shows most, as in ``Share``; chosen on one half of
             the facts and read on the other.
-        inverted: the same for the condition that avoids the truth most.
+        inverted: the same for the condition that avoids the truth most; conditions of attacks that train on facts are
+            left out.
         shares: at the output under every condition.
         least_detectable: the smallest share that would have been seen with probability 0.8.
         margin: the share below which knowledge counts as removed.
