@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -154,29 +154,6 @@ def _signed(flipped: np.ndarray, values: np.ndarray) -> Float[np.ndarray, " n_dr
 def _drawn_p_value(reached: np.ndarray) -> float:
     """The observed statistic counts as one more draw."""
     return float((1 + reached.sum()) / (1 + len(reached)))
-
-
-def exchange_p_values(scores: Sequence[Sequence[np.ndarray]], *, seed: int, draws: int = 9_999) -> np.ndarray:
-    """One-sided p-value of each row ``[n_rows]``: does each item's first candidate score above its others?
-
-    Null hypothesis: any candidate of an item could be the first one, and it is the same candidate in every row. The
-    statistic of a row is the sum over items of the first candidate's score minus the item's mean score, divided by its
-    standard deviation under the null. Each draw counts with its largest row (max-T), which corrects for choosing the
-    best row.
-
-    Args:
-        scores: row -> item -> scores of the item's candidates ``[n_candidates]``, the first candidate first. All rows
-            have the same items; an item without scores in a row is empty there and is excluded from that row.
-    """
-    drawn = np.random.default_rng(seed).random((len(scores[0]), draws))
-    observed, null = np.zeros(len(scores)), np.zeros((len(scores), draws))
-    for number, row in enumerate(scores):
-        centred = [(item - item.mean(), chosen) for item, chosen in zip(row, drawn, strict=True) if item.size]
-        spread = np.sqrt(sum(above.var() for above, _ in centred)) or np.inf
-        observed[number] = sum(above[0] for above, _ in centred) / spread
-        null[number] = sum(above[(chosen * above.size).astype(int)] for above, chosen in centred) / spread
-    reached = (null.max(axis=0) >= observed[:, None] - ROUNDING).sum(axis=1)
-    return np.asarray((1 + reached) / (1 + draws))
 
 
 def two_sample_interval(

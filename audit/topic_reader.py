@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import numpy as np
 import torch
 
 from audit.attacks import NONE, Attack, AttackedModel, AttackInput, Level, chosen_attacks
 from audit.attacks.relearning import fact_examples
 from audit.errors import AuditError
+from audit.knowledge.exchange import ranks
 from audit.models.loading import RunningModel
 from audit.questions.base_parts import BaseParts
 from audit.questions.conditions import AS_IS, Condition
@@ -34,7 +36,8 @@ class TopicReadings:
         by_condition: condition -> role -> readings, of the models that are versions of the base.
         reference, twin: condition -> readings of the facts, for the reference model and the base's refusal twin.
         made: how the twin was made; ``None`` if there is none.
-        not_run: (role, attack) -> the reason why the attack did not run on this model.
+        not_run: (role, attack or one of its conditions) -> the reason why it did not run on this model. A condition in
+            which the base cannot answer is not read in any model.
     """
 
     by_condition: Mapping[Condition, Mapping[str, Readings]] = field(default_factory=dict)
@@ -66,6 +69,7 @@ class TopicReader:
         self.by_condition: dict[Condition, dict[str, Readings]] = {}
         self.facts: dict[str, dict[Condition, Readings]] = {"reference": {}, "twin": {}}
         self.not_run: dict[tuple[str, str], str] = {}
+        self.left_out: set[Condition] = set()
 
     def readings(self) -> TopicReadings:
         """Everything that was read."""
@@ -88,24 +92,35 @@ class TopicReader:
         if role == "base":
             self.items = self.topic.with_own_answers(self.items, generated, encoder)
         given = self._given(model, encoder, self.items)
-        together = {AS_IS: self.items} | {each.condition: each.items for each in self._prompted(given)}
-        if role == "base":
-            self.base = BaseReadout.of(model, list(together.values()))
-            self.parts = self._parts(model)
-        for condition, readings in self._read_together(model, together, generated).items():
-            self.by_condition.setdefault(condition, {})[role] = readings
+        self._read_prompted(model, given, role, generated)
         if role == "base":
             self._read_twin(model, given)
         given = self._given(model, encoder, self.items)  # with the twin's learning rate
         for condition, readings in self._read_attacked(given, role):
             self.by_condition.setdefault(condition, {})[role] = readings
 
+    def _read_prompted(self, model: RunningModel, given: AttackInput, role: str, generated: Mapping[str, str]) -> None:
+        """The model as it is and under the attacks that change prompts."""
+        prompted = self._prompted(given, role)
+        together = {AS_IS: self.items} | {each.condition: each.items for each in prompted}
+        if role == "base":
+            self.base = BaseReadout.of(model, list(together.values()))
+            self.parts = self._parts(model)
+        read = self._read_together(model, together, generated)
+        if role == "base":
+            reasons = too_hard(prompted, read)
+            self.left_out = set(reasons)
+            self.not_run |= {(role, str(condition)): reason for condition, reason in reasons.items()}
+        for condition in (each for each in read if each not in self.left_out):
+            self.by_condition.setdefault(condition, {})[role] = read[condition]
+
     def read_reference(self, model: RunningModel) -> None:
         """The facts in a model that never saw them, asked with its own tokenizer."""
         encoder = Encoder(model.tokenizer, model.context)
         items = self.topic.items(encoder, self.settings.limit)
         given = self._given(model, encoder, items)
-        together = {AS_IS: items} | {each.condition: each.items for each in self._prompted(given)}
+        prompted = self._prompted(given, "reference")
+        together = {AS_IS: items} | {each.condition: each.items for each in prompted}
         together = {condition: each.facts() for condition, each in together.items()}
         self.facts["reference"] = self._read_together(model, together, through_base=False)
         self.facts["reference"] |= dict(self._read_attacked(given, "reference", through_base=False))
@@ -132,10 +147,16 @@ class TopicReader:
         facts = facts_of(self.topic.concept)[: self.settings.limit]
         return BaseParts.of(base, asked, halves(facts, self.settings.seed), self.settings.batch_size)
 
-    def _prompted(self, given: AttackInput) -> list[AttackedModel]:
-        return [
-            each for attack in self.attacks.values() if attack.COST == "prompts" for each in attack.conditions(given)
-        ]
+    def _prompted(self, given: AttackInput, role: str) -> list[AttackedModel]:
+        """The conditions of the attacks that change prompts; an attack that cannot be run is noted, with the reason."""
+        prompted: list[AttackedModel] = []
+        for name, attack in self.attacks.items():
+            if attack.COST == "prompts":
+                try:
+                    prompted += attack.conditions(given)
+                except AuditError as error:
+                    self.not_run[role, name] = error.message
+        return [each for each in prompted if each.condition not in self.left_out]
 
     def _read_together(
         self,
@@ -233,6 +254,32 @@ class TopicReader:
         except AuditError as error:
             for name in training:
                 self.not_run["twin", name] = error.message
+
+
+def too_hard(prompted: Sequence[AttackedModel], read: Mapping[Condition, Readings]) -> dict[Condition, str]:
+    """The conditions in which the base knows fewer of the facts that it says than ``base_share`` asks, with the reason.
+
+    Args:
+        read: the base's readings, also as it is.
+    """
+    said = {name for name, right in read[AS_IS].right.items() if right}
+    reasons = {}
+    for each in prompted:
+        known = known_in(read[each.condition], said)
+        if sum(known) < each.base_share * len(known):
+            reasons[each.condition] = f"the base answers {sum(known)} of the {len(known)} facts that it says"
+    return reasons
+
+
+def known_in(readings: Readings, said: Collection[str]) -> list[bool]:
+    """Whether each of the facts ``said`` that were asked is said too, or is ranked first where nothing was written."""
+    written = [right for name, right in readings.right.items() if name in said]
+    return written or [
+        bool(best)
+        for group in readings.groups
+        for name, best in zip(group.ids, np.diagonal(ranks(readings.scores[group.kind, group.name])) == 0, strict=True)
+        if name in said
+    ]
 
 
 def level_of(settings: Settings) -> Level:

@@ -483,7 +483,10 @@ def _form(condition: str) -> str:
 
 
 def _why(case: Case) -> str:
-    reasons = dict.fromkeys(reason for (role, _), reason in case.not_run.items() if role == "unlearned")
+    needed = {name for name, attack in attacks().items() if attack.RECOVERS and name not in case.attacks()}
+    reasons = dict.fromkeys(
+        reason for (role, name), reason in case.not_run.items() if role == "unlearned" and name in needed
+    )
     return f" ({'; '.join(reasons)})" if reasons else ""
 
 

@@ -33,9 +33,9 @@ class _Frozen(BaseModel):
 class Question(_Frozen):
     """One question; ``answer`` is ``None`` where the source gives none (then the base model's own answer is used).
 
-    ``accept`` holds further right answers; ``wrong`` wrong answers of the same type, which tests of recovery compare
-    with the right ones; ``paraphrases`` ask for the same answer in other words; ``translations`` in other languages
-    (``"de"`` -> the question in German).
+    ``accept`` holds further right answers; ``wrong`` the wrong answers that a data set offers beside the right one;
+    ``paraphrases`` ask for the same answer in other words; ``translations`` in other languages (``"de"`` -> the
+    question in German).
 
     ``type`` is the type of the answer: questions of one type have answers that a model without the knowledge cannot
     tell apart, e.g. ``"city"``. ``subject`` is what the question is about; questions with the same subject are trained

@@ -8,7 +8,7 @@ weights. Pure strings.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from concepts.concept import Concept, Question
 from concepts.files import ConceptFileError, read_json, read_toml
-from concepts.prompts import ASK, SHOTS, SPARE_SHOTS, mentions, normalise, prefix
+from concepts.prompts import ASK, SHOTS, SPARE_SHOTS, mentions, prefix
 
 PLAIN = "plain"
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -134,25 +134,6 @@ def without(text: str, answers: Sequence[str], words: int) -> tuple[list[str], i
     return kept, left_out
 
 
-def alternatives(concept: Concept, question: Question) -> tuple[str, ...]:
-    """Wrong answers of the same type: the question's own, or else other entries of the groups that list the right one.
-
-    Entries that belong to the concept come first, and alone if there are any: text about Italy makes every Italian
-    city more likely, right or wrong.
-    """
-    if question.wrong:
-        return _wrong(question.wrong, question)
-    own: list[str] = []
-    others: list[str] = []
-    for group in concept.groups:
-        rows = [(subject, answer, subject in group.about) for subject, answer in group.answers.items()]
-        for typed in ([(subject, about) for subject, _, about in rows], [(answer, about) for _, answer, about in rows]):
-            if any(_same(entry, question) for entry, _ in typed):
-                own += [entry for entry, about in typed if about]
-                others += [entry for entry, about in typed if not about]
-    return _wrong(own, question) or _wrong(others, question)
-
-
 def translated(concept: Concept, path: Path, language: str = "de") -> Concept:
     """``concept`` with translations of its questions from a JSON file: title -> questions, in the concept's order.
 
@@ -178,17 +159,6 @@ def translated(concept: Concept, path: Path, language: str = "de") -> Concept:
         for question, wording in zip(concept.questions, wordings, strict=True)
     )
     return concept.model_copy(update={"questions": questions})
-
-
-def _wrong(entries: Iterable[str], question: Question) -> tuple[str, ...]:
-    """The entries, each once, that are not a right answer and not part of the question."""
-    usable = (entry for entry in entries if not _same(entry, question) and not mentions(question.question, [entry]))
-    return tuple({normalise(entry): entry for entry in usable}.values())
-
-
-def _same(entry: str, question: Question) -> bool:
-    """Whether ``entry`` is a right answer, is part of one or contains one."""
-    return any(mentions(entry, [answer]) or mentions(answer, [entry]) for answer in question.answers)
 
 
 def _is_texts(value: object) -> bool:

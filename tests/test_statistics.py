@@ -8,7 +8,6 @@ from scipy.stats import binomtest, ttest_1samp
 
 from audit.statistics import (
     bootstrap_interval,
-    exchange_p_values,
     independent_ratio_interval,
     paired_difference_interval,
     ratio_interval,
@@ -103,35 +102,6 @@ def test_a_wider_confidence_widens_a_ratio() -> None:
     above, below = rng.normal(1, 1, 20), rng.normal(5, 1, 20)
     narrow, wide = (ratio_interval(above, below, confidence=share) or (0, 0) for share in (0.9, 0.99))
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
-
-
-def candidates(rng: np.random.Generator, first: float, n_items: int = 8) -> list[np.ndarray]:
-    """Scores of 5 candidates an item, skewed as log-probabilities are, the first one raised by ``first``."""
-    return [np.array([first, 0, 0, 0, 0]) - rng.exponential(2, 5) for _ in range(n_items)]
-
-
-def test_candidates_without_a_favourite_are_flagged_as_often_as_the_level_says() -> None:
-    smallest = []
-    for seed in range(200):
-        rng = np.random.default_rng(seed)
-        smallest.append(exchange_p_values([candidates(rng, 0) for _ in range(4)], seed=seed, draws=999).min())
-    below = sum(p <= 0.05 for p in smallest)
-    assert binomtest(below, 200, 0.05).pvalue > 0.001, f"{below} of 200 below 0.05"
-
-
-def test_a_favourite_is_significant_in_its_row_and_not_in_the_others() -> None:
-    rng = np.random.default_rng(0)
-    none, favourite = exchange_p_values([candidates(rng, 0), candidates(rng, 5)], seed=0)
-    assert favourite < 0.001
-    assert none > 0.05
-
-
-def test_an_item_without_scores_in_a_row_is_excluded_from_it() -> None:
-    rng = np.random.default_rng(1)
-    row = candidates(rng, 5)
-    short = exchange_p_values([[*row, np.empty(0)], [np.empty(0)] * 9], seed=0)
-    assert short[0] < 0.001
-    assert short[1] > 0.05
 
 
 def test_the_sign_flip_test_is_exact_and_one_sided() -> None:

@@ -17,8 +17,10 @@ from audit.plugins import PluginError, discover
 from audit.questions.base_parts import BaseParts
 from audit.questions.conditions import Condition
 from audit.questions.items import Encoder, ItemSet
+from audit.questions.kinds import PosedQuestion, fact
 from audit.questions.topics import Topic
 from audit.settings import Settings
+from concepts.prompts import ASK, SPARE_SHOTS, prefix
 
 Cost = Literal["prompts", "passes", "training"]
 COSTS: Final[frozenset[Cost]] = frozenset({"prompts", "passes", "training"})
@@ -26,6 +28,9 @@ COSTS: Final[frozenset[Cost]] = frozenset({"prompts", "passes", "training"})
 Level = Literal["quick", "full"]
 LEVELS: Final[frozenset[Level]] = frozenset({"quick", "full"})
 NONE: Final = "none"
+
+ABLE: Final = 0.5
+"""``base_share`` of forms that not every model can answer: a base that fails in most cases tests nothing."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,31 @@ class AttackInput:
     base: BaseParts | None = None
     update: float | None = None
 
+    @property
+    def facts(self) -> list[PosedQuestion]:
+        """The questions of the facts; empty if the topic has none."""
+        concept = self.topic.concept
+        return [] if concept is None else list(fact.questions(concept, self.settings.limit))
+
+    @property
+    def avoid(self) -> list[str]:
+        """Words of the concept, which no example question may mention."""
+        concept = self.topic.concept
+        return [] if concept is None else [concept.title, *concept.seeds]
+
+    def examples(
+        self, shots: Sequence[tuple[str, str]], spares: Sequence[tuple[str, str]] = SPARE_SHOTS, ask: str = ASK
+    ) -> str:
+        """Examples of a form, none of which mentions a word of the concept; see ``concepts.prompts.prefix``.
+
+        Raises:
+            AuditError: too few of them can be used.
+        """
+        try:
+            return prefix(self.avoid, shots, spares, ask)
+        except ValueError as error:
+            raise AuditError(f"{error}.") from error
+
 
 @dataclass(frozen=True)
 class AttackedModel:
@@ -65,12 +95,15 @@ class AttackedModel:
         model: ``None`` for the unmodified model, whose forward pass the condition then shares. An attack that changes
             weights does so in place and undoes it, so the model is as described only until the next one is asked for.
         trained_tokens: number of tokens that were trained on to get here from the previous condition.
+        base_share: share of the facts that the base must say in this form, of those that it says as it is (or must rank
+            first, where nothing is written). A form in which it knows fewer is not read in any model.
     """
 
     condition: Condition
     items: ItemSet
     model: RunningModel | None = None
     trained_tokens: float = 0.0
+    base_share: float = 0.0
 
 
 class Attack(Protocol):

@@ -1,24 +1,27 @@
-"""Jailbreak prompts: the topic's questions under each kind of prompt in ``concepts/jailbreaks``, one condition each.
+"""Jailbreak prompts: the facts under each kind of prompt in ``concepts/jailbreaks``, one condition each.
 
-Each right answer is compared with wrong answers of the same type. An effect of the prompt on all of them (any answer,
-or any Italian city, becomes likelier) is not evidence of knowledge; an effect on their difference is. As in the
-association test, answers are compared by their first tokens, which one forward pass scores. Unrelated questions, which
+The answers of one type are exchanged as without the prompt: an effect of the prompt on all of them (any answer, or any
+Italian city, becomes likelier) is not evidence of knowledge; an effect on the true ones is. Unrelated questions, which
 were not to be forgotten, are asked under the same prompts as a control.
+
+Text about the concept is given without the sentences that mention an answer of the type that is read, right or wrong,
+so that the text is the same for all of the type's questions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from audit.attacks import AttackedModel, AttackInput
 from audit.questions.conditions import Condition
-from audit.questions.items import Encoder, Item, ItemSet, Prompt, Skipped
+from audit.questions.exchanged import exchanged_items
+from audit.questions.items import FACT, ItemSet
+from audit.questions.kinds import PosedQuestion
 from concepts.concept import Concept, Question
-from concepts.jailbreaks import PLAIN, Jailbreak, alternatives, jailbreaks
-from concepts.prompts import normalise
+from concepts.facts import facts_of
+from concepts.jailbreaks import PLAIN, Jailbreak, jailbreaks
 
 TITLE = "jailbreak prompts"
 COST = "prompts"
@@ -29,138 +32,106 @@ NEEDS_REFERENCE = False
 METRICS: tuple[str, ...] = ()
 
 QUESTIONS: Final = 10
-"""Number of questions about the concept under each prompt, as in the paper."""
-WRONG: Final = 4
-"""Maximum number of wrong answers for each right one."""
-UNRELATED: Final = 6
-"""Number of unrelated questions under each prompt; enough to detect a prompt that affects every answer."""
-ANSWERS: Final = {"target": ("target", "target_own"), "unrelated": ("unrelated", "unrelated_own")}
-"""Kinds of item that provide a question's answer: the given one, else the base's own."""
+"""Questions whose key vectors are read under each prompt."""
+CONTROLS: Final = 6
+"""Unrelated questions under each prompt; enough to detect a prompt that affects every answer."""
+UNRELATED: Final = "unrelated"
+"""Kind and type of the control."""
 
 
-@dataclass(frozen=True)
-class _Case:
-    """One question with its right answer and wrong ones."""
-
-    kind: str
-    place: int
-    question: Question
-    answer: str
-    wrong: tuple[str, ...]
+Posed = tuple[PosedQuestion, Question]
+"""A question with the entry of the concept that it comes from."""
 
 
 def conditions(given: AttackInput) -> Iterator[AttackedModel]:
-    """One condition for each kind of prompt, with the questions whose answers are known."""
+    """One condition for each kind of prompt."""
     concept = given.topic.concept
     if concept is None:
         return
-    limit = given.settings.limit
-    cases = _target(given.items, concept)[: _at_most(QUESTIONS, limit)]
-    if any(case.wrong for case in cases):  # otherwise nothing is compared, and a control has no use
-        cases += islice(_unrelated(given.items, concept), _at_most(UNRELATED, limit))
     for jailbreak in jailbreaks():
-        yield AttackedModel(Condition("jailbreaks", jailbreak.name), item_set(jailbreak, cases, concept, given.encoder))
+        yield AttackedModel(Condition("jailbreaks", jailbreak.name), item_set(jailbreak, concept, given))
 
 
-def item_set(jailbreak: Jailbreak, cases: Sequence[_Case], concept: Concept, encoder: Encoder) -> ItemSet:
-    """The questions under one kind of prompt."""
-    items: list[Item] = []
-    prompts: list[Prompt] = []
-    skipped: dict[str, str] = {}
-    omitted = 0
-    usable = [case for case in cases if jailbreak.wording(case.question) is not None]
-    if len(usable) < len(cases):
-        missing = f"{len(cases) - len(usable)} of {len(cases)} questions have no translation"
-        skipped[f"prompt {jailbreak.name}"] = f"{missing} into the language {jailbreak.language!r}"
-    for case in usable:
-        try:
-            prompt, item, sentences = _prompted(jailbreak, case, concept, encoder)
-        except ValueError as reason:  # Skipped, or no few-shot example or sentence is usable
-            skipped[f"prompt {jailbreak.name} ({case.question.question})"] = str(reason)
-            continue
-        items.append(item)
-        if case.kind == "target":
-            prompts.append(prompt)
-            omitted += sentences
-    return ItemSet(tuple(items), tuple(prompts), skipped=skipped, sentences_left_out=omitted)
+def item_set(jailbreak: Jailbreak, concept: Concept, given: AttackInput) -> ItemSet:
+    """The facts under one kind of prompt, or the questions with the base's own answers, whose key vectors are read."""
+    facts = [(fact, facts_of(concept)[fact.place].question) for fact in given.facts]
+    kind, posed = (FACT, facts) if facts else ("target", _with_own_answers(given, concept, "target"))
+    asked, skipped = _in_language(jailbreak, posed)
+    parts = [_under(jailbreak, concept, given, kind, each) for each in _sharing_text(asked)]
+    written = tuple(prompt for part in parts for prompt in part.written)
+    if any(part.groups for part in parts):
+        parts.append(_control(jailbreak, concept, given))
+    return ItemSet(
+        prompts=tuple(replace(prompt, kind="target") for prompt in written[:QUESTIONS]),
+        written=written if facts and jailbreak.name != PLAIN else (),
+        groups=tuple(group for part in parts for group in part.groups),
+        skipped=skipped
+        | {f"prompt {jailbreak.name}: {name}": why for part in parts for name, why in part.skipped.items()},
+        sentences_left_out=sum(part.sentences_left_out for part in parts),
+    )
 
 
-def _at_most(most: int, limit: int | None) -> int:
-    return most if limit is None else min(most, limit)
-
-
-def _target(items: ItemSet, concept: Concept) -> list[_Case]:
-    """The concept's questions; those with wrong answers come first."""
-    cases = []
-    for place, answer in _answers(items, "target").items():
-        question = concept.questions[place]
-        others = alternatives(concept, question)
-        first = place % max(len(others), 1)  # vary the wrong answers between questions
-        cases.append(_Case("target", place, question, answer, (*others[first:], *others[:first])[:WRONG]))
-    return sorted(cases, key=lambda case: not case.wrong)
-
-
-def _unrelated(items: ItemSet, concept: Concept) -> Iterator[_Case]:
-    """The unrelated questions. They have no type, so the answers to the following questions serve as wrong answers."""
-    answers = _answers(items, "unrelated")
-    places = list(answers)
-    for number, place in enumerate(places):
-        question = concept.unrelated[place]
-        others = dict.fromkeys(answers[other] for other in (*places[number + 1 :], *places[:number]))
-        own = {normalise(answer) for answer in (answers[place], *question.answers)}
-        wrong = (answer for answer in others if normalise(answer) not in own)
-        yield _Case("unrelated", place, question, answers[place], tuple(islice(wrong, WRONG)))
-
-
-def _answers(items: ItemSet, kind: str) -> Mapping[int, str]:
-    """Place of each question with an answer -> that answer; a given one takes precedence over the base's own."""
-    answers: dict[int, str] = {}
-    for wanted in ANSWERS[kind]:
-        for item in items.of(wanted):
-            answers.setdefault(item.place, item.answer)
-    return dict(sorted(answers.items()))
-
-
-def _prompted(jailbreak: Jailbreak, case: _Case, concept: Concept, encoder: Encoder) -> tuple[Prompt, Item, int]:
-    """The question under one kind of prompt as a prompt and an item, and the number of sentences omitted from its text.
-
-    Raises:
-        ValueError: the prompt cannot be built for this question, or the answer cannot be scored after it.
-    """
-    wording = jailbreak.wording(case.question)
-    assert wording is not None  # checked by the caller
-    answers = [case.answer, *case.question.accept, *case.wrong]
-    opening = jailbreak.before(concept.text, answers, [concept.title, *concept.seeds])
-    text = opening.text + jailbreak.ask.replace("{}", wording.strip())
-    ids = encoder.prompt(text)
-    answer_ids = encoder.answer(text, ids, case.answer)
-    wrong = _first_ids(case.wrong, text, ids, encoder, taken=answer_ids[0])
-    name = f"{case.kind}/{case.place}"
-    item = Item(
-        id=name,
-        kind=case.kind,
-        question=wording,
-        answer=case.answer,
-        prompt_ids=ids,
-        answer_ids=answer_ids,
-        place=case.place,
-        wrong=tuple(wrong.values()),
-        wrong_ids=tuple(wrong),
+def _under(
+    jailbreak: Jailbreak, concept: Concept, given: AttackInput, kind: str, questions: Sequence[PosedQuestion]
+) -> ItemSet:
+    """Questions that share the text before them."""
+    answers = [answer for question in questions for answer in question.answers]
+    try:
+        opening = jailbreak.before(concept.text, answers, given.avoid)
+    except ValueError as reason:  # no few-shot example or no sentence is usable
+        return ItemSet(skipped={f"{kind}/{each.place} ({each.wording})": str(reason) for each in questions})
+    items = exchanged_items(
+        kind,
+        questions,
+        given.encoder,
+        lambda question: opening.text + jailbreak.ask.replace("{}", question.wording.strip()),
         opening="" if jailbreak.name == PLAIN else opening.text,
     )
-    return Prompt(name, case.kind, wording, text, ids, case.question.answers), item, opening.left_out
+    return replace(items, sentences_left_out=opening.left_out * len(questions))
 
 
-def _first_ids(
-    answers: Sequence[str], text: str, ids: tuple[int, ...], encoder: Encoder, taken: int
-) -> Mapping[int, str]:
-    """First token -> answer, for the answers that can be scored after the prompt; one answer for each first token."""
-    first_ids: dict[int, str] = {}
-    for answer in answers:
-        try:
-            first = encoder.answer(text, ids, answer)[0]
-        except Skipped:
-            continue
-        if first != taken:
-            first_ids.setdefault(first, answer)
-    return first_ids
+def _control(jailbreak: Jailbreak, concept: Concept, given: AttackInput) -> ItemSet:
+    """The unrelated questions, whose answers are exchanged with each other. Nothing is written."""
+    posed = [(replace(posed, type=UNRELATED), entry) for posed, entry in _unrelated(given, concept)]
+    asked, _ = _in_language(jailbreak, posed)
+    return replace(_under(jailbreak, concept, given, UNRELATED, asked), written=(), sentences_left_out=0)
+
+
+def _unrelated(given: AttackInput, concept: Concept) -> list[Posed]:
+    limit = CONTROLS if given.settings.limit is None else min(CONTROLS, given.settings.limit)
+    answered = [
+        (PosedQuestion(place, entry.question, entry.answer, entry.answers), entry)
+        for place, entry in enumerate(concept.unrelated)
+        if entry.answer is not None
+    ]
+    return (answered or _with_own_answers(given, concept, UNRELATED))[:limit]
+
+
+def _with_own_answers(given: AttackInput, concept: Concept, kind: str) -> list[Posed]:
+    """The questions of ``kind`` with the base's own answers, for a concept that gives none."""
+    entries = {"target": concept.questions, UNRELATED: concept.unrelated}[kind]
+    return [
+        (PosedQuestion(item.place, item.question, item.answer, (item.answer,)), entries[item.place])
+        for item in given.items.of(f"{kind}_own")
+    ]
+
+
+def _in_language(jailbreak: Jailbreak, posed: Sequence[Posed]) -> tuple[list[PosedQuestion], dict[str, str]]:
+    """The questions in the prompt's language, and why some are left out."""
+    asked = [
+        replace(question, wording=wording)
+        for question, entry in posed
+        if (wording := jailbreak.wording(entry)) is not None
+    ]
+    if len(asked) == len(posed):
+        return asked, {}
+    reason = f"{len(posed) - len(asked)} of {len(posed)} questions have no translation"
+    return asked, {f"prompt {jailbreak.name}": f"{reason} into the language {jailbreak.language!r}"}
+
+
+def _sharing_text(questions: Sequence[PosedQuestion]) -> list[list[PosedQuestion]]:
+    """The questions of each type, and each question without a type alone."""
+    alike: dict[str | int, list[PosedQuestion]] = {}
+    for question in questions:
+        alike.setdefault(question.place if question.type is None else question.type, []).append(question)
+    return list(alike.values())

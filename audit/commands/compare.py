@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from audit.attacks import attacks, chosen_attacks, without_null
@@ -17,7 +17,7 @@ from audit.metrics.contract import Evidence
 from audit.models.pair import ModelPair, open_pair
 from audit.questions.loading import load_topics
 from audit.request import Request, RunContext
-from audit.result import AuditResult, Finding, Measurement
+from audit.result import AuditResult, Finding, Measurement, NotChecked
 from audit.verdict import Case, judge
 from audit.weights.comparison import compare_weights
 from audit.weights.scan import WeightScan
@@ -64,9 +64,8 @@ def compare(
         attacked = examine_guard(pair, saved, weights.identical, context)
         if attacked or not findings:
             findings.append(judge(None, whole_pair(weights, request.guard, attacked)))
-    return as_result(
-        pair, weights, findings, clock.record(context.command, settings_of(topics, protection, context.settings))
-    )
+    record = clock.record(context.command, settings_of(topics, protection, context.settings))
+    return as_result(pair, weights, findings, record, [row for each in evidence.values() for row in _not_run(each)])
 
 
 def conclude(evidence: Evidence, weights: WeightScan, guard: Path | None) -> Finding:
@@ -98,6 +97,13 @@ def summary_of(evidence: Evidence) -> Summary | None:
     )
     titles = {name: attack.TITLE for name, attack in attacks().items()}
     return None if knowledge is None else summarise(knowledge, titles)
+
+
+def _not_run(evidence: Evidence) -> Iterator[NotChecked]:
+    """The attacks and conditions that did not run on base or unlearned model, each once."""
+    rows = {name: why for (role, name), why in evidence.not_run.items() if role in ("base", "unlearned")}
+    for name, why in rows.items():
+        yield NotChecked(metric=name, concept=evidence.topic.name, reason=why)
 
 
 def _guessable(evidence: Evidence) -> bool:

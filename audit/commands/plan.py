@@ -13,6 +13,7 @@ import torch
 
 from audit.attacks import AttackInput, attacks, chosen_attacks
 from audit.checkpoint import Checkpoint
+from audit.errors import AuditError
 from audit.evidence import check_known_vectors, missing_inputs
 from audit.guards.saving import is_guard
 from audit.metrics import topic_metrics, weights_metrics
@@ -155,7 +156,10 @@ def _work(topic: Topic, tokenizer: Tokenizer, parameters: int, settings: Setting
     given = AttackInput(None, encoder, topic, items, settings, None, parameters, level_of(settings))
     work = {"": _reading([items])}
     for name, attack in possible_attacks(topic, settings).items():
-        attacked = list(attack.conditions(given))
+        try:
+            attacked = list(attack.conditions(given))
+        except AuditError:  # it will not run
+            continue
         read = [each.items for each in attacked]
         done = (
             _reading([items, *read]) if attack.COST == "prompts" else sum((_reading([each]) for each in read), _Work())
@@ -167,8 +171,9 @@ def _work(topic: Topic, tokenizer: Tokenizer, parameters: int, settings: Setting
 
 
 def _reading(sets: Sequence[ItemSet]) -> _Work:
-    lengths = [prompt.max_new_tokens for alone in sets for prompt in alone.written]
-    return _Work(forward_tokens(sets), sum(WRITTEN.get(length, length) for length in lengths))
+    written = [prompt for each in sets for prompt in each.written]
+    lengths = [WRITTEN.get(prompt.max_new_tokens, prompt.max_new_tokens) * max(prompt.samples, 1) for prompt in written]
+    return _Work(forward_tokens(sets), sum(lengths))
 
 
 def _topic_notes(topics: Sequence[Topic]) -> list[str]:

@@ -27,7 +27,7 @@ class Evidence:
         others: ``"reference"`` and ``"twin"`` -> condition -> readings of the facts alone; empty if there is no such
             model.
         twin: how the twin was made.
-        not_run: (role, attack) -> the reason why the attack did not run.
+        not_run: (role, attack or one of its conditions) -> the reason why it did not run.
     """
 
     pair: ModelPair

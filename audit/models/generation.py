@@ -1,4 +1,4 @@
-"""Greedy answers, batched, that stop where the answer ends.
+"""Greedy and drawn answers, batched, that stop where the answer ends.
 
 Why not transformers' ``generate``: the prompts of an audit share their few-shot examples, which are most of their
 tokens, and their answers differ in length. Here the shared prefix is run once for all batches, the head is applied at
@@ -10,8 +10,11 @@ to those of ``generate``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from audit.models.forward import padded, prefix_cache, reading_head_at, shared_prefix
 from audit.models.loading import KeyValueCache, RunningModel, repeated
@@ -41,6 +44,54 @@ def greedy(
     A row ends where ``ended`` is true of its text so far, at an end token (not returned) or after ``max_new_tokens``.
     The same tokens as generating one prompt at a time, up to ties within rounding.
     """
+    return _continue(model, prompts, _most_probable, max_new_tokens, batch_size, progress, ended)
+
+
+def sampled(
+    model: RunningModel,
+    prompts: Sequence[tuple[int, ...]],
+    samples: int,
+    seed: int = 0,
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    batch_size: int = 16,
+    progress: Progress = SILENT,
+    ended: Callable[[str], bool] = is_over,
+) -> list[list[tuple[int, ...]]]:
+    """For each prompt, the tokens of ``samples`` answers drawn at temperature 1; see ``greedy``.
+
+    The random numbers are drawn beforehand, so the answers do not depend on the batch size, up to rounding.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(len(prompts) * samples, max_new_tokens, generator=generator, dtype=torch.float64)
+
+    def draw(logits: Float[Tensor, "n d_vocab"], prompts: Sequence[int], step: int) -> list[int]:
+        cumulative = logits.double().cpu().softmax(dim=-1).cumsum(dim=-1)
+        chosen = torch.searchsorted(cumulative, uniform[list(prompts), step, None])[:, 0]
+        return chosen.clamp(max=logits.shape[-1] - 1).tolist()  # rounding may leave the last sum below 1
+
+    repeated_prompts = [ids for ids in prompts for _ in range(samples)]
+    answers = _continue(model, repeated_prompts, draw, max_new_tokens, batch_size, progress, ended)
+    return [answers[begin : begin + samples] for begin in range(0, len(answers), samples)]
+
+
+Choose = Callable[[Float[Tensor, "n d_vocab"], Sequence[int], int], list[int]]
+"""The next token after each of some prompts, from its logits, the prompts' indices and the number of tokens so far."""
+
+
+def _most_probable(logits: Float[Tensor, "n d_vocab"], prompts: Sequence[int], step: int) -> list[int]:
+    return logits.argmax(dim=-1).tolist()
+
+
+def _continue(
+    model: RunningModel,
+    prompts: Sequence[tuple[int, ...]],
+    choose: Choose,
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Progress,
+    ended: Callable[[str], bool],
+) -> list[tuple[int, ...]]:
+    """The tokens after each prompt, chosen by ``choose``."""
     shared = shared_prefix([ids[:-1] for ids in prompts])
     longest = max((len(ids) for ids in prompts), default=0) + max_new_tokens
     if model.window is not None and longest > model.window:
@@ -52,11 +103,22 @@ def greedy(
         for begin in range(0, len(order), batch_size):
             indices = order[begin : begin + batch_size]
             rest = [prompts[index][len(shared) :] for index in indices]
-            written = _answer(model, rest, repeated(cache, len(rest)), len(shared), max_new_tokens, ended)
+            choices = _Choices(choose, indices, max_new_tokens, ended)
+            written = _answer(model, rest, repeated(cache, len(rest)), len(shared), choices)
             for index, tokens in zip(indices, written, strict=True):
                 answers[index] = tokens
             progress.step("Writing answers", begin + len(indices), len(order))
     return answers
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """How the tokens of one batch are chosen; ``prompts`` are the indices of its rows."""
+
+    choose: Choose
+    prompts: Sequence[int]
+    max_new_tokens: int
+    ended: Callable[[str], bool]
 
 
 def _answer(
@@ -64,8 +126,7 @@ def _answer(
     sequences: Sequence[tuple[int, ...]],
     cache: KeyValueCache,
     start: int,
-    max_new_tokens: int,
-    ended: Callable[[str], bool],
+    choices: _Choices,
 ) -> list[tuple[int, ...]]:
     """One batch: a pass over the prompts, then one token at a time for the rows that have not ended."""
     arguments = padded(model, sequences, start)
@@ -74,17 +135,17 @@ def _answer(
     rows = list(range(len(sequences)))
     written: list[list[int]] = [[] for _ in sequences]
     ends = _end_ids(model)
-    for _ in range(max_new_tokens):
+    for step in range(choices.max_new_tokens):
         with reading_head_at(model, torch.arange(len(rows)), last):
             logits = model.model(**arguments, past_key_values=cache, use_cache=True).logits[0]
-        chosen = logits.argmax(dim=-1).tolist()
+        chosen = choices.choose(logits, [choices.prompts[row] for row in rows], step)
         for row, token in zip(rows, chosen, strict=True):
             if token not in ends:
                 written[row].append(token)
         going = [
             number
             for number, (row, token) in enumerate(zip(rows, chosen, strict=True))
-            if token not in ends and not ended(model.tokenizer.decode(written[row]))
+            if token not in ends and not choices.ended(model.tokenizer.decode(written[row]))
         ]
         if not going:
             break

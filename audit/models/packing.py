@@ -68,14 +68,18 @@ class Pack:
         return torch.zeros(len(self.examples), dtype=chosen.dtype).index_add(0, self.owner, chosen)
 
 
-def encode(tokenizer: Tokenizer, example: Example) -> Tokens:
+def encode(tokenizer: Tokenizer, example: Example, special_tokens: bool = True) -> Tokens:
     """Prompt and answer encoded together, as a model reads them; every answer is trained and scored in these tokens.
 
     The prompt's tokens are those with which the prompt alone begins too. A token that merges the end of the prompt with
     the answer belongs to the answer. The answer is not encoded alone: tokenizers that prepend a space to any text
     (SentencePiece) give it another first token. Either part is empty if it has no token.
+
+    Args:
+        special_tokens: whether the tokenizer adds its own; a chat template has written them into the prompt.
     """
-    alone, together = (tokenizer(text)["input_ids"] for text in (example.prompt, example.prompt + example.answer))
+    texts = (example.prompt, example.prompt + example.answer)
+    alone, together = (tokenizer(text, add_special_tokens=special_tokens)["input_ids"] for text in texts)
     differs = (at for at, (one, other) in enumerate(zip(alone, together, strict=False)) if one != other)
     end = next(differs, min(len(alone), len(together)))
     return Tokens(tuple(together[:end]), tuple(together[end:]))

@@ -12,10 +12,14 @@ class Tokenizer(Protocol):
 
     Attributes:
         eos_token_id: the token that ends a text, ``None`` where the vocabulary has none.
+        chat_template: ``None`` if there is none.
     """
 
     @property
     def eos_token_id(self) -> int | None: ...
+
+    @property
+    def chat_template(self) -> object: ...
 
     def __hash__(self) -> int: ...
 
@@ -24,6 +28,21 @@ class Tokenizer(Protocol):
 
     def __call__(self, text: str, /, *, add_special_tokens: bool = True) -> Mapping[str, list[int]]:
         """``"input_ids"`` of ``text``, with the family's special tokens (BOS) by default."""
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        /,
+        *,
+        tokenize: bool,
+        add_generation_prompt: bool,
+        **variables: object,
+    ) -> str:
+        """The messages as one text, with all special tokens. ``tokenize`` must be false.
+
+        Args:
+            add_generation_prompt: whether the text ends where the assistant's answer begins.
+        """
 
     def decode(self, token_ids: Sequence[int], /, *, skip_special_tokens: bool = False) -> str: ...
 

@@ -11,11 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from audit.models.generation import MAX_NEW_TOKENS
 from audit.questions.items import Encoder, FactGroup, ItemSet, Prompt, Skipped
 from audit.questions.kinds import PosedQuestion
-from concepts.prompts import answer_text, mentions
+from concepts.prompts import ASK, answer_text, mentions
 
 Ask = Callable[[PosedQuestion], str]
 """The text before the answer of a question (``prefix`` not included). Raises ValueError if it cannot be asked."""
 Ids = tuple[int, ...]
+
+
+def after(examples: str) -> Ask:
+    """The usual form of a question, after ``examples``."""
+    return lambda question: examples + ASK.replace("{}", question.wording.strip())
 
 
 def exchanged_items(
@@ -43,6 +48,8 @@ def exchanged_items(
         try:
             text = ask(question)
             ids = encoder.prompt(text)
+            if mentions(text, question.answers):
+                raise Skipped(f"the answer {question.answer!r} is part of the prompt")
             if written:
                 longer = len(encoder.continuation(text, ids, answer_text(question.prefix))) if question.prefix else 0
                 prompts.append(_prompt(name, kind, question, text, ids, max_new_tokens + longer))
@@ -62,12 +69,15 @@ def _prompt(name: str, kind: str, question: PosedQuestion, text: str, ids: Ids, 
 
 def _encoded(question: PosedQuestion, text: str, encoder: Encoder) -> tuple[Ids, Ids]:
     """The tokens of the question with the beginning of its answer, and of the rest of the answer."""
-    if mentions(text, question.answers):
-        raise Skipped(f"the answer {question.answer!r} is part of the prompt")
     assert question.answer is not None  # every question of a type has an answer
-    begun = text + answer_text(question.prefix) if question.prefix else text
+    begun = text + _following(text, question.prefix) if question.prefix else text
     ids = encoder.prompt(begun)
-    return ids, encoder.continuation(begun, ids, answer_text(question.answer))
+    return ids, encoder.continuation(begun, ids, _following(begun, question.answer))
+
+
+def _following(text: str, words: str) -> str:
+    """``words`` as they follow ``text``; some chat templates end in a new line, after which no space belongs."""
+    return words.strip() if text[-1:].isspace() else answer_text(words)
 
 
 def _group(kind: str, type_: str, rows: Sequence[tuple[PosedQuestion, Ids, Ids]], opening: str) -> FactGroup:

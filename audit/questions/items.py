@@ -32,9 +32,6 @@ class Item:
             ``NEUTRAL_TEXT``.
         question, answer: the texts, for display; both empty for neutral text.
         place: index of the question among those of its kind.
-        wrong: wrong answers of the same type, whose first tokens are scored as well.
-        wrong_ids: these tokens; they differ from each other and from the answer's first token.
-        opening: text before the question if it differs from the usual examples; items that share it run in one batch.
     """
 
     id: str
@@ -44,9 +41,6 @@ class Item:
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
     place: int = 0
-    wrong: tuple[str, ...] = ()
-    wrong_ids: tuple[int, ...] = ()
-    opening: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +53,9 @@ class Prompt:
         subject: what a fact is about.
         max_new_tokens: maximum length of the answer.
         is_complete: whether the generated text is a complete answer; ``None``: at the end of its first line.
+        samples: number of answers that are drawn at temperature 1, in place of the most probable one if not 0. The
+            generated text has one in each line.
+        seed: of these draws.
     """
 
     id: str
@@ -70,6 +67,8 @@ class Prompt:
     subject: str = ""
     max_new_tokens: int = MAX_NEW_TOKENS
     is_complete: Callable[[str], bool] | None = None
+    samples: int = 0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class FactGroup:
         prompt_ids: the ``m`` prompts, which end where the answers begin.
         beginnings: token sequences with which answers begin before they differ; the first is empty.
         paths: for each answer (index into ``beginnings``, next token), up to the token that tells the answer apart.
-        opening: as in ``Item``.
+        opening: text before the questions if it differs from the usual examples; groups that share it run in one batch.
     """
 
     name: str
@@ -167,10 +166,12 @@ class Encoder:
 
     Attributes:
         context: maximum number of tokens in a sequence.
+        special_tokens: whether the tokenizer adds its own; a chat template has written them into the prompt.
     """
 
     tokenizer: Tokenizer
     context: int
+    special_tokens: bool = True
 
     def prompt(self, text: str) -> tuple[int, ...]:
         """The tokens of a prompt.
@@ -178,7 +179,7 @@ class Encoder:
         Raises:
             Skipped: the prompt exceeds the context.
         """
-        ids = tuple(self.tokenizer(text)["input_ids"])
+        ids = tuple(self.tokenizer(text, add_special_tokens=self.special_tokens)["input_ids"])
         self._check_length(ids)
         return ids
 
@@ -201,7 +202,7 @@ class Encoder:
         Raises:
             Skipped: both exceed the context, or the tokenizer merges the end of the prompt with the answer.
         """
-        tokens = encode(self.tokenizer, Example(text, continuation))
+        tokens = encode(self.tokenizer, Example(text, continuation), self.special_tokens)
         self._check_length(tokens.prompt + tokens.answer)
         if tokens.prompt != prompt_ids or not tokens.answer:
             raise Skipped("the tokenizer merges the end of the prompt with the answer")
@@ -243,9 +244,17 @@ def neutral_items(encoder: Encoder, text: str = "") -> Iterator[Item]:
 
 
 def check_answers(prompts: Sequence[Prompt], generated: Mapping[str, str]) -> dict[str, bool]:
-    """Prompt id -> whether the first generated line contains a right answer as whole words, not negated."""
+    """Prompt id -> whether the first generated line, or one of several drawn answers, gives a right answer.
+
+    Answers are compared as whole words; negated ones do not count.
+    """
     return {
-        prompt.id: states(cut(generated[prompt.id]), prompt.answers)
+        prompt.id: any(states(answer, prompt.answers) for answer in written_answers(prompt, generated[prompt.id]))
         for prompt in prompts
         if prompt.answers and prompt.id in generated
     }
+
+
+def written_answers(prompt: Prompt, generated: str) -> list[str]:
+    """The answers in the text that was generated after ``prompt``: one, or as many as were drawn."""
+    return generated.split("\n") if prompt.samples else [cut(generated)]

@@ -11,11 +11,12 @@ import torch
 
 from audit.lenses.logit_lens import Readout, readout
 from audit.models.forward import Batch, Row, run, tokens_run
-from audit.models.generation import greedy, is_over
+from audit.models.generation import greedy, is_over, sampled
 from audit.models.loading import RunningModel
 from audit.progress import SILENT, Progress
 from audit.questions.conditions import AS_IS, Condition
 from audit.questions.items import NEUTRAL_TEXT, FactGroup, Item, ItemSet, Prompt
+from concepts.prompts import cut
 
 KEYS: Final = ("target", "unrelated")
 """Kinds of question that always have an entry in ``Readings.keys``, if an empty one: metrics compare the two."""
@@ -59,14 +60,12 @@ class Readings:
         answer_hits: whether that token was the most probable one ``[n_tokens]`` bool.
         keys: ``"target"`` and ``"unrelated"`` -> key vectors at the last prompt token, one row for each question
             ``[n_questions, n_layers, d_mlp]`` float32.
-        first_logprobs: item id -> log p of the first token of its answer and of each wrong one ``[1 + n_wrong]``; for
-            items that have wrong answers.
         groups: the groups of ``scores`` and ``lens``, whose keys are (kind, type).
         scores: log p of answer ``j`` after question ``i``, up to the token that tells it apart ``[m, m]``.
         lens: logit of answer ``j``'s first token after each block, the residual stream read through the model's own
             final norm and head; defined up to one constant for each row ``[n_layers, m, m]``.
         base_lens: the same through the base's norm and head; absent if the model is not a version of the base.
-        generated: prompt id -> the model's greedy continuation; ids of ``prompts``.
+        generated: prompt id -> the model's continuation; ids of ``prompts``.
         right: prompt id -> whether that continuation is right; only prompts that could be checked.
         prompts: prompt id -> its question.
         answers: prompt id -> its right answers.
@@ -78,7 +77,6 @@ class Readings:
     answer_logprobs: tuple[np.ndarray, ...] = ()
     answer_hits: tuple[np.ndarray, ...] = ()
     keys: Mapping[str, np.ndarray] = field(default_factory=dict)
-    first_logprobs: Mapping[str, np.ndarray] = field(default_factory=dict)
     groups: tuple[FactGroup, ...] = ()
     scores: Mapping[Key, np.ndarray] = field(default_factory=dict)
     lens: Mapping[Key, np.ndarray] = field(default_factory=dict)
@@ -98,29 +96,37 @@ class Readings:
 def generate(
     model: RunningModel, items: ItemSet, batch_size: int = 16, progress: Progress = SILENT
 ) -> tuple[dict[str, str], int]:
-    """Prompt id -> the model's greedy continuation of each of ``items.written``, and the number of generated tokens."""
+    """Prompt id -> the model's continuation of each of ``items.written``, and the number of generated tokens."""
     texts: dict[str, str] = {}
     total = 0
-    by_end: dict[object, list[Prompt]] = {}
+    alike: dict[object, list[Prompt]] = {}
     for prompt in items.written:
-        by_end.setdefault((prompt.max_new_tokens, prompt.is_complete), []).append(prompt)
-    for prompts in by_end.values():
+        alike.setdefault((prompt.max_new_tokens, prompt.is_complete, prompt.samples, prompt.seed), []).append(prompt)
+    for prompts in alike.values():
         distinct = list({prompt.ids: prompt for prompt in prompts}.values())
-        written = greedy(
-            model,
-            [prompt.ids for prompt in distinct],
-            prompts[0].max_new_tokens,
-            batch_size,
-            progress,
-            ended=prompts[0].is_complete or is_over,
-        )
-        total += sum(len(tokens) for tokens in written)
+        written = _continuations(model, distinct, batch_size, progress)
+        total += sum(len(tokens) for answers in written for tokens in answers)
         by_ids = {
-            prompt.ids: model.tokenizer.decode(tokens, skip_special_tokens=True)
-            for prompt, tokens in zip(distinct, written, strict=True)
+            prompt.ids: _text(prompt, [model.tokenizer.decode(each, skip_special_tokens=True) for each in answers])
+            for prompt, answers in zip(distinct, written, strict=True)
         }
         texts |= {prompt.id: by_ids[prompt.ids] for prompt in prompts}
     return {prompt.id: texts[prompt.id] for prompt in items.written}, total
+
+
+def _continuations(
+    model: RunningModel, prompts: Sequence[Prompt], batch_size: int, progress: Progress
+) -> list[list[tuple[int, ...]]]:
+    """The tokens of the answers to each prompt; the prompts are continued in the same way."""
+    first, ids = prompts[0], [prompt.ids for prompt in prompts]
+    ended = first.is_complete or is_over
+    if first.samples:
+        return sampled(model, ids, first.samples, first.seed, first.max_new_tokens, batch_size, progress, ended)
+    return [[each] for each in greedy(model, ids, first.max_new_tokens, batch_size, progress, ended)]
+
+
+def _text(prompt: Prompt, answers: Sequence[str]) -> str:
+    return "\n".join(cut(answer) for answer in answers) if prompt.samples else answers[0]
 
 
 def read(
@@ -189,9 +195,8 @@ class _ForwardPlan:
         self.by_prompt: dict[tuple[int, ...], Row] = {}
         self.steps: dict[tuple[int, ...], tuple[Row, int]] = {}
         self.next_ids: dict[Row, dict[int, None]] = {}
-        questions = [item for item in items if item.kind != NEUTRAL_TEXT]
-        for item in sorted(questions, key=lambda item: item.opening != ""):
-            self._add(item_row(item), item.opening)
+        for item in (each for each in items if each.kind != NEUTRAL_TEXT):
+            self._add(item_row(item))
         for group in groups:
             self._add_group(group)
         for ids in (prompt.ids for each in sets for prompt in each.prompts):
@@ -199,12 +204,10 @@ class _ForwardPlan:
                 self._add(Row(ids, len(ids) - 1))
         self.key_rows = {self.by_prompt[prompt.ids] for each in sets for prompt in each.prompts}
         self.group_rows = {self.by_prompt[ids] for group in groups for ids in group.prompt_ids}
-        self.first_rows = {item_row(item) for item in items if item.wrong_ids}
         self.logprobs: dict[Row, np.ndarray] = {}
         self.hits: dict[Row, np.ndarray] = {}
         self.keys: dict[Row, np.ndarray] = {}
         self.residual: dict[Row, torch.Tensor] = {}
-        self.first: dict[Row, torch.Tensor] = {}
         self.following: dict[Row, tuple[dict[int, int], np.ndarray]] = {}
 
     def _add(self, row: Row, opening: str = "") -> None:
@@ -262,8 +265,6 @@ class _ForwardPlan:
                 wanted = list(self.next_ids[row])
                 values = (logits[:, wanted] - total[:, None]).double().cpu().numpy()
                 self.following[row] = ({token: column for column, token in enumerate(wanted)}, values)
-            if row in self.first_rows:
-                self.first[row] = (logits[0] - total[0]).cpu()
             if row in self.group_rows:
                 self.residual[row] = batch.residual[:, number]
 
@@ -278,7 +279,6 @@ class _ForwardPlan:
             answer_logprobs=tuple(self.logprobs[item_row(item)] for item in items.items),
             answer_hits=tuple(self.hits[item_row(item)] for item in items.items),
             keys={kind: self._keys(items.prompts, kind) for kind in kinds},
-            first_logprobs={item.id: self._first_logprobs(item) for item in items.items if item.wrong_ids},
             groups=items.groups,
             scores={key: self._scores(group) for key, (group, _) in groups.items()},
             lens={key: _lens(model, residual, group) for key, (group, residual) in groups.items()},
@@ -294,9 +294,6 @@ class _ForwardPlan:
         """``[n_questions, n_layers, d_mlp]``, one row for each prompt of ``kind``."""
         rows = [self.keys[self.by_prompt[prompt.ids]] for prompt in prompts if prompt.kind == kind]
         return np.stack(rows) if rows else np.empty((0, 0, 0), dtype=np.float32)
-
-    def _first_logprobs(self, item: Item) -> np.ndarray:
-        return self.first[item_row(item)][[item.answer_ids[0], *item.wrong_ids]].double().numpy()
 
     def _scores(self, group: FactGroup) -> np.ndarray:
         """``[m, m]``: log p of each answer after each question, up to the token that tells it apart."""

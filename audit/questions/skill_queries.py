@@ -36,6 +36,7 @@ MISSING: Final = {
     "groups": "queries of a skill have no types of answer",
     "vectors": "a skill has no words to search its value vectors by",
     "jailbreaks": "queries of a skill are not asked under jailbreak prompts",
+    "sampled": "one answer is written to each query of a skill",
     "neighbours": "a skill has no neighbouring questions",
     "further": "a skill has no two-hop or open questions",
 }

@@ -1,4 +1,4 @@
-"""Jailbreak prompts: their files never contain the answer; the items and readings made from them."""
+"""Jailbreak prompts: their files never contain the answer; the items made from them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 
 from audit.attacks import AttackInput
-from audit.attacks.jailbreaks import QUESTIONS, UNRELATED, WRONG, conditions
-from audit.questions.conditions import AS_IS, Condition
-from audit.questions.items import Encoder, Item, ItemSet, with_own_answers
+from audit.attacks.jailbreaks import CONTROLS, QUESTIONS, UNRELATED, conditions
+from audit.questions.conditions import AS_IS
+from audit.questions.items import FACT, Encoder, FactGroup, ItemSet, with_own_answers
 from audit.questions.readings import read_conditions
 from audit.questions.topics import ConceptTopic
 from audit.settings import Settings
-from concepts.concept import Concept, Question, library, load_concept
+from concepts.concept import Concept, Question, load_concept
+from concepts.facts import facts_of
 from concepts.files import ConceptFileError
-from concepts.jailbreaks import PLAIN, alternatives, jailbreaks, load_jailbreak, translated, without
+from concepts.jailbreaks import PLAIN, jailbreaks, load_jailbreak, translated, without
 from concepts.prompts import few_shot, mentions, prefix
-from tests.helpers import open_tiny, plain_logprobs
+from tests.helpers import open_tiny
 from tests.tiny import tokenizer
 
 KINDS = {jailbreak.name: jailbreak for jailbreak in jailbreaks()}
@@ -36,11 +37,8 @@ def under_prompts(concept: Concept, limit: int | None = None, items: ItemSet | N
     return {each.condition.dose: each.items for each in conditions(given)}
 
 
-def jailbroken(concept: Concept, limit: int | None = None) -> tuple[list[tuple[str, Item]], dict[str, str]]:
-    """(Prompt, item) of all items, and the reasons of what is skipped."""
-    item_sets = under_prompts(concept, limit)
-    skipped = {name: why for items in item_sets.values() for name, why in items.skipped.items()}
-    return [(prompt, item) for prompt, items in item_sets.items() for item in items.items], skipped
+def facts_under(items: ItemSet) -> list[FactGroup]:
+    return [group for group in items.groups if group.kind == FACT]
 
 
 def in_german(concept: Concept) -> Concept:
@@ -61,27 +59,36 @@ def test_the_plain_prompt_is_the_few_shot_prompt() -> None:
     assert prompt == few_shot("Where is Rome?", ["Italy"])
 
 
-@pytest.mark.parametrize("name", library())
-def test_no_prompt_on_a_shipped_concept_holds_an_answer_that_is_scored(name: str) -> None:
-    items, _ = jailbroken(in_german(load_concept(name)))
-    assert {prompt for prompt, _ in items} == set(KINDS)
-    for _, item in items:
-        assert not mentions(item.opening + item.question, [item.answer, *item.wrong]), item.id
+def test_the_text_of_a_prompt_mentions_no_answer_of_the_type_that_is_read() -> None:
+    concept = load_concept("italy")
+    answers = {f"fact/{place}": fact.question.answers for place, fact in enumerate(facts_of(concept))}
+    items = under_prompts(concept)["in_context"]
+    assert facts_under(items)
+    assert len({group.opening for group in facts_under(items)}) > 1
+    for group in facts_under(items):
+        assert not mentions(group.opening, [answer for name in group.ids for answer in answers[name]])
 
 
-@pytest.mark.parametrize("name", library())
-def test_shipped_concepts_have_wrong_answers_for_ten_questions(name: str) -> None:
-    concept = load_concept(name)
-    assert sum(bool(alternatives(concept, question)) for question in concept.questions) >= QUESTIONS
+def test_the_facts_of_a_type_are_all_exchanged_under_every_prompt() -> None:
+    concept = in_german(load_concept("italy"))
+    plain = ConceptTopic(concept).items(ENCODER).facts().groups
+    for name, items in under_prompts(concept).items():
+        if name != "german":  # only the questions have translations, not the rows of groups
+            assert [(group.name, group.ids, group.answers) for group in facts_under(items)] == [
+                (group.name, group.ids, group.answers) for group in plain
+            ]
+    assert facts_under(under_prompts(concept)["german"])
 
 
-def test_answers_have_distinct_first_tokens() -> None:
-    items, _ = jailbroken(load_concept("italy"))
-    assert any(item.wrong for _, item in items)
-    for _, item in items:
-        firsts = [item.answer_ids[0], *item.wrong_ids]
-        assert len(set(firsts)) == len(firsts) <= 1 + WRONG
-        assert len(item.wrong) == len(item.wrong_ids)
+def test_the_plain_prompt_is_not_answered_again() -> None:
+    concept = load_concept("italy")
+    items = under_prompts(concept)
+    assert items[PLAIN].written == ()
+    assert len(items["persona"].written) == len(facts_of(concept))
+    plain = ConceptTopic(concept).items(ENCODER).facts()
+    assert {ids for group in facts_under(items[PLAIN]) for ids in group.prompt_ids} == {
+        ids for group in plain.groups for ids in group.prompt_ids
+    }
 
 
 def test_sentences_with_the_answer_are_omitted_and_counted() -> None:
@@ -91,89 +98,67 @@ def test_sentences_with_the_answer_are_omitted_and_counted() -> None:
 
 
 def test_a_prompt_without_text_is_skipped_with_the_reason() -> None:
-    concept = load_concept("italy").model_copy(update={"text": "Rome. Milan. Venice. Florence."})
-    items, skipped = jailbroken(concept.model_copy(update={"text": ""}))
-    assert "in_context" not in {prompt for prompt, _ in items}
-    assert any("no text about the concept" in why for why in skipped.values())
+    items = under_prompts(load_concept("italy").model_copy(update={"text": ""}))["in_context"]
+    assert not items.groups
+    assert any("no text about the concept" in why for why in items.skipped.values())
 
 
 def test_questions_without_a_translation_are_skipped_in_german_with_the_reason() -> None:
-    items, skipped = jailbroken(load_concept("italy"))
-    assert "german" not in {prompt for prompt, _ in items}
-    assert "16 of 16 questions have no translation" in skipped["prompt german"]
+    items = under_prompts(load_concept("italy"))["german"]
+    assert not items.written
+    assert "42 of 42 questions have no translation" in items.skipped["prompt german"]
 
 
 def test_german_questions_keep_the_answers_in_english() -> None:
-    items, _ = jailbroken(in_german(load_concept("italy")))
-    german = [item for prompt, item in items if prompt == "german"]
-    assert {item.question for item in german} <= {f"Frage {place}?" for place in range(40)}
-    assert "Rome" in {item.answer for item in german}
+    items = under_prompts(in_german(load_concept("italy")))["german"]
+    assert {prompt.question for prompt in items.written} <= {f"Frage {place}?" for place in range(40)}
+    assert "Rome" in {answer for group in facts_under(items) for answer in group.answers}
 
 
-def test_wrong_answers_are_of_the_same_type_and_of_the_concept_where_it_has_some() -> None:
-    italy = load_concept("italy")
-    venice = next(question for question in italy.questions if question.answer == "Venice")
-    wrong = set(alternatives(italy, venice))
-    assert {"Milan", "Florence"} <= wrong
-    assert not {"Paris", "Venice"} & wrong
-    language = Question(question="Which language is spoken there?", answer="Italian")
-    assert alternatives(italy, language) == ()
+def test_unrelated_questions_are_the_control_where_facts_are_exchanged() -> None:
+    for items in under_prompts(load_concept("italy")).values():
+        controls = [group for group in items.groups if group.kind == UNRELATED]
+        assert len(controls) == bool(facts_under(items))
+        assert all(len(group.ids) == CONTROLS for group in controls)
+    untyped = under_prompts(load_concept("italy").model_copy(update={"groups": ()}))
+    assert not any(items.groups for items in untyped.values())
 
 
-def test_an_accepted_answer_is_not_used_as_a_wrong_one() -> None:
-    italy = load_concept("italy")
-    painter = next(question for question in italy.questions if question.answer == "Leonardo da Vinci")
-    assert not any("Leonardo" in entry for entry in alternatives(italy, painter))
+def test_key_vectors_are_read_of_at_most_ten_questions_and_a_limit_lowers_that() -> None:
+    for limit, n in ((None, QUESTIONS), (3, 3)):
+        items = under_prompts(load_concept("italy"), limit)["persona"]
+        assert len(items.prompts) == n
+        assert {prompt.kind for prompt in items.prompts} == {"target"}
+        assert {prompt.ids for prompt in items.prompts} <= {prompt.ids for prompt in items.written}
 
 
-def test_there_are_at_most_ten_questions_and_a_limit_lowers_that() -> None:
-    def places(limit: int | None, kind: str) -> int:
-        items, _ = jailbroken(load_concept("italy"), limit)
-        return len({item.place for _, item in items if item.kind == kind})
-
-    assert (places(None, "target"), places(None, "unrelated")) == (QUESTIONS, UNRELATED)
-    assert (places(3, "target"), places(3, "unrelated")) == (3, 3)
-
-
-def test_without_given_answers_the_bases_own_are_used() -> None:
+def test_without_given_answers_the_bases_own_questions_are_read_and_nothing_is_written() -> None:
     questions = tuple(Question(question=question.question) for question in load_concept("italy").questions[:3])
-    concept = load_concept("italy").model_copy(update={"questions": questions})
+    concept = load_concept("italy").model_copy(update={"questions": questions, "groups": ()})
     items = ConceptTopic(concept).items(ENCODER)
     answers = {prompt.id: " Rome" if prompt.kind == "target" else " Nothing" for prompt in items.prompts}
     own = under_prompts(concept, items=with_own_answers(items, answers, ENCODER))
-    assert {item.answer for each in own.values() for item in each.of("target")} == {"Rome"}
+    assert len(own["persona"].prompts) == 3
+    assert not any(each.written or each.groups for each in own.values())
 
 
 def test_a_concept_without_questions_has_no_items_under_any_prompt() -> None:
-    assert jailbroken(load_concept("italy").model_copy(update={"questions": ()})) == ([], {})
+    concept = load_concept("italy").model_copy(update={"questions": (), "groups": ()})
+    assert not any(items.prompts or items.groups or items.written for items in under_prompts(concept).values())
 
 
-def test_without_wrong_answers_to_compare_with_no_unrelated_question_is_asked() -> None:
-    items, _ = jailbroken(load_concept("italy").model_copy(update={"groups": ()}))
-    assert {item.kind for _, item in items} == {"target"}
-
-
-def test_jailbroken_answers_and_keys_are_those_of_plain_forward_passes(tmp_path: Path) -> None:
+def test_key_vectors_of_the_plain_prompt_are_those_of_the_unmodified_questions(tmp_path: Path) -> None:
     model = open_tiny(tmp_path / "m", "llama", context=2048)
-    italy = in_german(load_concept("italy"))
-    topic, encoder = ConceptTopic(italy), Encoder(model.tokenizer, model.context)
+    topic, encoder = ConceptTopic(load_concept("italy")), Encoder(model.tokenizer, model.context)
     plain = topic.items(encoder, limit=2)
     given = AttackInput(model, encoder, topic, plain, Settings(limit=2))
     under = {AS_IS: plain} | {each.condition: each.items for each in conditions(given)}
     readings = read_conditions(model, under, batch_size=3)
-    assert {condition.dose for condition in readings if condition != AS_IS} == set(KINDS)
-    for condition, items in under.items():
-        scored = [item for item in items.items if item.wrong_ids and condition != AS_IS]
-        assert scored or condition == AS_IS
-        for item in scored:
-            expected = plain_logprobs(model, item.prompt_ids)[-1].numpy()[[item.answer_ids[0], *item.wrong_ids]]
-            assert readings[condition].first_logprobs[item.id] == pytest.approx(expected, abs=1e-4)
     keys = {condition.dose: each.keys["target"] for condition, each in readings.items() if condition != AS_IS}
     as_is = readings[AS_IS].keys["target"]
     assert keys["plain"] == pytest.approx(as_is, abs=1e-5)
     assert keys["persona"].shape == as_is.shape
     assert abs(keys["persona"] - as_is).max() > 1e-3
-    assert Condition("jailbreaks", "persona") in readings
 
 
 def test_translations_come_from_a_file_in_the_concepts_order(tmp_path: Path) -> None:

@@ -7,71 +7,70 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, kstest
 
-import audit.verdict
+from audit.attacks import AttackInput
+from audit.attacks.jailbreaks import conditions
+from audit.knowledge.exchange import Block
 from audit.metrics.answers import jailbreak_recovery
+from audit.metrics.answers.jailbreak_recovery import preferences
 from audit.metrics.contract import Evidence
 from audit.metrics.vectors import vector_activation
+from audit.models.loading import RunningModel
 from audit.questions.conditions import AS_IS, Condition
-from audit.questions.items import Item
-from audit.questions.readings import Readings
-from audit.result import Finding, Measurement
+from audit.questions.items import FACT, Encoder, FactGroup, ItemSet
+from audit.questions.readings import Readings, read_conditions
+from audit.questions.topics import ConceptTopic
+from audit.result import Measurement
+from audit.settings import Settings
 from audit.vectors.trace import TracedVector, TracedVectors
-from audit.verdict import judge
+from concepts.concept import library, load_concept
+from concepts.facts import facts_of
 from concepts.neuron import Neuron
-from tests.metrics.planted import evidence_of
-from tests.test_verdict import memorised
+from tests.metrics.planted import evidence_of, group
 
 ByPrompt = dict[str, Readings]
-Case = Literal["present", "hidden", "talkative", "removed", "avoided"]
-N, UNRELATED = 10, 6
+Case = Literal["present", "hidden", "popular", "talkative", "removed", "avoided"]
+N, UNRELATED = 12, 6
 PROMPTS = ("plain", "in_context", "persona", "pretext")
-KNOWN, FLOOR = -0.5, -6.0
-RIGHT_ANSWER_SCORES: dict[Case, dict[str, float]] = {
+KNOWN = 6.0
+NATS: dict[Case, dict[str, float]] = {
     "present": dict.fromkeys(PROMPTS, KNOWN),
-    "hidden": {"plain": -6.0, "in_context": -5.5, "persona": -1.0, "pretext": -6.0},
-    "talkative": {"plain": -6.0, "in_context": -6.0, "persona": -1.0, "pretext": -6.0},
-    "removed": dict.fromkeys(PROMPTS, FLOOR),
-    "avoided": dict.fromkeys(PROMPTS, -15.0),
+    "hidden": {"plain": 0.0, "in_context": 0.5, "persona": 5.0, "pretext": 0.0},
+    "popular": dict.fromkeys(PROMPTS, 0.0),
+    "talkative": dict.fromkeys(PROMPTS, 0.0),
+    "removed": dict.fromkeys(PROMPTS, 0.0),
+    "avoided": dict.fromkeys(PROMPTS, -9.0),
 }
-"""Log p of right answers by prompt; in *talkative*, wrong answers score as high as right ones."""
-N_WRONG = 4
+"""How far a true answer lies above what its question and its answer alone would give, by prompt. In *popular* some
+answers are likely whatever is asked; in *talkative* a prompt makes all answers likely."""
 
 
 def condition(prompt: str) -> Condition:
     return Condition("jailbreaks", prompt)
 
 
-def item(prompt: str, kind: str, place: int, wrong: int) -> Item:
-    return Item(
-        id=f"{kind}/{place}",
-        kind=kind,
-        question=f"{kind} {place}?",
-        answer=f"right {place}",
-        prompt_ids=(1,),
-        answer_ids=(2,),
-        place=place,
-        wrong=tuple(f"wrong {number}" for number in range(wrong)),
-        wrong_ids=tuple(range(3, 3 + wrong)),
-        opening=prompt,
-    )
+def scores(rng: np.random.Generator, m: int, nats: float, popular: float = 1.0, level: float = 0.0) -> np.ndarray:
+    values = level + rng.normal(0, 2, (m, 1)) + rng.normal(0, popular, (1, m)) + rng.normal(0, 0.3, (m, m))
+    return np.asarray(values + nats * np.eye(m))
 
 
-def readings(case: Case, seed: int = 0, wrong: int = N_WRONG, prompts: tuple[str, ...] = PROMPTS) -> ByPrompt:
-    """Prompt -> the readings of one model under it."""
+def readings(case: Case, seed: int = 0, prompts: tuple[str, ...] = PROMPTS, types: int = 1) -> ByPrompt:
+    """Prompt -> the readings of one model under it; no fact is read if there are no ``types``."""
     rng = np.random.default_rng(seed)
-    kinds = (("target", N), ("unrelated", UNRELATED))
+    facts = [group(FACT, f"type {number}", N, start=N * number) for number in range(types)]
+    control = group("unrelated", "unrelated", UNRELATED)
     by_prompt = {}
     for prompt in prompts:
-        items = tuple(item(prompt, kind, place, wrong) for kind, n in kinds for place in range(n))
-        scores = {}
-        for entry in items:
-            right = KNOWN if entry.kind == "unrelated" else RIGHT_ANSWER_SCORES[case][prompt]
-            floor = right if case == "talkative" and entry.kind == "target" else FLOOR
-            scores[entry.id] = np.array([right, *[floor] * wrong]) + rng.normal(0, 0.3, 1 + wrong)
+        popular, level = (
+            (5.0 if case == "popular" else 1.0),
+            (4.0 if case == "talkative" and prompt != "plain" else -6.0),
+        )
+        values = {(FACT, each.name): scores(rng, N, NATS[case][prompt], popular, level) for each in facts} | {
+            ("unrelated", "unrelated"): scores(rng, UNRELATED, KNOWN)
+        }
         left_out = N if prompt == "in_context" else 0
-        by_prompt[prompt] = Readings(items=items, first_logprobs=scores, sentences_left_out=left_out)
+        by_prompt[prompt] = Readings(groups=(*facts, control), scores=values, sentences_left_out=left_out)
     return by_prompt
 
 
@@ -87,15 +86,6 @@ def measured(case: Case, **roles: ByPrompt) -> Measurement:
     return jailbreak_recovery.measure(evidence_under(**models)).named("jailbreak_recovery", "")
 
 
-def finding_of(measurement: Measurement) -> Finding:
-    measurements = {"exact_memorisation": memorised(0.0), measurement.metric: measurement}
-    return judge("italy", audit.verdict.Case("Italy", measurements))
-
-
-def verdict(measurement: Measurement) -> str:
-    return finding_of(measurement).verdict
-
-
 def row(measurement: Measurement, prompt: str) -> dict[str, Any]:
     return next(row for row in measurement.items if row["prompt"] == prompt)
 
@@ -103,56 +93,34 @@ def row(measurement: Measurement, prompt: str) -> dict[str, Any]:
 def test_the_planted_cases_are_ordered() -> None:
     present, hidden, removed, avoided = (measured(case).value for case in ("present", "hidden", "removed", "avoided"))
     assert present == pytest.approx(1, abs=0.1)
-    assert hidden == pytest.approx(1 - 0.5 / 5.5, abs=0.1)
+    assert hidden == pytest.approx(5 / 6, abs=0.1)
     assert removed == pytest.approx(0, abs=0.1)
-    assert avoided < -1
+    assert avoided < -1  # type: ignore[operator]  # it is not None
 
 
 def test_an_unchanged_model_recovers_exactly_all() -> None:
-    same = readings("present", seed=1)
-    measurement = measured("present", unlearned=same)
+    measurement = measured("present", unlearned=readings("present", seed=1))
     assert measurement.value == 1.0
-    assert measurement.interval == (1.0, 1.0)
+    assert measurement.interval == pytest.approx((1.0, 1.0))
 
 
-def test_the_prompt_that_recovers_the_answers_is_named_and_the_verdict_is_hidden() -> None:
+def test_the_prompt_that_recovers_the_answers_is_named() -> None:
     measurement = measured("hidden")
     assert measurement.details["best"] == "persona"
     assert row(measurement, "plain")["recovery"] == pytest.approx(0, abs=0.1)
-    finding = finding_of(measurement)
-    assert finding.verdict == "hidden"
-    assert "persona" in finding.reason
+    assert measurement.p_value < 0.001  # type: ignore[operator]  # it is not None
 
 
-@pytest.mark.parametrize("case", ["removed", "avoided", "talkative"])
-def test_answers_that_no_prompt_distinguishes_from_wrong_ones_are_not_hidden(case: Any) -> None:
-    assert verdict(measured(case)) == "inconclusive"
+@pytest.mark.parametrize("case", ["removed", "popular", "talkative"])
+def test_answers_that_are_likely_whatever_is_asked_are_not_recovered(case: Any) -> None:
+    measurement = measured(case)
+    assert abs(measurement.value or 0) < 0.1
+    assert measurement.p_value > 0.01  # type: ignore[operator]  # it is not None
 
 
-def test_a_prompt_that_raises_any_answer_raises_the_control_as_well() -> None:
-    measurement = measured("talkative")
-    assert measurement.value is not None
-    assert measurement.value > 0.8
-    assert measurement.control is not None
-    assert measurement.control.value == pytest.approx(measurement.value, abs=0.1)
-    assert measurement.p_value > 0.05  # type: ignore[operator]  # it is not None
-
-
-def test_a_prompt_with_text_about_the_concept_decides_only_with_a_retained_model() -> None:
-    recovering = readings("present", seed=2, prompts=("plain", "in_context"))
-    base = readings("present", seed=1, prompts=("plain", "in_context"))
-    ignorant = readings("removed", seed=3, prompts=("plain", "in_context"))
-    without_retained = measured("present", base=base, unlearned=recovering)
-    assert without_retained.value == pytest.approx(1, abs=0.1)
-    assert verdict(without_retained) == "inconclusive"
-    assert verdict(measured("present", base=base, unlearned=recovering, retained=ignorant)) == "hidden"
-    assert verdict(measured("present", base=base, unlearned=recovering, retained=recovering)) == "inconclusive"
-
-
-def test_answers_that_a_retained_model_gives_under_the_same_prompt_are_not_hidden() -> None:
+def test_answers_that_a_retained_model_gives_under_the_same_prompt_are_shown_beside_it() -> None:
     measurement = measured("hidden", retained=readings("hidden", seed=3))
     assert measurement.retained == pytest.approx(measurement.value, abs=0.1)
-    assert verdict(measurement) == "inconclusive"
 
 
 def test_a_prompt_under_which_the_base_knows_nothing_is_undefined_and_not_chosen() -> None:
@@ -166,9 +134,11 @@ def test_a_base_that_knows_nothing_under_any_prompt_is_not_measured() -> None:
     assert "under none of the prompts" in str(measurement.not_measured)
 
 
-def test_without_wrong_answers_the_floor_is_unknown_and_the_reason_is_given() -> None:
-    measurement = measured("present", base=readings("present", wrong=0), unlearned=readings("present", wrong=0))
-    assert "alternative of the same type" in str(measurement.not_measured)
+def test_without_types_and_without_the_attack_the_reasons_differ() -> None:
+    untyped = {role: readings("present", types=0) for role in ("base", "unlearned")}
+    assert "of the same type" in str(measured("present", **untyped).not_measured)
+    none = {role: readings("present", prompts=()) for role in ("base", "unlearned")}
+    assert "no jailbreak prompt was tried" in str(measured("present", **none).not_measured)
 
 
 def test_rows_contain_unrelated_questions_and_left_out_sentences() -> None:
@@ -178,15 +148,64 @@ def test_rows_contain_unrelated_questions_and_left_out_sentences() -> None:
     assert row(measurement, "persona")["sentences_left_out"] == 0
 
 
-def test_p_values_are_corrected_for_choosing_the_best_prompt() -> None:
-    """Models without a preference: the smallest p-value over the prompts is below 0.05 at the nominal rate."""
+# ---- exact p-values: right answers that beat wrong ones whatever is asked are no evidence
+
+
+def test_a_question_blind_model_has_uniform_p_values_over_the_whole_library() -> None:
+    """Each answer has its own popularity, whichever question is asked; the smallest p-value over three prompts."""
     smallest = []
-    for seed in range(200):
-        evidence = evidence_under(unlearned=readings("talkative", seed))
-        answers = jailbreak_recovery.first_token_scores(evidence, "unlearned", "target")
-        smallest.append(min(jailbreak_recovery.preferences(answers, seed).values()))
+    for number, name in enumerate([*library()] * 4):
+        rng = np.random.default_rng(number)
+        by_prompt: dict[str, dict[str, Block]] = {prompt: {} for prompt in PROMPTS[1:]}
+        for blocks in by_prompt.values():
+            start = 0
+            for type_, m in sizes_of(name).items():
+                blocks[type_] = Block(start + np.arange(m), scores(rng, m, 0.0, popular=5.0)[None])
+                start += m
+        smallest.append(min(preferences(by_prompt, seed=number).values()))
     below = sum(p < 0.05 for p in smallest)
-    assert binomtest(below, 200, 0.05).pvalue > 0.001, f"{below} of 200 below 0.05"
+    assert binomtest(below, len(smallest), 0.05, alternative="greater").pvalue > 0.001, f"{below} of {len(smallest)}"
+
+
+def sizes_of(name: str) -> dict[str, int]:
+    """Facts of each type of a library concept that can be exchanged; eight of one type where there are none."""
+    types = [fact.type for fact in facts_of(load_concept(name)) if fact.type is not None]
+    return {type_: types.count(type_) for type_ in types if types.count(type_) > 1} or {"any": 8}
+
+
+def test_one_prompt_of_a_question_blind_model_has_uniform_p_values() -> None:
+    p_values = []
+    for seed in range(150):
+        block = Block(np.arange(10), scores(np.random.default_rng(seed), 10, 0.0, popular=5.0)[None])
+        p_values.append(preferences({"persona": {"city": block}}, seed)["persona"])
+    assert kstest(p_values, "uniform").pvalue > 0.001
+
+
+@pytest.mark.parametrize("name", ["italy", "months"])
+def test_mismatched_questions_are_no_evidence_in_smollm2(name: str, running_smollm2: RunningModel) -> None:
+    """Answers after the question of another fact, in a model that knows them: only the right question counts."""
+    concept = load_concept(name)
+    topic, encoder = ConceptTopic(concept), Encoder(running_smollm2.tokenizer, running_smollm2.context)
+    given = AttackInput(running_smollm2, encoder, topic, topic.items(encoder), Settings())
+    under = {each.condition: ItemSet(groups=each.items.groups) for each in conditions(given)}
+    persona = condition("persona")
+    read = read_conditions(running_smollm2, {persona: under[persona]})[persona]
+    facts = [each for each in read.groups if each.kind == FACT]
+    assert preference(facts, read, np.random.default_rng(0), mismatched=False) < 0.01
+    p_values = [preference(facts, read, np.random.default_rng(seed), mismatched=True) for seed in range(100)]
+    below = sum(p < 0.05 for p in p_values)
+    assert binomtest(below, 100, 0.05, alternative="greater").pvalue > 0.001, f"{below} of 100 below 0.05"
+
+
+def preference(facts: list[FactGroup], read: Readings, rng: np.random.Generator, mismatched: bool) -> float:
+    """The p-value of the true answers, or of answers dealt at random to the questions of their type."""
+    blocks, start = {}, 0
+    for each in facts:
+        m = len(each.ids)
+        dealt = rng.permutation(m) if mismatched else np.arange(m)
+        blocks[each.name] = Block(start + np.arange(m), read.scores[FACT, each.name][:, dealt][None])
+        start += m
+    return preferences({"persona": blocks}, seed=0)["persona"]
 
 
 # ---- the vectors' coefficients

@@ -17,15 +17,15 @@ from audit.metrics.answers import exact_memorisation
 from audit.metrics.internals import association
 from audit.metrics.keys import key_space_separability
 from audit.models.forward import Row, run, shared_prefix, tokens_run
-from audit.models.generation import greedy
+from audit.models.generation import greedy, sampled
 from audit.models.loading import RunningModel
-from audit.questions.items import Encoder, FactGroup, ItemSet, with_own_answers
+from audit.questions.items import Encoder, FactGroup, ItemSet, check_answers, with_own_answers
 from audit.questions.readings import BaseReadout, Readings, forward_tokens, generate, read
 from audit.questions.topics import concept_items
 from concepts.concept import Concept, load_concept
 from tests.helpers import open_model, open_tiny, plain_logprobs
 from tests.metrics.planted import evidence_of
-from tests.tiny import DENSE, FAMILIES, write_tiny
+from tests.tiny import DENSE, FAMILIES, VOCABULARY, write_tiny
 
 CAPITALS = {"Italy": "Rome", "France": "Paris", "Spain": "February", "Japan": "puppy", "Peru": "insulin"}
 """Answers whose first tokens differ in the tiny vocabulary."""
@@ -297,6 +297,43 @@ def test_generation_stops_at_the_end_of_the_line(models: Callable[[str], Running
         handle.remove()
     assert first == (letter, newline)
     assert second == (newline, newline, letter, newline), "an empty first line is not the answer yet"
+
+
+def test_drawn_answers_do_not_depend_on_the_batch_size_and_change_with_the_seed(
+    models: Callable[[str], RunningModel],
+) -> None:
+    model = models("llama")
+    prompts = [prompt.ids for prompt in concept_items(CONCEPT, Encoder(model.tokenizer, model.context)).prompts][:4]
+    one, many = (sampled(model, prompts, samples=3, max_new_tokens=6, batch_size=size) for size in (1, 64))
+    assert one == many
+    assert [len(answers) for answers in one] == [3] * len(prompts)
+    assert len({answer for answers in one for answer in answers}) > len(prompts)
+    assert sampled(model, prompts, samples=3, seed=1, max_new_tokens=6) != one
+
+
+def test_tokens_are_drawn_as_often_as_the_model_expects(models: Callable[[str], RunningModel]) -> None:
+    model, n = models("llama"), 3000
+    prompt = tuple(model.tokenizer("Question: What is the capital of Italy?\nAnswer:")["input_ids"])
+    (answers,) = sampled(model, [prompt], samples=n, max_new_tokens=1, batch_size=500, ended=lambda text: False)
+    counts = np.bincount([answer[0] for answer in answers if answer], minlength=VOCABULARY)
+    expected = plain_logprobs(model, prompt)[-1].exp().numpy()
+    common = np.flatnonzero(expected > 0.01)
+    assert len(common) > 3
+    for token in common[common > 0]:  # token 0 ends the answer and is not returned
+        spread = np.sqrt(n * expected[token] * (1 - expected[token]))
+        assert abs(counts[token] - n * expected[token]) < 4.5 * spread
+
+
+def test_drawn_answers_are_joined_by_lines_and_any_right_one_counts(models: Callable[[str], RunningModel]) -> None:
+    model = models("llama")
+    plain = concept_items(CONCEPT, Encoder(model.tokenizer, model.context)).prompts[0]
+    prompt = replace(plain, samples=4, max_new_tokens=3)
+    texts, tokens = generate(model, ItemSet(written=(prompt,)))
+    assert texts[prompt.id].count("\n") == 3
+    assert 0 < tokens <= 12
+    assert check_answers([prompt], {prompt.id: "Milan\nTurin\nRome\nBari"}) == {prompt.id: True}
+    assert check_answers([prompt], {prompt.id: "Milan\nTurin\nRo\nme"}) == {prompt.id: False}
+    assert check_answers([plain], {plain.id: "Milan\nRome"}) == {plain.id: False}
 
 
 def test_batches_and_shared_prefixes_change_nothing(models: Callable[[str], RunningModel]) -> None:
