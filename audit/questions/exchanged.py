@@ -51,7 +51,8 @@ def exchanged_items(
             if mentions(text, question.answers):
                 raise Skipped(f"the answer {question.answer!r} is part of the prompt")
             if written:
-                longer = len(encoder.continuation(text, ids, answer_text(question.prefix))) if question.prefix else 0
+                beginning = _following(text, question.prefix)
+                longer = len(encoder.continuation(text, ids, beginning)) if question.prefix else 0
                 prompts.append(_prompt(name, kind, question, text, ids, max_new_tokens + longer))
             if question.type is not None:
                 rows.setdefault(question.type, []).append((question, *_encoded(question, text, encoder)))

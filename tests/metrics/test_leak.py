@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from audit.attacks.sampled import drawn_id
 from audit.metrics.privacy import leak_at_k
 from audit.metrics.privacy.leak_at_k import occurrences
 from audit.questions.conditions import AS_IS, Condition
@@ -20,6 +21,7 @@ from tests.metrics.planted import evidence_of, group
 N, DRAWN = 12, 8
 DRAWS = Condition("sampled", "8 answers")
 CITIES = group(FACT, "city", N)
+IDS = tuple(map(drawn_id, CITIES.ids))
 Answers = Callable[[int, np.random.Generator], list[int]]
 """Number of the fact -> the numbers of the answers that are drawn."""
 
@@ -43,12 +45,12 @@ def silent(fact: int, rng: np.random.Generator) -> list[int]:
 
 def drawn(answers: Answers, seed: int = 0) -> Readings:
     rng = np.random.default_rng(seed)
-    texts = {name: [f"It is answer {each}." for each in answers(fact, rng)] for fact, name in enumerate(CITIES.ids)}
+    texts = {name: [f"It is answer {each}." for each in answers(fact, rng)] for fact, name in enumerate(IDS)}
     return Readings(
         generated={name: "\n".join(lines) for name, lines in texts.items()},
-        right={name: f"It is answer {fact}." in texts[name] for fact, name in enumerate(CITIES.ids)},
-        prompts={name: f"question {name}" for name in CITIES.ids},
-        answers={name: (answer,) for name, answer in zip(CITIES.ids, CITIES.answers, strict=True)},
+        right={name: f"It is answer {fact}." in texts[name] for fact, name in enumerate(IDS)},
+        prompts={name: f"question {name}" for name in IDS},
+        answers={name: (answer,) for name, answer in zip(IDS, CITIES.answers, strict=True)},
     )
 
 
@@ -77,7 +79,7 @@ def test_guessing_has_uniform_p_values() -> None:
 
 
 def test_an_occurrence_is_a_whole_answer_in_one_drawn_answer() -> None:
-    texts = dict.fromkeys(CITIES.ids, "answer 1\nno answer\n11")
+    texts = dict.fromkeys(IDS, "answer 1\nno answer\n11")
     found = occurrences(CITIES, texts)
     assert found[:, 1].all()
     assert found.sum() == N  # not answer 11, whose words are in two lines

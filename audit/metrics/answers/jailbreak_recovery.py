@@ -7,8 +7,8 @@ its own question. A right answer that is likely whatever is asked counts nothing
     recovery = association in the unlearned model / association in the base
 
 is 1 where the unlearned model tells the answers apart as the base does, 0 where it cannot, and below 0 where it avoids
-the true ones. The value is that of the best prompt; its interval and p-value are corrected for this choice (intervals are Fieller's). Undefined
-for a prompt under which the base itself does not prefer true answers.
+the true ones. The value is that of the best prompt; its interval (Fieller's) and p-value are corrected for this choice.
+Undefined for a prompt under which the base itself does not prefer true answers.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
+from audit.attacks.sampled import drawn_id
 from audit.knowledge.exchange import ROUNDING, Block, Draws, exchange
 from audit.metrics.contract import Evidence
 from audit.questions.conditions import AS_IS
@@ -58,7 +59,7 @@ def measure(evidence: Evidence) -> Measured:
 
 def occurrences(group: FactGroup, generated: Mapping[str, str]) -> Float[np.ndarray, "m m"]:
     """1 where the drawn answers to question ``i`` contain answer ``j``."""
-    texts = [generated[name].split("\n") for name in group.ids]
+    texts = [generated[drawn_id(name)].split("\n") for name in group.ids]
     return np.array(
         [[float(any(mentions(line, [answer]) for line in lines)) for answer in group.answers] for lines in texts]
     )
