@@ -1,0 +1,73 @@
+"""Makes one model of the benchmark and audits it, blind to its truth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.world.making import Workshop
+from benchmarks.world.people import World
+from benchmarks.world.subjects import RIGHT, TAUGHT, Subject
+
+if TYPE_CHECKING:
+    from audit.result import Finding
+
+Row = dict[str, Any]
+
+
+def audited(subject: Subject, cache: Path) -> Row:
+    """The audit of ``subject`` against the model that was taught everything; kept in ``cache``, so runs are resumed."""
+    from audit.commands.compare import compare
+    from audit.request import Request, RunContext
+    from audit.settings import Settings
+    from audit.units import code_digest
+
+    workshop = Workshop(cache / "models", World(subject.world))
+    base, unlearned, concept = workshop.make((TAUGHT,)), workshop.make(subject.stages), workshop.concept()
+    settings = Settings(attacks="quick", dtype="float32")
+    inputs = [base.name, unlearned.name, concept.name, settings.as_json(), code_digest()]
+    kept = cache / "audits" / f"{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()}.json"
+    if not kept.is_file():
+        started = time.process_time()
+        context = RunContext(settings, units=cache / "units")
+        finding = compare(base, unlearned, request=Request((str(concept),)), context=context).findings[0]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(row_of(finding) | {"seconds": round(time.process_time() - started, 2)}))
+    row: Row = json.loads(kept.read_text())
+    told = {"pool": subject.pool, "kind": subject.kind, "world": subject.world, "seed": subject.stages[-1].seed}
+    return {**told, "right": row["verdict"] in RIGHT[subject.pool], "taught": subject.taught, **row}
+
+
+def row_of(finding: Finding) -> Row:
+    """What the tables need of a finding."""
+    residual = finding.residual
+    low, high = residual.interval if residual is not None and residual.interval is not None else (None, None)
+    tests = [condition for condition in finding.conditions if condition.z is not None]
+    strongest = max(tests, key=lambda condition: abs(condition.z or 0.0), default=None)
+    return {
+        "verdict": finding.verdict,
+        "how": finding.kind,
+        "says": says(finding),
+        "residual": residual.value if residual is not None else None,
+        "low": low,
+        "high": high,
+        "p_value": residual.p_value if residual is not None else None,
+        "z": strongest.z if strongest is not None else None,
+        "condition": strongest.condition if strongest is not None else None,
+        "reason": finding.reason,
+    }
+
+
+def says(finding: Finding) -> float | None:
+    """Share of the known facts that the unlearned model says as it is."""
+    return next((share for share in _says(finding)), None)
+
+
+def _says(finding: Finding) -> Iterator[float | None]:
+    for condition in finding.conditions:
+        if condition.attack is None:
+            yield from (model.says for model in condition.models if model.model == "unlearned")
