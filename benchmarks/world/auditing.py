@@ -55,7 +55,7 @@ def row_of(finding: Finding) -> Row:
         "residual": residual.value if residual is not None else None,
         "low": low,
         "high": high,
-        "p_value": residual.p_value if residual is not None else None,
+        "p_value": finding.known.p_value if finding.known is not None else None,
         "z": strongest.z if strongest is not None else None,
         "condition": strongest.condition if strongest is not None else None,
         "reason": finding.reason,
