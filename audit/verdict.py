@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from audit.attacks import in_words, not_run
+from audit.attacks import attacks, in_words, not_run
 from audit.knowledge.summary import Summary
 from audit.result import AS_IS, ConditionRecord, Finding, Kind, Known, Measurement, Residual, Share, Verdict
 from audit.statistics import Interval, share_interval
@@ -483,7 +483,7 @@ def _form(condition: str) -> str:
 
 
 def _why(case: Case) -> str:
-    needed = {name for name, attack in attacks().items() if attack.RECOVERS and name not in case.attacks()}
+    needed = {name for name, attack in attacks().items() if attack.RECOVERS and name not in _known(case).attacks}
     reasons = dict.fromkeys(
         reason for (role, name), reason in case.not_run.items() if role == "unlearned" and name in needed
     )
