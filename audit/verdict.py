@@ -300,7 +300,10 @@ def _obstacle(case: Case) -> tuple[str, str] | None:
     """The first condition of ``removed`` that fails, and what would meet it; ``None`` if all hold."""
     known, left = _known(case), case.residual
     if left is None:
-        return "no two facts have answers of the same type", "Questions with a type, so that answers can be exchanged."
+        return (
+            "no two facts have different answers of the same type, so there is nothing to tell apart",
+            "Questions with a type of answer, and different answers.",
+        )
     missing = not_run(known.attacks)
     if missing:
         return f"{in_words(missing)} did not run{_why(case)}", f"The same audit with {in_words(missing)}."

@@ -1,8 +1,9 @@
 """Relearning: fine-tune on half of the facts and read the other half, both ways (RTT, arXiv 2410.08827).
 
 Knowledge that was only hidden comes back with its like: what is trained is never what is read. Other arms train the
-same number of steps on other data: other facts in the same form, the topic's text without the answers, and neutral text
-(arXiv 2602.03379 finds that much of what topical text recovers, filler recovers too).
+same number of steps on other data: one fact alone (a single demonstration, as in arXiv 2512.07810), other facts in the
+same form, the topic's text without the answers, and neutral text (arXiv 2602.03379 finds that much of what topical text
+recovers, filler recovers too).
 
 What makes it wrong: facts of one subject that give each other away, and so are kept in one half; and answers that can
 be guessed, for which a reference is relearned in the same way.
@@ -43,7 +44,8 @@ LARGEST: Final = 200_000_000
 BATCH: Final = 16
 OPENING: Final = 3
 """Words of a sentence that form the prompt; the others are trained."""
-HALF, OTHERS, TEXT, FILLER = "half of the facts", "other facts", "text about the topic", "neutral text"
+HALF, ONE, OTHERS = "half of the facts", "one fact", "other facts"
+TEXT, FILLER = "text about the topic", "neutral text"
 
 
 def conditions(given: AttackInput) -> Iterator[AttackedModel]:
@@ -61,6 +63,8 @@ def conditions(given: AttackInput) -> Iterator[AttackedModel]:
         trained = [fact for fact in facts if half[fact.subject] != fold]
         yield from _arm(given, HALF, fact_examples(trained, concept), fold, {s for s in half if half[s] == fold})
     if given.level == "full":
+        first, rest = facts[0], {subject for subject in half if subject != facts[0].subject}
+        yield from _arm(given, ONE, fact_examples([first], concept), subjects=rest)
         others = [(question.question, question.answer) for question in concept.unrelated if question.answer]
         yield from _arm(given, OTHERS, [question_example(*each) for each in others])
         yield from _arm(

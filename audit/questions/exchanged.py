@@ -58,7 +58,11 @@ def exchanged_items(
                 rows.setdefault(question.type, []).append((question, *_encoded(question, text, encoder)))
         except ValueError as reason:  # Skipped, or every few-shot example mentions the concept
             skipped[f"{name} ({question.wording})"] = str(reason)
-    groups = tuple(_group(kind, type_, group, opening) for type_, group in rows.items() if len(group) > 1)
+    groups = tuple(
+        _group(kind, type_, group, opening)
+        for type_, group in rows.items()
+        if len({answer for _, _, answer in group}) > 1
+    )
     return ItemSet(written=tuple(prompts), groups=groups, skipped=skipped)
 
 
@@ -79,6 +83,11 @@ def _encoded(question: PosedQuestion, text: str, encoder: Encoder) -> tuple[Ids,
 def _following(text: str, words: str) -> str:
     """``words`` as they follow ``text``; some chat templates end in a new line, after which no space belongs."""
     return words.strip() if text[-1:].isspace() else answer_text(words)
+
+
+def _differ(rows: Sequence[tuple[PosedQuestion, Ids, Ids]]) -> bool:
+    """Whether there are different answers: equal ones cannot be told apart."""
+    return len({answer for _, _, answer in rows}) > 1
 
 
 def _group(kind: str, type_: str, rows: Sequence[tuple[PosedQuestion, Ids, Ids]], opening: str) -> FactGroup:

@@ -66,7 +66,7 @@ def test_without_other_subjects_there_is_no_control_and_the_facts_are_measured()
 def test_other_subjects_alone_are_not_facts() -> None:
     measurement = association.measure(evidence("present", base=readings("present", groups=CONTROLS)))
     assert measurement.value is None
-    assert "nothing to exchange" in str(measurement.not_measured)
+    assert "nothing to tell apart" in str(measurement.not_measured)
 
 
 def test_a_retained_model_is_measured_as_well() -> None:

@@ -85,7 +85,7 @@ def measure(evidence: Evidence) -> Measured:
     readings, seed = evidence.readings, evidence.seed
     groups = _groups(readings["base"], FACT)
     if not groups:
-        return not_measured("no two facts have answers of the same type, so there is nothing to exchange")
+        return not_measured("no two facts have different answers of the same type, so there is nothing to tell apart")
     output = {role: associate(_output(model, FACT), seed) for role, model in readings.items()}
     lens = {role: associate(_lens(model), seed) for role, model in readings.items()}
     unlearned, base = output["unlearned"], output["base"]
