@@ -3,9 +3,9 @@
 Each matrix is rounded to nearest on a uniform grid between the smallest and the largest of every 32 consecutive weights
 of a row, each model with its own grids; a code is flipped where the two codes differ. An update that flips few codes is
 largely undone by quantisation, whatever it did to the answers in full precision (arXiv 2410.16454). For an update much
-smaller than a step, the share is about ``E|d| / step``. Vectors (norms, biases) are excluded, as in quantised models.
-The rows are the conditions of the attack ``rounding``, each with the share in the matrices that it rounds: those of
-the blocks.
+smaller than a step, the share is about ``1.2 E|d| / step``: the grid moves with the extremes. Vectors (norms, biases)
+are excluded, as in quantised models. The rows are the conditions of the attack ``rounding`` with the share in the
+matrices that it rounds, those of the blocks.
 """
 
 from __future__ import annotations
