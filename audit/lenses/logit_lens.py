@@ -45,3 +45,13 @@ def readout(model: RunningModel, token_ids: torch.Tensor) -> Readout:
     bias = 0.0 if getattr(head, "bias", None) is None else head.bias[token_ids].detach().clone()
     cap = getattr(model.model.config, "final_logit_softcapping", None)
     return Readout(deepcopy(norm), head.weight[token_ids].detach().clone(), bias, cap)
+
+
+def all_logits(model: RunningModel, residual: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+    """The same for all tokens, through the model's own modules without a copy; float32, on the CPU."""
+    norm = model.model.get_submodule(model.architecture.final_norm_module)
+    head = model.model.get_submodule(model.architecture.head_module)
+    cap = getattr(model.model.config, "final_logit_softcapping", None)
+    with torch.inference_mode():
+        logits: Tensor = head(norm(residual.to(model.device, next(head.parameters()).dtype)))
+        return (cap * torch.tanh(logits / cap) if cap else logits).float().cpu()

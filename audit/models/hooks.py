@@ -146,7 +146,8 @@ class BlockInputs:
     """What entered some blocks during one pass.
 
     Attributes:
-        entering: layer -> residual stream before its block ``[batch, length, d_model]``.
+        entering: layer -> residual stream before its block ``[batch, length, d_model]``; the layer after the last block
+            stands for the final norm.
         tuples: whether this family's blocks return a tuple, with the residual stream first.
     """
 
@@ -156,14 +157,15 @@ class BlockInputs:
 
 @contextmanager
 def recording_block_inputs(model: RunningModel, layers: Collection[int]) -> Iterator[BlockInputs]:
-    """Record what enters the blocks of ``layers`` in the one pass that runs inside."""
+    """Record what enters the blocks of ``layers`` (or the final norm) in the one pass that runs inside."""
     recorded = BlockInputs()
 
     def record(layer: int, module: nn.Module, args: tuple[Tensor, ...], output: object) -> None:
         recorded.entering[layer] = args[0]
-        recorded.tuples = isinstance(output, tuple)
+        recorded.tuples |= isinstance(output, tuple)
 
-    with on_outputs(model.model, by_layer(model.architecture.block_module, layers, record), once=True):
+    hooks = {_reader_of(model, layer): partial(record, layer) for layer in layers}
+    with on_outputs(model.model, hooks, once=True):
         yield recorded
 
 
@@ -171,7 +173,8 @@ def recording_block_inputs(model: RunningModel, layers: Collection[int]) -> Iter
 def starting_at(model: RunningModel, start: int, recorded: BlockInputs) -> Iterator[None]:
     """Run the blocks from ``start`` upwards alone, on what entered ``start`` when it was recorded.
 
-    The blocks below pass on what they are given. Right only while nothing below ``start`` has changed.
+    After the last block there are only the final norm and the head. The blocks below pass on what they are given. Right
+    only while nothing below ``start`` has changed.
     """
     block = model.architecture.block_module
 
@@ -183,9 +186,17 @@ def starting_at(model: RunningModel, start: int, recorded: BlockInputs) -> Itera
 
     with (
         replaced_forward(model.model, {block.format(layer=layer): pass_on for layer in range(start)}),
-        on_inputs(model.model, {block.format(layer=start): enter}, once=True),
+        on_inputs(model.model, {_reader_of(model, start): enter}, once=True),
     ):
         yield
+
+
+def _reader_of(model: RunningModel, layer: int) -> str:
+    """Name of the module that reads the residual stream before block ``layer``, or after the last block."""
+    architecture = model.architecture
+    if layer == architecture.n_layers:
+        return architecture.final_norm_module
+    return architecture.block_module.format(layer=layer)
 
 
 def _register(

@@ -107,6 +107,7 @@ def _group(kind: str, type_: str, rows: Sequence[tuple[PosedQuestion, Ids, Ids]]
             tuple((places[answer[:depth]], answer[depth]) for depth in range(end))
             for answer, end in zip(answers, ends, strict=True)
         ),
+        answer_ids=tuple(answers),
         opening=opening,
     )
 

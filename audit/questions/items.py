@@ -82,6 +82,7 @@ class FactGroup:
         prompt_ids: the ``m`` prompts, which end where the answers begin.
         beginnings: token sequences with which answers begin before they differ; the first is empty.
         paths: for each answer (index into ``beginnings``, next token), up to the token that tells the answer apart.
+        answer_ids: all tokens of each answer.
         opening: text before the questions if it differs from the usual examples; groups that share it run in one batch.
     """
 
@@ -93,6 +94,7 @@ class FactGroup:
     prompt_ids: tuple[tuple[int, ...], ...]
     beginnings: tuple[tuple[int, ...], ...]
     paths: tuple[tuple[tuple[int, int], ...], ...]
+    answer_ids: tuple[tuple[int, ...], ...]
     opening: str = ""
 
     @property
@@ -112,6 +114,7 @@ class FactGroup:
             answers=tuple(self.answers[row] for row in chosen),
             prompt_ids=tuple(self.prompt_ids[row] for row in chosen),
             paths=tuple(self.paths[row] for row in chosen),
+            answer_ids=tuple(self.answer_ids[row] for row in chosen),
         )
 
 

@@ -290,6 +290,7 @@ def group(answers: int) -> FactGroup:
         tuple((row,) for row in rows),
         ((),),
         tuple(((0, row),) for row in rows),
+        tuple((row,) for row in rows),
     )
 
 

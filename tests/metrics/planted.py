@@ -38,6 +38,7 @@ def group(kind: str, name: str, m: int = M, start: int = 0) -> FactGroup:
         prompt_ids=tuple((row,) for row in range(m)),
         beginnings=((),),
         paths=tuple(((0, row),) for row in range(m)),
+        answer_ids=tuple((row,) for row in range(m)),
     )
 
 
