@@ -14,6 +14,7 @@ from audit.metrics.contract import Evidence
 from audit.models.opening import OpenedModel
 from audit.models.pair import ModelPair
 from audit.models.vocabulary import TokenizerVocabulary
+from audit.patching.collect import PatchCollector, not_collected
 from audit.progress import Progress
 from audit.questions.topics import Topic
 from audit.request import RunContext
@@ -70,7 +71,7 @@ def gather(pair: ModelPair, topics: Sequence[Topic], weights: WeightScan, contex
         by_topic = read_models(pair, topics, weights, context)
     evidence = {}
     for topic in topics:
-        missing = pair_missing | dict(topic.missing_inputs())
+        missing = pair_missing | dict(topic.missing_inputs()) | not_collected(settings, weights.identical)
         vectors = None
         if "vectors" not in missing:
             assert topic.concept is not None  # otherwise vectors are missing
@@ -80,6 +81,9 @@ def gather(pair: ModelPair, topics: Sequence[Topic], weights: WeightScan, contex
             else:
                 vectors = traced
         read = by_topic.get(topic.name, TopicReadings())
+        patching = read.collected
+        if isinstance(patching, str):
+            missing.setdefault("patching", patching)
         evidence[topic.name] = Evidence(
             pair,
             topic,
@@ -90,6 +94,7 @@ def gather(pair: ModelPair, topics: Sequence[Topic], weights: WeightScan, contex
             others={"reference": read.reference, "twin": read.twin},
             twin=read.made,
             not_run=read.not_run,
+            patching=None if isinstance(patching, str) else patching,
         )
     return evidence
 
@@ -152,7 +157,11 @@ def read_models(
 ) -> dict[str, TopicReadings]:
     """Topic name -> its readings. The base runs first; each model is in memory only while it runs."""
     update = next((row.value for row in weights.weights.measurements if row.metric == "weight_change"), None)
-    readers = {topic.name: TopicReader(topic, context, _digests(pair, context), update) for topic in topics}
+    digests = _digests(pair, context)
+    readers = {
+        topic.name: TopicReader(topic, context, digests, update, _collector(pair, topic, weights.identical, context))
+        for topic in topics
+    }
     for role, opened in pair.models.items():
         if role == "unlearned" and weights.identical:
             for reader in readers.values():
@@ -164,6 +173,7 @@ def read_models(
             context.progress.step(f"Asking the {role} model about {topic.title}")
             readers[topic.name].read(model, role)
         del model
+    _finish(pair, list(readers.values()), context)
     if pair.reference is not None and any(topic.concept is not None for topic in topics):
         context.progress.step("Loading the reference model")
         model = pair.reference.load(context.settings.device, context.settings.dtype)
@@ -182,3 +192,20 @@ def _digests(pair: ModelPair, context: RunContext) -> dict[str, list[str]]:
     if context.units is None:
         return {}
     return {role: [file.sha256 for file in opened.checkpoint.file_records()] for role, opened in models.items()}
+
+
+def _collector(pair: ModelPair, topic: Topic, identical: bool, context: RunContext) -> PatchCollector | None:
+    """The collector of patching, if it is asked for and the topic has facts."""
+    if not_collected(context.settings, identical) or "facts" in topic.missing_inputs():
+        return None
+    return PatchCollector(pair.base.checkpoint, context.settings, context.progress)
+
+
+def _finish(pair: ModelPair, readers: Sequence[TopicReader], context: RunContext) -> None:
+    """Load the base once more for the collectors that want it."""
+    waiting = [reader.collector for reader in readers if reader.collector is not None and reader.collector.wants_base]
+    if waiting:
+        context.progress.step("Loading the base model again")
+        base = pair.base.load(context.settings.device, context.settings.dtype)
+        for collector in waiting:
+            collector.finish(base)

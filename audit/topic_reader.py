@@ -14,6 +14,8 @@ from audit.attacks.relearning import fact_examples
 from audit.errors import AuditError
 from audit.knowledge.exchange import ranks
 from audit.models.loading import RunningModel
+from audit.patching.collect import Collector
+from audit.patching.readings import PatchReadings
 from audit.questions.base_parts import BaseParts
 from audit.questions.conditions import AS_IS, Condition
 from audit.questions.items import Encoder, ItemSet, check_answers
@@ -38,6 +40,7 @@ class TopicReadings:
         made: how the twin was made; ``None`` if there is none.
         not_run: (role, attack or one of its conditions) -> the reason why it did not run on this model. A condition in
             which the base cannot answer is not read in any model.
+        collected: what the collector read, or the reason why it read nothing.
     """
 
     by_condition: Mapping[Condition, Mapping[str, Readings]] = field(default_factory=dict)
@@ -45,6 +48,7 @@ class TopicReadings:
     twin: Mapping[Condition, Readings] = field(default_factory=dict)
     made: Twin | None = None
     not_run: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    collected: PatchReadings | str | None = None
 
 
 class TopicReader:
@@ -53,14 +57,20 @@ class TopicReader:
     Args:
         digests: role -> SHA-256 of the model's files; needed only if finished units are kept.
         update: relative norm of the update from base to unlearned, see ``AttackInput``.
+        collector: reads further things of the models that are versions of the base.
     """
 
     def __init__(
-        self, topic: Topic, context: RunContext, digests: Mapping[str, Sequence[str]], update: float | None = None
+        self,
+        topic: Topic,
+        context: RunContext,
+        digests: Mapping[str, Sequence[str]],
+        update: float | None = None,
+        collector: Collector | None = None,
     ) -> None:
         self.units, self.digests = context.units, digests
         self.topic, self.settings, self.progress = topic, context.settings, context.progress
-        self.update = update
+        self.update, self.collector = update, collector
         self.attacks = possible_attacks(topic, context.settings)
         self.items = ItemSet()
         self.base: BaseReadout | None = None
@@ -74,7 +84,12 @@ class TopicReader:
     def readings(self) -> TopicReadings:
         """Everything that was read."""
         return TopicReadings(
-            self.by_condition, self.facts["reference"], self.facts["twin"], self.made, dict(self.not_run)
+            self.by_condition,
+            self.facts["reference"],
+            self.facts["twin"],
+            self.made,
+            dict(self.not_run),
+            None if self.collector is None else self.collector.result(),
         )
 
     def repeat(self, role: str, other: str) -> None:
@@ -93,6 +108,8 @@ class TopicReader:
             self.items = self.topic.with_own_answers(self.items, generated, encoder)
         given = self._given(model, encoder, self.items)
         self._read_prompted(model, given, role, generated)
+        if self.collector is not None:
+            self.collector.read(model, role, self.items, self.by_condition[AS_IS][role].right)
         if role == "base":
             self._read_twin(model, given)
         given = self._given(model, encoder, self.items)  # with the twin's learning rate

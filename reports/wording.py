@@ -171,9 +171,11 @@ def compare_to_base(measurement: Measurement) -> BaseComparison:
 
 
 def sentence(measurement: Measurement) -> str:
-    """The measurement, its base and its control in one or two sentences."""
+    """The measurement, its base and its control in one or two sentences; its own words if it has some."""
     if measurement.value is None:
         return f"Not measured: {shorten(measurement.not_measured or 'no reason was recorded', 600)}"
+    if measurement.summary is not None:
+        return shorten(measurement.summary, 600)
     comparison, control = compare_to_base(measurement), _against_control(measurement)
     value = comparison.value + (f" (interval {interval(measurement.interval)})" if measurement.interval else "")
     if comparison.kind == "plain":

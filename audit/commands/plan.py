@@ -17,9 +17,12 @@ from audit.errors import AuditError
 from audit.evidence import check_known_vectors, missing_inputs
 from audit.guards.saving import is_guard
 from audit.metrics import topic_metrics, weights_metrics
+from audit.models.forward import tokens_run
 from audit.models.generation import MAX_NEW_TOKENS, SENTENCE
 from audit.models.pair import ModelPair, open_pair
 from audit.models.tokenizer import Tokenizer
+from audit.patching.collect import forward_passes, not_collected
+from audit.patching.items import patch_items
 from audit.questions.items import Encoder, ItemSet
 from audit.questions.loading import load_topics
 from audit.questions.readings import forward_tokens
@@ -74,7 +77,8 @@ def plan_pair(pair: ModelPair, *, request: Request = Request(), settings: Settin
     tokenizer = pair.tokenizer
     missing = missing_inputs(pair)
     rows = [Planned(name, None, None) for name in weights_metrics()]
-    rows += [row for topic in topics for row in _planned(topic.name, missing | dict(topic.missing_inputs()))]
+    inside = not_collected(settings)
+    rows += [row for topic in topics for row in _planned(topic.name, missing | dict(topic.missing_inputs()) | inside)]
     checkpoints = [model.checkpoint for model in pair.models.values()]
     size = sum(_bytes(checkpoint) for checkpoint in checkpoints)
     parameters = sum(math.prod(info.shape) for info in pair.base.checkpoint.tensors.values())
@@ -85,6 +89,9 @@ def plan_pair(pair: ModelPair, *, request: Request = Request(), settings: Settin
             for name, one in _work(topic, tokenizer, parameters, settings).items():
                 times = len(checkpoints) + (pair.reference is not None) if name else len(checkpoints)
                 work[name] = work.get(name, _Work()) + one * times
+            if not inside:
+                patched = _patching(topic, tokenizer, pair, settings)
+                work[""] += _Work(forward=patched)
     total = sum(work.values(), _Work())
     per_token = 2 * parameters / (EFFICIENCY * _throughput()) if work else 0.0
     runs = _memory(pair, parameters, named=tokenizer is not None, runs=total.forward > 0)
@@ -168,6 +175,16 @@ def _work(topic: Topic, tokenizer: Tokenizer, parameters: int, settings: Setting
         trained = sum(each.trained_tokens for each in attacked)
         work[name] = _Work(done.forward - shared.forward, done.generated - shared.generated, trained)
     return work
+
+
+def _patching(topic: Topic, tokenizer: Tokenizer, pair: ModelPair, settings: Settings) -> float:
+    """Tokens that patching runs through, all models together, if the base says every fact."""
+    items = topic.items(Encoder(tokenizer, context=1 << 30), settings.limit)
+    chosen = patch_items(items, {prompt.id: True for prompt in items.written}, 1 << 30, settings.seed)
+    if not chosen:
+        return 0.0
+    passes = forward_passes(chosen, pair.base.require_architecture(), len(pair.models) - 1)
+    return passes * tokens_run([item.row for item in chosen]) / len(chosen)
 
 
 def _reading(sets: Sequence[ItemSet]) -> _Work:

@@ -41,7 +41,7 @@ def topic_metrics() -> dict[str, Metric]:
 def inputs() -> frozenset[str]:
     """The inputs that ``NEEDS`` may name: those of the models, of each kind of question and of each attack."""
     from_plugins = {kind.INPUT for kind in kinds().values()} | {attack.INPUT for attack in attacks().values()}
-    return frozenset({"tokenizer", "model", "vectors"} | from_plugins)
+    return frozenset({"tokenizer", "model", "vectors", "patching"} | from_plugins)
 
 
 def measure(name: str, evidence: Evidence) -> Measurement:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from audit.models.pair import ModelPair
+from audit.patching.readings import PatchReadings
 from audit.questions.conditions import AS_IS, Condition
 from audit.questions.readings import Readings
 from audit.questions.topics import Topic
@@ -28,6 +29,7 @@ class Evidence:
             model.
         twin: how the twin was made.
         not_run: (role, attack or one of its conditions) -> the reason why it did not run.
+        patching: readings of the models with parts of each other in them; ``None`` if ``"patching"`` is missing.
     """
 
     pair: ModelPair
@@ -40,6 +42,7 @@ class Evidence:
     others: Mapping[str, Mapping[Condition, Readings]] = field(default_factory=dict)
     twin: Twin | None = None
     not_run: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    patching: PatchReadings | None = None
 
     @property
     def readings(self) -> Mapping[str, Readings]:

@@ -78,6 +78,7 @@ class Measured(Record):
         chance: upper bound of the score of a model that guesses without the knowledge.
         original_wording: the same number of the unlearned model on the original wording of the questions.
         plain: the same number without an attack.
+        summary: the result in words, if it is more than the number.
         layers: name of a series -> one value per layer, layer 0 first.
         layers_unit: unit of these series, if it differs from ``unit``.
         items: one row per item, all rows with the same keys.
@@ -101,6 +102,7 @@ class Measured(Record):
     chance: Number = None
     original_wording: Number = None
     plain: Number = None
+    summary: str | None = None
     layers: dict[str, list[Number]] = Field(default_factory=dict)
     layers_unit: str | None = None
     items: list[dict[str, Cell]] = Field(default_factory=list)

@@ -1,0 +1,38 @@
+"""How the answers were changed, as a class in words: no change, noise, bypass, edit, absence or mixed.
+
+``summary`` is the sentence. The rules and their thresholds are in ``audit.patching.edit_class``; they are not
+calibrated, and no verdict rests on them.
+"""
+
+from __future__ import annotations
+
+from audit.metrics.contract import Evidence
+from audit.metrics.internals._patching import NEEDS, counts, patching_of
+from audit.patching.edit_class import FAR, NEAR, RESTORED, WRITTEN, edit_class
+from audit.result import Measured
+
+__all__ = ["NEEDS"]
+
+TITLE = "Class of the edit"
+
+
+def measure(evidence: Evidence) -> Measured:
+    readings = patching_of(evidence)
+    numbers = readings.edit_numbers("unlearned")
+    found = edit_class(numbers)
+    return Measured(
+        value=found.value,
+        summary=f"{found.sentence} (Class: {found.name}; thresholds not calibrated.)",
+        unit=f"the number that decides for {found.name!r}",
+        direction="none",
+        n=int(readings.facts.sum()),
+        details={
+            **counts(readings),
+            "class": found.name,
+            "calibrated": False,
+            "written_in_the_states": numbers.written,
+            "states_moved": numbers.moved,
+            "restored_by": dict(numbers.restored),
+            "thresholds": {"written": WRITTEN, "restored": RESTORED, "far": FAR, "near": NEAR},
+        },
+    )
