@@ -3,7 +3,8 @@
 A model that never knew the facts has no reason to prefer the true assignment of answers to questions over any other
 assignment of answers of one type, and neither has the same model after an attack that did not see these answers. So one
 random exchange of answers is drawn and applied to every condition and every place at once, and the largest ``|z|`` over
-all of them is compared with the observed one. One p-value pays for every choice.
+all of them is compared with the observed one. One p-value pays for every choice. Half of the level may be spent on one
+condition that is named beforehand.
 
 Answers are exchanged within cells: facts of one type that an attack treats alike (one half, where an attack trains on
 the other). The test is exact for conditions that read the same facts. Where an attack is trained on one half and read
@@ -148,10 +149,11 @@ class Omnibus:
     """The exchange test over all conditions and places together.
 
     Attributes:
-        best: name of the condition, and the place in it, with the largest ``|z|``.
-        z: that ``z``; negative if the truth is avoided.
-        p_value: two-sided, of the largest ``|z|``.
-        corrected: for each condition and place, the share of draws whose largest ``|z|`` reaches this place's.
+        best: name of the condition, and the place in it, with the smallest ``corrected``.
+        z: there; negative if the truth is avoided.
+        p_value: the smallest ``corrected``: one number for all of them.
+        corrected: for each condition and place, the share of draws whose largest ``|z|`` reaches this place's; doubled
+            where half of the level is spent on the primary condition.
     """
 
     best: tuple[str, int]
@@ -160,16 +162,25 @@ class Omnibus:
     corrected: Mapping[str, Float[np.ndarray, " n_places"]]
 
 
-def omnibus(tests: Mapping[str, Exchange], draws: Draws) -> Omnibus:
-    """One p-value for the tests of all conditions; they must come from the same ``draws``."""
+def omnibus(tests: Mapping[str, Exchange], draws: Draws, primary: str | None = None) -> Omnibus:
+    """One p-value for the tests of all conditions; they must come from the same ``draws``.
+
+    Args:
+        primary: a condition named beforehand. Half of the level is spent on its first place alone, one-sided (the truth
+            preferred), so that many further conditions do not hide what it shows.
+    """
     largest = np.max([np.abs(test.null_z).max(axis=0) for test in tests.values()], axis=0)
-    observed = {name: np.abs(test.z) for name, test in tests.items()}
-    corrected = {
-        name: np.array([draws.p_value(int((largest >= z - ROUNDING).sum())) for z in places])
-        for name, places in observed.items()
-    }
-    name = max(observed, key=lambda each: float(observed[each].max()))
-    place = int(observed[name].argmax())
+    share = 1 if primary is None else 2
+    corrected = {}
+    for name, test in tests.items():
+        reached = [int((largest >= z - ROUNDING).sum()) for z in np.abs(test.z)]
+        corrected[name] = np.array([min(1.0, share * draws.p_value(count)) for count in reached])
+    if primary is not None:
+        test = tests[primary]
+        alone = share * draws.p_value(int((test.null_z[0] >= test.z[0] - ROUNDING).sum()))
+        corrected[primary][0] = min(corrected[primary][0], alone)
+    places = [(name, place) for name, values in corrected.items() for place in range(len(values))]
+    name, place = min(places, key=lambda each: (corrected[each[0]][each[1]], -abs(tests[each[0]].z[each[1]])))
     return Omnibus((name, place), float(tests[name].z[place]), float(corrected[name][place]), corrected)
 
 

@@ -21,6 +21,9 @@ from audit.questions.readings import Readings
 BASE, UNLEARNED, REFERENCE, TWIN = "base", "unlearned", "reference", "twin"
 CHAT: Final = "chat"
 """The attack whose condition is another form in which the same model is used, not a treatment of it."""
+RELEARNED: Final = "relearning"
+"""The attack that brings most back: half of the exchange test's level is spent on it, and after it the unlearned model
+is compared with the reference."""
 DEPLOYED: Final = 0.5
 """Share of the facts that the base must say in its chat form for that form to count as the deployed one."""
 
@@ -122,7 +125,17 @@ class Knowledge:
     @cached_property
     def omnibus(self) -> Omnibus | None:
         """The exchange test over all conditions and places."""
-        return omnibus(self.tests, self.draws) if self.tests else None
+        return omnibus(self.tests, self.draws, self.relearned) if self.tests else None
+
+    @cached_property
+    def relearned(self) -> str | None:
+        """The condition that was trained longest on half of the facts, among those that can be tested."""
+        folded = [
+            name
+            for name, readings in self.models[UNLEARNED].items()
+            if readings.condition.attack == RELEARNED and (readings.fold >= 0).any() and name in self.tests
+        ]
+        return folded[-1] if folded else None
 
     def blocks(self, readings: FactReadings, blind: bool = False) -> list[Block]:
         """The blocks of the known facts; those with at least two.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,6 @@ from audit.result import ConditionRecord, FactReading, FactRecord, Known, ModelR
 from audit.result import Share as ShareRecord
 from audit.statistics import bootstrap_interval
 from audit.thresholds import CALIBRATED, FEWEST_FACTS, FEWEST_SUBJECTS, MARGIN, SIGNIFICANT
-
-RELEARNED: Final = "relearning"
-"""The attack after which the unlearned model is compared with the reference."""
 
 
 @dataclass(frozen=True)
@@ -158,12 +155,7 @@ def _compared(knowledge: Knowledge) -> Paired | None:
     """Unlearned against reference after the same relearning of the other half, at the most steps."""
     if not knowledge.has_reference:
         return None
-    names = [
-        name
-        for name, readings in knowledge.models[UNLEARNED].items()
-        if readings.condition.attack == RELEARNED and (readings.fold >= 0).any()
-    ]
-    return paired(knowledge, names[-1]) if names else None
+    return paired(knowledge, knowledge.relearned) if knowledge.relearned is not None else None
 
 
 def _standing_out(knowledge: Knowledge, compared: Paired | None, sign: int) -> set[str]:
