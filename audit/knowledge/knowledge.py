@@ -60,7 +60,7 @@ class Knowledge:
     def deployed(self) -> str:
         """The form in which the models are used: the chat form if the base says enough in it."""
         for name, readings in self.models[BASE].items():
-            if readings.condition.attack == CHAT and np.nanmean(readings.says) >= DEPLOYED:
+            if readings.condition.attack == CHAT and np.nan_to_num(readings.says).mean() >= DEPLOYED:
                 return name
         return str(AS_IS)
 
@@ -82,7 +82,9 @@ class Knowledge:
         A fact without a type has no chance of being guessed.
         """
         if self.has_reference:
-            return float(np.nan_to_num(np.nanmean(self.says(REFERENCE, self.deployed))))
+            says = self.says(REFERENCE, self.deployed)
+            asked = says[~np.isnan(says)]
+            return float(asked.mean()) if len(asked) else 0.0
         counts = {type_: self.facts.types.count(type_) for type_ in self.facts.types if type_ is not None}
         chances = [
             0.0 if type_ is None else 1 / counts[type_] for type_ in np.array(self.facts.types, object)[self.known]

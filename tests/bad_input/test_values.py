@@ -22,11 +22,9 @@ from audit.models.opening import open_model
 from audit.models.pair import open_pair
 from audit.request import Request
 from audit.result import Measurement
-from audit.verdict import judge
 from audit.weights.scan import scan
 from tests.bad_input.samples import EMBEDDING, HEAD, IDS, load, naive, naive_probe, refusal, restate, true_probe
 from tests.checkpoint.shards import PROBE
-from tests.test_verdict import case, memorised, perplexity
 from tests.tiny import edit, edit_config, write_tiny
 
 
@@ -129,13 +127,6 @@ def test_identical_weights_are_audited_and_named(shipped: Path) -> None:
     assert "identical" in finding.reason
     (guarded,) = compare(shipped, shipped, request=Request(guard=shipped / "config.json")).findings
     assert guarded.verdict == "gated"
-
-
-@pytest.mark.parametrize(
-    "broken", [(memorised(0.0, unrelated=0.02), perplexity(21)), (memorised(0.0), perplexity(50_000))]
-)
-def test_a_broken_model_is_destroyed_and_not_unlearned(broken: tuple[Measurement, ...]) -> None:
-    assert judge("italy", case(*broken)).verdict == "destroyed"
 
 
 def test_a_layer_or_row_outside_the_model_is_an_index_error(shipped: Path) -> None:

@@ -57,7 +57,7 @@ def test_every_metric_appears_in_the_finding_measured_or_with_its_reason(pair: t
 def test_a_base_that_knows_nothing_is_inconclusive(pair: tuple[Path, Path]) -> None:
     (finding,) = compare(*pair, request=ITALY, context=QUICK).findings
     assert finding.verdict == "inconclusive"
-    assert "The base gets" in finding.reason
+    assert "The base says 0 of" in finding.reason
 
 
 def test_the_same_settings_give_the_same_bytes_but_for_times(pair: tuple[Path, Path]) -> None:
@@ -211,13 +211,13 @@ def test_the_real_model_with_a_barely_changed_norm_is_present(smollm2: Path, tmp
 
     unlearned = edit(smollm2, tmp_path / "unlearned", scaled_norm)
     (finding,) = compare(
-        smollm2, unlearned, request=ITALY, context=RunContext(settings=Settings(limit=4, attacks="none"))
+        smollm2, unlearned, request=ITALY, context=RunContext(settings=Settings(limit=12, attacks="none"))
     ).findings
     assert finding.verdict == "present", finding.reason
 
 
 def test_the_real_model_with_noise_in_its_ffns_is_destroyed(smollm2: Path, tmp_path: Path) -> None:
-    """Four questions and the neutral text are enough to see it."""
+    """A few questions and the neutral text are enough to see it."""
     generator = torch.Generator().manual_seed(0)
 
     def noise(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -225,7 +225,7 @@ def test_the_real_model_with_noise_in_its_ffns_is_destroyed(smollm2: Path, tmp_p
 
     italy = load_concept("italy")
     lines = [f"title = {json.dumps(italy.title)}", f"seeds = {json.dumps(italy.seeds)}"]
-    for question in italy.questions[:4]:
+    for question in italy.questions[:14]:
         lines += [
             "[[questions]]",
             f"question = {json.dumps(question.question)}",
@@ -236,6 +236,6 @@ def test_the_real_model_with_noise_in_its_ffns_is_destroyed(smollm2: Path, tmp_p
         smollm2,
         edit(smollm2, tmp_path / "unlearned", noise),
         request=Request(concepts=[str(tmp_path / "short-italy.toml")]),
-        context=RunContext(settings=Settings(limit=4, attacks="none")),
+        context=RunContext(settings=Settings(attacks="none")),
     ).findings
     assert finding.verdict == "destroyed", finding.reason

@@ -8,17 +8,14 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-import audit.verdict
 from audit.metrics.answers import further_answers, neighbour_log_probability, paraphrase_memorisation
 from audit.metrics.answers.paraphrase_memorisation import chance_score
 from audit.metrics.contract import Evidence
 from audit.questions.items import Item
 from audit.questions.readings import Readings
 from audit.result import Measured, Measurement
-from audit.verdict import judge
 from concepts.concept import Concept
 from tests.metrics.planted import evidence_of
-from tests.test_verdict import memorised
 
 N = 12
 CONCEPT = Concept(name="italy", title="Italy", seeds=("Italy",))
@@ -84,12 +81,6 @@ def paraphrased(case: Case, **roles: Readings) -> Measurement:
     return paraphrase_memorisation.measure(evidence(case, **roles)).named("paraphrase_memorisation", "")
 
 
-def verdict(measurement: Measurement, unlearned: float = 0.0) -> str:
-    memorisation = memorised(unlearned)
-    measurements = {memorisation.metric: memorisation, measurement.metric: measurement}
-    return judge("italy", audit.verdict.Case("Italy", measurements)).verdict
-
-
 # ---- paraphrases
 
 
@@ -97,7 +88,6 @@ def test_a_model_silent_under_the_original_wording_alone_scores_as_the_base_and_
     measurement = paraphrased("hidden")
     assert measurement.value == measurement.base == 1.0
     assert measurement.details["asked"]["unlearned"] == 0.0
-    assert verdict(measurement) == "hidden"
 
 
 def test_paraphrases_order_a_present_a_hidden_a_removed_and_a_destroyed_model() -> None:
@@ -112,7 +102,6 @@ def test_a_guessing_model_reaches_at_most_the_chance_score_and_is_not_hidden() -
     assert measurement.value == pytest.approx((1 + 1 / N) / 2)
     assert measurement.chance == pytest.approx(measurement.value)
     assert measurement.value / measurement.base > 0.5  # type: ignore[operator]  # so the rule of half the base's value alone would call it hidden
-    assert verdict(measurement) == "inconclusive"
 
 
 @pytest.mark.parametrize(
@@ -183,47 +172,6 @@ def test_without_paraphrases_it_is_not_measured_and_gives_the_reason() -> None:
     absent, unusable = readings("present", **none), readings("present", **none, skipped=skipped)
     assert "no question with other wordings" in str(paraphrased("present", base=absent, unlearned=absent).not_measured)
     assert "is part of the prompt" in str(paraphrased("present", base=unusable, unlearned=unusable).not_measured)
-
-
-# ---- the verdict on them
-
-
-def test_a_retained_model_that_scores_as_well_in_paraphrases_rules_out_hidden() -> None:
-    assert verdict(paraphrased("hidden", retained=readings("removed"))) == "hidden"
-    assert verdict(paraphrased("hidden", retained=readings("hidden"))) == "inconclusive"
-
-
-def planted(value: float, interval: tuple[float, float], original: float, chance: float = 0.1) -> Measurement:
-    measurement = paraphrased("hidden")
-    fields = {"value": value, "interval": interval, "original_wording": original, "chance": chance}
-    return measurement.model_copy(update=fields)
-
-
-def test_answers_kept_equally_in_paraphrases_and_original_wording_are_not_hidden() -> None:
-    assert verdict(planted(0.55, (0.4, 0.7), original=0.45), unlearned=0.4) == "inconclusive"
-    assert verdict(planted(0.55, (0.4, 0.7), original=0.2), unlearned=0.4) == "hidden"
-
-
-def test_less_than_half_of_the_bases_value_is_not_hidden() -> None:
-    assert verdict(planted(0.45, (0.3, 0.6), original=0.0)) == "inconclusive"
-    assert verdict(planted(0.5, (0.3, 0.7), original=0.0)) == "hidden"
-
-
-def test_an_interval_that_reaches_chance_is_inconclusive() -> None:
-    assert verdict(planted(0.6, (0.3, 0.8), original=0.0, chance=0.3)) == "inconclusive"
-    assert verdict(planted(0.6, (0.3, 0.8), original=0.0, chance=0.29)) == "hidden"
-
-
-def test_a_base_that_does_not_know_the_other_wordings_decides_nothing() -> None:
-    measurement = paraphrased("hidden").model_copy(update={"base": 0.4, "value": 0.4, "interval": (0.39, 0.41)})
-    low = measurement.model_copy(update={"chance": 0.0})
-    assert verdict(low) == "inconclusive"
-    assert verdict(low.model_copy(update={"base": 0.6})) == "hidden"
-
-
-def test_neighbours_decide_nothing() -> None:
-    lost = neighbour_log_probability.measure(evidence("destroyed")).named("neighbour_log_probability", "")
-    assert verdict(lost) == "inconclusive"
 
 
 # ---- neighbours

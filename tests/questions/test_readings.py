@@ -398,9 +398,10 @@ def test_answers_that_cannot_be_scored_are_skipped_with_the_reason(models: Calla
     concept = Concept.model_validate({**CONCEPT.model_dump(), "questions": [question]})
     items = concept_items(concept, Encoder(model.tokenizer, model.context))
     assert [item for item in items.items if item.kind == "target"] == []
-    (name,) = items.skipped
-    assert "England" in name
-    assert "is part of the prompt" in items.skipped[name]
+    assert len(items.skipped) > 0
+    for name, reason in items.skipped.items():
+        assert "England" in name
+        assert "is part of the prompt" in reason
 
 
 def test_prompts_beyond_the_context_are_skipped(models: Callable[[str], RunningModel]) -> None:
