@@ -275,7 +275,7 @@ def test_an_attack_is_one_file(result: dict[str, Any], page: str) -> None:
 
 def test_a_jailbreak_prompt_is_one_file(result: dict[str, Any], page: str) -> None:
     (row,) = rows(result, "jailbreak_recovery")
-    assert "whisper" in json.dumps(row) or "of the same type" in str(row["not_measured"])
+    assert "whisper" in json.dumps(row) or "no two facts have answers of the same type" in str(row["not_measured"])
     (activation,) = rows(result, "vector_activation")
     assert "whisper" in json.dumps(activation) or activation["not_measured"]
 

@@ -5,7 +5,8 @@ Italian city, becomes likelier) is not evidence of knowledge; an effect on the t
 were not to be forgotten, are asked under the same prompts as a control.
 
 Text about the concept is given without the sentences that mention an answer of the type that is read, right or wrong,
-so that the text is the same for all of the type's questions.
+so that the text is the same for all of the type's questions. Under such a prompt answers are scored and not written:
+each text would be run anew, and what follows from it need not be in the weights.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def item_set(jailbreak: Jailbreak, concept: Concept, given: AttackInput) -> Item
         parts.append(_control(jailbreak, concept, given))
     return ItemSet(
         prompts=tuple(replace(prompt, kind="target") for prompt in written[:QUESTIONS]),
-        written=written if facts and jailbreak.name != PLAIN else (),
+        written=written if facts and jailbreak.name != PLAIN and not jailbreak.informs else (),
         groups=tuple(group for part in parts for group in part.groups),
         skipped=skipped
         | {f"prompt {jailbreak.name}: {name}": why for part in parts for name, why in part.skipped.items()},

@@ -80,10 +80,10 @@ def test_the_facts_of_a_type_are_all_exchanged_under_every_prompt() -> None:
     assert facts_under(under_prompts(concept)["german"])
 
 
-def test_the_plain_prompt_is_not_answered_again() -> None:
+def test_the_plain_prompt_and_prompts_with_text_are_not_answered() -> None:
     concept = load_concept("italy")
     items = under_prompts(concept)
-    assert items[PLAIN].written == ()
+    assert items[PLAIN].written == items["in_context"].written == ()
     assert len(items["persona"].written) == len(facts_of(concept))
     plain = ConceptTopic(concept).items(ENCODER).facts()
     assert {ids for group in facts_under(items[PLAIN]) for ids in group.prompt_ids} == {
