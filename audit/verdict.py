@@ -7,14 +7,14 @@ that the attacks brought back what a refusal hides, and that what is left is sho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from audit.attacks import attacks, in_words, not_run
 from audit.knowledge.summary import Summary
-from audit.result import AS_IS, ConditionRecord, Finding, Kind, Known, Measurement, Residual, Share, Verdict
+from audit.result import AS_IS, ConditionRecord, Finding, Kind, Known, Measurement, NotRun, Residual, Share, Verdict
 from audit.statistics import Interval, share_interval
 from audit.thresholds import (
     BROKEN_LOSS,
@@ -44,6 +44,7 @@ class Case:
         nonfinite: model -> names of tensors with NaN or infinite values.
         missing: missing input -> the reason.
         not_run: (role, attack) -> the reason why the attack did not run.
+        attacked: attacks under which the unlearned model was read, whether or not its facts were.
     """
 
     title: str | None
@@ -56,6 +57,7 @@ class Case:
     nonfinite: Mapping[str, Sequence[str]] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     not_run: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    attacked: frozenset[str] = frozenset()
 
     def measured(self, metric: str) -> Measurement | None:
         """The measurement, or ``None`` if it has no value."""
@@ -95,6 +97,7 @@ def judge(name: str | None, case: Case) -> Finding:
         residual=case.residual,
         facts=list(summary.facts) if summary is not None else [],
         conditions=list(summary.conditions) if summary is not None else [],
+        not_run=list(_attacks_not_run(case)) if case.title is not None else [],
         measurements=[*case.measurements.values(), *case.under_attack],
     )
 
@@ -497,6 +500,25 @@ def _known(case: Case) -> Known:
     """The facts that count; they exist once ``_unmeasured`` has not applied."""
     assert case.summary is not None
     return case.summary.known
+
+
+def _attacks_not_run(case: Case) -> Iterator[NotRun]:
+    """Attacks under which the unlearned model's facts were not read; then those that failed on other models."""
+    titles = {name: attack.TITLE for name, attack in attacks().items()}
+    ran = case.summary.known.attacks if case.summary is not None else []
+    for name, attack in attacks().items():
+        if name in ran:
+            continue
+        absent = case.missing.get("model") or case.missing.get(attack.INPUT)
+        reason = case.not_run.get(("unlearned", name)) or absent
+        if reason is None:
+            reason = "it asked none of the facts" if name in case.attacked else "not chosen with --attacks"
+        yield NotRun(attack=name, title=attack.TITLE, model="unlearned", reason=reason)
+    for (role, name), reason in case.not_run.items():
+        if role != "unlearned":
+            yield NotRun(attack=name, title=titles[name], model=role, reason=reason)
+
+
 
 
 def _conditions(case: Case) -> Sequence[ConditionRecord]:

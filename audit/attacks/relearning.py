@@ -124,7 +124,7 @@ def _arm(
 
 
 def _condition(arm: str, steps: int, given: AttackInput, fold: int | None) -> Condition:
-    return Condition("relearning", f"{arm}, {steps} steps", given.settings.seed, fold)
+    return Condition("relearning", f"{arm}, {steps} steps", given.settings.seed, fold, arm, steps)
 
 
 def _doses(given: AttackInput) -> tuple[int, ...]:

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import torch
 
-from audit.attacks import in_words, not_run
 from audit.checkpoint import Checkpoint
 from audit.errors import AuditError
 from audit.models.pair import ModelPair
@@ -59,11 +58,10 @@ def not_checked(weights: WeightScan, findings: Sequence[Finding]) -> Iterator[No
         for measurement in finding.measurements:
             if measurement.not_measured:
                 yield NotChecked(metric=measurement.metric, concept=finding.concept, reason=measurement.not_measured)
-    yield NotChecked(
-        metric="recovery",
-        concept=None,
-        reason=f"this version does not try to recover knowledge ({in_words(not_run())})",
-    )
+        for attack in finding.not_run:
+            yield NotChecked(
+                metric=attack.attack, concept=finding.concept, reason=f"{attack.model} model: {attack.reason}"
+            )
 
 
 def describe_subject(pair: ModelPair, checkpoint: Checkpoint, tensors_digest: str) -> SubjectRecord:

@@ -84,6 +84,7 @@ def measurement(edit: Edit, concept: Concept, doses: Sequence[Dose], chosen: Dos
     return Measurement(
         metric=METRIC,
         title=TITLE,
+        source="answers",
         value=effect.specificity,
         interval=effect.intervals()["specificity"],
         base=0.0,

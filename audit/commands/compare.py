@@ -86,6 +86,7 @@ def conclude(evidence: Evidence, weights: WeightScan, guard: Path | None) -> Fin
         missing=evidence.missing,
         summary=summary_of(evidence),
         not_run=evidence.not_run,
+        attacked=frozenset(name for name in attacks() if evidence.conditions(name)),
     )
     return judge(evidence.topic.name, case)
 

@@ -192,6 +192,7 @@ def _gate_recall(by_attack: Mapping[str, AttackedSkills], wordings: Mapping[str,
     return Measurement(
         metric="gate_recall",
         title=TITLES["gate_recall"],
+        source="attacks",
         condition=worst,
         value=known[worst],
         plain=recall["plain"].value,
@@ -227,6 +228,7 @@ def _gate_leak(by_attack: Mapping[str, AttackedQueries], seed: int) -> Measureme
     return Measurement(
         metric="gate_leak",
         title=TITLES["gate_leak"],
+        source="attacks",
         value=leak.value,
         interval=leak.interval,
         unit="share of held-out queries whose answer can be scored",
@@ -251,6 +253,7 @@ def _skill_behind_gate(plain: AttackedSkills, before: np.ndarray | None, seed: i
     return Measurement(
         metric="skill_behind_gate",
         title=TITLES["skill_behind_gate"],
+        source="attacks",
         value=float(known.mean()),
         interval=bootstrap_interval(known, seed=seed),
         base=float(base.mean()),

@@ -85,6 +85,7 @@ def held_out_inside(skills: Sequence[TokenizedSkill], keys: SkillKeys, regions: 
     return Measurement(
         metric=INSIDE,
         title="Held-out queries inside the region",
+        source="internals",
         value=own.value,
         interval=share_interval(own.inside),
         unit="share of held-out queries",
@@ -181,6 +182,7 @@ def guard_effect(effects: Sequence[GuardEffect], seed: int) -> Measurement:
     return Measurement(
         metric=EFFECT,
         title=title,
+        source="answers",
         value=float(own.change.mean()),
         interval=bootstrap_interval(own.change, seed=seed),
         base=0.0,
@@ -252,6 +254,7 @@ def guard_perplexity(effects: Sequence[GuardEffect], seed: int) -> Measurement:
     return Measurement(
         metric=PERPLEXITY,
         title=title,
+        source="answers",
         value=after,
         interval=None if ratio is None else (before * ratio[0], before * ratio[1]),
         base=before,

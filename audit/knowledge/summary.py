@@ -12,7 +12,7 @@ from audit.knowledge.knowledge import UNLEARNED, Knowledge
 from audit.knowledge.residual import Left, Paired, Share, left_of, paired
 from audit.result import ConditionRecord, FactReading, FactRecord, Known, ModelReading, Residual
 from audit.result import Share as ShareRecord
-from audit.statistics import bootstrap_interval
+from audit.statistics import bootstrap_interval, share_interval
 from audit.thresholds import CALIBRATED, FEWEST_FACTS, FEWEST_SUBJECTS, MARGIN, SIGNIFICANT
 
 
@@ -76,6 +76,8 @@ def _conditions(knowledge: Knowledge, titles: Mapping[str, str], compared: Paire
             attack=attack,
             title="As it is" if attack is None else titles.get(attack, attack),
             dose=readings.condition.dose,
+            arm=readings.condition.arm,
+            steps=readings.condition.steps,
             models=[_model(knowledge, role, name) for role, models in knowledge.models.items() if name in models],
             nats=None if test is None else float(test.value[0]),
             z=None if test is None else float(test.z[0]),
@@ -93,6 +95,7 @@ def _model(knowledge: Knowledge, role: str, condition: str) -> ModelReading:
         says=float(asked.mean()) if len(asked) else None,
         said=int(asked.sum()),
         asked=len(asked),
+        says_interval=share_interval(asked) if len(asked) else None,
         readable=float(read.mean()) if len(read) else None,
         readable_interval=bootstrap_interval(read, seed=knowledge.seed),
         n=max(len(asked), len(read)),

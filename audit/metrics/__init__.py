@@ -15,7 +15,7 @@ from audit.metrics.contract import Evidence, Metric
 from audit.metrics.weights import weights_metrics
 from audit.plugins import PluginError, discover
 from audit.questions.kinds import kinds
-from audit.result import Measurement, not_measured
+from audit.result import Measurement, Source, not_measured
 
 __all__ = ["inputs", "measure", "topic_metrics", "weights_metrics"]
 
@@ -27,14 +27,30 @@ def topic_metrics() -> dict[str, Metric]:
     Raises:
         PluginError: a file needs an input that does not exist.
     """
-    levels = [info.name for info in pkgutil.iter_modules(__path__) if info.ispkg and info.name != "weights"]
-    metrics = {name: metric for level in levels for name, metric in discover(f"{__name__}.{level}", Metric).items()}
+    metrics = {name: metric for folder in _folders().values() for name, metric in folder.items()}
     known = inputs()
     for name, metric in metrics.items():
         unknown = metric.NEEDS - known
         if unknown:
             raise PluginError(f"metric {name} needs {min(unknown)!r}; inputs are {', '.join(sorted(known))}.")
     return dict(sorted(metrics.items()))
+
+
+@cache
+def _folders() -> dict[str, dict[str, Metric]]:
+    """The metrics of each level."""
+    levels = [info.name for info in pkgutil.iter_modules(__path__) if info.ispkg and info.name != "weights"]
+    return {level: discover(f"{__name__}.{level}", Metric) for level in levels}
+
+
+def source_of(name: str) -> Source:
+    """What a metric is read from: its inputs tell, and whether it lies in the folder ``answers``."""
+    needs = topic_metrics()[name].NEEDS
+    if needs & {attack.INPUT for attack in attacks().values()}:
+        return "attacks"
+    if "model" not in needs:
+        return "weights"
+    return "answers" if name in _folders()["answers"] else "internals"
 
 
 @cache
@@ -49,4 +65,5 @@ def measure(name: str, evidence: Evidence) -> Measurement:
     metric = topic_metrics()[name]
     missing = dict.fromkeys(evidence.missing[need] for need in sorted(metric.NEEDS) if need in evidence.missing)
     measured = not_measured("; ".join(missing)) if missing else metric.measure(evidence)
-    return measured.named(name, metric.TITLE.replace("{topic}", evidence.topic.noun), str(evidence.condition))
+    title = metric.TITLE.replace("{topic}", evidence.topic.noun)
+    return measured.named(name, title, source_of(name), str(evidence.condition))

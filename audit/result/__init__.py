@@ -17,7 +17,7 @@ from audit.result.checks import (
 )
 from audit.result.document import FORMAT, FORMAT_VERSION, AuditResult, Run, Tool, check_output
 from audit.result.files import write_text
-from audit.result.finding import Finding, NotChecked, Verdict
+from audit.result.finding import Finding, NotChecked, NotRun, Verdict
 from audit.result.knowledge import (
     ConditionRecord,
     FactReading,
@@ -40,6 +40,7 @@ from audit.result.measurement import (
     Number,
     Reading,
     Record,
+    Source,
     not_measured,
 )
 from audit.result.subjects import FileRecord, SubjectRecord, Subjects
@@ -90,6 +91,7 @@ __all__ = [
     "ModelReading",
     "NeuronChange",
     "NotChecked",
+    "NotRun",
     "Number",
     "PathCheck",
     "Plan",
@@ -102,6 +104,7 @@ __all__ = [
     "SetMember",
     "Share",
     "Signature",
+    "Source",
     "SubjectRecord",
     "Subjects",
     "TensorChange",

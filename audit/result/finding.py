@@ -18,6 +18,15 @@ class NotChecked(Record):
     reason: str
 
 
+class NotRun(Record):
+    """An attack under which a model's facts were not read, and the reason."""
+
+    attack: str
+    title: str
+    model: str
+    reason: str
+
+
 class Finding(Record):
     """The verdict on one topic, its reason, and the result that would have reversed it.
 
@@ -28,6 +37,7 @@ class Finding(Record):
         known: the facts that count and the test that decides; ``None`` if no answer could be checked.
         residual: how much is left; ``None`` if it was not measured.
         facts, conditions: the facts one by one, and the models under each condition.
+        not_run: attacks under which they were not read.
     """
 
     concept: str | None
@@ -41,6 +51,7 @@ class Finding(Record):
     residual: Residual | None = None
     facts: list[FactRecord] = Field(default_factory=list)
     conditions: list[ConditionRecord] = Field(default_factory=list)
+    not_run: list[NotRun] = Field(default_factory=list)
     measurements: list[Measurement] = Field(default_factory=list)
 
     def __getitem__(self, metric: str) -> Measurement:

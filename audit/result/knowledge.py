@@ -47,6 +47,7 @@ class ModelReading(Record):
     Attributes:
         says: share of the known facts that it says.
         said, asked: the numbers of facts behind it.
+        says_interval: 95 % (Wilson).
         readable: 1 for a model that ranks every true answer first among those of its type, 0 for one that cannot tell
             them apart, negative if it avoids the truth.
     """
@@ -55,6 +56,7 @@ class ModelReading(Record):
     says: Number = None
     said: int = 0
     asked: int = 0
+    says_interval: Interval | None = None
     readable: Number = None
     readable_interval: Interval | None = None
     n: int = 0
@@ -65,6 +67,7 @@ class ConditionRecord(Record):
 
     Attributes:
         attack: file name of the attack; ``None`` for the unmodified models.
+        arm, steps: of an attack that trains: what it trains on, and for how many steps; ``None`` for other attacks.
         nats: mean centred score of the true answers.
         z: of ``nats`` under exchanged answers.
         p_value: two-sided, corrected for all conditions and places.
@@ -76,6 +79,8 @@ class ConditionRecord(Record):
     attack: str | None
     title: str
     dose: str
+    arm: str = ""
+    steps: int | None = None
     models: list[ModelReading] = Field(default_factory=list)
     nats: Number = None
     z: Number = None

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Direction = Literal["knowledge", "forgetting", "protection", "utility", "change", "none"]
 """Meaning of a higher value: more knowledge, more forgotten, protected, healthier model, more changed, no order."""
 
+Source = Literal["answers", "internals", "attacks", "weights"]
+"""What a number is read from: what the model answers, its inside while it answers, the model under attack, weights."""
+
 Reading = Literal["none", "readable", "inverted"]
 """Whether true answers are preferred to alternatives of the same type beyond chance, avoided, or neither."""
 
@@ -53,11 +56,13 @@ class Named(Record):
         metric: the metric's file name, command-line name and HTML anchor.
         title: a short display name.
         condition: the attack and dose under which the models were read; ``"as is"`` for unmodified models.
+        source: ``None`` in results of version 0.1.0.
     """
 
     metric: str
     title: str
     condition: str = AS_IS
+    source: Source | None = None
 
 
 class Measured(Record):
@@ -128,9 +133,9 @@ class Measured(Record):
             raise ValueError("numbers are finite or None with a reason")
         return value
 
-    def named(self, metric: str, title: str, condition: str = AS_IS) -> Measurement:
+    def named(self, metric: str, title: str, source: Source, condition: str = AS_IS) -> Measurement:
         """This number as the measurement of ``metric`` under ``condition``."""
-        return Measurement(metric=metric, title=title, condition=condition, **dict(self))
+        return Measurement(metric=metric, title=title, condition=condition, source=source, **dict(self))
 
 
 class Measurement(Measured, Named):

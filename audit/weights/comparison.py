@@ -28,6 +28,6 @@ def compare_weights(
     scanned = scan(pair, metrics, progress)
     progress.step("Reading changed neurons in vocabulary space")
     neurons = describe_neurons(pair, scanned.neurons, tokenizer)
-    measurements = [*scanned.weights.measurements, neurons.measurement.named(METRIC, TITLE)]
+    measurements = [*scanned.weights.measurements, neurons.measurement.named(METRIC, TITLE, "weights")]
     update = {"top_neurons": neurons.top, "themes": neurons.themes, "measurements": measurements}
     return replace(scanned, weights=scanned.weights.model_copy(update=update))

@@ -39,7 +39,10 @@ class ChangeTables:
 
     def measurements(self) -> list[Measurement]:
         """The number of each metric, once every tensor has been added."""
-        return [observer.measure().named(name, self.metrics[name].TITLE) for name, observer in self.observers.items()]
+        return [
+            observer.measure().named(name, self.metrics[name].TITLE, "weights")
+            for name, observer in self.observers.items()
+        ]
 
     def neurons(self) -> NeuronTable | None:
         """The change of every FFN neuron, where a metric keeps it."""
