@@ -506,19 +506,23 @@ def _attacks_not_run(case: Case) -> Iterator[NotRun]:
     """Attacks under which the unlearned model's facts were not read; then those that failed on other models."""
     titles = {name: attack.TITLE for name, attack in attacks().items()}
     ran = case.summary.known.attacks if case.summary is not None else []
-    for name, attack in attacks().items():
-        if name in ran:
-            continue
-        absent = case.missing.get("model") or case.missing.get(attack.INPUT)
-        reason = case.not_run.get(("unlearned", name)) or absent
-        if reason is None:
-            reason = "it asked none of the facts" if name in case.attacked else "not chosen with --attacks"
-        yield NotRun(attack=name, title=attack.TITLE, model="unlearned", reason=reason)
+    for name in titles:
+        if name not in ran:
+            yield NotRun(attack=name, title=titles[name], model="unlearned", reason=_why_not(case, name))
     for (role, name), reason in case.not_run.items():
         if role != "unlearned":
             yield NotRun(attack=name, title=titles[name], model=role, reason=reason)
 
 
+def _why_not(case: Case, attack: str) -> str:
+    """The reason why the unlearned model's facts were not read under the attack."""
+    given = case.not_run.get(("unlearned", attack))
+    reason = given or case.missing.get("model") or case.missing.get(attacks()[attack].INPUT)
+    if reason is not None:
+        return reason
+    if case.summary is None:
+        return "no answer could be checked"
+    return "it asked none of the facts" if attack in case.attacked else "not chosen with --attacks"
 
 
 def _conditions(case: Case) -> Sequence[ConditionRecord]:

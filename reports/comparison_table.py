@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from audit.result import AS_IS, Finding, Measurement, Verdict
-from reports.formatting import shorten
-from reports.wording import VERDICTS, BaseComparison, compare_to_base, title_of
+from reports.formatting import decimals, shorten
+from reports.wording import BaseComparison, compare_to_base, text_of, title_of
 
 TestKey = tuple[str, str]
 """(metric, condition)."""
@@ -52,12 +52,29 @@ def _table(columns: Sequence[FindingColumn]) -> ComparisonTable:
     for column in columns:
         for measurement in column.finding.measurements:
             tests.setdefault(key_of(measurement), measurement)
-    heads = [(c.name, c.href, c.finding.verdict, VERDICTS[c.finding.verdict].label) for c in columns]
+    heads = [(c.name, c.href, c.finding.verdict, text_of(c.finding).label) for c in columns]
     rows = [
         (title_of(test, 80), shorten(test.unit, 60), [_cell(column, key) for column in columns])
         for key, test in tests.items()
     ]
-    return ComparisonTable(heads, rows)
+    return ComparisonTable(heads, [*_left(columns), *rows])
+
+
+def _left(columns: Sequence[FindingColumn]) -> Iterator[tuple[str, str, list[ComparisonCell]]]:
+    """The row of the residuals, if a finding has one."""
+    if any(column.finding.residual is not None for column in columns):
+        yield "How much is left", "0 never knew, 1 the base", [_left_cell(column) for column in columns]
+
+
+def _left_cell(column: FindingColumn) -> ComparisonCell:
+    left = column.finding.residual
+    if left is None or left.value is None:
+        return ComparisonCell(None, "")
+    bounds = f"{' to '.join(map(decimals, left.interval))}, " if left.interval is not None else ""
+    shown = BaseComparison(
+        "", decimals(left.value), repr(left.value), f"{bounds}{shorten(left.condition, 60)}", "plain"
+    )
+    return ComparisonCell(shown, column.href)
 
 
 def key_of(measurement: Measurement) -> TestKey:

@@ -113,6 +113,14 @@ def _fewest(value: float) -> int:
     return max(DIGITS, 1 - math.floor(math.log10(distance))) if 0 < distance < 0.01 else DIGITS
 
 
+def decimals(value: float) -> str:
+    """Two decimals, as many as a share of some dozen facts can have; more where it would read 0, 1 or -1 and is not."""
+    shown = f"{value:.2f}"
+    if float(shown) in (0.0, 1.0, -1.0) and float(shown) != value:
+        return number(value)
+    return shown.replace("-", "−")
+
+
 def percent(share: float) -> str:
     """A share of 1 in percent, with three digits; 0 % and 100 % only if exactly true."""
     value = 100 * share

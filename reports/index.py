@@ -14,7 +14,7 @@ from reports.html import fill
 from reports.measurements import anchors_of
 from reports.page import anchors
 from reports.tables import Cell, Table, capped, text
-from reports.wording import VERDICTS, headline, name_of, weights_summary
+from reports.wording import headline, name_of, text_of, weights_summary
 
 MOST_COLUMNS = 24
 """Findings shown side by side; if there are more, the page has only the list."""
@@ -81,7 +81,7 @@ def entry_view(entry: Entry) -> EntryView:
         findings=[
             (
                 finding.verdict,
-                VERDICTS[finding.verdict].label,
+                text_of(finding).label,
                 name_of(finding, 80),
                 f"{entry.href}#{anchor}",
                 shorten(finding.reason, 600),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
 
 from audit.result import Interval, Measurement
 from reports import charts
 from reports.formatting import distinct, integer, number, shorten, slug
+from reports.questions import by_question
 from reports.tables import BLANK, Cell, Table, bounds, explained, figure, items_table, layers_table, text
 from reports.wording import HIGHER, BaseComparison, compare_to_base, sentence, title_of
 
@@ -44,24 +44,15 @@ class Group:
     measured: Sequence[MeasuredView]
 
 
-QUESTIONS: Final = {
-    "Is the knowledge still there?": ("knowledge", "forgetting"),
-    "Does the protection hold?": ("protection",),
-    "What changed inside?": ("change",),
-    "Does the rest of the model still work?": ("utility", "none"),
-}
-"""Question -> directions of the measurements that answer it, so that a new metric needs no entry here."""
-
-
 def grouped(measurements: Sequence[Measurement], shown: Sequence[MeasuredView]) -> list[Group]:
-    """``shown`` by the question it answers, in the order of the questions; tests that were not measured come last."""
-    pairs = list(zip(measurements, shown, strict=True))
-    groups = [
-        Group(title, [view for row, view in pairs if row.value is not None and row.direction in directions])
-        for title, directions in QUESTIONS.items()
-    ]
-    groups.append(Group("Not measured", [view for row, view in pairs if row.value is None]))
-    return [group for group in groups if group.measured]
+    """``shown`` by the question it answers, the worst news first; tests that were not measured come last."""
+    groups = []
+    missing: list[MeasuredView] = []
+    for question, places in by_question(measurements).items():
+        measured = [shown[place] for place in places if measurements[place].value is not None]
+        missing += [shown[place] for place in places if measurements[place].value is None]
+        groups.append(Group(question, measured))
+    return [group for group in [*groups, Group("Not measured", missing)] if group.measured]
 
 
 def views(measurements: Sequence[Measurement], prefix: str) -> list[MeasuredView]:

@@ -9,10 +9,11 @@ from audit.result import AuditResult, Finding, SubjectRecord, Verdict
 from reports import charts
 from reports.comparison_table import ComparisonTable, FindingColumn, comparison_tables
 from reports.formatting import byte_size, clip, distinct, integer, moment, number, percent, shorten, slug
+from reports.knowledge import KnowledgeView, knowledge_view
 from reports.measurements import Group, MeasuredView, dot_rows, grouped, views
 from reports.tables import Cell, Table, bounds, capped, explained, figure, text
 from reports.weights import WeightsView, weights_view
-from reports.wording import VERDICTS, counts, headline, name_of, title_of, with_control
+from reports.wording import counts, headline, name_of, text_of, title_of, with_control
 
 Pairs = Sequence[tuple[str, str]]
 MOST_FILES = 60
@@ -29,7 +30,9 @@ class ConceptView:
     label: str
     meaning: str
     reason: str
+    note: str
     would_reverse: str
+    knowledge: KnowledgeView
     dots: str
     falsifiers: Table | None
     measured: Sequence[MeasuredView]
@@ -46,6 +49,8 @@ class SubjectView:
 
 @dataclass(frozen=True)
 class Page:
+    """The whole page; ``has_figures`` says whether a concept has figures of its facts."""
+
     title: str
     headline: str
     counts: Sequence[tuple[Verdict | None, int, str]]
@@ -53,6 +58,7 @@ class Page:
     dates: str
     tool: str
     concepts: Sequence[ConceptView]
+    has_figures: bool
     subjects: Sequence[SubjectView]
     comparisons: Sequence[ComparisonTable]
     weights: WeightsView
@@ -84,8 +90,9 @@ def page(result: AuditResult) -> Page:
         dates=moment(run.started),
         tool=shorten(f"{result.tool.name} {result.tool.version}", 80),
         concepts=concepts,
+        has_figures=any(view.knowledge.residual or view.knowledge.grid for view in concepts),
         subjects=list(subject_views(result)),
-        comparisons=comparison_tables(columns),
+        comparisons=comparison_tables(columns) if len(columns) > 1 else [],
         weights=weights_view(result),
         controls=controls_table(concepts, findings),
         controls_summary=controls_summary(findings),
@@ -117,7 +124,7 @@ def anchor_of(finding: Finding) -> str:
 
 
 def concept_view(finding: Finding, anchor: str) -> ConceptView:
-    verdict = VERDICTS[finding.verdict]
+    verdict = text_of(finding)
     name = name_of(finding)
     rows = dot_rows(finding.measurements)
     measured = views(finding.measurements, anchor)
@@ -129,7 +136,9 @@ def concept_view(finding: Finding, anchor: str) -> ConceptView:
         label=verdict.label,
         meaning=verdict.meaning,
         reason=shorten(finding.reason, 2_000),
+        note=shorten(finding.note, 2_000),
         would_reverse=shorten(finding.would_reverse, 2_000),
+        knowledge=knowledge_view(finding, anchor),
         dots=charts.dots(f"{anchor}-dots", f"{name}: base, unlearned and controls", rows),
         falsifiers=falsifiers(finding),
         measured=measured,

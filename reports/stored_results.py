@@ -34,9 +34,10 @@ class Row:
         return self.path.with_name(PAGE) if self.path.name == RESULT else self.path.with_suffix(".html")
 
     @property
-    def verdicts(self) -> list[tuple[str, str]]:
-        """(concept, verdict)."""
-        return [(name_of(finding, 60), finding.verdict) for finding in self.result.findings] if self.result else []
+    def verdicts(self) -> list[tuple[str, str, str | None]]:
+        """(concept, verdict, kind of hidden knowledge)."""
+        findings = self.result.findings if self.result else []
+        return [(name_of(finding, 60), finding.verdict, finding.kind) for finding in findings]
 
     def as_json(self) -> dict[str, Any]:
         subjects = self.result.subjects if self.result else None
@@ -46,7 +47,10 @@ class Row:
             "started": self.result.run.started if self.result else None,
             "base": subjects.base.path if subjects else None,
             "unlearned": subjects.unlearned.path if subjects else None,
-            "verdicts": [{"concept": concept, "verdict": verdict} for concept, verdict in self.verdicts],
+            "verdicts": [
+                {"concept": concept, "verdict": verdict} | ({"kind": kind} if kind else {})
+                for concept, verdict, kind in self.verdicts
+            ],
             "error": self.error,
         }
 

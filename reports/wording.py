@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from audit.result import AS_IS, AuditResult, Finding, Measurement, Verdict, Weights
+from audit.result import AS_IS, AuditResult, Finding, Kind, Measurement, Reading, Verdict, Weights
 from reports.formatting import integer, interval, number, percent, shorten
 
 
@@ -25,14 +25,14 @@ VERDICTS: Final[dict[Verdict, VerdictText]] = {
     "removed": VerdictText(
         "Removed",
         "removed",
-        "{} was removed, according to every test that ran.",
-        "No test that ran finds the knowledge in the weights.",
+        "{} was removed, as far as the attacks can tell.",
+        "Every attack ran, and what is left is shown to be below the margin.",
     ),
     "hidden": VerdictText(
         "Hidden",
         "hidden",
         "{} was hidden, not removed.",
-        "The model does not say it, but the knowledge can be read out of it.",
+        "The model does not say it, but the knowledge can be read out of it or brought back.",
     ),
     "present": VerdictText("Present", "still present", "{} is still present.", "The model still says it."),
     "gated": VerdictText(
@@ -55,10 +55,38 @@ VERDICTS: Final[dict[Verdict, VerdictText]] = {
     ),
 }
 
+KINDS: Final[dict[Kind, VerdictText]] = {
+    "readable": VerdictText(
+        "Hidden, readable",
+        "hidden",
+        "{} was hidden, not removed: it can still be read.",
+        "The model does not say it, but as it is, without any attack, it tells the true answers from others.",
+    ),
+    "brought back": VerdictText(
+        "Hidden, brought back",
+        "hidden",
+        "{} was hidden, not removed: it can be brought back.",
+        "The model does not say it, but an attack that did not see the answers brings them back.",
+    ),
+    "inverted": VerdictText(
+        "Hidden, inverted",
+        "hidden",
+        "{} was hidden, not removed: the true answers are avoided.",
+        "The model ranks the true answers below others, so that whoever knows the possible answers can exclude those.",
+    ),
+}
+"""The verdict ``hidden`` by the way in which the knowledge shows."""
+
 PAIR_HEADLINES: Final[dict[Verdict, str]] = {
     "gated": "The weights are identical to the base; any protection is outside them.",
     "destroyed": "The model is broken.",
     "inconclusive": "The change of the weights was measured; no concept was tested.",
+}
+
+READINGS: Final[dict[Reading, str]] = {
+    "none": "true answers are not told apart from others",
+    "readable": "true answers are preferred to others of their type",
+    "inverted": "true answers are avoided",
 }
 
 HIGHER: Final = {
@@ -93,8 +121,13 @@ def headline(result: AuditResult) -> str:
         return f"Of {integer(len(findings))} concepts: {', '.join(parts)}."
     (only,) = findings
     if only.concept is None:
-        return PAIR_HEADLINES.get(only.verdict, VERDICTS[only.verdict].meaning)
-    return VERDICTS[only.verdict].headline.format(name_of(only, 80))
+        return PAIR_HEADLINES.get(only.verdict, text_of(only).meaning)
+    return text_of(only).headline.format(name_of(only, 80))
+
+
+def text_of(finding: Finding) -> VerdictText:
+    """The verdict in words, of hidden knowledge by its kind."""
+    return KINDS[finding.kind] if finding.kind is not None else VERDICTS[finding.verdict]
 
 
 def name_of(finding: Finding, longest: int = 120) -> str:
@@ -176,15 +209,24 @@ def sentence(measurement: Measurement) -> str:
         return f"Not measured: {shorten(measurement.not_measured or 'no reason was recorded', 600)}"
     if measurement.summary is not None:
         return shorten(measurement.summary, 600)
-    comparison, control = compare_to_base(measurement), _against_control(measurement)
+    comparison = compare_to_base(measurement)
     value = comparison.value + (f" (interval {interval(measurement.interval)})" if measurement.interval else "")
+    further = _own_test(measurement) + _against_control(measurement)
     if comparison.kind == "plain":
-        return f"{value}; the base has no value to compare with.{control}"
+        return f"{value}; the base has no value to compare with.{further}"
     if comparison.kind == "same":
-        return f"{value}, exactly as in the base.{control}"
+        return f"{value}, exactly as in the base.{further}"
     unclear = "no clear change, the base is inside the interval"
     change = unclear if comparison.kind == "unclear" else comparison.text
-    return f"{value}; base {comparison.base}: {change}.{control}"
+    return f"{value}; base {comparison.base}: {change}.{further}"
+
+
+def _own_test(measurement: Measurement) -> str:
+    """The p-value, and what the test of the true answers finds."""
+    found = "" if measurement.reading is None else f" {READINGS[measurement.reading].capitalize()}"
+    if measurement.p_value is None:
+        return f"{found}." if found else ""
+    return f"{found} (p = {number(measurement.p_value)})." if found else f" p = {number(measurement.p_value)}."
 
 
 def _against_control(measurement: Measurement) -> str:

@@ -14,6 +14,7 @@ def weights_measurements(layers: list[LayerChange]) -> list[Measurement]:
         Measurement(
             metric="weight_change",
             title="Change of the weights",
+            source="weights",
             value=0.01234,
             base=0.0,
             unit="L2 norm of the update / L2 norm of the base",
@@ -25,6 +26,7 @@ def weights_measurements(layers: list[LayerChange]) -> list[Measurement]:
         Measurement(
             metric="code_flips",
             title="Codes that change when quantised",
+            source="weights",
             value=0.0312,
             base=0.0,
             unit="share of 4-bit codes",
@@ -39,6 +41,7 @@ def weights_measurements(layers: list[LayerChange]) -> list[Measurement]:
         Measurement(
             metric="neuron_change",
             title="Value vectors that changed",
+            source="weights",
             value=1.0,
             base=0.0,
             unit="share of value vectors that differ in any bit",
@@ -62,6 +65,7 @@ def memorisation(value: float) -> Measurement:
     return Measurement(
         metric="exact_memorisation",
         title="Exact memorisation of the answers",
+        source="answers",
         value=value,
         interval=(max(value - 0.06, 0.0), value + 0.08),
         base=0.81,
@@ -81,6 +85,7 @@ def association(n_layers: int, p_value: float = 0.0002) -> Measurement:
     return Measurement(
         metric="association",
         title="Is the truth told apart from alternatives?",
+        source="internals",
         value=6.127 if readable else 0.431,
         interval=(4.9, 7.4) if readable else (-0.7, 1.6),
         base=9.341,
@@ -105,6 +110,7 @@ def log_probability() -> Measurement:
     return Measurement(
         metric="answer_log_probability",
         title="Log-probability of the answers",
+        source="answers",
         value=-7.8123,
         interval=(-9.1, -6.6),
         base=-0.4321,
@@ -121,6 +127,7 @@ def vectors(n_layers: int) -> list[Measurement]:
         Measurement(
             metric="vector_cosine",
             title="Concept vectors before and after, cosine",
+            source="weights",
             value=0.9998231,
             interval=(0.99979, 0.99986),
             base=1.0,
@@ -133,6 +140,7 @@ def vectors(n_layers: int) -> list[Measurement]:
         Measurement(
             metric="centroid_shift",
             title="Shift of the concept's key vectors",
+            source="internals",
             value=0.634,
             base=0.0,
             unit="spreads of the concept's questions in the base",
@@ -147,6 +155,7 @@ def vectors(n_layers: int) -> list[Measurement]:
         Measurement(
             metric="target_token_rank",
             title="Rank of the concept's tokens",
+            source="weights",
             not_measured="no vector of the concept passed the screen",
         ),
     ]
@@ -157,6 +166,7 @@ def health() -> list[Measurement]:
         Measurement(
             metric="perplexity",
             title="Perplexity on neutral text",
+            source="answers",
             value=21.43,
             interval=(18.9, 24.6),
             base=19.87,
@@ -168,6 +178,7 @@ def health() -> list[Measurement]:
         Measurement(
             metric="unrelated_log_probability",
             title="Log-probability of unrelated answers",
+            source="answers",
             value=-0.5512,
             interval=(-0.71, -0.41),
             base=-0.5233,

@@ -26,6 +26,7 @@ from audit.result import (
     Verdict,
     Weights,
 )
+from tests import sample_knowledge
 from tests.sample_measurements import concept_measurements, weights_measurements
 
 ROLES = {"q": 576, "k": 192, "v": 192, "o": 576, "W_gate": 1536, "W_in": 1536, "W_out": 1536}
@@ -54,6 +55,26 @@ def sample(n_layers: int = 30, **overrides: Any) -> AuditResult:
 def single(n_layers: int = 30) -> AuditResult:
     """One concept, as most audits have."""
     return build([hidden_finding(n_layers)], weights(n_layers))
+
+
+def known(n_layers: int = 30) -> AuditResult:
+    """One concept, fact by fact: silent, unreadable, and brought back by relearning."""
+    return build([with_measurements(sample_knowledge.brought_back(), n_layers, 0.08)], weights(n_layers))
+
+
+def compared(n_layers: int = 30) -> AuditResult:
+    """120 facts that can be read from the model as it is, compared with a reference."""
+    return build([with_measurements(sample_knowledge.readable(), n_layers, 0.02)], weights(n_layers))
+
+
+def kinds(n_layers: int = 12) -> AuditResult:
+    """Brought back, inverted, and removed; the last has 160 facts and a reference."""
+    found = (sample_knowledge.brought_back(), sample_knowledge.inverted(), sample_knowledge.removed())
+    return build([with_measurements(finding, n_layers, 0.05) for finding in found], weights(n_layers))
+
+
+def with_measurements(finding: Finding, n_layers: int, memorised: float) -> Finding:
+    return finding.model_copy(update={"measurements": concept_measurements(n_layers, memorised)})
 
 
 def several(n_layers: int = 12) -> AuditResult:

@@ -30,8 +30,13 @@ def groups_by_size(series: Series) -> list[Series]:
     return [*groups]
 
 
-def lines(key: str, title: str, unit: str, series: Series, axis_label: str = "") -> str:
-    """One line a series; ``axis_label`` is added to the label of the layer axis."""
+def lines(key: str, title: str, unit: str, series: Series, axis_label: str = "", marked: int | None = None) -> str:
+    """One line a series.
+
+    Args:
+        axis_label: added to the label of the layer axis.
+        marked: layer at which a vertical line is drawn.
+    """
     values = [value for row in series.values() for value in row if value is not None]
     n_layers = max((len(row) for row in series.values()), default=0)
     if not values:
@@ -42,6 +47,8 @@ def lines(key: str, title: str, unit: str, series: Series, axis_label: str = "")
     y = fitted(values, bottom, top, room=0.06)
     x = Scale(0, max(n_layers - 1, 1), LEFT, RIGHT)
     parts = [vertical_axis(y, LEFT, RIGHT), _layer_axis(x, n_layers, bottom, axis_label)]
+    if marked is not None:
+        parts.append(element("line", x1=x(marked), x2=x(marked), y1=top, y2=bottom, class_="zero"))
     parts += [_line(name, row, styles[name], x, y) for name, row in series.items()]
     parts.append(legend(styles, LEFT))
     extremes = "; ".join(_extremes(name, row) for name, row in series.items())

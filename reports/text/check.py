@@ -66,6 +66,6 @@ def _possible_audit(check: Check) -> Iterator[str]:
 def _cost(plan: Plan, largest: int) -> Iterator[tuple[str, str]]:
     tokens = plan.forward_tokens + plan.generated_tokens
     running = f"{tokens:,} tokens run" if tokens else "questions would add to it, see --concept"
-    yield "Time", f"{duration(plan)}: {byte_size(plan.bytes_to_read)} read; {running}"
+    yield "Time", f"{duration(plan.seconds)}: {byte_size(plan.bytes_to_read)} read; {running}"
     memory = f"about {plan.memory_bytes / 1e9:.1f} GB, the program itself included"
     yield "Peak memory", f"{memory}; the largest tensor has {largest:,} of {plan.parameters:,} parameters"

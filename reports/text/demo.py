@@ -10,7 +10,7 @@ from audit.result import AuditResult, Finding
 from reports.formatting import number, shorten
 from reports.text.layout import printed, table
 from reports.text.result import TITLE
-from reports.wording import VERDICTS, compare_to_base, title_of
+from reports.wording import compare_to_base, text_of, title_of
 
 
 def render_demo(results: Mapping[str, AuditResult], conclusion: str) -> str:
@@ -26,7 +26,7 @@ def _demo(console: Console, results: Mapping[str, AuditResult], conclusion: str)
     columns = {(name, finding.concept): finding for name, result in results.items() for finding in result.findings}
     with_concept = len(columns) > len(results)
     rows = table(["test", "base", *(_column(*key, with_concept) for key in columns)], text_columns=1)
-    verdicts = [VERDICTS[finding.verdict].label.upper() for finding in columns.values()]
+    verdicts = [text_of(finding).label.upper() for finding in columns.values()]
     rows.add_row("Verdict", "", *verdicts, end_section=True)
     for metric, title, base in _tests(columns.values()):
         rows.add_row(title, base, *(_value(finding, metric) for finding in columns.values()))

@@ -14,7 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from reports.formatting import number, visible
+from reports.formatting import decimals, number, visible
 
 WIDTH: Final = 100
 LABEL: Final = 13
@@ -80,3 +80,7 @@ def blocks(parts: Iterable[Sequence[str]]) -> str:
 
 def number_or_dash(value: object) -> str:
     return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else "–"
+
+
+def share_or_dash(value: float | None) -> str:
+    return "–" if value is None else decimals(value)

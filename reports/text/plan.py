@@ -16,14 +16,14 @@ def render_plan(plan: Plan) -> str:
         ("Parameters", f"{plan.parameters:,}"),
         ("To read", byte_size(plan.bytes_to_read)),
         ("To run", f"{plan.forward_tokens:,} tokens forward, about {plan.generated_tokens:,} generated"),
-        *([("To train", f"about {plan.trained_tokens:,} tokens")] if plan.trained_tokens else []),
-        ("Time", f"{duration(plan)} on this machine"),
-        ("Peak memory", f"about {plan.memory_bytes / 1e9:.1f} GB"),
+        *((("To train", f"{plan.trained_tokens:,} tokens"),) if plan.trained_tokens else ()),
+        ("Time", f"{duration(plan.seconds)} on this machine"),
+        ("Peak memory", memory(plan.memory_bytes)),
         *(("Note", note) for note in plan.notes),
     ]
     sections = [("This comparison", comparison)]
     if plan.attacks:
-        sections.append(("Attacks", [(attack.title.capitalize(), cost(attack)) for attack in plan.attacks]))
+        sections.append(("Attacks, included above", [*attack_rows(plan.attacks)]))
     for concept in dict.fromkeys(row.concept for row in plan.metrics):
         title = "Weights" if concept is None else f"Concept {visible(concept)}"
         sections.append((title, [*metric_rows(row for row in plan.metrics if row.concept == concept)]))
@@ -41,10 +41,19 @@ def metric_rows(metrics: Iterable[Planned]) -> Iterator[tuple[str, str]]:
         yield "Reason", str(reason)
 
 
-def cost(attack: PlannedAttack) -> str:
-    """The estimated time and memory of an attack on all models."""
-    return f"{duration(attack)}, {attack.memory_bytes / 1e9:.1f} GB"
+def attack_rows(attacks: Iterable[PlannedAttack]) -> Iterator[tuple[str, str]]:
+    """Each attack with its time and memory, the longest first."""
+    for attack in sorted(attacks, key=lambda attack: -attack.seconds):
+        yield attack.name, f"{attack.title}: {duration(attack.seconds)}, {memory(attack.memory_bytes)}"
 
 
-def duration(plan: Plan | PlannedAttack) -> str:
-    return f"about {plan.seconds:.0f} s" if plan.seconds >= 1 else "under 1 s"
+def duration(seconds: float) -> str:
+    if seconds >= 5_400:
+        return f"about {seconds / 3_600:.1f} h"
+    if seconds >= 90:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds:.0f} s" if seconds >= 1 else "under 1 s"
+
+
+def memory(size: int) -> str:
+    return f"about {size / 1e9:.1f} GB"

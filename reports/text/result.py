@@ -9,13 +9,15 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from audit.result import AuditResult, Finding, Measurement, Weights
+from audit.result import AuditResult, Finding, Measurement, ModelReading, Weights
 from reports.formatting import integer, interval, moment, number, shorten
-from reports.text.layout import number_or_dash, print_indented, print_labelled, printed, table
-from reports.wording import VERDICTS, compare_to_base, headline, name_of, title_of, weights_summary
+from reports.text.layout import number_or_dash, print_indented, print_labelled, printed, share_or_dash, table
+from reports.wording import compare_to_base, headline, name_of, text_of, title_of, weights_summary
 
 TITLE: Final = 60
 """Longest title of a test in a table."""
+MODELS: Final = ("base", "unlearned", "reference")
+"""Models of the table of conditions."""
 MOST_LAYERS: Final = 3
 MOST_THEMES: Final = 8
 
@@ -39,9 +41,14 @@ def _result(console: Console, result: AuditResult) -> None:
 
 def _finding(console: Console, finding: Finding) -> None:
     console.print()
-    console.print(f"{VERDICTS[finding.verdict].label.upper()}  {name_of(finding, 70)}")
+    console.print(f"{text_of(finding).label.upper()}  {name_of(finding, 70)}")
     print_indented(console, shorten(finding.reason, 2_000))
+    if finding.note:
+        print_indented(console, shorten(finding.note, 2_000))
     print_indented(console, f"Would reverse it: {shorten(finding.would_reverse, 2_000)}")
+    if finding.conditions:
+        console.print()
+        console.print(Padding(conditions_table(finding), (0, 0, 0, 2)))
     measured = [measurement for measurement in finding.measurements if measurement.value is not None]
     if measured:
         console.print()
@@ -58,6 +65,25 @@ def _not_measured(finding: Finding) -> dict[str, list[str]]:
             reason = shorten(measurement.not_measured or "no reason recorded", 200)
             reasons.setdefault(reason, []).append(title_of(measurement, TITLE))
     return reasons
+
+
+def conditions_table(finding: Finding) -> Table:
+    """One row a condition: for each model the share of facts it says and how well they can be read, and the p-value."""
+    read = {each.model for row in finding.conditions for each in row.models}
+    models = [model for model in MODELS if model in read]
+    rows = table(["facts", *(head for model in models for head in (f"{model} says", "reads")), "p"], text_columns=1)
+    for row in finding.conditions:
+        by_model = {each.model: each for each in row.models}
+        numbers = [n for model in models for n in _says_and_reads(by_model.get(model))]
+        name = "as it is" if row.attack is None else f"{row.title}: {row.dose}"
+        rows.add_row(shorten(name, TITLE), *numbers, number_or_dash(row.p_value))
+    return rows
+
+
+def _says_and_reads(reading: ModelReading | None) -> tuple[str, str]:
+    if reading is None:
+        return "–", "–"
+    return share_or_dash(reading.says), share_or_dash(reading.readable)
 
 
 def measurements_table(measurements: Sequence[Measurement]) -> Table:

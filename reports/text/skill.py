@@ -13,7 +13,7 @@ from audit.result import AuditResult, Measurement
 from reports.formatting import integer, interval, shorten
 from reports.text.layout import number_or_dash, print_indented, printed, table
 from reports.text.result import measurements_table
-from reports.wording import VERDICTS, name_of
+from reports.wording import name_of, text_of
 
 EFFECT_COLUMNS: Final = ("held-out queries of", "scored", "before", "after", "change", "interval", "exact", "after")
 INSIDE_COLUMNS: Final = ("held-out queries of", "n", "inside", "interval", "wanted", "reached")
@@ -27,7 +27,7 @@ def render_skill(result: AuditResult) -> str:
 def _skill(console: Console, result: AuditResult) -> None:
     (finding,) = result.findings
     settings = result.run.settings
-    console.print(f"{VERDICTS[finding.verdict].label.upper()}  {name_of(finding, 60)}, by {settings['fit']['method']}")
+    console.print(f"{text_of(finding).label.upper()}  {name_of(finding, 60)}, by {settings['fit']['method']}")
     print_indented(console, shorten(finding.reason, 2_000))
     console.print()
     others = {measurement.metric: measurement for measurement in finding.measurements}

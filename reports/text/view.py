@@ -21,6 +21,6 @@ def render_listing(rows: Sequence[Row]) -> str:
         lines.append(f"{moment(row.result.run.started) if row.result else 'unreadable':<24} {shorten(str(row.path))}")
         if row.error is not None:
             lines.append(f"    {shorten(row.error, 400)}")
-        for concept, verdict in row.verdicts:
-            lines.append(f"    {verdict:<13} {concept}")
+        for concept, verdict, kind in row.verdicts:
+            lines.append(f"    {f'{verdict}, {kind}' if kind else verdict:<20} {concept}")
     return encodable("\n".join(lines))

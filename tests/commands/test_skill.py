@@ -69,7 +69,9 @@ def test_a_guarded_skill_is_gated_and_the_result_is_one_like_any_other(
     assert "was not attacked here" in finding.reason
     assert result.subjects.base == result.subjects.unlearned
     assert result.weights.changed_tensors == 0
-    assert {("gate_leak", "capitals"), ("recovery", None)} <= {(row.metric, row.concept) for row in result.not_checked}
+    assert {("gate_leak", "capitals"), ("relearning", "capitals")} <= {
+        (row.metric, row.concept) for row in result.not_checked
+    }
     assert [row["role"] for row in measured.items][:4] == ["forget", "retain", "retain", "text"]
     assert measured.items[0]["n"] == 4
     assert result.run.settings["fit"]["method"] == method
