@@ -4,9 +4,9 @@ Unlearning may only move the address of the knowledge: a subject's tokens are em
 and no attack on the rest of the model finds what is still stored. The embeddings are replaced as the blocks read them;
 a head that is tied to the embedding stays as it is.
 
-The base's rows carry something of the facts themselves, so a model that never knew them prefers true answers too. The
-condition is only compared with that of a reference given the same rows: a retained model, or the model that the base
-was trained from.
+The base's rows carry something of the facts themselves, so a model that never knew them prefers true answers too (eight
+tiny models: z from 0.0 to 3.8, mean 2.3, where rounding to 8 bits gave -1.7 to 1.4). The condition is only compared
+with that of a reference given the same rows: a retained model, or the model that the base was trained from.
 """
 
 from __future__ import annotations
