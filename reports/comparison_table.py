@@ -71,10 +71,8 @@ def _left_cell(column: FindingColumn) -> ComparisonCell:
     if left is None or left.value is None:
         return ComparisonCell(None, "")
     bounds = f"{' to '.join(map(decimals, left.interval))}, " if left.interval is not None else ""
-    shown = BaseComparison(
-        "", decimals(left.value), repr(left.value), f"{bounds}{shorten(left.condition, 60)}", "plain"
-    )
-    return ComparisonCell(shown, column.href)
+    where = bounds + shorten(left.condition, 60)
+    return ComparisonCell(BaseComparison("", decimals(left.value), repr(left.value), where, "plain"), column.href)
 
 
 def key_of(measurement: Measurement) -> TestKey:

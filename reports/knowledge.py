@@ -192,7 +192,8 @@ def _facts_table(finding: Finding, chosen: Sequence[ConditionRecord]) -> Table |
     rows = []
     for fact in finding.facts:
         read = {(row.model, row.condition): row for row in fact.readings}
-        about = [text(fact.question, 120), text(fact.answer, 60), text(fact.type or "–", 40), anything(fact.known)]
+        about = [Cell(shorten(fact.question, 160), "", "w"), text(fact.answer, 60), text(fact.type or "–", 40)]
+        about.append(anything(fact.known))
         rows.append([*about, *(_reading_cell(read.get(key)) for key in keys)])
     names = {row.condition: _short(row) for row in chosen}
     heads = [f"{model}, {clip(names.get(condition, condition), 40)}" for model, condition in keys]

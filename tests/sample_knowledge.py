@@ -116,7 +116,7 @@ def readable() -> Finding:
     """It does not say the facts, and each of them can be read from the model as it is; compared with a reference."""
     unlearned = dict.fromkeys(ALL, Planted(4.0, 0.02, 0.5)) | recovering(0.7, 0.8, 0.9)
     roles = {"base": base(), "unlearned": unlearned, "reference": dict.fromkeys(ALL, NOTHING), "twin": TWIN}
-    return judged("authors", "Thirty authors", knowledge(facts(30), roles))
+    return judged("authors", "Literature", knowledge(facts(30), roles))
 
 
 @cache
@@ -124,7 +124,7 @@ def inverted() -> Finding:
     """The true answers are avoided, and relearning brings nothing back."""
     unlearned = dict.fromkeys(ALL, Planted(-3.0)) | dict.fromkeys(HALF, Planted(0.0))
     roles = {"base": base(), "unlearned": unlearned, "twin": TWIN}
-    return judged("painters", "Twenty painters", knowledge(facts(20), roles))
+    return judged("painters", "Painting", knowledge(facts(20), roles))
 
 
 @cache
@@ -136,4 +136,4 @@ def removed() -> Finding:
         "reference": dict.fromkeys(ALL, NOTHING),
         "twin": TWIN,
     }
-    return judged("engineers", "Forty engineers", knowledge(facts(40), roles))
+    return judged("engineers", "Engineering", knowledge(facts(40), roles))

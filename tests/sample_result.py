@@ -11,13 +11,19 @@ from audit.metrics import weights_metrics
 from audit.result import (
     AuditResult,
     Column,
+    ConditionRecord,
     Control,
+    FactReading,
+    FactRecord,
     FileRecord,
     Finding,
     LayerChange,
     Measurement,
+    ModelReading,
     NeuronChange,
     NotChecked,
+    NotRun,
+    Residual,
     Run,
     SubjectRecord,
     Subjects,
@@ -154,9 +160,17 @@ def hostile() -> AuditResult:
         details={text: {text: [text, None, True]} for text in HOSTILE},
     )
     missing = Measurement(metric="gone", title=bad, not_measured=bad)
+    known = hostile_knowledge(bad)
     findings = [
         Finding(
-            concept=text, title=text, verdict="hidden", reason=bad, would_reverse=bad, measurements=[measured, missing]
+            concept=text,
+            title=text,
+            verdict="hidden",
+            reason=bad,
+            would_reverse=bad,
+            note=bad,
+            measurements=[measured, missing],
+            **known,
         )
         for text in (*HOSTILE, "", "a/../../etc/passwd", "x" * 10_240)
     ]
@@ -185,6 +199,36 @@ def hostile() -> AuditResult:
     run = result.run.model_copy(update={"command": bad, "settings": {bad: bad}, "packages": {bad: bad}, "started": bad})
     subjects = Subjects(base=subject, unlearned=subject, retained=subject)
     return result.model_copy(update={"run": run, "subjects": subjects})
+
+
+def hostile_knowledge(bad: str) -> dict[str, Any]:
+    """The fields of a finding on its facts, as a checkpoint's file could name them."""
+    models = [
+        ModelReading(model=model, says=0.5, readable=0.5, readable_interval=(0.4, 0.6), n=2)
+        for model in ("base", "unlearned", bad)
+    ]
+    trained = [
+        ConditionRecord(condition=f"{bad} {arm} {steps}", attack=bad, title=bad, dose=bad, arm=arm, steps=steps)
+        for arm in (bad, "other")
+        for steps in (1, 2)
+    ]
+    conditions = [
+        ConditionRecord(condition="as is", attack=None, title=bad, dose="", models=models),
+        ConditionRecord(condition=bad, attack=bad, title=bad, dose=bad, models=models, p_value=0.5),
+        *(row.model_copy(update={"models": models}) for row in trained),
+    ]
+    readings = [
+        FactReading(model=model, condition=condition, says=True, rank=0.0)
+        for model in ("base", "unlearned", bad)
+        for condition in ("as is", bad)
+    ]
+    fact = FactRecord(question=bad, answer=bad, type=bad, subject=bad, known=True, readings=readings)
+    return {
+        "residual": Residual(value=0.5, condition=bad, place=bad, n=2, p_value=0.5, test=bad, margin=0.2),
+        "facts": [fact, fact.model_copy(update={"type": None})],
+        "conditions": conditions,
+        "not_run": [NotRun(attack=bad, title=bad, model=bad, reason=bad)],
+    }
 
 
 def build(findings: list[Finding], changed: Weights, not_checked: list[NotChecked] | None = None) -> AuditResult:

@@ -14,7 +14,7 @@ import pytest
 from reports.html import render
 from reports.index import write
 from tests.sample_guard import adjusted, guarded
-from tests.sample_result import hostile, sample, several, single, weights_only
+from tests.sample_result import hostile, kinds, known, sample, several, single, weights_only
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
@@ -36,13 +36,13 @@ def browser() -> Iterator[Any]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pages on disk, opened as a reader would open them."""
     folder = tmp_path_factory.mktemp("pages")
-    for build in (sample, several, hostile, weights_only, guarded, adjusted):
+    for build in (sample, several, known, kinds, hostile, weights_only, guarded, adjusted):
         (folder / f"{build.__name__}.html").write_text(render(build()), encoding="utf-8")
     write(folder / "index.html", {"npo": single(), "needle": several()}, "Italy, two ways.\nAs measured.")
     return folder
 
 
-NAMES = ["sample", "several", "hostile", "weights_only", "guarded", "adjusted", "index"]
+NAMES = ["sample", "several", "known", "kinds", "hostile", "weights_only", "guarded", "adjusted", "index"]
 
 
 @pytest.mark.parametrize("name", NAMES)

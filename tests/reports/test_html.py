@@ -27,6 +27,9 @@ BUILDERS = [
     sample_result.sample,
     sample_result.single,
     sample_result.several,
+    sample_result.known,
+    sample_result.kinds,
+    sample_result.compared,
     sample_result.destroyed,
     sample_result.identical,
     sample_result.weights_only,
@@ -132,7 +135,7 @@ def test_another_result_gives_other_bytes() -> None:
 # ---- everything is there
 
 
-def test_sections_come_in_the_order_of_the_specification() -> None:
+def test_the_findings_come_right_after_the_verdict_and_the_record_of_the_run_last() -> None:
     page = Page(render(sample()))
     ids = page.attributes("id")
     order = ["verdict", "concept-italy", "concept-france", "tests", "audited", "layers", "unlearned"]
