@@ -17,6 +17,7 @@ from audit.result import (
     FactRecord,
     FileRecord,
     Finding,
+    Known,
     LayerChange,
     Measurement,
     ModelReading,
@@ -25,6 +26,7 @@ from audit.result import (
     NotRun,
     Residual,
     Run,
+    Share,
     SubjectRecord,
     Subjects,
     TensorChange,
@@ -224,7 +226,10 @@ def hostile_knowledge(bad: str) -> dict[str, Any]:
     ]
     fact = FactRecord(question=bad, answer=bad, type=bad, subject=bad, known=True, readings=readings)
     return {
-        "residual": Residual(value=0.5, condition=bad, place=bad, n=2, p_value=0.5, test=bad, margin=0.2),
+        "known": Known(facts=2, known=2, forms=[bad], attacks=[bad], p_value=0.5, test=bad, strongest=bad, z=1.0, n=2),
+        "residual": Residual(
+            value=0.5, condition=bad, place=bad, n=2, shares=[Share(condition=bad, place=bad)], margin=0.2
+        ),
         "facts": [fact, fact.model_copy(update={"type": None})],
         "conditions": conditions,
         "not_run": [NotRun(attack=bad, title=bad, model=bad, reason=bad)],

@@ -50,7 +50,7 @@ def test_every_fact_that_the_base_says_has_a_row_and_the_others_are_counted() ->
 
 def test_facts_of_one_type_stand_together_and_each_model_has_a_panel() -> None:
     drawn = view(readable()).grid
-    assert [label for label in re.findall(r'class="label">([^<]*)<', drawn)] == ["city", "job", "pet", "food"]
+    assert re.findall(r'class="label">([^<]*)<', drawn) == ["city", "job", "pet", "food"]
     assert re.findall(r'class="head">([^<]*)<', drawn) == ["base", "unlearned", "reference"]
 
 
