@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from audit.attacks import AttackInput, Level, relearning
-from audit.attacks.relearning import FILLER, FULL, HALF, LONG, OTHERS, QUICK, TEXT, conditions, fact_examples
+from audit.attacks.relearning import FILLER, FULL, HALF, LONG, ONE, OTHERS, QUICK, TEXT, conditions, fact_examples
 from audit.errors import AuditError
 from audit.models.loading import RunningModel
 from audit.models.packing import Example
@@ -18,7 +18,7 @@ from audit.questions.topics import ConceptTopic
 from audit.settings import Settings
 from concepts.concept import Concept, library, load_concept
 from concepts.facts import facts_of, halves
-from concepts.prompts import ASK, mentions
+from concepts.prompts import ASK, answer_text, mentions
 from tests.helpers import open_tiny
 
 CONCEPT = Concept.model_validate(
@@ -114,7 +114,7 @@ def test_no_trained_example_holds_the_answer_of_a_fact_that_is_read_beside_its_q
 ) -> None:
     attacked = list(conditions(replace(given(tiny, "full"), settings=Settings(seed=seed))))
     folds = [{prompt.id for prompt in each.items.written} for each in attacked[:: len(FULL)]]
-    assert len(folds) == len(trained) == 5
+    assert len(folds) == len(trained) == 6
     for names, examples in zip(folds, trained, strict=True):
         for fact in (FACTS[int(name.partition("/")[2])] for name in names):
             for example in examples:
@@ -149,16 +149,20 @@ def test_facts_of_one_subject_are_in_the_same_half(tiny: RunningModel, trained: 
 def test_the_full_level_adds_other_arms_that_hold_no_fact(tiny: RunningModel, trained: list[list[Example]]) -> None:
     attacked = list(conditions(given(tiny, "full")))
     arms = list(dict.fromkeys((each.condition.dose.rpartition(", ")[0], each.condition.fold) for each in attacked))
-    assert arms == [(HALF, 0), (HALF, 1), (OTHERS, None), (TEXT, None), (FILLER, None)]
+    assert arms == [(HALF, 0), (HALF, 1), (ONE, None), (OTHERS, None), (TEXT, None), (FILLER, None)]
     assert len(attacked) == len(arms) * len(FULL)
-    others, text, filler = trained[2:]
+    one, others, text, filler = trained[2:]
+    assert {example.answer for example in one} == {answer_text(FACTS[0].answer)}
     assert [example.answer for example in others] == [" A puppy", " Insulin"]
     assert text == [Example("The old harbour", " was quiet for a long time.")]
     assert filler == [
         Example("Rivers run to", " the sea, slowly."),
         Example("Rain falls on", " the hills in winter."),
     ]
-    for each in attacked[2 * len(FULL) :]:
+    other_subjects = sum(fact.subject != FACTS[0].subject for fact in FACTS)
+    for each in attacked[2 * len(FULL) : 3 * len(FULL)]:
+        assert len(each.items.written) == other_subjects
+    for each in attacked[3 * len(FULL) :]:
         assert len(each.items.written) == len(FACTS)
 
 

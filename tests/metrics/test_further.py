@@ -78,7 +78,7 @@ def evidence(case: Case, **roles: Readings) -> Evidence:
 
 
 def paraphrased(case: Case, **roles: Readings) -> Measurement:
-    return paraphrase_memorisation.measure(evidence(case, **roles)).named("paraphrase_memorisation", "")
+    return paraphrase_memorisation.measure(evidence(case, **roles)).named("paraphrase_memorisation", "", "answers")
 
 
 # ---- paraphrases

@@ -83,7 +83,7 @@ def evidence_under(**roles: ByPrompt) -> Evidence:
 
 def measured(case: Case, **roles: ByPrompt) -> Measurement:
     models = {"base": readings("present", seed=1), "unlearned": readings(case, seed=2), **roles}
-    return jailbreak_recovery.measure(evidence_under(**models)).named("jailbreak_recovery", "")
+    return jailbreak_recovery.measure(evidence_under(**models)).named("jailbreak_recovery", "", "answers")
 
 
 def row(measurement: Measurement, prompt: str) -> dict[str, Any]:
@@ -234,7 +234,7 @@ def activation(unlearned: dict[str, float]) -> Measurement:
     traced = TracedVectors(writes, vectors(PLACES), vectors(CONTROLS), 2, np.arange(3), ("w",) * 3, "float32")
     models = {"base": keys(dict.fromkeys(PROMPTS, 2.0), 1), "unlearned": keys(unlearned, 2)}
     measurement = vector_activation.measure(replace(evidence_under(**models), vectors=traced))
-    return measurement.named("vector_activation", "")
+    return measurement.named("vector_activation", "", "internals")
 
 
 def test_activation_orders_a_present_a_hidden_and_a_removed_concept() -> None:

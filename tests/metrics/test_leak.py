@@ -59,7 +59,7 @@ def measured(unlearned: Answers, seed: int = 0, reference: Answers | None = None
     under = {"base": drawn(knows), "unlearned": drawn(unlearned, seed)}
     others = {} if reference is None else {"reference": {DRAWS: drawn(reference)}}
     evidence = replace(evidence_of({}), by_condition={AS_IS: plain, DRAWS: under}, others=others)
-    return leak_at_k.measure(evidence).named("leak_at_k", "")
+    return leak_at_k.measure(evidence).named("leak_at_k", "", "answers")
 
 
 def test_a_model_that_leaks_a_fact_once_in_eight_is_told_from_one_that_guesses() -> None:
