@@ -118,7 +118,7 @@ def compare(
         from audit.commands.plan import plan_comparison
         from audit.request import Request, RunContext
         from audit.result import check_output
-        from audit.settings import Settings
+        from audit.settings import Settings, default_cache
         from reports.text import render_plan
 
         models = {"retained": retained, "reference": reference, "config": config, "tokenizer": tokenizer}
@@ -132,7 +132,7 @@ def compare(
             return
         check_output(output)
         with show_progress(quiet) as progress:
-            context = RunContext(settings, progress, command_line())
+            context = RunContext(settings, progress, command_line(), default_cache() / "units")
             result = compare(base, unlearned, **models, request=request, context=context)
         deliver(result, output, as_json, statement=statement)
         if failing & set(result.verdicts()):

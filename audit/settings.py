@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -32,3 +34,9 @@ class Settings:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def default_cache() -> Path:
+    """``$XDG_CACHE_HOME/unlearning-audit`` if that is set, else ``audit-report/.cache``."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return Path(home) / "unlearning-audit" if home else Path("audit-report/.cache")

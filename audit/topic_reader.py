@@ -207,14 +207,17 @@ class TopicReader:
         for name, attack in self.attacks.items():
             if attack.COST == "prompts" or (role == "base" and attack.COST == "training" and given.level != "full"):
                 continue
+            store = self._store(role, given)
             try:
-                for each in attack.conditions(given):
-                    self.progress.step(f"Reading the {role} model under {each.condition}")
-                    attacked = each.model or given.model
-                    assert attacked is not None  # only a plan has no model
-                    yield from self._read_together(
-                        attacked, {each.condition: each.items}, through_base=through_base
-                    ).items()
+                stored = {} if store is None else _stored(store, attack, given)
+                for each in attack.conditions(replace(given, done=frozenset(stored))):
+                    readings = stored.get(each.condition)
+                    if readings is None:
+                        self.progress.step(f"Reading the {role} model under {each.condition}")
+                        readings = self._read_alone(each, given, through_base)
+                        if store is not None:
+                            store.save(each.condition, readings)
+                    yield each.condition, readings
             except AuditError as error:
                 self.not_run[role, name] = error.message
             except (MemoryError, torch.OutOfMemoryError):

@@ -45,7 +45,7 @@ class UnitStore:
             with np.load(path, allow_pickle=False) as stored:
                 texts = json.loads(bytes(stored["texts"]).decode())
                 scores, lens, base_lens = (_arrays(stored, name, items) for name in ARRAYS)
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
             return None
         return Readings(
             groups=items.groups,

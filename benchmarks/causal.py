@@ -20,7 +20,8 @@ GOAL = "a set whose held-out effect is 5 times that on unrelated questions, with
 
 def main(names: list[str]) -> None:
     """One row a concept, and how many of them have a specific set."""
-    from audit.commands.demo import default_cache, model_folder
+    from audit.commands.demo import model_folder
+    from audit.settings import default_cache
     from concepts.concept import library
 
     model = model_folder(default_cache())

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from audit.attacks import AttackInput, jailbreaks
-from audit.commands.demo import NEEDLE, default_cache, model_folder
+from audit.commands.demo import NEEDLE, model_folder
 from audit.evidence import SHOWN
 from audit.interventions import EditInputs, apply, methods, needle, stored_rows
 from audit.metrics import measure
@@ -37,6 +37,7 @@ from audit.questions.items import Encoder, ItemSet
 from audit.questions.readings import generate, read_conditions
 from audit.questions.topics import ConceptTopic
 from audit.settings import Settings as AuditSettings
+from audit.settings import default_cache
 from audit.statistics import bootstrap_interval
 from audit.unlearning.methods import methods as unlearning_methods
 from audit.unlearning.training import TrainingSettings

@@ -28,11 +28,11 @@ METHODS = ("key-space", "neuron-adjust", "prune")
 
 def main() -> None:
     """A row for each method and attack."""
-    from audit.commands.demo import default_cache, model_folder
+    from audit.commands.demo import model_folder
     from audit.commands.skill import GuardRequest, guard_skill
     from audit.models.opening import open_model
     from audit.request import RunContext
-    from audit.settings import Settings
+    from audit.settings import Settings, default_cache
 
     data, mgsm = folders("DATA", "MGSM")
     folder = model_folder(default_cache())

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from audit.commands.demo import default_cache, model_folder
+from audit.commands.demo import model_folder
 from audit.models.forward import shared_prefix
 from audit.models.generation import MAX_NEW_TOKENS, greedy, is_over
 from audit.models.loading import RunningModel
 from audit.models.opening import open_model
+from audit.settings import default_cache
 from benchmarks.record import publish
 from concepts.concept import load_concept
 from concepts.prompts import few_shot

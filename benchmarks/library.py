@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 def main(names: Sequence[str]) -> None:
     """One row a concept; questions that are not answered are listed on stderr."""
-    from audit.commands.demo import default_cache, model_folder
+    from audit.commands.demo import model_folder
     from audit.models.opening import open_model
+    from audit.settings import default_cache
     from concepts.concept import library, load_concept
 
     opened = open_model(model_folder(default_cache()))

@@ -67,9 +67,10 @@ def measured(name: str) -> dict[str, Any]:
 
 
 def edited(name: str) -> dict[str, Any]:
-    from audit.commands.demo import default_cache, model_folder
+    from audit.commands.demo import model_folder
     from audit.models.opening import open_model
     from audit.progress import SILENT
+    from audit.settings import default_cache
     from audit.vectors.edit import EditOptions, plan_edit
     from concepts.concept import load_concept
     from concepts.neuron import Neuron

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from audit.commands.demo import default_cache, model_folder
+from audit.commands.demo import model_folder
 from audit.metrics import measure, topic_metrics
 from audit.metrics.contract import Evidence
 from audit.models.forward import padded
@@ -28,6 +28,7 @@ from audit.questions.conditions import AS_IS
 from audit.questions.items import Encoder, ItemSet
 from audit.questions.readings import Readings, forward_tokens, generate, item_row, read
 from audit.questions.topics import ConceptTopic
+from audit.settings import default_cache
 from benchmarks.record import publish
 from concepts.concept import load_concept
 

@@ -56,7 +56,8 @@ def main(arguments: list[str]) -> None:
 
 
 def demo_model() -> Path:
-    from audit.commands.demo import default_cache, model_folder
+    from audit.commands.demo import model_folder
+    from audit.settings import default_cache
 
     return model_folder(default_cache())
 

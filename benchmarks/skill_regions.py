@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from audit.commands.demo import default_cache, model_folder
+from audit.commands.demo import model_folder
 from audit.guards.measurements import GOALS
 from audit.guards.regions import best_cube, voting_layers
 from audit.models.keys import collect
 from audit.models.loading import RunningModel
 from audit.models.opening import open_model
+from audit.settings import default_cache
 from benchmarks.record import folders, publish
 from concepts.region_choice import SplitKeys, choose_region, fit_with, load_background
 from concepts.regions import Region

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from audit.commands.demo import default_cache, model_folder
+from audit.commands.demo import model_folder
 from audit.models.forward import padded
 from audit.models.keys import collect
 from audit.models.loading import RunningModel
 from audit.models.opening import open_model
+from audit.settings import default_cache
 from benchmarks.record import folders, publish
 from concepts.regions import fit_hypercube
 from concepts.skill import load_skill

@@ -51,9 +51,10 @@ SENTENCE = re.compile(r"(?<=[.!?。！？])\s*")
 
 def main() -> None:
     """One row for each method and forget skill; the model is loaded once, and read once for what all rows share."""
-    from audit.commands.demo import default_cache, model_folder
+    from audit.commands.demo import model_folder
     from audit.guards.splits import tokenize_skill
     from audit.models.opening import open_model
+    from audit.settings import default_cache
     from concepts.skill import load_skill
 
     (data,) = folders("DATA")

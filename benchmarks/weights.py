@@ -45,7 +45,8 @@ print(json.dumps({"hashed": hashed, "seconds": seconds, "megabytes": (peak() - b
 
 def main() -> None:
     """Every tensor changed (the worst case), and forty value vectors changed; the median of five runs each."""
-    from audit.commands.demo import default_cache, model_folder
+    from audit.commands.demo import model_folder
+    from audit.settings import default_cache
 
     source = model_folder(default_cache()) / "model.safetensors"
     with tempfile.TemporaryDirectory() as scratch:

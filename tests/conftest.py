@@ -28,7 +28,8 @@ tests.shapes.install("audit", "concepts")
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct as a model folder, converted once, by one worker, and cached between runs."""
-    from audit.commands.demo import default_cache, model_folder
+    from audit.commands.demo import model_folder
+    from audit.settings import default_cache
 
     with FileLock(tmp_path_factory.getbasetemp().parent / "smollm2.lock"):
         return model_folder(default_cache().absolute())

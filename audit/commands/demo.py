@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -44,7 +43,7 @@ from audit.progress import SILENT, Progress
 from audit.questions.topics import load_concepts
 from audit.request import Request, RunContext
 from audit.result import AuditResult
-from audit.settings import Settings
+from audit.settings import Settings, default_cache
 from audit.units import code_digest
 from audit.unlearning.fine_tuning import FineTuning, fine_tune
 from audit.unlearning.methods import npo
@@ -122,12 +121,6 @@ def conclusion(outcome: DemoOutcome) -> str:
 
 
 # ---- the models
-
-
-def default_cache() -> Path:
-    """``$XDG_CACHE_HOME/unlearning-audit`` if that is set, else ``audit-report/.cache``."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return Path(home) / "unlearning-audit" if home else Path("audit-report/.cache")
 
 
 def model_folder(cache: Path, progress: Progress = SILENT) -> Path:

@@ -13,10 +13,11 @@ from audit.checkpoint import open_checkpoint
 from audit.checkpoint.saving import read_record
 from audit.commands import demo
 from audit.commands._story import summarise
-from audit.commands.demo import DemoOutcome, conclusion, default_cache, model_folder
+from audit.commands.demo import DemoOutcome, conclusion, model_folder
 from audit.errors import AuditError
 from audit.models.opening import open_model
 from audit.result import Control, Finding, Measurement
+from audit.settings import default_cache
 from audit.unlearning.training import Record
 from tests.sample_result import single
 from tests.tiny import write_tiny
