@@ -223,6 +223,45 @@ def test_changed_concept_json_is_read_or_refused(folder: Path, content: bytes) -
     assert read_or_refused(read_italy, folder / "changed.json") or content != ENTRIES_JSON
 
 
+ROW: dict[str, Any] = {
+    "question": "Which river flows through Rome?",
+    "answer": "Tiber",
+    "choices": ["Tiber", "Rhine"],
+    "answer_prefix": "The river is the",
+    "aliases": ["Tevere"],
+    "paraphrased_question": "Which river is in Rome?",
+    "perturbed_answer": ["Seine"],
+    "subject": "Rome",
+    "type": "river",
+}
+ROWS = json.dumps([ROW, {"question": "Where does it end?", "answer": "In the sea"}]).encode()
+TABLE = b'question,answer,aliases\n"Which river, in Rome?",Tiber,Tevere|Tibris\nWhere does it end?,In the sea,\n'
+
+
+@quick
+@example(rows=[ROW])
+@given(rows=st.lists(st.fixed_dictionaries({key: st.just(value) | VALUES for key, value in ROW.items()})) | VALUES)
+def test_any_data_set_of_questions_is_read_or_refused(folder: Path, rows: Any) -> None:
+    (folder / "any.jsonl").write_text(json.dumps(rows))
+    assert read_or_refused(read_concept, folder / "any.jsonl") or rows != [ROW]
+
+
+@quick
+@example(content=ROWS)
+@given(content=changed(ROWS))
+def test_a_changed_data_set_of_questions_is_read_or_refused(folder: Path, content: bytes) -> None:
+    (folder / "changed.jsonl").write_bytes(content)
+    assert read_or_refused(read_concept, folder / "changed.jsonl") or content != ROWS
+
+
+@quick
+@example(content=TABLE)
+@given(content=changed(TABLE) | st.binary(max_size=60))
+def test_a_changed_table_of_questions_is_read_or_refused(folder: Path, content: bytes) -> None:
+    (folder / "changed.csv").write_bytes(content)
+    assert read_or_refused(read_concept, folder / "changed.csv") or content != TABLE
+
+
 # ---- torch files
 
 
