@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from audit.commands.compare import compare
+from audit.commands.plan import plan_comparison
 from audit.commands.verify import verify
 from audit.errors import AuditError, ConceptError, IncomparableError
 from audit.metrics import topic_metrics
@@ -66,6 +67,12 @@ def test_the_same_settings_give_the_same_bytes_but_for_times(pair: tuple[Path, P
         for field in ("started", "finished", "seconds"):
             document["run"].pop(field)
     assert once == again
+
+
+def test_an_attack_that_cannot_be_run_is_listed_with_the_reason_and_planned_without(pair: tuple[Path, Path]) -> None:
+    context = RunContext(Settings(limit=2, attacks="chat,paraphrase"))
+    assert reasons(compare(*pair, request=ITALY, context=context))["chat"] == "the tokenizer has no chat template."
+    assert [attack.name for attack in plan_comparison(*pair, request=ITALY, context=context).attacks] == ["paraphrase"]
 
 
 def test_no_concept_still_answers_what_changed(pair: tuple[Path, Path]) -> None:
