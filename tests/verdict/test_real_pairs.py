@@ -29,7 +29,7 @@ from concepts.prompts import few_shot
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 TOFU, GSM8K = DATA / "tofu_authors.jsonl", DATA / "gsm8k.jsonl"
-FACTS = 32
+FACTS = 20
 """Those of the first authors; more only take longer."""
 
 
@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def taught(smollm2: Path, folder: Path) -> Path:
     """SmolLM2 fine-tuned on the facts."""
     (topic,) = load_concepts([str(TOFU)])
-    return trained(smollm2, folder / "taught", fact_examples(facts_of(topic.concept)[:FACTS], topic.concept), 24, 3e-4)
+    return trained(smollm2, folder / "taught", fact_examples(facts_of(topic.concept)[:FACTS], topic.concept), 16, 4e-4)
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +98,7 @@ def test_facts_that_nobody_answers_are_not_present(smollm2: Path, nudged: Path) 
 def test_a_skill_that_nobody_has_is_not_present(smollm2: Path, nudged: Path) -> None:
     """Fault 2 for a skill."""
     request = Request(skills=(GSM8K,))
-    result = compare(smollm2, nudged, request=request, context=RunContext(Settings(attacks="none", limit=8))).findings[
+    result = compare(smollm2, nudged, request=request, context=RunContext(Settings(attacks="none", limit=6))).findings[
         0
     ]
     assert result.verdict == "inconclusive"
