@@ -11,6 +11,8 @@ from typing import Final, Protocol
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from audit.architectures import Architecture
 from audit.checkpoint import Checkpoint
@@ -19,7 +21,7 @@ from audit.models.loading import RunningModel
 from audit.patching.injection import inject
 from audit.patching.items import PatchItem, patch_items
 from audit.patching.lens import LensReadings, in_item_order, read_lens
-from audit.patching.readings import PatchReadings
+from audit.patching.readings import SMALL, PatchReadings
 from audit.patching.restoration import BaseRun, Restored, in_order, n_patches, restore
 from audit.patching.runs import BaseAnswers, Run, Scores, States
 from audit.patching.sites import Alignment, sites_of
@@ -100,6 +102,7 @@ class PatchCollector:
         self.lens: dict[str, LensReadings] = {}
         self.base_lens: dict[str, LensReadings] = {}
         self.moved: dict[str, np.ndarray] = {}
+        self.shift: dict[str, np.ndarray] = {}
         self.passes = 0.0
 
     @property
@@ -119,6 +122,7 @@ class PatchCollector:
             self.lens,
             self.base_lens,
             self.moved,
+            self.shift,
             round(self.passes),
         )
 
@@ -199,7 +203,7 @@ class PatchCollector:
         self.from_base[role] = in_order(self.batches, own)
         self.from_other[role] = in_order(self.batches, other)
         self.lens[role] = self._lens(model, role)
-        self.moved[role] = self._moved(role)
+        self.moved[role], self.shift[role] = self._distances(role)
         self.restored[role] = self._restored(model)
         self.passes += run.passes
 
@@ -225,14 +229,21 @@ class PatchCollector:
             self.base_lens[name] = self._lens(model, name)
         self.passes += run.passes
 
-    def _moved(self, role: str) -> np.ndarray:
-        """See ``PatchReadings.moved``."""
+    def _distances(self, role: str) -> tuple[np.ndarray, np.ndarray]:
+        """See ``PatchReadings.moved`` and ``PatchReadings.shift``."""
         own, base, other = (in_item_order(self.batches, self.states[each]) for each in (role, "base", OTHER))
-        ratios = [
-            (one - before).norm(dim=-1).mean(-1) / (another - before).norm(dim=-1).mean(-1)
-            for one, before, another in zip(own, base, other, strict=True)
-        ]
-        return torch.stack(ratios, dim=-1).double().numpy()
+        moved, shift = [], []
+        for one, before, another in zip(own, base, other, strict=True):
+            away = _length(one - before)
+            moved.append(away / np.maximum(_length(another - before), SMALL))
+            shift.append(away / np.maximum(_length(before), SMALL))
+        return np.stack(moved, axis=1), np.stack(shift, axis=1)
 
     def _lens(self, model: RunningModel, role: str) -> LensReadings:
         return read_lens(model, self.items, in_item_order(self.batches, self.states[role]))
+
+
+def _length(states: Float[Tensor, "n_layers n_tokens d_model"]) -> Float[np.ndarray, " n_layers"]:
+    """Mean norm over the tokens."""
+    length: np.ndarray = states.double().norm(dim=-1).mean(-1).numpy()
+    return length

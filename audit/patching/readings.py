@@ -21,6 +21,10 @@ DROP: Final = 0.05
 (the threshold of the unlearning depth score); the same number is used for probabilities."""
 LENS: Final = 0.2
 """Probability in the base's lens from which on a state already holds the answer, so that putting it in is trivial."""
+DECIDING: Final = 0.8
+"""Share of the drop in the last layer from which on a layer decides the answer: the blocks above hardly ask again."""
+SMALL: Final = 1e-6
+"""Keeps a division defined where another subject's state costs nothing; such layers are not counted."""
 SAME: Final = 1e-6
 """Mean squared difference of logits below which two models give the same answers, up to rounding."""
 WEIGHTS: Final = ("embedding", "value vectors", "readout")
@@ -46,6 +50,7 @@ class PatchReadings:
         base_lens: role (not the base) -> its states through the base's.
         moved: role (not the base) -> distance of its states from the base's, divided by the distance of the base's
             states after the other question ``[n_layers, n]``.
+        shift: the same, divided by the norm of the base's states.
         passes: number of forward passes of one question, all models together.
     """
 
@@ -58,6 +63,7 @@ class PatchReadings:
     lens: Mapping[str, LensReadings]
     base_lens: Mapping[str, LensReadings]
     moved: Mapping[str, Float[np.ndarray, "n_layers n"]]
+    shift: Mapping[str, Float[np.ndarray, "n_layers n"]]
     passes: int
 
     @cached_property
@@ -98,13 +104,38 @@ class PatchReadings:
     def written_share(self, role: str) -> Float[np.ndarray, " n"]:
         """The largest share of the base's lens that ``role``'s states reach in the same layer, through the base's head.
 
-        Only layers where the base's lens shows the answer count; NaN where there is none.
+        Only layers where the base's lens shows the answer count, and not the last, which makes it; NaN where there is
+        none, as in small models that write an answer in their last block.
         """
         shown = ~self.early
+        shown[-1] = False
         base = np.where(shown, self.lens["base"].probability, 1.0)
         share = np.where(shown, self.base_lens[role].probability / base, 0.0).max(axis=0)
         values: np.ndarray = np.where(shown.any(axis=0), np.minimum(share, 1.0), np.nan)
         return values
+
+    def carried_share(self, role: str) -> Float[np.ndarray, " n"]:
+        """``state_share`` in the best layer of those that decide the answer (``deciding``)."""
+        floor = self.into_base["other"].likelihood
+        full = np.maximum(self.plain["base"].likelihood - floor, SMALL)
+        share = np.where(self.deciding, (self.into_base[role].likelihood - floor) / full, 0.0)
+        values: np.ndarray = np.where(self.deciding.any(axis=0), np.clip(share.max(axis=0), 0.0, 1.0), np.nan)
+        return values
+
+    def moved_apart(self, role: str) -> Float[np.ndarray, " n"]:
+        """Mean of ``moved`` over the layers that decide the answer; NaN if there is none."""
+        count = self.deciding.sum(axis=0)
+        total = np.where(self.deciding, self.moved[role], 0.0).sum(axis=0)
+        values: np.ndarray = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+        return values
+
+    @property
+    def deciding(self) -> Bool[np.ndarray, "n_layers n"]:
+        """Layers in which another subject's state costs nearly all that it costs in the end; not the last layer."""
+        drop = self.drop("other")
+        deciding: np.ndarray = (drop > DROP) & (drop >= DECIDING * drop[-1])
+        deciding[-1] = False
+        return deciding
 
     def readout_share(self, role: str) -> Float[np.ndarray, " n"]:
         """The same for ``role`` with the base's stream: 1 as much as the base, 0 no more than with the base's stream
@@ -138,13 +169,21 @@ class PatchReadings:
             for each in self.classes(role)
             if each.component in WEIGHTS and not each.floor and each.layers in (None, (0, last))
         ]
-        written = self.written_share(role)[self.facts]
         return EditNumbers(
             changed=float(self.plain[role].select(self.facts).mse.mean()) > SAME,
-            written=float(np.nanmean(written)) if np.isfinite(written).any() else None,
-            moved=float(self.moved[role][: max(last, 1), self.facts].mean(axis=1).max()),
+            shift=float(self.shift[role][: max(last, 1), self.facts].mean(axis=1).max()),
+            readout=self._mean(self.readout_share(role)),
+            written=self._mean(self.written_share(role)),
+            carried=self._mean(self.carried_share(role)),
+            moved=self._mean(self.moved_apart(role)),
+            damage=self.damage(role, self.facts),
             restored={each.component: self.recovery(role, each).krs for each in weights},
         )
+
+    def _mean(self, values: Float[np.ndarray, " n"]) -> float | None:
+        """Mean over the facts for which it is defined, if these are at least half."""
+        defined = values[self.facts & np.isfinite(values)]
+        return float(defined.mean()) if 2 * len(defined) >= self.facts.sum() else None
 
 
 @dataclass(frozen=True)

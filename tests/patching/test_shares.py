@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -49,28 +51,33 @@ def test_windows_cover_every_layer_once(n_layers: int) -> None:
         assert windows(n_layers)[0] == (0, 4)
 
 
+PLAIN = EditNumbers(True, 1.0, 0.1, 0.1, 0.1, 1.0, 0.5, {"embedding": 0.0, "value vectors": 0.3})
+"""States like another subject's, in which the facts are not written."""
+
+
 @pytest.mark.parametrize(
-    ("expected", "changed", "written", "moved", "restored"),
+    ("expected", "numbers"),
     [
-        ("no change", False, 1.0, 0.0, {"embedding": None, "value vectors": None}),
-        ("noise", True, 1.0, FAR, {"embedding": 0.0, "value vectors": 1.0}),
-        ("bypass", True, 0.6, 3.0, {"embedding": 0.0, "value vectors": 1.0}),
-        ("edit", True, 0.1, 3.0, {"embedding": 0.0, "value vectors": 0.9}),
-        ("absence", True, 0.1, NEAR, {"embedding": 0.0, "value vectors": 0.3}),
-        ("absence", True, None, NEAR, {"embedding": 0.0}),
-        ("mixed", True, 0.4, NEAR, {"embedding": 0.0, "value vectors": 0.3}),
-        ("mixed", True, 0.1, 3.0, {"embedding": 0.0, "value vectors": 0.3}),
+        ("no change", replace(PLAIN, changed=False, carried=1.0)),
+        ("noise", replace(PLAIN, shift=FAR + 0.1, readout=0.5, written=1.0)),
+        ("edit", replace(PLAIN, shift=FAR + 0.1, restored={"value vectors": 1.0})),
+        ("bypass", replace(PLAIN, written=0.6, restored={"value vectors": 1.0})),
+        ("edit", replace(PLAIN, carried=1.0, restored={"embedding": 0.0, "value vectors": 0.9, "readout": None})),
+        ("bypass", replace(PLAIN, written=None, carried=0.95)),
+        ("absence", PLAIN),
+        ("absence", replace(PLAIN, written=None, carried=None, restored={"embedding": None})),
+        ("mixed", replace(PLAIN, written=0.4)),
+        ("mixed", replace(PLAIN, moved=NEAR + 0.1)),
+        ("mixed", replace(PLAIN, moved=None)),
+        ("mixed", replace(PLAIN, damage=4.0)),
     ],
 )
-def test_each_class_has_its_numbers(
-    expected: str, changed: bool, written: float | None, moved: float, restored: dict[str, float | None]
-) -> None:
-    assert edit_class(EditNumbers(changed, written, moved, restored)).name == expected
+def test_each_class_has_its_numbers(expected: str, numbers: EditNumbers) -> None:
+    assert edit_class(numbers).name == expected
 
 
 def test_an_edit_of_embedding_rows_is_named() -> None:
-    numbers = EditNumbers(True, 0.1, 2.0, {"embedding": 1.0, "value vectors": 0.0, "readout": None})
-    assert "embedding" in edit_class(numbers).sentence
+    assert "embedding" in edit_class(replace(PLAIN, restored={"embedding": 1.0, "value vectors": 0.0})).sentence
 
 
 def test_an_answer_is_found_if_any_layer_that_is_read_has_it_among_its_first_tokens() -> None:

@@ -6,9 +6,11 @@ calibrated, and no verdict rests on them.
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from audit.metrics.contract import Evidence
 from audit.metrics.internals._patching import NEEDS, counts, patching_of
-from audit.patching.edit_class import FAR, NEAR, RESTORED, WRITTEN, edit_class
+from audit.patching.edit_class import CARRIED, DAMAGED, FAR, NEAR, READ, RESTORED, WRITTEN, edit_class
 from audit.result import Measured
 
 __all__ = ["NEEDS"]
@@ -30,9 +32,15 @@ def measure(evidence: Evidence) -> Measured:
             **counts(readings),
             "class": found.name,
             "calibrated": False,
-            "written_in_the_states": numbers.written,
-            "states_moved": numbers.moved,
-            "restored_by": dict(numbers.restored),
-            "thresholds": {"written": WRITTEN, "restored": RESTORED, "far": FAR, "near": NEAR},
+            **asdict(numbers),
+            "thresholds": {
+                "shift": FAR,
+                "readout": READ,
+                "written": WRITTEN,
+                "restored": RESTORED,
+                "carried": CARRIED,
+                "moved": NEAR,
+                "damage": DAMAGED,
+            },
         },
     )
