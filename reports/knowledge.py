@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +17,7 @@ from audit.result import (
     ModelReading,
     Number,
     Residual,
+    Share,
 )
 from reports import charts
 from reports.formatting import clip, decimals, integer, number, shorten
@@ -97,15 +99,27 @@ def _residual(finding: Finding, key: str) -> str:
 
 
 def _share_rows(left: Residual) -> Iterator[charts.ShareRow]:
-    if left.value is not None:
-        where = f"{left.condition}, read at {left.place}, {left.n} facts"
-        yield charts.ShareRow("unlearned", where, left.value, left.interval, MODELS["unlearned"][1])
+    """The model as it is, where most shows, where most may be left; then what the attacks can see."""
+    style = MODELS["unlearned"][1]
+    for label, share in _shares(left).items():
+        if share.value is not None:
+            where = f"{share.condition}, read at {share.place}, {share.n} facts"
+            yield charts.ShareRow(label, where, share.value, share.interval, style)
     if left.twin is not None:
         note = "what the attacks bring back from a base that was trained to refuse: the power of the attacks"
         yield charts.ShareRow("refusal twin", note, left.twin, None, TWIN["twin"][1])
     if left.least_detectable is not None:
         note = "a residual of this size would be seen with probability 0.8, a smaller one less often"
         yield charts.ShareRow("would not be seen", note, left.least_detectable, None, None)
+
+
+def _shares(left: Residual) -> dict[str, Share]:
+    """Label -> a residual. The one that shows most is cross-fitted, so it differs from that of its condition."""
+    plain = [share for share in left.shares if share.condition == AS_IS]
+    highest = max(left.shares, key=lambda share: share.interval[1] if share.interval else -math.inf, default=None)
+    shown = {"as it is": plain[0]} if plain else {}
+    shown["where most shows"] = left.most
+    return shown if highest is None or highest in plain else {**shown, "highest upper bound": highest}
 
 
 def _residual_note(left: Residual | None, known: Known | None) -> str:

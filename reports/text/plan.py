@@ -42,9 +42,10 @@ def metric_rows(metrics: Iterable[Planned]) -> Iterator[tuple[str, str]]:
 
 
 def attack_rows(attacks: Iterable[PlannedAttack]) -> Iterator[tuple[str, str]]:
-    """Each attack with its time and memory, the longest first."""
+    """The time of each attack, then its name for ``--attacks``, its title and its memory; the longest first."""
     for attack in sorted(attacks, key=lambda attack: -attack.seconds):
-        yield attack.name, f"{attack.title}: {duration(attack.seconds)}, {memory(attack.memory_bytes)}"
+        title = "" if attack.title == attack.name else f" ({visible(attack.title)})"
+        yield duration(attack.seconds), f"{attack.name}{title}, {memory(attack.memory_bytes)}"
 
 
 def duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from audit.result import ConditionRecord, FactReading, FactRecord, Finding, ModelReading, Residual
 from reports import charts
+from reports.formatting import decimals
 from reports.html import render
 from reports.knowledge import MOST_COLUMNS, MOST_FACTS, KnowledgeView, grid_conditions, knowledge_view
 from tests.reports.test_html import Page
@@ -166,17 +167,29 @@ def test_the_residual_is_drawn_with_its_margin_and_its_controls() -> None:
     assert left is not None
     assert left.twin is not None
     drawn = view(brought_back()).residual
-    for shown in (
-        "0: never knew",
-        "1: the base",
-        "removed: below 0.2",
-        "unlearned",
-        "refusal twin",
-        "would not be seen",
-    ):
-        assert shown in drawn
+    labels = {"0: never knew", "1: the base", "removed: below 0.2", "refusal twin", "would not be seen"}
+    assert labels <= set(re.findall(r">([^<]*)</text>", drawn))
     assert f"refusal twin: {left.twin:.2f}" in drawn
     assert "0: the reference" in view(readable()).residual
+
+
+def test_the_residual_as_it_is_stands_beside_the_one_that_shows_most() -> None:
+    drawn = view(brought_back()).residual
+    left = brought_back().residual
+    assert left is not None
+    plain = next(share for share in left.shares if share.condition == "as is")
+    assert plain.value is not None
+    assert left.value is not None
+    assert f"as it is: {decimals(plain.value)}" in drawn
+    assert f"where most shows: {decimals(left.value)}" in drawn
+
+
+def test_of_a_removed_finding_the_condition_that_decided_it_is_drawn() -> None:
+    left = removed().residual
+    assert left is not None
+    (deciding,) = [share for share in left.shares if share.condition in removed().reason]
+    assert deciding.value is not None
+    assert f": {decimals(deciding.value)}" in view(removed()).residual
 
 
 def test_an_undefined_residual_is_not_drawn_as_0() -> None:

@@ -98,7 +98,7 @@ def test_a_check_of_sound_paths_that_an_audit_would_stop_at_says_why() -> None:
 def test_a_plan_lists_the_metrics_of_each_concept_and_each_missing_input_once() -> None:
     shown = render_plan(PLAN)
     attacks, weights, concept = shown.split("\n\n")[1:]
-    assert attacks.splitlines() == ["Attacks, included above", "  relearning    relearning: about 72 s, about 2.0 GB"]
+    assert attacks.splitlines() == ["Attacks, included above", "  about 72 s    relearning, about 2.0 GB"]
     assert weights.splitlines() == ["Weights", "  Can measure   weight_change"]
     assert concept.splitlines()[:2] == ["Concept italy", "  Can measure   perplexity"]
     assert "Cannot        bleu, rouge_l" in concept
