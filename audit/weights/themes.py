@@ -5,15 +5,16 @@ For the change ``d_j`` of a value vector, ``z_jt`` is the z-score of word ``t``'
 more than under that hypothesis the change writes the word, up or down. The test statistic is the largest excess. Two
 null hypotheses must be rejected:
 
-- *usual*: The update writes words as value vectors of the base do, some of which write single words strongly by chance.
-  Its directions are replaced by random value vectors of the same layers.
+- *usual*: The changes write words as equally many random value vectors of the same layers do, some of which write
+  single words strongly by chance.
 - *rotated*: The update has its directions by chance. All changes are rotated together by one random (Haar) rotation of
   the residual stream, in coordinates in which the head's rows are white (``v -> L' v`` with ``L L'`` their covariance;
   there ``z_jt`` is a product with a unit vector). That replaces the directions that the update writes, its right
-  singular vectors.
+  singular vectors, and keeps how many there are and how the changes are distributed over them (``Update.shares``): any
+  update of low rank writes some words far more than many independent vectors do, because all its vectors point the same
+  few ways.
 
-Both keep the number of directions, and how the changes are distributed over them (``Update.shares``): any update of low
-rank writes some words far more than many independent vectors do, because all its vectors point the same few ways.
+An update along a few value vectors of the base has the words of these vectors as its theme: it does write them.
 """
 
 from __future__ import annotations
@@ -110,12 +111,14 @@ class Update:
     """Changes of value vectors, in coordinates in which the head's rows are white.
 
     Attributes:
+        n: number of changes.
         squares: mean of every word's squared z-score over the changes.
         shares: of the changes' squared lengths, after scaling each to 1, along each singular direction, largest first.
         root: lower Cholesky factor of the covariance of the head's rows, float64.
     """
 
     words: ContentWords
+    n: int
     squares: Float[Tensor, " n_words"]
     shares: Float[Tensor, " rank"]
     root: Float[Tensor, "d_model d_model"]
@@ -128,7 +131,7 @@ class Update:
         white = torch.nn.functional.normalize(changes.double() @ root, dim=1)
         shares = torch.linalg.svdvals(white).square() / len(changes)
         squares = words.squared_scores(changes).mean(dim=0)
-        return cls(words, squares, shares[shares > RANK * shares[0]].float(), root)
+        return cls(words, len(changes), squares, shares[shares > RANK * shares[0]].float(), root)
 
 
 def usual_excess(update: Update, typical: Float[Tensor, "n_typical d_model"], seed: int) -> Excess:
@@ -140,10 +143,9 @@ def usual_excess(update: Update, typical: Float[Tensor, "n_typical d_model"], se
     squares = update.words.squared_scores(typical)  # [n_typical, n_words]
     mean = squares.mean(dim=0).clamp_(min=torch.finfo(torch.float32).tiny)
     rng = np.random.default_rng(seed)
-    weights = torch.zeros(DRAWS, len(typical))
-    for row in weights:
-        row.index_add_(0, torch.from_numpy(rng.integers(len(typical), size=len(update.shares))), update.shares)
-    return Excess(update.squares / mean, (weights @ squares / mean).amax(dim=1))
+    drawn = rng.multinomial(update.n, np.full(len(typical), 1 / len(typical)), size=DRAWS)
+    null = torch.from_numpy(drawn).float() @ squares / update.n / mean  # [DRAWS, n_words]
+    return Excess(update.squares / mean, null.amax(dim=1))
 
 
 def rotated_excess(update: Update, seed: int) -> Excess:
@@ -206,9 +208,9 @@ def find_theme(
         unit="times as much as value vectors usually write the word",
         n=len(changes),
         p_value=max(usual.p_value, rotated.p_value),
-        null=f"the update's directions are value vectors of the same layers, or rotated at random ({DRAWS} draws "
-        "each): largest excess of any word, the larger p-value",
-        control=Control(name="value vectors of the base, same layers", value=float(usual.null.mean())),
+        null=f"{DRAWS} sets of {len(changes)} value vectors of the same layers, and {DRAWS} random rotations of the "
+        "changes: largest excess of any word, the larger p-value",
+        control=Control(name=f"{len(changes)} value vectors of the base, same layers", value=float(usual.null.mean())),
         items=rows,
         details={
             "theme": ", ".join(named) if named else "no theme stands out",

@@ -63,14 +63,13 @@ def test_words_that_are_planted_in_an_update_of_low_rank_are_its_theme(rank: int
     assert measured.p_value == 1 / (1 + DRAWS)
 
 
-@pytest.mark.parametrize("n", [1, 2, 100])
+@pytest.mark.parametrize("n", [2, 20, 100])
 def test_words_that_single_value_vectors_write_are_no_theme(n: int) -> None:
-    """Each usual vector writes one word; so do the changed ones, each another word."""
-    rows = WORDS.rows[torch.randint(N_WORDS, (400,), generator=torch.Generator().manual_seed(4))]
-    usual = 0.5 * vectors(400, 3) + rows
-    theme, measured = find_theme(WORDS, usual[:n], usual[100:])
-    assert theme == []
-    assert measured.p_value > 0.05
+    """Each usual vector writes one random word, and so does each change."""
+    rows = WORDS.rows[torch.randint(N_WORDS, (2_000,), generator=torch.Generator().manual_seed(4))]
+    usual = 0.5 * vectors(2_000, 3) + rows
+    themes = [find_theme(WORDS, changes, usual[1_000:])[0] for changes in usual[:1_000].split(n)[:10]]
+    assert sum(map(bool, themes)) <= 2
 
 
 def test_a_head_with_fewer_rows_than_columns_is_no_obstacle() -> None:
