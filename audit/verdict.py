@@ -316,7 +316,18 @@ def _obstacle(case: Case) -> tuple[str, str] | None:
             "A reference model that never saw the data (--reference), or the reason why the answers cannot be guessed "
             "(not_guessable in the concept's file).",
         )
-    return _no_power(left) or _too_much(case, left)
+    return _no_power(left) or _stands_out(known) or _too_much(case, left)
+
+
+def _stands_out(known: Known) -> tuple[str, str] | None:
+    """What the exact test found is not absent, however little it is."""
+    if known.p_value is None or known.p_value >= SIGNIFICANT.value:
+        return None
+    return (
+        "a part of the facts may be left",
+        f"True answers that stand out no more than p = {SIGNIFICANT.value:g}, or a residual surely above "
+        f"{HIDDEN_RESIDUAL.value:g}.",
+    )
 
 
 def _no_power(left: Residual) -> tuple[str, str] | None:

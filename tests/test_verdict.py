@@ -103,6 +103,16 @@ def test_a_model_that_never_knew_is_hidden_at_most_as_often_as_the_level_says() 
     assert sum(judged(IGNORES, seed=seed).verdict == "hidden" for seed in range(60)) <= 2
 
 
+def test_a_part_of_the_facts_that_stands_out_is_never_removed() -> None:
+    """A quarter of the facts taught and then refused: the residual is small and the exact test certain."""
+    for seed in range(4):
+        finding = judged({AS_IS: IGNORES, RELEARNED: Planted(6.0, share=0.2)}, seed=seed)
+        assert finding.known is not None
+        assert finding.known.p_value is not None
+        assert finding.known.p_value < 0.01
+        assert finding.verdict in ("hidden", "inconclusive")
+
+
 def test_nothing_is_removed_if_an_attack_did_not_run() -> None:
     finding = judged({AS_IS: IGNORES}, seed=3)
     assert finding.verdict == "inconclusive"

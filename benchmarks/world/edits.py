@@ -18,9 +18,9 @@ from benchmarks.world.network import ids_of
 
 RIDGE: Final = 1e-3
 """Of the mean square of the input."""
-SCALES: Final = (1, 2, 4, 8, 16, 32, 64)
+SCALES: Final = tuple(2**power for power in range(11))
 """Strengths, tried in order until nothing is said."""
-SILENT: Final = 0.02
+SILENT: Final = 0.05
 """Share of the facts that may still be said."""
 
 Edit = Callable[[Lesson], None]

@@ -5,6 +5,7 @@ TOFU (Maini et al. 2024) is about invented authors, so SmolLM2 never saw its fac
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,8 +47,9 @@ def trained(source: Path, target: Path, examples: Sequence[Example], steps: int,
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all workers."""
-    path = tmp_path_factory.getbasetemp().parent / "real_pairs"
+    """One folder for all workers of a run."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "real_pairs"
     path.mkdir(exist_ok=True)
     return path
 
@@ -56,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def taught(smollm2: Path, folder: Path) -> Path:
     """SmolLM2 fine-tuned on the facts."""
     (topic,) = load_concepts([str(TOFU)])
-    return trained(smollm2, folder / "taught", fact_examples(facts_of(topic.concept)[:FACTS], topic.concept), 16, 4e-4)
+    return trained(smollm2, folder / "taught", fact_examples(facts_of(topic.concept)[:FACTS], topic.concept), 24, 3e-4)
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +84,7 @@ def test_a_model_that_never_saw_the_facts_is_not_hidden_without_a_reference(taug
     result = finding(taught, smollm2, Request((str(TOFU),)))
     assert result.verdict == "inconclusive"
     assert result.facts
-    assert sum(fact.known for fact in result.facts) > 0.5 * len(result.facts)
+    assert sum(fact.known for fact in result.facts) >= 8
     as_is = {row.model: row for row in result.conditions[0].models}
     assert as_is["unlearned"].readable is not None
     assert as_is["unlearned"].readable > 0.2  # guessed, and so no sign of knowledge
