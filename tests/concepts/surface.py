@@ -19,7 +19,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from concepts.facts import Fact
 
 PENALTY = 1.0
-DRAWS = 4_999
+DRAWS = 1_999
 
 
 def p_values(facts: Mapping[str, Sequence[Fact]], seed: int = 0, draws: int = DRAWS) -> dict[str, float]:
