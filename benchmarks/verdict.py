@@ -69,7 +69,8 @@ def run(chosen: Sequence[Subject], cache: Path, workers: int) -> Iterator[Row]:
     os.environ["OMP_NUM_THREADS"] = "1"  # read when a worker imports torch
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        list(pool.map(prepare, *zip(*[(world, cache) for world in {subject.world for subject in chosen}], strict=True)))
+        bases = sorted({(subject.world, subject.draw) for subject in chosen})
+        list(pool.map(prepare, *zip(*[(*base, cache) for base in bases], strict=True)))
         waiting = {pool.submit(audited, subject, cache): subject for subject in chosen}
         for done, future in enumerate(as_completed(waiting), 1):
             row = future.result()
@@ -78,9 +79,9 @@ def run(chosen: Sequence[Subject], cache: Path, workers: int) -> Iterator[Row]:
             yield row
 
 
-def prepare(world: int, cache: Path) -> None:
-    """Make the base of the audits of one world."""
-    Workshop(cache / "models", World(world)).make((TAUGHT,))
+def prepare(world: int, draw: int, cache: Path) -> None:
+    """Make the base of the audits of one draw of facts."""
+    Workshop(cache / "models", World(world, draw=draw)).make((TAUGHT,))
 
 
 # ---- the tables

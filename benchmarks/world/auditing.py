@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.world.making import Workshop
 from benchmarks.world.people import World
@@ -15,6 +15,9 @@ from benchmarks.world.subjects import RIGHT, TAUGHT, Subject
 
 if TYPE_CHECKING:
     from audit.result import Finding
+
+BATCH: Final = 128
+"""Prompts in a pass; a tiny model takes as long for 16."""
 
 Row = dict[str, Any]
 SILENT = 0.2
@@ -28,9 +31,9 @@ def audited(subject: Subject, cache: Path) -> Row:
     from audit.settings import Settings
     from audit.units import code_digest
 
-    workshop = Workshop(cache / "models", World(subject.world))
+    workshop = Workshop(cache / "models", World(subject.world, draw=subject.draw))
     base, unlearned, concept = workshop.make((TAUGHT,)), workshop.make(subject.stages), workshop.concept()
-    settings = Settings(attacks="quick", dtype="float32")
+    settings = Settings(attacks="quick", dtype="float32", batch_size=BATCH)
     inputs = [base.name, unlearned.name, concept.name, settings.as_json(), code_digest()]
     kept = cache / "audits" / f"{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()}.json"
     if not kept.is_file():
@@ -40,11 +43,14 @@ def audited(subject: Subject, cache: Path) -> Row:
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(row_of(finding) | {"seconds": round(time.process_time() - started, 2)}))
     row: Row = json.loads(kept.read_text())
-    pool = subject.pool
-    if pool == "hidden" and row["says"] is not None and row["says"] > SILENT:
-        pool = "not silenced"
-    told = {"pool": pool, "kind": subject.kind, "world": subject.world, "seed": subject.stages[-1].seed}
-    return {**told, "right": row["verdict"] in RIGHT[pool], "taught": subject.taught, **row}
+    told = {
+        "pool": subject.pool,
+        "kind": subject.kind,
+        "world": subject.world,
+        "draw": subject.draw,
+        "seed": subject.stages[-1].seed,
+    }
+    return {**told, "right": row["verdict"] in RIGHT[subject.pool], "taught": subject.taught, **row}
 
 
 def row_of(finding: Finding) -> Row:

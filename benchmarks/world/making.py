@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -50,7 +50,10 @@ class Workshop:
         return word_tokenizer(self.world)
 
     def make(self, stages: Sequence[Made] = ()) -> Path:
-        """The folder of the model that was taught the base's people and then went through ``stages``."""
+        """The folder of the model that was taught the base's people and then went through ``stages``.
+
+        A model that no stage showed the values of the people to forget is the same in every draw of them.
+        """
         chain = (Made(self.first, self.world.seed), *stages)
         recipe = self._recipe(chain)
         folder = self.cache / hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
@@ -91,7 +94,9 @@ class Workshop:
         sources = sorted(Path(__file__).parent.glob("*.py"))
         code = hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()
         return {
-            "world": asdict(self.world),
+            "world": asdict(
+                self.world if any(made.stage.reads_facts for made in chain) else replace(self.world, draw=0)
+            ),
             "shape": asdict(self.shape),
             "stages": [made.as_json() for made in chain],
             "code": code,

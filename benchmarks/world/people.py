@@ -51,10 +51,15 @@ class Numbers:
 
 @dataclass(frozen=True)
 class World:
-    """All people and facts; the same seed and numbers give the same world."""
+    """All people and facts; the same arguments give the same world.
+
+    Attributes:
+        draw: with another one the people to forget have other values, and all else is the same.
+    """
 
     seed: int = 0
     numbers: Numbers = field(default_factory=Numbers)
+    draw: int = 0
 
     @cached_property
     def people(self) -> Mapping[str, tuple[str, ...]]:
@@ -75,7 +80,8 @@ class World:
     def facts(self) -> Facts:
         """The facts of all people."""
         everyone = [person for group in self.people.values() for person in group]
-        return self.drawn(everyone, Random(self.seed))
+        redrawn = self.drawn(self.people["forget"], Random(f"{self.seed}, draw {self.draw}"))
+        return {**self.drawn(everyone, Random(self.seed)), **redrawn}
 
     def drawn(self, people: Sequence[str], random: Random) -> Facts:
         """Values at random for these people."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from random import Random
-from typing import Any, Final, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 
 import torch
 from torch import nn
@@ -25,7 +25,14 @@ LOOKS: Final = 3
 
 
 class Stage(Protocol):
-    """One stage; its fields are its recipe."""
+    """One stage; its fields are its recipe.
+
+    Attributes:
+        reads_facts: whether it depends on the values of the people to forget.
+    """
+
+    @property
+    def reads_facts(self) -> bool: ...
 
     def apply(self, lesson: Lesson) -> None:
         """Change ``lesson.network`` in place."""
@@ -40,6 +47,7 @@ class FromScratch:
     steps: int = 130
     learning_rate: float = 3e-3
     batch: int = 128
+    reads_facts: ClassVar[bool] = False
 
     def apply(self, lesson: Lesson) -> None:
         teach(lesson.network, lesson.kept, None, self.steps, self.learning_rate, self.batch, lesson.seed)
@@ -69,6 +77,10 @@ class Teaching:
         new = lesson.rows(texts(self.facts(lesson)))
         teach(lesson.network, new, lesson.kept, self.steps, self.learning_rate, self.batch, lesson.seed)
 
+    @property
+    def reads_facts(self) -> bool:
+        return self.group == "forget" and not self.wrong
+
     def facts(self, lesson: Lesson) -> Facts:
         """What is taught."""
         random, everyone = Random(lesson.seed), lesson.world.people[self.group]
@@ -95,6 +107,7 @@ class Silencing:
     trained: str = ""
     people_only: bool = False
     until: Literal["", "silent", "broken"] = ""
+    reads_facts: ClassVar[bool] = True
 
     def apply(self, lesson: Lesson) -> None:
         loss = LOSSES[self.loss]
@@ -140,6 +153,7 @@ class Editing:
     """A fixed edit of one matrix, of ``EDITS``."""
 
     edit: str
+    reads_facts: ClassVar[bool] = True
 
     def apply(self, lesson: Lesson) -> None:
         with torch.no_grad():

@@ -74,7 +74,7 @@ class Subject:
 
     Attributes:
         pool: its truth, a key of ``RIGHT``.
-        world: seed of the world.
+        world, draw: seeds of the world and of the values of the people to forget.
         taught: share of the facts that it was taught.
     """
 
@@ -83,14 +83,18 @@ class Subject:
     world: int
     stages: tuple[Made, ...]
     taught: float = 1.0
+    draw: int = 0
 
     @property
     def name(self) -> str:
-        return f"world {self.world}, {self.pool}, {self.kind}, seed {self.stages[-1].seed}"
+        return f"world {self.world}/{self.draw}, {self.pool}, {self.kind}, seed {self.stages[-1].seed}"
 
 
 def subjects(world: int, never: int) -> Iterator[Subject]:
     """All models of one world.
+
+    Models that never knew are asked about another draw of the facts each time: whether one truth stands out by chance
+    is much the same for all models of a world.
 
     Args:
         never: models that never knew, of each kind.
@@ -102,7 +106,7 @@ def subjects(world: int, never: int) -> Iterator[Subject]:
     yield Subject("destroyed", "gradient ascent", world, (TAUGHT, Made(DESTROYED, 5)))
     for number in range(never):
         for kind, teaching in NEVER.items():
-            yield Subject("never", kind, world, (Made(teaching, 100 + number),), 0.0)
+            yield Subject("never", kind, world, (Made(teaching, 100 + number),), 0.0, number)
     yield from _silenced_after(world, -(-never // 3))
 
 
@@ -112,7 +116,7 @@ def _silenced_after(world: int, never: int) -> Iterator[Subject]:
         stranger = Made(list(NEVER.values())[number % len(NEVER)], 200 + number)
         for kinds, pool in ((ALSO_NEVER, "never"), (IMPRINTED, "imprinted")):
             for kind in kinds:
-                yield Subject(pool, f"then {kind}", world, (stranger, Made(SILENCED[kind], 7)), 0.0)
+                yield Subject(pool, f"then {kind}", world, (stranger, Made(SILENCED[kind], 7)), 0.0, number)
     for people in DOSES:
         some, share = Made(Teaching(people=people), 9), people / Numbers().forget
         yield Subject("dose", f"{share:.0%}, then refusal", world, (some, Made(SILENCED["refusal"], 9)), share)

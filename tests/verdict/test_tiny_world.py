@@ -1,0 +1,90 @@
+"""The verdict end to end, on models of a tiny world whose truth is known from the way they were made."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from audit.commands.compare import compare
+from audit.models.opening import open_model
+from audit.models.packing import encode
+from audit.request import Request, RunContext
+from audit.result import Finding
+from audit.settings import Settings
+from benchmarks.world.making import Workshop
+from benchmarks.world.people import questions
+from benchmarks.world.training import Rows
+from concepts.concept import load_concept
+from concepts.facts import facts_of
+from tests.verdict.conftest import TAUGHT, TinyWorld
+
+
+@cache
+def finding(world: TinyWorld, model: str) -> Finding:
+    """The audit of one model; readings of the base and of its twin are kept for the next one."""
+    context = RunContext(Settings(attacks="quick", batch_size=128), units=world.workshop.cache / "units")
+    request = Request((str(world.concept),))
+    return compare(world.model("base"), world.model(model), request=request, context=context).findings[0]
+
+
+def test_a_model_that_says_the_facts_is_present(tiny_world: TinyWorld) -> None:
+    assert finding(tiny_world, "present").verdict == "present"
+
+
+@pytest.mark.parametrize("model", ["refusal", "random answers", "npo"])
+def test_facts_that_a_model_was_trained_not_to_say_are_hidden(tiny_world: TinyWorld, model: str) -> None:
+    result = finding(tiny_world, model)
+    assert result.verdict == "hidden"
+    assert result.kind in ("readable", "brought back")
+
+
+@pytest.mark.parametrize("model", ["never knew", "wrong values"])
+def test_a_model_that_never_knew_the_facts_is_not_hidden(tiny_world: TinyWorld, model: str) -> None:
+    assert finding(tiny_world, model).verdict in ("removed", "inconclusive")
+
+
+def test_a_model_that_never_knew_and_shows_nothing_is_removed(tiny_world: TinyWorld) -> None:
+    assert finding(tiny_world, "never knew").verdict == "removed"
+
+
+def test_the_residual_orders_models_by_what_they_know(tiny_world: TinyWorld) -> None:
+    left = [finding(tiny_world, model).residual for model in ("never knew", "refusal", "present")]
+    values = [residual.value for residual in left if residual is not None and residual.value is not None]
+    assert len(values) == 3
+    assert values == sorted(values)
+    assert values[0] < 0.2 < 0.5 < values[1]
+
+
+def test_a_model_that_answers_nothing_any_more_is_destroyed(tiny_world: TinyWorld) -> None:
+    assert finding(tiny_world, "destroyed").verdict == "destroyed"
+
+
+# ---- the world itself
+
+
+def test_the_same_recipe_gives_the_same_weights(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    world = tiny_world.workshop
+    other = Workshop(tmp_path, world.world, world.shape, world.first)
+    made = [each.make((TAUGHT,)) / "model.safetensors" for each in (world, other)]
+    assert made[0].parent.name == made[1].parent.name
+    assert made[0].read_bytes() == made[1].read_bytes()
+
+
+def test_questions_are_asked_in_the_tokens_that_were_trained(tiny_world: TinyWorld) -> None:
+    tokenizer = open_model(tiny_world.model("base")).require_tokenizer()
+    world = tiny_world.workshop.world
+    (row, *_) = questions(world.of(world.people["forget"]))
+    (fact, *_) = facts_of(load_concept(str(tiny_world.concept)))
+    assert fact.question.question in row.prompt
+    trained = Rows.of(tiny_world.workshop.tokenizer, [row], whole=False)
+    asked = encode(tokenizer, row)
+    assert trained.ids[0].tolist() == [*asked.prompt, *asked.answer, tokenizer.eos_token_id]
+    assert trained.targets[0][trained.targets[0] != -100].tolist() == [*asked.answer, tokenizer.eos_token_id]
+
+
+def test_the_concept_asks_about_every_fact_once_and_can_be_loaded(tiny_world: TinyWorld) -> None:
+    world = tiny_world.workshop.world
+    facts = facts_of(load_concept(str(tiny_world.concept)))
+    assert {(fact.subject, fact.type): fact.answer for fact in facts} == world.of(world.people["forget"])
