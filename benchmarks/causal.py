@@ -16,8 +16,8 @@ from benchmarks.record import publish
 
 CACHE = Path("audit-report/causal")
 GOAL = (
-    "a specific set: p < 0.05 over at least 8 held-out questions, 5 times the effect on unrelated ones, and 0.05 nats more "
-    "specific than its control set"
+    "a specific set: p < 0.05 over at least 8 held-out questions, 5 times the effect on unrelated ones, and 0.05 nats "
+    "more specific than its control set"
 )
 
 

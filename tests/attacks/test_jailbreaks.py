@@ -120,7 +120,9 @@ def test_unrelated_questions_are_the_control_where_facts_are_exchanged() -> None
         controls = [group for group in items.groups if group.kind == UNRELATED]
         assert len(controls) == bool(facts_under(items))
         assert all(len(group.ids) == CONTROLS for group in controls)
-    untyped = under_prompts(load_concept("italy").model_copy(update={"groups": ()}))
+    italy = load_concept("italy")
+    questions = tuple(question.model_copy(update={"type": None}) for question in italy.questions)
+    untyped = under_prompts(italy.model_copy(update={"groups": (), "questions": questions}))
     assert not any(items.groups for items in untyped.values())
 
 

@@ -45,10 +45,6 @@ def test_a_model_that_never_knew_the_facts_is_not_hidden(tiny_world: TinyWorld, 
     assert finding(tiny_world, model).verdict in ("removed", "inconclusive")
 
 
-def test_a_model_that_never_knew_and_shows_nothing_is_removed(tiny_world: TinyWorld) -> None:
-    assert finding(tiny_world, "never knew").verdict == "removed"
-
-
 def test_the_residual_orders_models_by_what_they_know(tiny_world: TinyWorld) -> None:
     left = [finding(tiny_world, model).residual for model in ("never knew", "refusal", "present")]
     values = [residual.value for residual in left if residual is not None and residual.value is not None]
