@@ -48,7 +48,7 @@ class KnowledgeView:
     """Figures and tables of a finding's facts; empty or ``None`` where the result has no such data.
 
     Attributes:
-        not_run: (attack, model and reason).
+        not_run: (reason, attacks that did not run for it).
         grid_key: (class of the swatch, meaning).
     """
 
@@ -71,7 +71,7 @@ def knowledge_view(finding: Finding, anchor: str) -> KnowledgeView:
     shown = [fact for fact in finding.facts if fact.known]
     curves, attacks = _curves(finding, anchor), _attack_rows(finding)
     return KnowledgeView(
-        not_run=[(shorten(each.title, 80), f"{each.model}: {shorten(each.reason, 300)}") for each in finding.not_run],
+        not_run=list(_not_run(finding)),
         residual=_residual(finding, f"{anchor}-residual"),
         residual_note=_residual_note(finding.residual, finding.known),
         grid=_grid(shown[:MOST_FACTS], chosen, f"{anchor}-facts"),
@@ -85,6 +85,16 @@ def knowledge_view(finding: Finding, anchor: str) -> KnowledgeView:
         conditions=_conditions_table(finding),
         lens=_lens(finding, f"{anchor}-lens"),
     )
+
+
+def _not_run(finding: Finding) -> Iterator[tuple[str, str]]:
+    """Each reason with its attacks; the model is named where it is not the unlearned one."""
+    titles: dict[tuple[str, str], list[str]] = {}
+    for each in finding.not_run:
+        titles.setdefault((each.model, each.reason), []).append(shorten(each.title, 80))
+    for (model, reason), names in titles.items():
+        of = "" if model == "unlearned" else f"{shorten(model, 40)} model: "
+        yield of + shorten(reason, 300), ", ".join(names)
 
 
 # ---- how much is left

@@ -248,6 +248,7 @@ def test_a_metric_is_one_file(result: dict[str, Any], page: str) -> None:
     (row,) = rows(result, "longest_answer")
     assert row["value"] > 0
     assert row["title"] == "Longest answer about the concept"
+    assert row["source"] == "answers", "the page lists it under the question of its source"
     assert "Longest answer about the concept" in page
 
 

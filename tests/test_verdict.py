@@ -124,6 +124,19 @@ def test_the_reason_why_an_attack_did_not_run_is_given() -> None:
     assert "out of memory" in judge("italy", silent).reason
 
 
+def test_attacks_that_were_not_run_are_listed_each_with_its_reason() -> None:
+    given = {("unlearned", "rounding"): "out of memory", ("twin", "relearning"): "it does not refuse"}
+    only = case(
+        knowledge({AS_IS: IGNORES}), not_run=given, missing={"pruning": "no weights"}, attacked=frozenset({"cloze"})
+    )
+    listed = {(row.attack, row.model): row.reason for row in judge("italy", only).not_run}
+    assert listed["rounding", "unlearned"] == "out of memory"
+    assert listed["pruning", "unlearned"] == "no weights"
+    assert listed["cloze", "unlearned"] == "it asked none of the facts"
+    assert listed["noise", "unlearned"] == "not chosen with --attacks"
+    assert listed["relearning", "twin"] == "it does not refuse"
+
+
 @pytest.mark.parametrize("twin", [None, Planted(0.5)], ids=["no twin", "a twin that stays silent"])
 def test_nothing_is_removed_if_the_attacks_do_not_bring_the_twin_back(twin: Planted | None) -> None:
     finding = judged(IGNORES, twin=twin, seed=3)

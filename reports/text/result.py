@@ -71,19 +71,16 @@ def conditions_table(finding: Finding) -> Table:
     """One row a condition: for each model the share of facts it says and how well they can be read, and the p-value."""
     read = {each.model for row in finding.conditions for each in row.models}
     models = [model for model in MODELS if model in read]
-    rows = table(["facts", *(head for model in models for head in (f"{model} says", "reads")), "p"], text_columns=1)
+    rows = table(["facts: says / reads", *models, "p"], text_columns=1)
     for row in finding.conditions:
-        by_model = {each.model: each for each in row.models}
-        numbers = [n for model in models for n in _says_and_reads(by_model.get(model))]
         name = "as it is" if row.attack is None else f"{row.title}: {row.dose}"
+        numbers = [_says_and_reads(row.of(model)) for model in models]
         rows.add_row(shorten(name, TITLE), *numbers, number_or_dash(row.p_value))
     return rows
 
 
-def _says_and_reads(reading: ModelReading | None) -> tuple[str, str]:
-    if reading is None:
-        return "–", "–"
-    return share_or_dash(reading.says), share_or_dash(reading.readable)
+def _says_and_reads(reading: ModelReading | None) -> str:
+    return "–" if reading is None else f"{share_or_dash(reading.says)} / {share_or_dash(reading.readable)}"
 
 
 def measurements_table(measurements: Sequence[Measurement]) -> Table:

@@ -108,6 +108,16 @@ def test_together_the_halves_read_each_fact_once_under_its_own_id(
             assert prompt.question == FACTS[int(prompt.id.partition("/")[2])].question.question
 
 
+def test_a_condition_names_its_arm_and_its_steps_as_its_dose_does(
+    tiny: RunningModel, trained: list[list[Example]]
+) -> None:
+    for each in conditions(given(tiny, "full")):
+        condition = each.condition
+        assert condition.steps in FULL
+        assert condition.arm in (HALF, ONE, OTHERS, TEXT, FILLER)
+        assert condition.dose == f"{condition.arm}, {condition.steps} steps"
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_no_trained_example_holds_the_answer_of_a_fact_that_is_read_beside_its_question(
     tiny: RunningModel, trained: list[list[Example]], seed: int

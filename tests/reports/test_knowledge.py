@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from audit.result import ConditionRecord, FactReading, FactRecord, Finding, ModelReading, Residual
+from audit.result import ConditionRecord, FactReading, FactRecord, Finding, ModelReading, NotRun, Residual
 from reports import charts
 from reports.formatting import decimals
 from reports.html import render
@@ -215,8 +215,8 @@ def test_the_verdict_comes_first_then_the_numbers_what_would_reverse_it_and_what
         only.reason,
         only.note,
         only.would_reverse,
+        "not chosen with --attacks",
         "magnitude pruning",
-        "unlearned: not chosen with --attacks",
         "How much is left",
         "The facts, one by one",
         "What brings it back",
@@ -225,6 +225,15 @@ def test_the_verdict_comes_first_then_the_numbers_what_would_reverse_it_and_what
     ]
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
+
+
+def test_attacks_that_did_not_run_for_one_reason_share_a_line() -> None:
+    rows = [NotRun(attack=name, title=name, model="unlearned", reason="not chosen") for name in ("noise", "pruning")]
+    rows.append(NotRun(attack="noise", title="noise", model="twin", reason="out of memory"))
+    assert view(finding(not_run=rows)).not_run == [
+        ("not chosen", "noise, pruning"),
+        ("twin model: out of memory", "noise"),
+    ]
 
 
 def test_each_figure_of_the_facts_has_its_data_behind_it() -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from audit.errors import ResultError
 from reports import index, server, stored_results
+from reports.formatting import decimals
 from reports.html import render
 from reports.text import render_listing
 from tests.reports.test_html import Page
-from tests.sample_result import HOSTILE, destroyed, hostile, sample, single
+from tests.sample_result import HOSTILE, destroyed, hostile, known, sample, single
 
 
 @pytest.fixture
@@ -106,6 +107,21 @@ def test_the_index_links_each_report_and_shows_verdicts_and_numbers(tmp_path: Pa
     )
     for words in ("Hidden", "Destroyed", "As measured.", "6.127", "Italy, two ways."):
         assert words in page.text
+
+
+def test_the_index_and_the_listing_say_how_the_knowledge_is_hidden(tmp_path: Path) -> None:
+    index.write(tmp_path / "index.html", {"npo": known(), "needle": single()}, "")
+    page = Page((tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert page.text.count("Hidden, brought back") == 2  # in the table and in the list
+    assert "How much is left" in page.text
+    left = known().findings[0].residual
+    assert left is not None
+    assert left.value is not None
+    assert decimals(left.value) in page.text
+    known().write(tmp_path / "result.json")
+    (row,) = stored_results.list_results([tmp_path])
+    assert row.as_json()["verdicts"] == [{"concept": "Italy", "verdict": "hidden", "kind": "brought back"}]
+    assert "hidden, brought back Italy" in " ".join(render_listing([row]).split())
 
 
 def test_anchors_of_the_index_exist_in_the_reports(tmp_path: Path) -> None:

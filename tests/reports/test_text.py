@@ -10,10 +10,10 @@ import pytest
 
 from audit.result import VectorSearch
 from reports import text
-from reports.formatting import number
+from reports.formatting import decimals, number
 from reports.text.layout import WIDTH
 from tests.sample_guard import adjusted, guarded
-from tests.sample_result import hostile, identical, sample, several, single, weights_only
+from tests.sample_result import compared, hostile, identical, kinds, known, sample, several, single, weights_only
 
 
 def effect(target: float, unrelated: float = 0.0, ratio: float = 1.0) -> dict[str, Any]:
@@ -79,6 +79,31 @@ def test_every_measured_number_is_shown_next_to_its_base() -> None:
             )
 
 
+def test_the_kind_the_note_and_the_conditions_are_shown() -> None:
+    shown = text.render(known())
+    only = known().findings[0]
+    assert "HIDDEN, BROUGHT BACK  Italy" in shown
+    assert only.note in flat(shown)
+    lines = shown.splitlines()
+    (head,) = [line for line in lines if line.strip().startswith("facts")]
+    assert head.split() == ["facts:", "says", "/", "reads", "base", "unlearned", "p"]
+    name = "relearning: half of the facts, 30 steps"
+    (relearned,) = [line for line in lines if line.startswith(f"  {name}  ")]
+    row = next(row for row in only.conditions if row.condition == name)
+    unlearned = row.of("unlearned")
+    assert unlearned is not None
+    assert row.p_value is not None
+    assert unlearned.says is not None
+    assert unlearned.readable is not None
+    numbers = ["–", decimals(unlearned.says), "/", decimals(unlearned.readable), number(row.p_value)]
+    assert relearned.split()[-5:] == numbers
+
+
+def test_a_reference_has_a_column_of_its_own() -> None:
+    (head,) = [line for line in text.render(compared()).splitlines() if line.strip().startswith("facts")]
+    assert head.split()[-3:] == ["unlearned", "reference", "p"]
+
+
 def test_unmeasured_tests_give_their_reason_and_are_counted() -> None:
     shown = flat(text.render(single()))
     assert "Not measured, no vector of the concept passed the screen: Rank of the concept's tokens" in shown
@@ -91,7 +116,7 @@ def test_the_weights_line_counts_tensors() -> None:
     assert "identical bit for bit" in text.render(identical())
 
 
-@pytest.mark.parametrize("build", [sample, several, identical, weights_only, hostile])
+@pytest.mark.parametrize("build", [sample, several, known, kinds, compared, identical, weights_only, hostile])
 def test_no_line_is_wider_than_100_columns(build: object) -> None:
     assert callable(build)
     assert max(len(line) for line in text.render(build()).splitlines()) <= WIDTH
