@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from audit.attacks import NONE, Attack, AttackedModel, AttackInput, Level, chosen_attacks
 from audit.attacks.relearning import fact_examples
@@ -288,6 +289,8 @@ def too_hard(prompted: Sequence[AttackedModel], read: Mapping[Condition, Reading
         known = known_in(read[each.condition], said)
         if sum(known) < each.base_share * len(known):
             reasons[each.condition] = f"the base answers {sum(known)} of the {len(known)} facts that it says"
+        elif each.base_share and not known:
+            reasons[each.condition] = "none of the facts that the base says can be asked in this form"
     return reasons
 
 
@@ -295,11 +298,18 @@ def known_in(readings: Readings, said: Collection[str]) -> list[bool]:
     """Whether each of the facts ``said`` that were asked is said too, or is ranked first where nothing was written."""
     written = [right for name, right in readings.right.items() if name in said]
     return written or [
-        bool(best)
+        first
         for group in readings.groups
-        for name, best in zip(group.ids, np.diagonal(ranks(readings.scores[group.kind, group.name])) == 0, strict=True)
+        for name, first in zip(group.ids, _ranked_first(readings.scores[group.kind, group.name]), strict=True)
         if name in said
     ]
+
+
+def _ranked_first(scores: Float[np.ndarray, "m m"]) -> list[bool]:
+    """Whether no answer has a better rank than the true one; equal answers share theirs."""
+    ranked = ranks(scores)
+    first: list[bool] = (np.diagonal(ranked) == ranked.min(axis=1)).tolist()
+    return first
 
 
 def level_of(settings: Settings) -> Level:

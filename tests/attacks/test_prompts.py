@@ -317,6 +317,19 @@ def test_where_nothing_is_written_the_base_must_rank_the_truth_first() -> None:
     assert known_in(readings, {"fact/0", "fact/1", "fact/2"}) == [True, True, False]
 
 
+def test_equal_answers_are_first_together() -> None:
+    scores = np.repeat([[4.0, 0.0], [0.0, 4.0]], 2, axis=0)[:, [0, 0, 1]][[0, 1, 2]]
+    readings = Readings(groups=(group(3),), scores={(FACT, "city"): scores})
+    assert known_in(readings, {"fact/0", "fact/1", "fact/2"}) == [True, True, True]
+
+
+def test_a_form_in_which_no_fact_that_the_base_says_can_be_asked_is_left_out() -> None:
+    form = Condition("reversed", "a")
+    read = {AS_IS: Readings(right={"fact/0": True, "fact/1": False}), form: Readings(right={"fact/1": False})}
+    assert "none of the facts" in too_hard([AttackedModel(form, ItemSet(), base_share=0.5)], read)[form]
+    assert too_hard([AttackedModel(form, ItemSet())], read) == {}
+
+
 # ---- what is read
 
 
