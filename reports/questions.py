@@ -23,15 +23,15 @@ def question_of(measurement: Measurement) -> str:
     """The question, from what the number is read from and what a higher value means; a new metric needs no entry."""
     if measurement.direction == "protection":
         return PROTECTED
-    if measurement.source == "weights":
+    if measurement.source == "weights" or measurement.direction == "change":
         return CHANGED
     if measurement.source == "attacks" or measurement.condition != AS_IS:
         return RECOVERED
+    if measurement.direction == "none" and measurement.source == "internals":
+        return CHANGED
     if measurement.direction in ("utility", "none"):
         return DAMAGED
-    if measurement.source == "answers":
-        return SAYS
-    return CHANGED if measurement.source is None and measurement.direction == "change" else READ
+    return SAYS if measurement.source == "answers" else READ
 
 
 def by_question(measurements: Iterable[Measurement]) -> dict[str, list[int]]:

@@ -284,6 +284,11 @@ def test_a_number_whose_interval_contains_its_control_says_so() -> None:
     assert "control" not in wording.sentence(measured.model_copy(update={"control": None})).lower()
 
 
+def test_a_measurement_that_has_its_result_in_words_is_shown_by_them() -> None:
+    measured = Measurement(metric="m", title="M", value=0.96, base=1.0, summary="Late layers bypass the knowledge.")
+    assert wording.sentence(measured) == "Late layers bypass the knowledge."
+
+
 def test_percent_is_0_or_100_only_where_exactly_true() -> None:
     assert formatting.percent(0.0) == "0 %"
     assert formatting.percent(1.0) == "100 %"

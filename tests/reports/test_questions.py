@@ -23,7 +23,8 @@ def row(metric: str = "new", value: float | None = 0.5, base: float | None = 1.0
     [
         ({"source": "answers", "direction": "knowledge"}, SAYS),
         ({"source": "internals", "direction": "knowledge"}, READ),
-        ({"source": "internals", "direction": "change"}, READ),
+        ({"source": "internals", "direction": "change"}, CHANGED),
+        ({"source": "internals", "direction": "none"}, CHANGED),
         ({"source": "attacks", "direction": "knowledge"}, RECOVERED),
         ({"source": "answers", "direction": "knowledge", "condition": "rounding: 4 bits"}, RECOVERED),
         ({"source": "attacks", "direction": "protection"}, PROTECTED),
