@@ -18,7 +18,10 @@ READ: Final = 0.4
 WRITTEN: Final = 0.5
 """Share of the base's lens from which on an answer counts as written in the states; below half of it, as not."""
 RESTORED: Final = 0.5
-"""Knowledge recovery score from which on a class of weights alone counts as the place of the edit."""
+"""Knowledge recovery score from which on the weights of one place (a window of layers) count as edited."""
+ALL_RESTORED: Final = 0.9
+"""The same for the value vectors of all layers: they are a third of a model, and bring 0.7 back where nothing was
+edited and the base alone was taught the facts."""
 CARRIED: Final = 0.9
 """Share of the base's likelihood from which on a state counts as carrying the answer as the base's does."""
 NEAR: Final = 1.5
@@ -40,7 +43,9 @@ class EditNumbers:
             (``PatchReadings.readout_share``).
         written, carried, moved: see ``PatchReadings.written_share``, ``carried_share`` and ``moved_apart``.
         damage: see ``PatchReadings.damage``.
-        restored: class of weights -> knowledge recovery score of all its layers.
+        restored: place (embedding, readout, value vectors of a window of layers) -> knowledge recovery score of the
+            base's weights there.
+        all_restored: of the value vectors of all layers.
     """
 
     changed: bool
@@ -51,6 +56,7 @@ class EditNumbers:
     moved: float | None
     damage: float | None
     restored: Mapping[str, float | None]
+    all_restored: float | None
 
 
 @dataclass(frozen=True)
@@ -88,15 +94,9 @@ def _bypass(numbers: EditNumbers) -> EditClass | None:
             f"The facts are still written in the states ({written:.2f} of the base's lens) and are overridden "
             "afterwards: a bypass.",
         )
-    place, best = max(
-        ((name, value) for name, value in numbers.restored.items() if value is not None),
-        key=lambda each: each[1],
-        default=("", 0.0),
-    )
-    if best >= RESTORED:
-        return EditClass(
-            "edit", best, f"The base's {place} alone bring {best:.2f} of the change back: these weights were edited."
-        )
+    edited = _edited(numbers)
+    if edited is not None:
+        return edited
     if carried is not None and carried >= CARRIED:
         return EditClass(
             "bypass",
@@ -105,6 +105,18 @@ def _bypass(numbers: EditNumbers) -> EditClass | None:
             "afterwards: a bypass.",
         )
     return None
+
+
+def _edited(numbers: EditNumbers) -> EditClass | None:
+    """Weights of one place, or of one class, that bring most of the change back alone."""
+    values = {name: value for name, value in numbers.restored.items() if value is not None and value >= RESTORED}
+    if not values and numbers.all_restored is not None and numbers.all_restored >= ALL_RESTORED:
+        values = {"value vectors of all layers": numbers.all_restored}
+    if not values:
+        return None
+    place = max(values, key=lambda name: values[name])
+    back = f"The base's weights in one place ({place}) bring {values[place]:.2f} of the change back"
+    return EditClass("edit", values[place], f"{back}: an edit of them.")
 
 
 def _absence(numbers: EditNumbers) -> EditClass | None:
@@ -117,7 +129,7 @@ def _absence(numbers: EditNumbers) -> EditClass | None:
     return EditClass(
         "absence",
         moved,
-        "The states are such as the base has for another subject, and no class of weights brings the facts back. So "
+        "The states are such as the base has for another subject, and no place alone brings the facts back. So "
         "does a model look that never knew; it is no proof that this one forgot.",
     )
 

@@ -164,11 +164,8 @@ class PatchReadings:
     def edit_numbers(self, role: str) -> EditNumbers:
         """What the class of the edit is read from."""
         last = len(self.moved[role]) - 1
-        weights = [
-            each
-            for each in self.classes(role)
-            if each.component in WEIGHTS and not each.floor and each.layers in (None, (0, last))
-        ]
+        weights = [each for each in self.classes(role) if each.component in WEIGHTS and not each.floor]
+        every = next((each for each in weights if each.layers == (0, last)), None)
         return EditNumbers(
             changed=float(self.plain[role].select(self.facts).mse.mean()) > SAME,
             shift=float(self.shift[role][: max(last, 1), self.facts].mean(axis=1).max()),
@@ -177,7 +174,8 @@ class PatchReadings:
             carried=self._mean(self.carried_share(role)),
             moved=self._mean(self.moved_apart(role)),
             damage=self.damage(role, self.facts),
-            restored={each.component: self.recovery(role, each).krs for each in weights},
+            restored={_place(each): self.recovery(role, each).krs for each in weights if each is not every},
+            all_restored=None if every is None else self.recovery(role, every).krs,
         )
 
     def _mean(self, values: Float[np.ndarray, " n"]) -> float | None:
@@ -214,6 +212,14 @@ class Recovery:
         """Gain of the answers' log-probability as a share of its loss."""
         lost = float((self.base.logprob - self.plain.logprob).mean())
         return float((self.patched.logprob - self.plain.logprob).mean()) / lost if lost > LOSS else None
+
+
+def _place(restored: Restored) -> str:
+    """``"value vectors of layers 5 to 9"``."""
+    if restored.layers is None:
+        return restored.component
+    first, last = restored.layers
+    return f"{restored.component} of " + (f"layer {first}" if first == last else f"layers {first} to {last}")
 
 
 def weighted_share(

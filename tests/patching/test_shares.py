@@ -51,7 +51,7 @@ def test_windows_cover_every_layer_once(n_layers: int) -> None:
         assert windows(n_layers)[0] == (0, 4)
 
 
-PLAIN = EditNumbers(True, 1.0, 0.1, 0.1, 0.1, 1.0, 0.5, {"embedding": 0.0, "value vectors": 0.3})
+PLAIN = EditNumbers(True, 1.0, 0.1, 0.1, 0.1, 1.0, 0.5, {"embedding": 0.0, "value vectors of layer 1": 0.3}, 0.7)
 """States like another subject's, in which the facts are not written."""
 
 
@@ -60,12 +60,13 @@ PLAIN = EditNumbers(True, 1.0, 0.1, 0.1, 0.1, 1.0, 0.5, {"embedding": 0.0, "valu
     [
         ("no change", replace(PLAIN, changed=False, carried=1.0)),
         ("noise", replace(PLAIN, shift=FAR + 0.1, readout=0.5, written=1.0)),
-        ("edit", replace(PLAIN, shift=FAR + 0.1, restored={"value vectors": 1.0})),
-        ("bypass", replace(PLAIN, written=0.6, restored={"value vectors": 1.0})),
-        ("edit", replace(PLAIN, carried=1.0, restored={"embedding": 0.0, "value vectors": 0.9, "readout": None})),
+        ("edit", replace(PLAIN, shift=FAR + 0.1, restored={"readout": 1.0})),
+        ("bypass", replace(PLAIN, written=0.6, all_restored=1.0)),
+        ("edit", replace(PLAIN, carried=1.0, restored={"embedding": 0.0, "layer 1": 0.6, "readout": None})),
+        ("edit", replace(PLAIN, all_restored=1.0)),
         ("bypass", replace(PLAIN, written=None, carried=0.95)),
         ("absence", PLAIN),
-        ("absence", replace(PLAIN, written=None, carried=None, restored={"embedding": None})),
+        ("absence", replace(PLAIN, written=None, carried=None, restored={"embedding": None}, all_restored=None)),
         ("mixed", replace(PLAIN, written=0.4)),
         ("mixed", replace(PLAIN, moved=NEAR + 0.1)),
         ("mixed", replace(PLAIN, moved=None)),
@@ -77,7 +78,7 @@ def test_each_class_has_its_numbers(expected: str, numbers: EditNumbers) -> None
 
 
 def test_an_edit_of_embedding_rows_is_named() -> None:
-    assert "embedding" in edit_class(replace(PLAIN, restored={"embedding": 1.0, "value vectors": 0.0})).sentence
+    assert "embedding" in edit_class(replace(PLAIN, restored={"embedding": 1.0, "readout": 0.0})).sentence
 
 
 def test_an_answer_is_found_if_any_layer_that_is_read_has_it_among_its_first_tokens() -> None:

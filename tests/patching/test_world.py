@@ -119,7 +119,7 @@ def test_edited_value_vectors_bring_everything_back_and_name_their_layer(patched
     assert krs(readings, "value vectors", (0, 0)) == pytest.approx(0.0, abs=1e-4)
     found = edit_class(readings.edit_numbers("unlearned"))
     assert found.name == "edit"
-    assert "value vectors" in found.sentence
+    assert f"value vectors of layer {PLANTED[0]}" in found.sentence
 
 
 def test_blocks_restored_to_a_model_that_never_knew_hold_the_facts_nowhere(patched: Patched) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from audit.metrics.contract import Evidence
 from audit.metrics.internals._patching import NEEDS, counts, patching_of
-from audit.patching.edit_class import CARRIED, DAMAGED, FAR, NEAR, READ, RESTORED, WRITTEN, edit_class
+from audit.patching.edit_class import ALL_RESTORED, CARRIED, DAMAGED, FAR, NEAR, READ, RESTORED, WRITTEN, edit_class
 from audit.result import Measured
 
 __all__ = ["NEEDS"]
@@ -38,6 +38,7 @@ def measure(evidence: Evidence) -> Measured:
                 "readout": READ,
                 "written": WRITTEN,
                 "restored": RESTORED,
+                "all_restored": ALL_RESTORED,
                 "carried": CARRIED,
                 "moved": NEAR,
                 "damage": DAMAGED,
