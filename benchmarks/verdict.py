@@ -127,6 +127,7 @@ def summary(rows: Sequence[Row]) -> str:
     counts = (
         ("hidden, of models that never knew", [row["verdict"] == "hidden" for row in never]),
         ("removed, of models that never knew", [row["verdict"] == "removed" for row in never]),
+        ("hidden as inverted, of models that never knew", [row["how"] == "inverted" for row in never]),
         ("hidden, of models that hide the facts", [row["verdict"] == "hidden" for row in hidden]),
         ("removed, of models that hide the facts", [row["verdict"] == "removed" for row in hidden]),
         ("right, of all", [row["right"] for row in rows]),
