@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -19,8 +20,8 @@ from audit.patching.collect import Collector
 from audit.patching.readings import PatchReadings
 from audit.questions.base_parts import BaseParts
 from audit.questions.conditions import AS_IS, Condition
-from audit.questions.items import Encoder, ItemSet, check_answers
-from audit.questions.readings import BaseReadout, Readings, generate, read_conditions
+from audit.questions.items import Encoder, ItemSet, check_answers, with_short_answers
+from audit.questions.readings import BaseReadout, Readings, generate, write_and_read
 from audit.questions.topics import Topic
 from audit.request import RunContext
 from audit.settings import Settings
@@ -28,6 +29,8 @@ from audit.units import UnitStore
 from audit.unlearning.twin import Twin, refusal_twin
 from concepts.facts import Fact, facts_of, halves
 
+TWIN: Final = "twin"
+"""Name of the note on how the twin was made."""
 OUT_OF_MEMORY: Final = "out of memory; choose other attacks with --attacks, or a smaller --batch-size"
 
 
@@ -104,7 +107,10 @@ class TopicReader:
         encoder = Encoder(model.tokenizer, model.context)
         if role == "base":
             self.items = self.topic.items(encoder, self.settings.limit)
-        generated, _ = generate(model, self.items, self.settings.batch_size, self.progress)
+        store = self._store(role)
+        generated = None if store is None else store.generated(AS_IS)
+        if generated is None:
+            generated, _ = generate(model, self.items, self.settings.batch_size, self.progress)
         if role == "base":
             self.items = self.topic.with_own_answers(self.items, generated, encoder)
         given = self._given(model, encoder, self.items)
@@ -124,7 +130,7 @@ class TopicReader:
         if role == "base":
             self.base = BaseReadout.of(model, list(together.values()))
             self.parts = self._parts(model)
-        read = self._read_together(model, together, generated)
+        read = self._kept_or_read(model, role, together, generated)
         if role == "base":
             reasons = too_hard(prompted, read)
             self.left_out = set(reasons)
@@ -140,7 +146,7 @@ class TopicReader:
         prompted = self._prompted(given, "reference")
         together = {AS_IS: items} | {each.condition: each.items for each in prompted}
         together = {condition: each.facts() for condition, each in together.items()}
-        self.facts["reference"] = self._read_together(model, together, through_base=False)
+        self.facts["reference"] = self._kept_or_read(model, "reference", together, through_base=False)
         self.facts["reference"] |= dict(self._read_attacked(given, "reference", through_base=False))
 
     def _given(self, model: RunningModel, encoder: Encoder, items: ItemSet) -> AttackInput:
@@ -148,7 +154,7 @@ class TopicReader:
             model,
             encoder,
             self.topic,
-            items,
+            with_short_answers(items, encoder),
             self.settings,
             self.made.learning_rate if self.made else None,
             sum(parameter.numel() for parameter in model.model.parameters()),
@@ -176,6 +182,24 @@ class TopicReader:
                     self.not_run[role, name] = error.message
         return [each for each in prompted if each.condition not in self.left_out]
 
+    def _kept_or_read(
+        self,
+        model: RunningModel,
+        role: str,
+        together: Mapping[Condition, ItemSet],
+        generated: Mapping[str, str] | None = None,
+        through_base: bool = True,
+    ) -> dict[Condition, Readings]:
+        """``_read_together`` for the conditions that were not kept by an earlier run; in the order of ``together``."""
+        store = self._store(role)
+        kept = {} if store is None else _loaded(store, together)
+        missing = {condition: items for condition, items in together.items() if condition not in kept}
+        read = self._read_together(model, missing, generated, through_base) if missing else {}
+        if store is not None:
+            for condition, readings in read.items():
+                store.save(condition, readings)
+        return {condition: (kept | read)[condition] for condition in together}
+
     def _read_together(
         self,
         model: RunningModel,
@@ -191,13 +215,9 @@ class TopicReader:
         """
         size, progress = self.settings.batch_size, self.progress
         texts = {AS_IS: generated} if generated is not None else {}
-        for condition, each in together.items():
-            if condition not in texts:
-                texts[condition], _ = generate(model, each, size, progress)
-        readout = self.base if through_base else None
-        read = read_conditions(model, together, texts, size, progress, readout)
+        read = write_and_read(model, together, texts, size, progress, self.base if through_base else None)
         return {
-            condition: replace(readings, right=self.topic.check(together[condition], texts[condition]))
+            condition: replace(readings, right=self.topic.check(together[condition], readings.generated))
             for condition, readings in read.items()
         }
 
@@ -205,12 +225,10 @@ class TopicReader:
         self, given: AttackInput, role: str, through_base: bool = True
     ) -> Iterator[tuple[Condition, Readings]]:
         """The readings under the attacks that change the model; an attack that fails is noted, with the reason."""
-        for name, attack in self.attacks.items():
-            if attack.COST == "prompts" or (role == "base" and attack.COST == "training" and given.level != "full"):
-                continue
+        for name, attack in self._changing(role).items():
             store = self._store(role, given)
             try:
-                stored = {} if store is None else _stored(store, attack, given)
+                stored = {} if store is None else _loaded(store, _planned(attack, given))
                 for each in attack.conditions(replace(given, done=frozenset(stored))):
                     readings = stored.get(each.condition)
                     if readings is None:
@@ -224,14 +242,25 @@ class TopicReader:
             except (MemoryError, torch.OutOfMemoryError):
                 self.not_run[role, name] = OUT_OF_MEMORY
 
+    def _changing(self, role: str) -> dict[str, Attack]:
+        """The attacks that change this model. On level quick the base is not trained, and its twin only trained."""
+        left_out = {"prompts"}
+        if level_of(self.settings) != "full":
+            left_out |= {"base": {"training"}, "twin": {"passes"}}.get(role, set())
+        return {name: attack for name, attack in self.attacks.items() if attack.COST not in left_out}
+
     def _read_alone(self, each: AttackedModel, given: AttackInput, through_base: bool) -> Readings:
         attacked = each.model or given.model
         assert attacked is not None  # only a plan has no model
         (readings,) = self._read_together(attacked, {each.condition: each.items}, through_base=through_base).values()
         return readings
 
-    def _store(self, role: str, given: AttackInput) -> UnitStore | None:
-        """Where the units of this model are kept."""
+    def _store(self, role: str, given: AttackInput | None = None) -> UnitStore | None:
+        """Where the units of this model are kept.
+
+        Args:
+            given: of the attacks that change the model; ``None`` for the readings of the unmodified model.
+        """
         if self.units is None:
             return None
         inputs = {
@@ -239,9 +268,9 @@ class TopicReader:
             "twin": [self.made.learning_rate, self.made.steps] if role == "twin" and self.made else None,
             "base": self.digests["base"],
             "topic": self.topic.digest(),
-            "learning_rate": given.learning_rate,
-            "update": given.update,
-            "settings": self.settings.as_json() | {"attacks": given.level},
+            "learning_rate": given.learning_rate if given else None,
+            "update": given.update if given else None,
+            "settings": self.settings.as_json() | {"attacks": level_of(self.settings)},
             "threads": torch.get_num_threads(),
         }
         return UnitStore(self.units, inputs)
@@ -256,6 +285,8 @@ class TopicReader:
         known = [prompt for prompt in self.items.facts().written if plain.right.get(prompt.id)]
         if not known:
             return
+        if self._twin_is_kept(given):
+            return
         facts = facts_of(concept)[: self.settings.limit]
         kept = fact_examples([Fact(None, "", each) for each in concept.unrelated if each.answer], concept)
 
@@ -269,12 +300,36 @@ class TopicReader:
                 model, fact_examples(facts, concept), kept, says, self.settings.seed, self.progress
             ) as made:
                 self.made = made
-                self.facts["twin"] = self._read_together(model, {AS_IS: self.items.facts()})
+                self.facts["twin"] = self._kept_or_read(model, "twin", {AS_IS: self.items.facts()})
                 twin = replace(given, learning_rate=made.learning_rate)
                 self.facts["twin"] |= dict(self._read_attacked(twin, "twin"))
+                if (store := self._store("base")) is not None:
+                    store.save_note(TWIN, asdict(made))
         except AuditError as error:
             for name in training:
                 self.not_run["twin", name] = error.message
+
+    def _twin_is_kept(self, given: AttackInput) -> bool:
+        """Take the twin's readings from an earlier run, if all of them are there; then it need not be trained."""
+        store = self._store("base")
+        note = None if store is None else store.note(TWIN)
+        if note is None:
+            return False
+        self.made = Twin(**note)
+        twin = replace(given, learning_rate=self.made.learning_rate)
+        own, attacked = self._store("twin"), self._store("twin", twin)
+        assert own is not None  # as the base's
+        assert attacked is not None
+        plain = {AS_IS: self.items.facts()}
+        treated: dict[Condition, ItemSet] = {}
+        for attack in self._changing("twin").values():
+            treated |= _planned(attack, twin)
+        kept = _loaded(own, plain) | _loaded(attacked, treated)
+        if kept.keys() != (plain | treated).keys():
+            self.made = None
+            return False
+        self.facts["twin"] = kept
+        return True
 
 
 def too_hard(prompted: Sequence[AttackedModel], read: Mapping[Condition, Readings]) -> dict[Condition, str]:
@@ -323,10 +378,16 @@ def possible_attacks(topic: Topic, settings: Settings) -> dict[str, Attack]:
     return {name: attack for name, attack in chosen_attacks(settings.attacks).items() if attack.INPUT not in missing}
 
 
-def _stored(store: UnitStore, attack: Attack, given: AttackInput) -> dict[Condition, Readings]:
-    """The conditions of an attack whose readings are kept already."""
-    planned = (
-        (each.condition, store.load(each.condition, each.items))
-        for each in attack.conditions(replace(given, model=None))
-    )
-    return {condition: readings for condition, readings in planned if readings is not None}
+def _planned(attack: Attack, given: AttackInput) -> dict[Condition, ItemSet]:
+    """The conditions of an attack with their items; those before an error if it cannot be run to its end."""
+    planned: dict[Condition, ItemSet] = {}
+    with suppress(AuditError):
+        for each in attack.conditions(replace(given, model=None)):
+            planned[each.condition] = each.items
+    return planned
+
+
+def _loaded(store: UnitStore, planned: Mapping[Condition, ItemSet]) -> dict[Condition, Readings]:
+    """The readings that are kept already."""
+    loaded = ((condition, store.load(condition, items)) for condition, items in planned.items())
+    return {condition: readings for condition, readings in loaded if readings is not None}

@@ -21,10 +21,11 @@ import numpy as np
 
 from audit.questions.conditions import Condition
 from audit.questions.items import ItemSet
-from audit.questions.readings import Key, Readings
+from audit.questions.readings import Readings
 from audit.result.files import write_bytes
 
-ARRAYS: Final = ("scores", "lens", "base_lens")
+BY_GROUP: Final = ("scores", "lens", "base_lens")
+BY_ITEM: Final = ("answer_logprobs", "answer_hits")
 
 
 @dataclass(frozen=True)
@@ -40,47 +41,82 @@ class UnitStore:
 
     def load(self, condition: Condition, items: ItemSet) -> Readings | None:
         """The readings under ``condition``; ``None`` if they are not there, or the file is damaged."""
-        path = self._path(condition)
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                texts = json.loads(bytes(stored["texts"]).decode())
-                scores, lens, base_lens = (_arrays(stored, name, items) for name in ARRAYS)
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        stored = self._stored(condition)
+        if stored is None:
             return None
+        texts, arrays = stored
+        groups = [(group.kind, group.name) for group in items.groups]
+        try:
+            scored = [[arrays[f"{name}/{place}"] for place in range(len(items.items))] for name in BY_ITEM]
+        except KeyError:  # of other items
+            return None
+        by_group = {
+            name: {key: arrays[f"{name}/{place}"] for place, key in enumerate(groups) if f"{name}/{place}" in arrays}
+            for name in BY_GROUP
+        }
         return Readings(
+            items=items.items,
+            answer_logprobs=tuple(scored[0]),
+            answer_hits=tuple(scored[1]),
+            keys={kind: arrays[f"keys/{place}"] for place, kind in enumerate(texts["keys"])},
             groups=items.groups,
+            scores=by_group["scores"],
+            lens=by_group["lens"],
+            base_lens=by_group["base_lens"],
+            generated=texts["generated"],
+            right=texts["right"],
             prompts={prompt.id: prompt.question for prompt in items.written},
             answers={prompt.id: prompt.answers for prompt in items.written},
             skipped=items.skipped,
-            generated=texts["generated"],
-            right=texts["right"],
-            scores=scores,
-            lens=lens,
-            base_lens=base_lens,
+            sentences_left_out=items.sentences_left_out,
         )
+
+    def generated(self, condition: Condition) -> dict[str, str] | None:
+        """The answers that were written under ``condition``."""
+        stored = self._stored(condition)
+        return None if stored is None else stored[0]["generated"]
 
     def save(self, condition: Condition, readings: Readings) -> None:
         """Write the readings; an interrupted write leaves nothing behind."""
-        texts = json.dumps({"generated": dict(readings.generated), "right": dict(readings.right)})
-        arrays = {
-            f"{name}/{place}": values
-            for name in ARRAYS
-            for place, values in enumerate(getattr(readings, name).values())
+        named = {name: list(getattr(readings, name).values()) for name in ("keys", *BY_GROUP)}
+        named |= {name: list(getattr(readings, name)) for name in BY_ITEM}
+        texts = {
+            "generated": dict(readings.generated),
+            "right": dict(readings.right),
+            "keys": list(readings.keys),
         }
+        arrays = {f"{name}/{place}": values for name, each in named.items() for place, values in enumerate(each)}
         stream = io.BytesIO()
-        np.savez(stream, texts=np.frombuffer(texts.encode(), dtype=np.uint8), **arrays)
+        np.savez(stream, texts=_as_bytes(texts), **arrays)
         write_bytes(self._path(condition), stream.getvalue())
 
-    def _path(self, condition: Condition) -> Path:
-        parts = [condition.attack, condition.dose, condition.seed, condition.fold]
+    def note(self, name: str) -> dict[str, Any] | None:
+        """What ``save_note`` wrote."""
+        try:
+            document: dict[str, Any] = json.loads(self._path(name).read_bytes())
+        except (OSError, ValueError):
+            return None
+        return document
+
+    def save_note(self, name: str, document: Mapping[str, Any]) -> None:
+        """Write a JSON object."""
+        write_bytes(self._path(name), json.dumps(document).encode())
+
+    def _stored(self, condition: Condition) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+        try:
+            with np.load(self._path(condition), allow_pickle=False) as stored:
+                return json.loads(bytes(stored["texts"]).decode()), {name: stored[name] for name in stored.files}
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+            return None
+
+    def _path(self, unit: Condition | str) -> Path:
+        parts = unit if isinstance(unit, str) else [unit.attack, unit.dose, unit.seed, unit.fold]
         document = json.dumps([dict(self.inputs), parts, code_digest()], sort_keys=True)
         return self.folder / f"{hashlib.sha256(document.encode()).hexdigest()}.npz"
 
 
-def _arrays(stored: Mapping[str, np.ndarray], name: str, items: ItemSet) -> dict[Key, np.ndarray]:
-    """The arrays of one kind by group; there are none where the condition was read without them."""
-    keys = [(group.kind, group.name) for group in items.groups]
-    return {key: stored[f"{name}/{place}"] for place, key in enumerate(keys) if f"{name}/{place}" in stored}
+def _as_bytes(document: Mapping[str, Any]) -> np.ndarray:
+    return np.frombuffer(json.dumps(document).encode(), dtype=np.uint8)
 
 
 @cache

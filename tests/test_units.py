@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import audit.topic_reader
 from audit.attacks import AttackedModel
 from audit.commands.compare import compare
 from audit.questions.conditions import Condition
-from audit.questions.items import FactGroup, ItemSet, Prompt
+from audit.questions.items import FactGroup, Item, ItemSet, Prompt
 from audit.questions.readings import Readings
 from audit.request import Request, RunContext
 from audit.result import AuditResult
@@ -31,8 +35,15 @@ GROUP = FactGroup(
     beginnings=((),),
     paths=(((0, 5),), ((0, 6),)),
 )
-ITEMS = ItemSet(written=(Prompt("fact/0", "fact", "q?", "q?", (1,), ("x",)),), groups=(GROUP,))
+ITEM = Item("target/0", "target", "q?", "x", (1,), (5, 7))
+ITEMS = ItemSet(
+    items=(ITEM,), sentences_left_out=3, written=(Prompt("fact/0", "fact", "q?", "q?", (1,), ("x",)),), groups=(GROUP,)
+)
 READINGS = Readings(
+    items=(ITEM,),
+    answer_logprobs=(np.array([-0.5, -2.0]),),
+    answer_hits=(np.array([True, False]),),
+    keys={"target": np.ones((1, 2, 3), dtype=np.float32), "unrelated": np.empty((0, 0, 0), dtype=np.float32)},
     groups=ITEMS.groups,
     scores={("fact", "city"): np.array([[-1.5, -2.25], [-3.0, -0.1]])},
     lens={("fact", "city"): np.arange(8.0).reshape(2, 2, 2)},
@@ -66,6 +77,25 @@ def test_readings_come_back_as_they_were(tmp_path: Path) -> None:
         assert np.array_equal(loaded.scores[key], scores)
         assert np.array_equal(loaded.lens[key], READINGS.lens[key])
     assert loaded.base_lens == {}
+    assert (loaded.items, loaded.sentences_left_out, list(loaded.keys)) == ((ITEM,), 3, ["target", "unrelated"])
+    assert np.array_equal(loaded.keys["target"], READINGS.keys["target"])
+    assert np.array_equal(loaded.answer_logprobs[0], READINGS.answer_logprobs[0])
+    assert loaded.answer_hits[0].tolist() == [True, False]
+    assert store.generated(CONDITION) == READINGS.generated
+
+
+def test_a_unit_of_fewer_items_is_read_again(tmp_path: Path) -> None:
+    store = UnitStore(tmp_path, {})
+    store.save(CONDITION, READINGS)
+    assert store.load(CONDITION, replace(ITEMS, items=(ITEM, replace(ITEM, id="target/1")))) is None
+
+
+def test_a_note_is_kept_beside_the_units(tmp_path: Path) -> None:
+    store = UnitStore(tmp_path, {"model": "a"})
+    assert store.note("twin") is None
+    store.save_note("twin", {"steps": 8})
+    assert store.note("twin") == {"steps": 8}
+    assert UnitStore(tmp_path, {"model": "b"}).note("twin") is None
 
 
 def test_another_model_or_condition_is_another_unit(tmp_path: Path) -> None:
@@ -89,33 +119,47 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return write_tiny(tmp_path / "base"), write_tiny(tmp_path / "unlearned", seed=1)
 
 
-def audit(pair: tuple[Path, Path], units: Path) -> AuditResult:
+def audit_of(pair: tuple[Path, Path], units: Path) -> AuditResult:
     context = RunContext(Settings(attacks="quick", limit=2), units=units)
     return compare(*pair, request=Request((str(pair[0].parent / "facts.toml"),)), context=context)
 
 
-def test_a_second_audit_reads_no_attacked_model_again(
+def test_a_second_audit_runs_no_model_again(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[Condition] = []
-    plain = TopicReader._read_alone
+    ran: list[object] = []
 
-    def counted(self: TopicReader, each: AttackedModel, *arguments: object) -> Readings:
-        read.append(each.condition)
-        return plain(self, each, *arguments)  # type: ignore[arg-type]
+    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            ran.append(function)
+            return function(*arguments, **named)
 
-    monkeypatch.setattr(TopicReader, "_read_alone", counted)
-    first = audit(pair, tmp_path / "units").findings
-    assert len(read) > 2
-    read.clear()
-    assert audit(pair, tmp_path / "units").findings == first
-    assert read == []
+        return call
+
+    for name in ("generate", "write_and_read", "refusal_twin"):
+        monkeypatch.setattr(audit.topic_reader, name, counted(getattr(audit.topic_reader, name)))
+    first = audit_of(pair, tmp_path / "units").findings
+    assert len(ran) > 5
+    ran.clear()
+    assert audit_of(pair, tmp_path / "units").findings == first
+    assert ran == []
+
+
+def test_another_audit_of_the_same_base_reads_only_the_other_model(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, _ = pair
+    third = write_tiny(tmp_path / "third", seed=2)
+    alone = audit_of((base, third), tmp_path / "other units").findings
+    audit_of(pair, tmp_path / "units")
+    monkeypatch.setattr(audit.topic_reader, "refusal_twin", lambda *_: pytest.fail("the twin was trained again"))
+    assert audit_of((base, third), tmp_path / "units").findings == alone
 
 
 def test_an_interrupted_audit_goes_on_where_it_was(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = audit(pair, tmp_path / "other units").findings
+    whole = audit_of(pair, tmp_path / "other units").findings
     plain, calls = TopicReader._read_alone, iter(range(100))
 
     def interrupted(self: TopicReader, each: AttackedModel, *arguments: object) -> Readings:
@@ -125,6 +169,8 @@ def test_an_interrupted_audit_goes_on_where_it_was(
 
     monkeypatch.setattr(TopicReader, "_read_alone", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        audit(pair, tmp_path / "units")
-    assert len(list((tmp_path / "units").iterdir())) == 2
-    assert audit(pair, tmp_path / "units").findings == whole
+        audit_of(pair, tmp_path / "units")
+    kept = set((tmp_path / "units").iterdir())
+    assert len(kept) > 2
+    assert audit_of(pair, tmp_path / "units").findings == whole
+    assert kept < set((tmp_path / "units").iterdir())

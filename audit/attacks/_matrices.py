@@ -35,9 +35,10 @@ def edited(given: AttackInput, attack: str, edits: Mapping[str, Edit], seed: int
     matrices = block_matrices(given.model)
     with preserved(given.model, matrices) as originals:
         for dose, edit in edits.items():
-            with torch.no_grad():
-                for number, (matrix, original) in enumerate(zip(matrices, originals, strict=True)):
-                    matrix.copy_(edit(original, number))
+            if conditions[dose] not in given.done:
+                with torch.no_grad():
+                    for number, (matrix, original) in enumerate(zip(matrices, originals, strict=True)):
+                        matrix.copy_(edit(original, number))
             yield AttackedModel(conditions[dose], items, given.model)
 
 

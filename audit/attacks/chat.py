@@ -16,6 +16,7 @@ from typing import Final
 
 from audit.attacks import AttackedModel, AttackInput
 from audit.errors import AuditError
+from audit.models.generation import MAX_NEW_TOKENS
 from audit.models.tokenizer import Tokenizer
 from audit.questions.conditions import Condition
 from audit.questions.exchanged import exchanged_items
@@ -51,6 +52,7 @@ def conditions(given: AttackInput) -> Iterator[AttackedModel]:
         questions,
         replace(given.encoder, special_tokens=False),
         lambda question: before + question.wording + after,
+        max_new_tokens=MAX_NEW_TOKENS,
         opening=before,
     )
     yield AttackedModel(Condition("chat", "a user's message"), items)

@@ -35,7 +35,7 @@ from audit.weights.blocks import WHOLE_ELEMENTS
 from audit.weights.scan import WORKERS
 
 WRITTEN: Final[Mapping[int, int]] = {MAX_NEW_TOKENS: 8, SENTENCE: 20}
-"""Maximum length of an answer -> typical length; few-shot prompts keep answers short. Others are counted in full."""
+"""Maximum length of an answer -> typical length; few-shot prompts keep answers short. Longer ones count in full."""
 BYTES_PER_SECOND = 3e8
 """Speed of reading, comparing and digesting both files on one slow core."""
 PROGRAM = 400_000_000
@@ -189,8 +189,11 @@ def _patching(topic: Topic, tokenizer: Tokenizer, pair: ModelPair, settings: Set
 
 def _reading(sets: Sequence[ItemSet]) -> _Work:
     written = [prompt for each in sets for prompt in each.written]
-    lengths = [WRITTEN.get(prompt.max_new_tokens, prompt.max_new_tokens) * max(prompt.samples, 1) for prompt in written]
-    return _Work(forward_tokens(sets), sum(lengths))
+    return _Work(forward_tokens(sets), sum(_typical(each.max_new_tokens) * max(each.samples, 1) for each in written))
+
+
+def _typical(max_new_tokens: int) -> int:
+    return next((length for most, length in WRITTEN.items() if max_new_tokens <= most), max_new_tokens)
 
 
 def _topic_notes(topics: Sequence[Topic]) -> list[str]:

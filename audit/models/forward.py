@@ -172,21 +172,24 @@ def _forward(
     head_rows, head_positions = torch.tensor(places).T
     last = torch.tensor([row.last - start for row in chosen])
     arguments = padded(model, [row.ids[start:] for row in chosen], start)
-    with reading_head_at(model, head_rows, head_positions), _states_at(model, last) as states:
+    with reading_head_at(model, head_rows, head_positions), states_at(model, last) as states:
         output = model.model(**arguments, past_key_values=repeated(cache, len(chosen)), use_cache=True)
-    logits = output.logits[0].float()
+    logits = finite(output.logits[0].float())
+    return states.batch(indices, logits)
+
+
+def finite(logits: Tensor) -> Tensor:
+    """``logits``, checked.
+
+    Raises:
+        ModelError: an entry is not a finite number.
+    """
     if not torch.isfinite(logits).all():
         raise ModelError("the model's output is not a finite number.", hint="Run it with --dtype float32.")
-    layers = range(model.architecture.n_layers)
-    return Batch(
-        rows=tuple(indices),
-        logits=logits,
-        keys=torch.stack([states.keys[layer] for layer in layers]),
-        residual=torch.stack([states.residual[layer] for layer in layers]),
-    )
+    return logits
 
 
-class _States:
+class States:
     """Hooks that keep key vectors and residuals at one position of each row, ``[n_rows, d]`` float32 by layer."""
 
     def __init__(self, last: Int[Tensor, " n_rows"]) -> None:
@@ -206,16 +209,26 @@ class _States:
     def take_residual(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.residual[layer] = self._at_last(output[0] if isinstance(output, tuple) else output)
 
+    def batch(self, rows: Sequence[int], logits: Float[Tensor, "n_positions d_vocab"]) -> Batch:
+        """What the pass read, of ``rows``."""
+        layers = sorted(self.residual)
+        return Batch(
+            rows=tuple(rows),
+            logits=logits,
+            keys=torch.stack([self.keys[layer] for layer in layers]),
+            residual=torch.stack([self.residual[layer] for layer in layers]),
+        )
+
     def _at_last(self, states: Tensor) -> Float[Tensor, "n_rows d"]:
         states = states.reshape(len(self.last), -1, states.shape[-1])  # OPT's FFN sees all rows as one
         return states[self.rows, self.last].float().cpu()
 
 
 @contextmanager
-def _states_at(model: RunningModel, last: Int[Tensor, " n_rows"]) -> Iterator[_States]:
+def states_at(model: RunningModel, last: Int[Tensor, " n_rows"]) -> Iterator[States]:
     """Key vectors and residuals at position ``last[i]`` of row ``i``, from the one pass that runs inside."""
     architecture = model.architecture
-    states = _States(last)
+    states = States(last)
     take_keys = states.take_expert_keys if architecture.n_experts else states.take_keys
     layers = range(architecture.n_layers)
     with (

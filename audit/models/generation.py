@@ -10,13 +10,14 @@ to those of ``generate``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from audit.models.forward import padded, prefix_cache, reading_head_at, shared_prefix
+from audit.models.forward import Batch, States, finite, padded, prefix_cache, reading_head_at, shared_prefix, states_at
 from audit.models.loading import KeyValueCache, RunningModel, repeated
 from audit.progress import SILENT, Progress
 
@@ -38,13 +39,20 @@ def greedy(
     batch_size: int = 16,
     progress: Progress = SILENT,
     ended: Callable[[str], bool] = is_over,
+    take: Take | None = None,
 ) -> list[tuple[int, ...]]:
     """The tokens that the model writes after each prompt, the most probable one each time.
 
     A row ends where ``ended`` is true of its text so far, at an end token (not returned) or after ``max_new_tokens``.
     The same tokens as generating one prompt at a time, up to ties within rounding.
+
+    Args:
+        take: receives what the pass over the prompts reads at the last token of each.
+
+    Raises:
+        ModelError: with ``take``, an output of the model is not finite.
     """
-    return _continue(model, prompts, _most_probable, max_new_tokens, batch_size, progress, ended)
+    return _continue(model, prompts, _most_probable, max_new_tokens, batch_size, progress, ended, take)
 
 
 def sampled(
@@ -76,6 +84,8 @@ def sampled(
 
 Choose = Callable[[Float[Tensor, "n d_vocab"], Sequence[int], int], list[int]]
 """The next token after each of some prompts, from its logits, the prompts' indices and the number of tokens so far."""
+Take = Callable[[Batch], None]
+"""Receives a batch whose ``rows`` are indices of prompts, with one position each."""
 
 
 def _most_probable(logits: Float[Tensor, "n d_vocab"], prompts: Sequence[int], step: int) -> list[int]:
@@ -90,6 +100,7 @@ def _continue(
     batch_size: int,
     progress: Progress,
     ended: Callable[[str], bool],
+    take: Take | None = None,
 ) -> list[tuple[int, ...]]:
     """The tokens after each prompt, chosen by ``choose``."""
     shared = shared_prefix([ids[:-1] for ids in prompts])
@@ -103,7 +114,7 @@ def _continue(
         for begin in range(0, len(order), batch_size):
             indices = order[begin : begin + batch_size]
             rest = [prompts[index][len(shared) :] for index in indices]
-            choices = _Choices(choose, indices, max_new_tokens, ended)
+            choices = _Choices(choose, indices, max_new_tokens, ended, take)
             written = _answer(model, rest, repeated(cache, len(rest)), len(shared), choices)
             for index, tokens in zip(indices, written, strict=True):
                 answers[index] = tokens
@@ -119,6 +130,12 @@ class _Choices:
     prompts: Sequence[int]
     max_new_tokens: int
     ended: Callable[[str], bool]
+    take: Take | None = None
+
+    def hand_over(self, states: States, logits: Float[Tensor, "n d_vocab"]) -> None:
+        """Hand what the pass over the prompts read to ``take``."""
+        if self.take is not None:
+            self.take(states.batch(self.prompts, logits))
 
 
 def _answer(
@@ -136,8 +153,7 @@ def _answer(
     written: list[list[int]] = [[] for _ in sequences]
     ends = _end_ids(model)
     for step in range(choices.max_new_tokens):
-        with reading_head_at(model, torch.arange(len(rows)), last):
-            logits = model.model(**arguments, past_key_values=cache, use_cache=True).logits[0]
+        logits = _next_logits(model, arguments, cache, last, choices.hand_over if step == 0 and choices.take else None)
         chosen = choices.choose(logits, [choices.prompts[row] for row in rows], step)
         for row, token in zip(rows, chosen, strict=True):
             if token not in ends:
@@ -165,6 +181,22 @@ def _answer(
         position = position + 1
         last = torch.zeros(len(going), dtype=torch.long)
     return [tuple(tokens) for tokens in written]
+
+
+def _next_logits(
+    model: RunningModel,
+    arguments: dict[str, Tensor],
+    cache: KeyValueCache,
+    last: Int[Tensor, " n"],
+    take: Callable[[States, Float[Tensor, "n d_vocab"]], None] | None,
+) -> Float[Tensor, "n d_vocab"]:
+    """The logits at the last position of each row; ``take`` receives what else the pass read there."""
+    reading = nullcontext() if take is None else states_at(model, last)
+    with reading_head_at(model, torch.arange(len(last)), last), reading as states:
+        logits: Tensor = model.model(**arguments, past_key_values=cache, use_cache=True).logits[0]
+    if take is not None and states is not None:
+        take(states, finite(logits.float()))
+    return logits
 
 
 def _end_ids(model: RunningModel) -> frozenset[int]:

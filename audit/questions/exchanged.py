@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from audit.models.generation import MAX_NEW_TOKENS
-from audit.questions.items import Encoder, FactGroup, ItemSet, Prompt, Skipped
+from audit.questions.items import Encoder, FactGroup, ItemSet, Prompt, Skipped, room
 from audit.questions.kinds import PosedQuestion
 from concepts.prompts import ASK, answer_text, mentions
 
@@ -29,7 +28,7 @@ def exchanged_items(
     encoder: Encoder,
     ask: Ask,
     written: bool = True,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
     opening: str = "",
 ) -> ItemSet:
     """The questions to write answers to, and the groups of those with a type.
@@ -37,12 +36,15 @@ def exchanged_items(
     Args:
         kind: first part of the prompt ids, ``"fact"`` for facts: ``"fact/3"`` is the question with place 3.
         ask: form of the question; called once for each.
-        written: whether free answers are generated too, longer by the length of the answer's ``prefix``.
+        written: whether free answers are generated too.
+        max_new_tokens: maximum length of a free answer, to which that of the answer's ``prefix`` is added; by default
+            what the right answers need.
         opening: text that begins all of the prompts, if it is not that of the topic's other questions.
     """
     prompts: list[Prompt] = []
     rows: dict[str, list[tuple[PosedQuestion, Ids, Ids]]] = {}
     skipped: dict[str, str] = {}
+    length = max_new_tokens or room({answer for question in questions for answer in question.answers}, encoder)
     for question in questions:
         name = f"{kind}/{question.place}"
         try:
@@ -53,7 +55,7 @@ def exchanged_items(
             if written:
                 beginning = _following(text, question.prefix)
                 longer = len(encoder.continuation(text, ids, beginning)) if question.prefix else 0
-                prompts.append(_prompt(name, kind, question, text, ids, max_new_tokens + longer))
+                prompts.append(_prompt(name, kind, question, text, ids, length + longer))
             if question.type is not None:
                 rows.setdefault(question.type, []).append((question, *_encoded(question, text, encoder)))
         except ValueError as reason:  # Skipped, or every few-shot example mentions the concept

@@ -159,6 +159,10 @@ class ItemSet:
         return ItemSet(written=written, groups=tuple(groups))
 
 
+BESIDES: Final = 8
+"""Tokens that a short answer may have beside the right one, as in *The answer is X*."""
+
+
 class Skipped(ValueError):
     """A question that cannot be used, with the reason."""
 
@@ -244,6 +248,22 @@ def neutral_items(encoder: Encoder, text: str = "") -> Iterator[Item]:
     for index, paragraph in enumerate(paragraph for paragraph in paragraphs if paragraph):
         ids = tuple(encoder.tokenizer(paragraph)["input_ids"])[: encoder.context]
         yield Item(f"{NEUTRAL_TEXT}/{index}", NEUTRAL_TEXT, "", "", ids[:1], ids[1:], index)
+
+
+def room(answers: Collection[str], encoder: Encoder) -> int:
+    """Number of tokens in which any of the short ``answers`` can be given."""
+    longest = max((len(encoder.tokenizer(answer_text(answer))["input_ids"]) for answer in answers), default=0)
+    return min(longest + BESIDES, MAX_NEW_TOKENS)
+
+
+def with_short_answers(items: ItemSet, encoder: Encoder) -> ItemSet:
+    """``items`` with free answers to the facts that are no longer than their right answers need."""
+    length = room({answer for prompt in items.written if prompt.kind == FACT for answer in prompt.answers}, encoder)
+    written = [
+        replace(prompt, max_new_tokens=min(prompt.max_new_tokens, length)) if prompt.kind == FACT else prompt
+        for prompt in items.written
+    ]
+    return replace(items, written=tuple(written))
 
 
 def check_answers(prompts: Sequence[Prompt], generated: Mapping[str, str]) -> dict[str, bool]:

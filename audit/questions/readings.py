@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -22,6 +23,8 @@ KEYS: Final = ("target", "unrelated")
 """Kinds of question that always have an entry in ``Readings.keys``, if an empty one: metrics compare the two."""
 Key = tuple[str, str]
 """Kind of question and type of a group."""
+TakePrompts = Callable[[Sequence[tuple[int, ...]], Batch], None]
+"""Receives the tokens of prompts, and a batch whose ``rows`` are indices of them with one position each."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,17 @@ class Readings:
 
 
 def generate(
-    model: RunningModel, items: ItemSet, batch_size: int = 16, progress: Progress = SILENT
+    model: RunningModel,
+    items: ItemSet,
+    batch_size: int = 16,
+    progress: Progress = SILENT,
+    take: TakePrompts | None = None,
 ) -> tuple[dict[str, str], int]:
-    """Prompt id -> the model's continuation of each of ``items.written``, and the number of generated tokens."""
+    """Prompt id -> the model's continuation of each of ``items.written``, and the number of generated tokens.
+
+    Args:
+        take: receives what is read at the last token of the prompts whose answers are not drawn.
+    """
     texts: dict[str, str] = {}
     total = 0
     alike: dict[object, list[Prompt]] = {}
@@ -104,7 +115,7 @@ def generate(
         alike.setdefault((prompt.max_new_tokens, prompt.is_complete, prompt.samples, prompt.seed), []).append(prompt)
     for prompts in alike.values():
         distinct = list({prompt.ids: prompt for prompt in prompts}.values())
-        written = _continuations(model, distinct, batch_size, progress)
+        written = _continuations(model, distinct, batch_size, progress, take)
         total += sum(len(tokens) for answers in written for tokens in answers)
         by_ids = {
             prompt.ids: _text(prompt, [model.tokenizer.decode(each, skip_special_tokens=True) for each in answers])
@@ -115,14 +126,15 @@ def generate(
 
 
 def _continuations(
-    model: RunningModel, prompts: Sequence[Prompt], batch_size: int, progress: Progress
+    model: RunningModel, prompts: Sequence[Prompt], batch_size: int, progress: Progress, take: TakePrompts | None
 ) -> list[list[tuple[int, ...]]]:
     """The tokens of the answers to each prompt; the prompts are continued in the same way."""
     first, ids = prompts[0], [prompt.ids for prompt in prompts]
     ended = first.is_complete or is_over
     if first.samples:
         return sampled(model, ids, first.samples, first.seed, first.max_new_tokens, batch_size, progress, ended)
-    return [[each] for each in greedy(model, ids, first.max_new_tokens, batch_size, progress, ended)]
+    taken = None if take is None else partial(take, ids)
+    return [[each] for each in greedy(model, ids, first.max_new_tokens, batch_size, progress, ended, taken)]
 
 
 def _text(prompt: Prompt, answers: Sequence[str]) -> str:
@@ -164,14 +176,38 @@ def read_conditions(
         ModelError: an output of the model is not finite.
     """
     plan = _ForwardPlan(list(conditions.values()))
-    for wanted in plan.passes():
-        for batch in run(model, wanted, batch_size, progress):
-            plan.take(wanted, batch)
+    plan.run(model, batch_size, progress)
     texts = generated or {}
     return {
         condition: plan.readings(model, items, texts.get(condition, {}), base)
         for condition, items in conditions.items()
     }
+
+
+def write_and_read(
+    model: RunningModel,
+    conditions: Mapping[Condition, ItemSet],
+    written: Mapping[Condition, Mapping[str, str]],
+    batch_size: int = 16,
+    progress: Progress = SILENT,
+    base: BaseReadout | None = None,
+) -> dict[Condition, Readings]:
+    """Write the answers and read the model: the pass over a prompt whose answer is written is read too.
+
+    Args:
+        written: condition -> output of ``generate``, where the answers are written already.
+        conditions, base: see ``read_conditions``.
+
+    Raises:
+        ModelError: an output of the model is not finite.
+    """
+    plan = _ForwardPlan(list(conditions.values()))
+    texts = dict(written)
+    for condition, items in conditions.items():
+        if condition not in texts:
+            texts[condition], _ = generate(model, items, batch_size, progress, plan.take_prompts)
+    plan.run(model, batch_size, progress)
+    return {condition: plan.readings(model, items, texts[condition], base) for condition, items in conditions.items()}
 
 
 def forward_tokens(conditions: Sequence[ItemSet]) -> int:
@@ -204,6 +240,7 @@ class _ForwardPlan:
                 self._add(Row(ids, len(ids) - 1))
         self.key_rows = {self.by_prompt[prompt.ids] for each in sets for prompt in each.prompts}
         self.group_rows = {self.by_prompt[ids] for group in groups for ids in group.prompt_ids}
+        self.done: set[Row] = set()
         self.logprobs: dict[Row, np.ndarray] = {}
         self.hits: dict[Row, np.ndarray] = {}
         self.keys: dict[Row, np.ndarray] = {}
@@ -244,13 +281,33 @@ class _ForwardPlan:
     def passes(self) -> Iterator[list[Row]]:
         """The sequences grouped by their opening, whose positions are computed once for each group."""
         for rows in (*self.openings.values(), self.texts):
-            yield list(rows)
+            if left := [row for row in rows if row not in self.done]:
+                yield left
 
-    def take(self, rows: list[Row], batch: Batch) -> None:
-        """Store the outputs of a batch that the metrics read."""
+    def run(self, model: RunningModel, batch_size: int, progress: Progress) -> None:
+        """Run what was not read while answers were written."""
+        for wanted in self.passes():
+            for batch in run(model, wanted, batch_size, progress):
+                self.take([wanted[index] for index in batch.rows], batch)
+
+    def take_prompts(self, prompts: Sequence[tuple[int, ...]], batch: Batch) -> None:
+        """Store the outputs at the last tokens of ``prompts``, with which some rows end."""
+        rows = [self.by_prompt.get(prompts[index]) for index in batch.rows]
+        chosen = [n for n, row in enumerate(rows) if row is not None and row.last == len(row.ids) - 1]
+        ending = [row for row in (rows[n] for n in chosen) if row is not None]
+        part = Batch(batch.rows, batch.logits[chosen], batch.keys[:, chosen], batch.residual[:, chosen])
+        self.take(ending, part)
+        self.done.update(ending)
+
+    def take(self, rows: Sequence[Row], batch: Batch) -> None:
+        """Store the outputs of a batch that the metrics read.
+
+        Args:
+            rows: those of the batch, in its order.
+        """
         normaliser = torch.logsumexp(batch.logits, dim=-1)
         begin = 0
-        for number, row in enumerate(rows[index] for index in batch.rows):
+        for number, row in enumerate(rows):
             end = begin + len(row.positions)
             logits, total = batch.logits[begin:end], normaliser[begin:end]
             begin = end

@@ -83,13 +83,16 @@ def fine_tune(
     trained = list(model.model.parameters()) if parameters is None else list(parameters)
     optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0, fused=True)
     done = 0
-    for dose in doses:
-        with trainable(model.model, every=True):
-            while done < dose:
-                optimizer.param_groups[0]["lr"] = settings.learning_rate * min(1.0, (done + 1) / WARMUP)
-                _update(model, pack([(index, tokens[index]) for index in next(batches)]), trained, optimizer, done)
-                done += 1
-        yield done
+    try:
+        for dose in doses:
+            with trainable(model.model, every=True):
+                while done < dose:
+                    optimizer.param_groups[0]["lr"] = settings.learning_rate * min(1.0, (done + 1) / WARMUP)
+                    _update(model, pack([(index, tokens[index]) for index in next(batches)]), trained, optimizer, done)
+                    done += 1
+            yield done
+    finally:
+        optimizer.zero_grad(set_to_none=True)
 
 
 def _update(
@@ -102,7 +105,7 @@ def _update(
     torch.autograd.backward(loss, inputs=list(trained))
     torch.nn.utils.clip_grad_norm_(trained, LARGEST_NORM)
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=False)  # new memory for the gradients would take a fifth of a step
 
 
 def trained_tokens(examples: Sequence[Example], model: RunningModel | None, batch: int) -> float:

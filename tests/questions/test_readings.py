@@ -12,6 +12,7 @@ import torch
 
 import audit.models.forward
 import audit.questions.items
+import audit.questions.readings
 from audit.errors import ModelError
 from audit.metrics.answers import exact_memorisation
 from audit.metrics.internals import association
@@ -19,8 +20,9 @@ from audit.metrics.keys import key_space_separability
 from audit.models.forward import Row, run, shared_prefix, tokens_run
 from audit.models.generation import greedy, sampled
 from audit.models.loading import RunningModel
+from audit.questions.conditions import AS_IS
 from audit.questions.items import Encoder, FactGroup, ItemSet, check_answers, with_own_answers
-from audit.questions.readings import BaseReadout, Readings, forward_tokens, generate, read
+from audit.questions.readings import BaseReadout, Readings, forward_tokens, generate, read, write_and_read
 from audit.questions.topics import concept_items
 from concepts.concept import Concept, load_concept
 from tests.helpers import open_model, open_tiny, plain_logprobs
@@ -117,6 +119,37 @@ def read_concept(model: RunningModel, concept: Concept = CONCEPT) -> tuple[ItemS
     written, _ = generate(model, short)
     items = with_own_answers(items, written, Encoder(model.tokenizer, model.context))
     return items, read(model, items, written, batch_size=3)
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_what_is_read_while_answers_are_written_is_what_a_pass_reads(
+    models: Callable[[str], RunningModel], family: str
+) -> None:
+    model = models(family)
+    items = shared_items(model)
+    short = replace(items, written=tuple(replace(prompt, max_new_tokens=4) for prompt in items.written))
+    written, _ = generate(model, short)
+    alone = read(model, short, written, batch_size=3)
+    together = write_and_read(model, {AS_IS: short}, {}, batch_size=3)[AS_IS]
+    assert together.generated == written
+    for field in ("scores", "lens", "keys"):
+        for key, values in getattr(alone, field).items():
+            assert np.allclose(getattr(together, field)[key], values, atol=1e-4), (field, key)
+    for one, other in zip(together.answer_logprobs, alone.answer_logprobs, strict=True):
+        assert np.allclose(one, other, atol=1e-4)
+
+
+def test_a_prompt_whose_answer_is_written_is_run_once(
+    models: Callable[[str], RunningModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models("llama")
+    asked = [{"question": f"Capital of {name}?", "answer": city, "type": "city"} for name, city in CAPITALS.items()]
+    apart = Concept.model_validate({**SHARED.model_dump(), "questions": asked})
+    items = concept_items(apart, Encoder(model.tokenizer, model.context)).facts()
+    assert {prompt.ids for prompt in items.written} >= set(items.groups[0].prompt_ids)
+    monkeypatch.setattr(audit.questions.readings, "run", lambda *_: pytest.fail("a prompt was run again"))
+    readings = write_and_read(model, {AS_IS: items}, {})[AS_IS]
+    assert readings.scores["fact", "city"].shape == (len(CAPITALS),) * 2
 
 
 @pytest.mark.parametrize("family", ALL)
