@@ -71,6 +71,9 @@ ReferenceOption = Annotated[
 AttacksOption = Annotated[
     str, typer.Option(help=f"none, quick, full, or names separated by commas: {plugin_names('attacks')}.")
 ]
+RelearningStepsOption = Annotated[
+    str, typer.Option(help="Steps after which a relearned model is read, e.g. 2,10,30,64,100; by default the attacks'.")
+]
 StatementOption = Annotated[Path | None, typer.Option(help="Also write the result here as an in-toto statement.")]
 FailOnOption = Annotated[str, typer.Option(help="Verdicts that end with exit code 3, e.g. hidden,present.")]
 BackgroundFlag = Annotated[
@@ -105,6 +108,7 @@ def compare(
     batch_size: BatchOption = 16,
     limit: LimitOption = None,
     attacks: AttacksOption = "quick",
+    relearning_steps: RelearningStepsOption = "",
     seed: SeedOption = 0,
     plan: PlanFlag = False,
     as_json: JsonFlag = False,
@@ -123,7 +127,7 @@ def compare(
 
         models = {"retained": retained, "reference": reference, "config": config, "tokenizer": tokenizer}
         settings = Settings(
-            seed, device, dtype, batch_size, limit, run_code=run_code, known_vectors=known_vectors, attacks=attacks
+            seed, device, dtype, batch_size, limit, run_code, known_vectors, attacks, parse_steps(relearning_steps)
         )
         request = Request(concept or (), translations, skill or (), guard)
         if plan:
@@ -489,6 +493,17 @@ def parse_verdicts(text: str) -> set[str]:
     for name in sorted(names - set(known)):
         raise typer.BadParameter(f"{name!r} is not a verdict; choose from {', '.join(known)}", param_hint="--fail-on")
     return names
+
+
+def parse_steps(text: str) -> tuple[int, ...]:
+    """Numbers of steps separated by commas, each once, in order; a usage error says what is wrong."""
+    try:
+        steps = tuple(sorted({int(step) for step in text.split(",") if step.strip()}))
+    except ValueError:
+        steps = (0,)
+    if any(step < 1 for step in steps):
+        raise typer.BadParameter(f"{text!r} is not a list of steps such as 2,10,30", param_hint="--relearning-steps")
+    return steps
 
 
 def parse_layers(text: str) -> tuple[int, ...]:

@@ -21,6 +21,8 @@ class Settings:
         known_vectors: whether the concept vectors are those that the concept file names, and not those that a search in
             the base finds.
         attacks: ``none``, ``quick``, ``full``, or names of attacks separated by commas.
+        relearning_steps: numbers of steps, ascending, after which a relearned model is read; empty for those of the
+            attack's level.
     """
 
     seed: int = 0
@@ -31,9 +33,10 @@ class Settings:
     run_code: bool = False
     known_vectors: bool = False
     attacks: str = "quick"
+    relearning_steps: tuple[int, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return asdict(self) | {"relearning_steps": list(self.relearning_steps)}
 
 
 def default_cache() -> Path:

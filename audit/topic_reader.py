@@ -290,8 +290,10 @@ class TopicReader:
         facts = facts_of(concept)[: self.settings.limit]
         kept = fact_examples([Fact(None, "", each) for each in concept.unrelated if each.answer], concept)
 
+        asked = with_short_answers(ItemSet(written=tuple(known)), Encoder(model.tokenizer, model.context))
+
         def says() -> float:
-            written, _ = generate(model, ItemSet(written=tuple(known)), self.settings.batch_size, self.progress)
+            written, _ = generate(model, asked, self.settings.batch_size, self.progress)
             right = check_answers(known, written)
             return sum(right.values()) / len(known)
 

@@ -3,7 +3,8 @@
 Knowledge that was only hidden comes back with its like: what is trained is never what is read. Other arms train the
 same number of steps on other data: one fact alone (a single demonstration, as in arXiv 2512.07810), other facts in the
 same form, the topic's text without the answers, and neutral text (arXiv 2602.03379 finds that much of what topical text
-recovers, filler recovers too).
+recovers, filler recovers too). Half of the facts are also trained into low-rank adapters alone, as attackers of large
+models do, and into the input embedding alone, where some methods hide the address of the knowledge.
 
 What makes it wrong: facts of one subject that give each other away, and so are kept in one half; and answers that can
 be guessed, for which a reference is relearned in the same way.
@@ -20,7 +21,8 @@ from audit.attacks import AttackedModel, AttackInput
 from audit.errors import AuditError
 from audit.models.packing import Example
 from audit.questions.conditions import Condition
-from audit.unlearning.fine_tuning import FineTuning, fine_tune, preserved, trained_tokens
+from audit.unlearning.fine_tuning import FineTuning, fine_tune, trained_tokens
+from audit.unlearning.parts import ALL, EMBEDDING, FASTER, LOW_RANK, Part, trained_part
 from concepts.concept import Concept, neutral_text
 from concepts.facts import Fact, facts_of, halves
 from concepts.prompts import ASK, answer_text, mentions
@@ -46,6 +48,8 @@ OPENING: Final = 3
 """Words of a sentence that form the prompt; the others are trained."""
 HALF, ONE, OTHERS = "half of the facts", "one fact", "other facts"
 TEXT, FILLER = "text about the topic", "neutral text"
+PARTS: Final = (ALL, LOW_RANK, EMBEDDING)
+"""All weights come first: where several conditions were trained as long, the verdict's test is of the first."""
 
 
 def conditions(given: AttackInput) -> Iterator[AttackedModel]:
@@ -59,9 +63,11 @@ def conditions(given: AttackInput) -> Iterator[AttackedModel]:
         raise AuditError("the model is too large to be trained by --attacks quick without a GPU; use --attacks full.")
     facts = facts_of(concept)[: given.settings.limit]
     half = halves(facts, given.settings.seed)
-    for fold in (0, 1):
-        trained = [fact for fact in facts if half[fact.subject] != fold]
-        yield from _arm(given, HALF, fact_examples(trained, concept), fold, {s for s in half if half[s] == fold})
+    for part in PARTS if given.level == "full" else (ALL,):
+        for fold in (0, 1):
+            trained = [fact for fact in facts if half[fact.subject] != fold]
+            read = {subject for subject in half if half[subject] == fold}
+            yield from _arm(given, HALF, fact_examples(trained, concept), fold, read, part)
     if given.level == "full":
         first, rest = facts[0], {subject for subject in half if subject != facts[0].subject}
         yield from _arm(given, ONE, fact_examples([first], concept), subjects=rest)
@@ -102,8 +108,10 @@ def _arm(
     examples: Sequence[Example],
     fold: int | None = None,
     subjects: set[str] | None = None,
+    part: Part = ALL,
 ) -> Iterator[AttackedModel]:
     """One training run, read at each number of steps."""
+    name = name if part == ALL else f"{name}, {part}"
     if not examples:
         return
     items = given.items.facts(subjects)
@@ -117,9 +125,9 @@ def _arm(
         yield from planned
         return
     assert given.learning_rate is not None  # checked by the caller
-    settings = FineTuning(given.learning_rate, BATCH, given.settings.seed)
-    with preserved(given.model):
-        for each, _ in zip(planned, fine_tune(given.model, examples, doses, settings), strict=True):
+    settings = FineTuning(FASTER[part] * given.learning_rate, BATCH, given.settings.seed)
+    with trained_part(given.model, part, given.settings.seed) as parameters:
+        for each, _ in zip(planned, fine_tune(given.model, examples, doses, settings, parameters), strict=True):
             yield replace(each, model=given.model)
 
 
@@ -128,6 +136,8 @@ def _condition(arm: str, steps: int, given: AttackInput, fold: int | None) -> Co
 
 
 def _doses(given: AttackInput) -> tuple[int, ...]:
+    if given.settings.relearning_steps:
+        return given.settings.relearning_steps
     if given.level == "full":
         return FULL
     return LONG if given.parameters < SMALL else QUICK

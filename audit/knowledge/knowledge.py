@@ -131,13 +131,14 @@ class Knowledge:
 
     @cached_property
     def relearned(self) -> str | None:
-        """The condition that was trained longest on half of the facts, among those that can be tested."""
-        folded = [
-            name
+        """The condition that was trained longest on half of the facts, among those that can be tested; of several
+        that were trained as long, the first."""
+        folded = {
+            name: readings.condition.steps or 0
             for name, readings in self.models[UNLEARNED].items()
             if readings.condition.attack == RELEARNED and (readings.fold >= 0).any() and name in self.tests
-        ]
-        return folded[-1] if folded else None
+        }
+        return max(folded, key=lambda name: folded[name], default=None)
 
     def blocks(self, readings: FactReadings, blind: bool = False) -> list[Block]:
         """The blocks of the known facts; those with at least two.

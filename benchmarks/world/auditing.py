@@ -44,14 +44,15 @@ def audited(subject: Subject, cache: Path) -> Row:
         kept.write_text(json.dumps(row_of(finding) | {"seconds": round(time.process_time() - started, 2)}))
     row: Row = json.loads(kept.read_text())
     loud = subject.pool == "hidden" and (row["says"] or 0.0) > SILENT
+    pool = "not silenced" if loud else subject.pool
     told = {
-        "pool": "not silenced" if loud else subject.pool,
+        "pool": pool,
         "kind": subject.kind,
         "world": subject.world,
         "draw": subject.draw,
         "seed": subject.stages[-1].seed,
     }
-    return {**told, "right": row["verdict"] in RIGHT[told["pool"]], "taught": subject.taught, **row}
+    return {**told, "right": row["verdict"] in RIGHT[pool], "taught": subject.taught, **row}
 
 
 def row_of(finding: Finding) -> Row:

@@ -51,6 +51,7 @@ CONCEPT = Concept.model_validate(
     }
 )
 FACTS = facts_of(CONCEPT)
+HALVES = (HALF, f"{HALF}, low rank", f"{HALF}, embedding")
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +72,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[Example]]:
     """The examples of each training run; nothing is trained."""
     runs: list[list[Example]] = []
 
-    def record(
-        model: RunningModel, examples: Sequence[Example], doses: Sequence[int], settings: object
-    ) -> Iterator[int]:
+    def record(model: RunningModel, examples: Sequence[Example], doses: Sequence[int], *rest: object) -> Iterator[int]:
         runs.append(list(examples))
         yield from doses
 
@@ -114,7 +113,7 @@ def test_a_condition_names_its_arm_and_its_steps_as_its_dose_does(
     for each in conditions(given(tiny, "full")):
         condition = each.condition
         assert condition.steps in FULL
-        assert condition.arm in (HALF, ONE, OTHERS, TEXT, FILLER)
+        assert condition.arm in (*HALVES, ONE, OTHERS, TEXT, FILLER)
         assert condition.dose == f"{condition.arm}, {condition.steps} steps"
 
 
@@ -124,7 +123,7 @@ def test_no_trained_example_holds_the_answer_of_a_fact_that_is_read_beside_its_q
 ) -> None:
     attacked = list(conditions(replace(given(tiny, "full"), settings=Settings(seed=seed))))
     folds = [{prompt.id for prompt in each.items.written} for each in attacked[:: len(FULL)]]
-    assert len(folds) == len(trained) == 6
+    assert len(folds) == len(trained) == 10
     for names, examples in zip(folds, trained, strict=True):
         for fact in (FACTS[int(name.partition("/")[2])] for name in names):
             for example in examples:
@@ -159,9 +158,11 @@ def test_facts_of_one_subject_are_in_the_same_half(tiny: RunningModel, trained: 
 def test_the_full_level_adds_other_arms_that_hold_no_fact(tiny: RunningModel, trained: list[list[Example]]) -> None:
     attacked = list(conditions(given(tiny, "full")))
     arms = list(dict.fromkeys((each.condition.dose.rpartition(", ")[0], each.condition.fold) for each in attacked))
-    assert arms == [(HALF, 0), (HALF, 1), (ONE, None), (OTHERS, None), (TEXT, None), (FILLER, None)]
+    halves_ = [(name, fold) for name in HALVES for fold in (0, 1)]
+    assert arms == [*halves_, (ONE, None), (OTHERS, None), (TEXT, None), (FILLER, None)]
     assert len(attacked) == len(arms) * len(FULL)
-    one, others, text, filler = trained[2:]
+    assert trained[:2] == trained[2:4] == trained[4:6]
+    one, others, text, filler = trained[6:]
     assert {example.answer for example in one} == {answer_text(FACTS[0].answer)}
     assert [example.answer for example in others] == [" A puppy", " Insulin"]
     assert text == [Example("The old harbour", " was quiet for a long time.")]
@@ -170,9 +171,9 @@ def test_the_full_level_adds_other_arms_that_hold_no_fact(tiny: RunningModel, tr
         Example("Rain falls on", " the hills in winter."),
     ]
     other_subjects = sum(fact.subject != FACTS[0].subject for fact in FACTS)
-    for each in attacked[2 * len(FULL) : 3 * len(FULL)]:
+    for each in attacked[6 * len(FULL) : 7 * len(FULL)]:
         assert len(each.items.written) == other_subjects
-    for each in attacked[3 * len(FULL) :]:
+    for each in attacked[7 * len(FULL) :]:
         assert len(each.items.written) == len(FACTS)
 
 
@@ -220,6 +221,31 @@ def test_a_plan_without_a_model_gives_the_same_conditions_items_and_doses(tiny: 
 def test_the_quick_level_is_longer_for_a_small_model() -> None:
     doses = {size: relearning._doses(replace(BARE, parameters=size)) for size in (10**6, 10**8)}
     assert doses == {10**6: LONG, 10**8: QUICK}
+
+
+def test_steps_can_be_asked_for(tiny: RunningModel, trained: list[list[Example]]) -> None:
+    asked = replace(given(tiny), settings=Settings(relearning_steps=(1, 64)))
+    assert [each.condition.steps for each in conditions(asked)] == [1, 64, 1, 64]
+
+
+def test_each_part_of_the_model_is_trained_alone(tiny: RunningModel) -> None:
+    before = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
+    embedding = "model.embed_tokens.weight"
+    changed: dict[str, set[str]] = {}
+    few = replace(given(tiny, "full"), settings=Settings(relearning_steps=(1,)))
+    for each in conditions(few):
+        now = tiny.model.state_dict()
+        named = changed.setdefault(each.condition.arm, set())
+        named |= {name for name in now if name not in before or not torch.equal(now[name], before[name])}
+    whole, low_rank, embedded = (changed[name] for name in HALVES)
+    assert embedding in whole
+    assert len(whole) > 5
+    assert embedded - {"lm_head.weight"} == {embedding}  # the head may be tied to it
+    assert low_rank
+    assert not low_rank & whole
+    after = tiny.model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_a_large_model_is_not_trained_without_a_gpu_and_the_reason_names_the_option(tiny: RunningModel) -> None:

@@ -12,8 +12,8 @@ Why not ``peft``'s own ``merge_and_unload``? Measured with peft 0.21:
 - it loads what it can: an adapter without one ``lora_B`` is merged after a warning, and a tensor for a module that the
   base does not have is dropped without one.
 
-peft is a development dependency: ``tests/checkpoint/formats/test_adapter.py`` merges ten kinds of adapter with both and
-compares every tensor.
+Training uses peft's own adapters (``audit/unlearning/parts.py``). ``tests/checkpoint/formats/test_adapter.py`` merges
+ten kinds of adapter with both and compares every tensor.
 """
 
 from __future__ import annotations

@@ -1,0 +1,81 @@
+"""What a training run changes: all weights, low-rank adapters (LoRA, arXiv 2106.09685), or the input embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Final, Literal
+
+import torch
+from torch import nn
+
+from audit.models.loading import RunningModel
+from audit.unlearning.fine_tuning import preserved
+
+Part = Literal["all weights", "low rank", "embedding"]
+ALL: Final[Part] = "all weights"
+LOW_RANK: Final[Part] = "low rank"
+EMBEDDING: Final[Part] = "embedding"
+
+RANK: Final = 8
+FASTER: Final[Mapping[Part, float]] = {ALL: 1.0, LOW_RANK: 10.0, EMBEDDING: 10.0}
+"""Learning rate of each part relative to that of all weights: few parameters have to move further."""
+ADAPTER: Final = "default"
+
+
+@contextmanager
+def trained_part(model: RunningModel, part: Part, seed: int = 0) -> Iterator[Sequence[nn.Parameter]]:
+    """The parameters of ``part``, which may be trained inside the block; afterwards the model is as it was.
+
+    All weights need a copy of the model, the embedding a copy of itself, adapters none.
+
+    Args:
+        seed: of the adapters' initial values.
+    """
+    if part == LOW_RANK:
+        with _adapters(model, seed) as parameters:
+            yield parameters
+        return
+    chosen = list(model.model.parameters())
+    if part == EMBEDDING:
+        chosen = [model.model.get_input_embeddings().weight]
+    with preserved(model, chosen):
+        yield chosen
+
+
+@contextmanager
+def _adapters(model: RunningModel, seed: int) -> Iterator[list[nn.Parameter]]:
+    """New adapters of every linear layer of the blocks, which change nothing until they are trained."""
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+    from transformers.pytorch_utils import Conv1D
+
+    flags = {name: parameter.requires_grad for name, parameter in model.model.named_parameters()}
+    linear = _linear(model)
+    transposed = any(isinstance(module, Conv1D) for module in linear.values())
+    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(linear), fan_in_fan_out=transposed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tuner = LoraModel(model.model, config, ADAPTER)
+    try:
+        yield [parameter for name, parameter in model.model.named_parameters() if f".{ADAPTER}." in name]
+    finally:
+        tuner.unload()
+        for name, parameter in model.model.named_parameters():
+            parameter.requires_grad_(flags[name])
+
+
+def _linear(model: RunningModel) -> dict[str, nn.Module]:
+    """The linear layers of the blocks by name."""
+    architecture = model.architecture
+    blocks = tuple(f"{architecture.block_module.format(layer=layer)}." for layer in range(architecture.n_layers))
+    return {
+        name: module
+        for name, module in model.model.named_modules()
+        if name.startswith(blocks) and (isinstance(module, nn.Linear) or _is_transposed(module))
+    }
+
+
+def _is_transposed(module: nn.Module) -> bool:
+    """Whether this is GPT-2's linear layer, whose weight is ``[in, out]``."""
+    return type(module).__name__ == "Conv1D"
