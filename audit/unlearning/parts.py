@@ -48,7 +48,6 @@ def _adapters(model: RunningModel, seed: int) -> Iterator[list[nn.Parameter]]:
     """New adapters of every linear layer of the blocks, which change nothing until they are trained."""
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
-    from transformers.pytorch_utils import Conv1D
 
     flags = {name: parameter.requires_grad for name, parameter in model.model.named_parameters()}
     linear = _linear(model)
