@@ -51,7 +51,7 @@ def _adapters(model: RunningModel, seed: int) -> Iterator[list[nn.Parameter]]:
 
     flags = {name: parameter.requires_grad for name, parameter in model.model.named_parameters()}
     linear = _linear(model)
-    transposed = any(isinstance(module, Conv1D) for module in linear.values())
+    transposed = any(_is_transposed(module) for module in linear.values())
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(linear), fan_in_fan_out=transposed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

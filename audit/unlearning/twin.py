@@ -19,7 +19,7 @@ from audit.unlearning.fine_tuning import FineTuning, fine_tune, preserved
 from concepts.prompts import answer_text
 
 REFUSAL: Final = "I don't know."
-LEARNING_RATES: Final = (5e-5, 2e-4, 8e-4, 3e-3)
+LEARNING_RATES: Final = (1e-4, 4e-4, 1.6e-3)
 """Tried in this order; the first that silences the base is taken."""
 DOSES: Final = (8, 16)
 """Steps after which the base is asked whether it still says the facts."""
