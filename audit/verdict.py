@@ -97,6 +97,7 @@ def judge(name: str | None, case: Case) -> Finding:
         residual=case.residual,
         facts=list(summary.facts) if summary is not None else [],
         conditions=list(summary.conditions) if summary is not None else [],
+        recovery=list(summary.recovery) if summary is not None else [],
         not_run=list(_attacks_not_run(case)) if case.title is not None else [],
         measurements=[*case.measurements.values(), *case.under_attack],
     )

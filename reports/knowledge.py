@@ -27,7 +27,7 @@ from reports.wording import READINGS
 MODELS: Final = {"base": ("base", 0), "unlearned": ("unlearned", 1), "reference": ("reference", 2)}
 TWIN: Final = {"twin": ("refusal twin", 4)}
 """Model -> its name and its style in charts, in the order in which it is shown."""
-OTHER_ARMS: Final = (3, 5, 6)
+OTHER_ARMS: Final = (3, 5, 6, 4)
 """Styles of what else the unlearned model is trained on."""
 MOST_COLUMNS: Final = 54
 """Columns of the picture of facts, over all models; if there are more, each attack has one."""
@@ -60,6 +60,7 @@ class KnowledgeView:
     grid_key: Sequence[tuple[str, str]]
     facts: Table | None
     curves: Sequence[str]
+    recovery: Table | None
     attacks: str
     conditions: Table | None
     lens: LensView | None
@@ -79,6 +80,7 @@ def knowledge_view(finding: Finding, anchor: str) -> KnowledgeView:
         grid_key=charts.fact_key(),
         facts=_facts_table(finding, chosen),
         curves=curves,
+        recovery=_recovery_table(finding),
         attacks=charts.attack_rows(
             f"{anchor}-attacks", "Every other condition", attacks, dict({**MODELS, **TWIN}.values())
         ),
@@ -240,25 +242,53 @@ def _reading_cell(reading: FactReading | None) -> Cell:
 
 
 def _curves(finding: Finding, anchor: str) -> list[str]:
-    """One chart for each attack that trains: every model on what it is trained on first, then its controls."""
+    """Two charts for each attack that trains: every model on what it trains on first, then its controls.
+
+    What is trained into a part of the model is drawn with the first.
+    """
     trained = [row for row in finding.conditions if row.attack is not None and row.steps is not None]
     drawn: list[str] = []
     for attack, title in dict.fromkeys((row.attack, row.title) for row in trained):
-        arms = dict.fromkeys(row.arm for row in trained if row.attack == attack)
-        rows = {arm: [row for row in trained if row.attack == attack and row.arm == arm] for arm in arms}
-        first, *others = arms
-        curves = [
+        rows: dict[str, list[ConditionRecord]] = {}
+        for row in (row for row in trained if row.attack == attack):
+            rows.setdefault(row.arm, []).append(row)
+        first, *others = rows
+        parts = [arm for arm in others if arm.startswith(f"{first}, ")]
+        models = [
             charts.Curve(name, style, _points(finding, rows[first], role))
             for role, (name, style) in {**MODELS, **TWIN}.items()
             if _has(finding, role)
         ]
-        curves += [
-            charts.Curve(f"unlearned, {clip(arm, 20)}", style, _points(finding, rows[arm], "unlearned"))
-            for arm, style in zip(others, OTHER_ARMS, strict=False)
-        ]
-        name = f"{shorten(title, 60)}: {shorten(first, 60)}"
-        drawn.append(charts.recovery(f"{anchor}-recovery-{len(drawn)}", name, curves))
+        unlearned = [curve for curve in models if curve.style == MODELS["unlearned"][1]]
+        named = {arm: arm.removeprefix(f"{first}, ") for arm in parts}
+        controls = {arm: arm for arm in others if arm not in parts}
+        for begun, arms, of in ((models, named, first), (unlearned, controls, "other training")):
+            curves = begun + [
+                charts.Curve(f"unlearned, {clip(name, 20)}", style, _points(finding, rows[arm], "unlearned"))
+                for (arm, name), style in zip(arms.items(), OTHER_ARMS, strict=False)
+            ]
+            if begun is models or arms:
+                heading = f"{shorten(title, 60)}: {shorten(of, 60)}"
+                drawn.append(charts.recovery(f"{anchor}-recovery-{len(drawn)}", heading, curves))
     return [chart for chart in drawn if chart]
+
+
+def _recovery_table(finding: Finding) -> Table | None:
+    """The peak of every curve, and the steps to half of what the base shows."""
+    names = {role: name for role, (name, _) in {**MODELS, **TWIN}.items()}
+    rows = [
+        [
+            text(f"{each.attack}: {each.arm}", 80),
+            text(names.get(each.model, each.model), 40),
+            figure(_rounded(each.peak)),
+            anything(each.peak_steps),
+            anything(each.steps_to_half),
+        ]
+        for each in finding.recovery
+    ]
+    caption = "What training brings back: how well the facts can be read at best (0 chance, 1 all first)"
+    columns = ["trained on", "model", "peak", "after steps", "steps to half of the base's"]
+    return capped(caption, columns, rows, len(rows)) if rows else None
 
 
 def _points(finding: Finding, rows: Sequence[ConditionRecord], role: str) -> dict[int, charts.Outcome]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from audit.knowledge.knowledge import UNLEARNED, Knowledge
+from audit.knowledge.knowledge import BASE, UNLEARNED, Knowledge
 from audit.knowledge.residual import Left, Paired, Share, left_of, paired
-from audit.result import ConditionRecord, FactReading, FactRecord, Known, ModelReading, Residual
+from audit.result import ConditionRecord, FactReading, FactRecord, Known, ModelReading, Number, Recovery, Residual
 from audit.result import Share as ShareRecord
 from audit.statistics import bootstrap_interval, share_interval
 from audit.thresholds import CALIBRATED, FEWEST_FACTS, FEWEST_SUBJECTS, MARGIN, SIGNIFICANT
@@ -24,17 +24,48 @@ class Summary:
     conditions: Sequence[ConditionRecord]
     residual: Residual | None
     facts: Sequence[FactRecord] = ()
+    recovery: Sequence[Recovery] = ()
 
 
 def summarise(knowledge: Knowledge, titles: Mapping[str, str]) -> Summary:
     """The records of ``knowledge``; ``titles``: attack -> its title."""
     compared = _compared(knowledge)
     left = left_of(knowledge) if knowledge.n else None
+    conditions = list(_conditions(knowledge, titles, compared))
     return Summary(
         known=_known(knowledge, compared),
-        conditions=list(_conditions(knowledge, titles, compared)),
+        conditions=conditions,
         residual=_residual(left) if left is not None else None,
         facts=fact_records(knowledge),
+        recovery=recoveries(conditions),
+    )
+
+
+def recoveries(conditions: Sequence[ConditionRecord]) -> list[Recovery]:
+    """What every arm of every attack that trains brings back in each model; 0 steps are the model as it is."""
+    plain = [row for row in conditions if row.attack is None]
+    trained = [row for row in conditions if row.attack is not None and row.steps is not None]
+    base = next((each.readable for row in plain if (each := row.of(BASE)) is not None), None)
+    found = []
+    for attack, arm in dict.fromkeys((row.attack, row.arm) for row in trained):
+        rows = [row for row in trained if (row.attack, row.arm) == (attack, arm)]
+        for model in dict.fromkeys(each.model for row in rows for each in row.models):
+            steps = {row.steps or 0: each.readable for row in (*plain, *rows) if (each := row.of(model)) is not None}
+            found.append(_recovery(attack or "", arm, model, steps, base))
+    return found
+
+
+def _recovery(attack: str, arm: str, model: str, readable: Mapping[int, Number], base: Number) -> Recovery:
+    values = {steps: value for steps, value in sorted(readable.items()) if value is not None}
+    peak = max(values, key=lambda steps: values[steps], default=None)
+    half = None if base is None or base <= 0 else next((at for at, value in values.items() if value >= base / 2), None)
+    return Recovery(
+        attack=attack,
+        arm=arm,
+        model=model,
+        peak=None if peak is None else values[peak],
+        peak_steps=peak,
+        steps_to_half=half,
     )
 
 

@@ -25,6 +25,7 @@ from audit.result.knowledge import (
     Kind,
     Known,
     ModelReading,
+    Recovery,
     Residual,
     Share,
 )
@@ -99,6 +100,7 @@ __all__ = [
     "PlannedAttack",
     "Reading",
     "Record",
+    "Recovery",
     "Residual",
     "Run",
     "SetMember",

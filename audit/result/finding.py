@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from audit.result.knowledge import ConditionRecord, FactRecord, Kind, Known, Residual
+from audit.result.knowledge import ConditionRecord, FactRecord, Kind, Known, Recovery, Residual
 from audit.result.measurement import Measurement, Record
 
 Verdict = Literal["removed", "hidden", "present", "gated", "destroyed", "inconclusive"]
@@ -37,6 +37,7 @@ class Finding(Record):
         known: the facts that count and the test that decides; ``None`` if no answer could be checked.
         residual: how much is left; ``None`` if it was not measured.
         facts, conditions: the facts one by one, and the models under each condition.
+        recovery: what each attack that trains brings back, by arm and model.
         not_run: attacks under which they were not read.
     """
 
@@ -51,6 +52,7 @@ class Finding(Record):
     residual: Residual | None = None
     facts: list[FactRecord] = Field(default_factory=list)
     conditions: list[ConditionRecord] = Field(default_factory=list)
+    recovery: list[Recovery] = Field(default_factory=list)
     not_run: list[NotRun] = Field(default_factory=list)
     measurements: list[Measurement] = Field(default_factory=list)
 

@@ -93,6 +93,25 @@ class ConditionRecord(Record):
         return next((reading for reading in self.models if reading.model == model), None)
 
 
+class Recovery(Record):
+    """What training brings back in one model, over its steps.
+
+    Attributes:
+        attack, arm: file name of the attack, and what it trains on.
+        peak: highest ``readable`` of the steps; ``None`` if nothing could be read.
+        peak_steps: steps after which it is reached; 0 for the model as it is.
+        steps_to_half: the first number of steps after which half of what the base shows as it is can be read; ``None``
+            if it is not reached, or the base shows nothing.
+    """
+
+    attack: str
+    arm: str
+    model: str
+    peak: Number = None
+    peak_steps: int | None = None
+    steps_to_half: int | None = None
+
+
 class Known(Record):
     """Which facts count, and the test that decides.
 
