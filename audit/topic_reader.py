@@ -269,7 +269,7 @@ class TopicReader:
             "base": self.digests["base"],
             "topic": self.topic.digest(),
             "learning_rate": given.learning_rate if given else None,
-            "update": given.update if given else None,
+            "update": given.update if given and given.level == "full" else None,
             "settings": self.settings.as_json() | {"attacks": level_of(self.settings)},
             "threads": torch.get_num_threads(),
         }

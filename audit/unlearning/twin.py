@@ -21,7 +21,7 @@ from concepts.prompts import answer_text
 REFUSAL: Final = "I don't know."
 LEARNING_RATES: Final = (1e-4, 4e-4, 1.6e-3)
 """Tried in this order; the first that silences the base is taken."""
-DOSES: Final = (8, 16)
+DOSES: Final = (4, 8, 12, 16)
 """Steps after which the base is asked whether it still says the facts."""
 SILENT_SHARE: Final = 0.1
 """Share of its facts that a silenced model may still say."""

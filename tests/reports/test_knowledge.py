@@ -115,16 +115,36 @@ def test_of_too_many_conditions_each_attack_shows_its_worst() -> None:
 
 
 def test_the_recovery_curve_has_the_models_and_the_controls_and_every_step() -> None:
-    (curve,) = view(readable()).curves
-    names = {"base", "unlearned", "reference", "refusal twin", "unlearned, neutral text"}
-    assert names <= set(re.findall(r'class="label">([^<]*)<', curve))
+    curve, controls = view(readable()).curves
+    assert {"base", "unlearned", "reference", "refusal twin"} <= labels(curve)
+    assert {"unlearned", "unlearned, neutral text"} <= labels(controls)
+    assert "base" not in labels(controls)
     for steps in (2, 8, 30):
         assert f"unlearned, after {steps} steps: " in curve
     assert curve.count('class="whisker thin s1"') == 8  # as it is and three steps, readable and said
 
 
+def labels(curve: str) -> set[str]:
+    return set(re.findall(r'class="label">([^<]*)<', curve))
+
+
+def test_what_is_trained_into_a_part_of_the_model_is_drawn_with_the_models() -> None:
+    rows = [
+        row.model_copy(update={"arm": "half of the facts, low rank"}) if row.arm == "neutral text" else row
+        for row in readable().conditions
+    ]
+    (curve,) = view(readable().model_copy(update={"conditions": rows})).curves
+    assert {"base", "unlearned, low rank"} <= labels(curve)
+
+
+def test_the_peak_of_each_curve_is_listed() -> None:
+    table = view(readable()).recovery
+    assert table is not None
+    assert len(table.rows) == len(readable().recovery) > 3
+
+
 def test_numbers_of_the_curve_are_those_of_the_result() -> None:
-    (curve,) = view(brought_back()).curves
+    curve, *_ = view(brought_back()).curves
     row = next(row for row in brought_back().conditions if row.steps == 30 and row.arm == "half of the facts")
     unlearned = next(each for each in row.models if each.model == "unlearned")
     assert unlearned.says is not None
