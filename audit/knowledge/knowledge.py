@@ -176,12 +176,12 @@ class Knowledge:
         ]
         return float(exchange(blocks, self.draws, centre=False).spread[0]) if blocks else None
 
-    def nats(self, role: str, condition: str) -> Float[np.ndarray, " n_facts"]:
-        """Centred score of each known fact's true answer at the output, in nats; NaN if it was not read."""
+    def nats(self, role: str, condition: str, place: int = 0) -> Float[np.ndarray, " n_facts"]:
+        """Centred score of each known fact's true answer at a place, in nats; NaN if it was not read."""
         readings = self.models.get(role, {}).get(condition)
         if readings is None:
             return np.full(len(self.known), np.nan)
-        return np.where(self.known, replace(readings, blocks=tuple(self.blocks(readings))).nats(), np.nan)
+        return np.where(self.known, replace(readings, blocks=tuple(self.blocks(readings))).nats(place), np.nan)
 
 
 def knowledge_of(

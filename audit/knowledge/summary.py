@@ -179,7 +179,11 @@ def _test(knowledge: Knowledge, compared: Paired | None) -> tuple[float | None, 
     if knowledge.guessable:
         if compared is None or compared.n < FEWEST_SUBJECTS:
             return None, ""
-        return compared.p_value, "more than the reference after the same relearning, signs of subjects flipped"
+        where = f"most at {compared.place}"
+        return (
+            compared.p_value,
+            f"more than the reference after the same relearning, signs of subjects flipped, {where}",
+        )
     if knowledge.omnibus is None or knowledge.n_exchanged < FEWEST_FACTS:
         return None, ""
     return knowledge.omnibus.p_value, "answers of one type exchanged, over all conditions and places"
@@ -194,8 +198,9 @@ def _compared(knowledge: Knowledge) -> Paired | None:
 
 def _standing_out(knowledge: Knowledge, compared: Paired | None, sign: int) -> set[str]:
     """The conditions that prefer (``sign`` 1) or avoid (-1) the true answers at the level of the test that decides."""
-    if knowledge.guessable:
-        return {compared.condition} if compared is not None and sign * compared.difference > 0 else set()
+    if knowledge.guessable:  # the test is one-sided, at the place where the unlearned model is most above
+        above = sign > 0 or (compared is not None and compared.difference < 0)
+        return {compared.condition} if compared is not None and above else set()
     test = knowledge.omnibus
     if test is None:
         return set()
