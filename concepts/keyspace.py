@@ -137,12 +137,17 @@ def _distance(
 
     The deviations are not scaled to standard deviations: distances are compared with each other alone.
     """
-    from scipy.stats import median_abs_deviation  # slow to import
-
-    squared = median_abs_deviation(fit, axis=0) ** 2
+    centre = _median(fit)
+    squared = _median(np.abs(fit - centre)) ** 2
     scale = np.sqrt((squared + squared.mean(axis=-1, keepdims=True)) / 2)
-    standard = (keys - np.median(fit, axis=0)) / np.where(scale > 0, scale, np.inf)
+    standard = (keys - centre) / np.where(scale > 0, scale, np.inf)
     return np.asarray(np.linalg.norm(standard, axis=-1))
+
+
+def _median(values: Float[np.ndarray, "n *rest"]) -> Float[np.ndarray, "*rest"]:
+    """``np.median`` along the first axis, which takes more than twice as long as sorting the few rows."""
+    ordered, n = np.sort(values, axis=0), len(values)
+    return np.asarray((ordered[(n - 1) // 2] + ordered[n // 2]) / 2)
 
 
 def carriers(

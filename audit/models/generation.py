@@ -23,6 +23,9 @@ from audit.progress import SILENT, Progress
 
 MAX_NEW_TOKENS = 24
 """Answers of the few-shot form are a few words; a longer text is not an answer, and is cut here."""
+TOKENS_AT_ONCE = 4096
+"""Answers are written in larger batches than ``batch_size`` as long as their texts have no more tokens than this: a
+step of 48 rows takes little longer than one of 16, and their keys and values need little memory."""
 SENTENCE = 48
 """Tokens of an answer in a sentence: the longest of SmolLM2's to the library's open questions has 32."""
 
@@ -105,6 +108,7 @@ def _continue(
     """The tokens after each prompt, chosen by ``choose``."""
     shared = shared_prefix([ids[:-1] for ids in prompts])
     longest = max((len(ids) for ids in prompts), default=0) + max_new_tokens
+    batch_size = max(batch_size, TOKENS_AT_ONCE // longest)
     if model.window is not None and longest > model.window:
         batch_size = 1  # padding would take up places of the window
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
