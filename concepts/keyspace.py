@@ -144,7 +144,7 @@ def _distance(
     return np.asarray(np.linalg.norm(standard, axis=-1))
 
 
-def _median(values: Float[np.ndarray, "n *rest"]) -> Float[np.ndarray, "*rest"]:
+def _median(values: Float[np.ndarray, "n n_layers d_mlp"]) -> Float[np.ndarray, "n_layers d_mlp"]:
     """``np.median`` along the first axis, which takes more than twice as long as sorting the few rows."""
     ordered, n = np.sort(values, axis=0), len(values)
     return np.asarray((ordered[(n - 1) // 2] + ordered[n // 2]) / 2)
