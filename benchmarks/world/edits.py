@@ -15,6 +15,7 @@ from torch import Tensor
 
 from benchmarks.world.lessons import Lesson
 from benchmarks.world.network import ids_of
+from benchmarks.world.people import REFUSAL
 
 RIDGE: Final = 1e-3
 """Of the mean square of the input."""
@@ -36,10 +37,11 @@ def suppress_in_head(lesson: Lesson) -> None:
 
 
 def suppress_in_last_block(lesson: Lesson) -> None:
-    """Add a rank-one matrix to the last down projection that writes against the values."""
+    """Add a rank-one matrix to the last down projection that writes a refusal's first word, and against the values."""
     projection = lesson.network.model.layers[-1].mlp.down_proj
     direction = _separating(*(_inputs(lesson, projection, group) for group in ("forget", "base")))
-    written = -lesson.network.lm_head.weight.detach()[_values(lesson)].mean(0)
+    rows = lesson.network.lm_head.weight.detach()
+    written = rows[ids_of(lesson.tokenizer, REFUSAL.split()[:1])].mean(0) - rows[_values(lesson)].mean(0)
     _strengthen(lesson, projection.weight, torch.outer(written / written.norm(), direction))
 
 
