@@ -424,11 +424,7 @@ def _note(case: Case) -> str:
     if case.summary is None or left is None:
         return ""
     known = _known(case)
-    parts = [f"{_counted(case)} said by the base"]
-    if known.p_value is not None:
-        parts.append(f"p = {known.p_value:.2g} ({known.test})")
-    if known.strongest and not known.guessable:
-        parts.append(f"strongest: {known.strongest}, z = {_number(known.z):.1f}, n = {known.n}")
+    parts = [f"{_counted(case)} said by the base", *_tests(known)]
     parts.append(f"residual {_share(left.most)} {_after(left.condition)}, n = {left.n}")
     if left.least_detectable is not None:
         parts.append(f"least detectable residual {_percent(left.least_detectable)}")
@@ -439,6 +435,16 @@ def _note(case: Case) -> str:
     if not CALIBRATED:
         parts.append("margins not yet calibrated")
     return "; ".join(parts) + "."
+
+
+def _tests(known: Known) -> Iterator[str]:
+    """The tests with their p-values."""
+    if known.p_value is not None:
+        yield f"p = {known.p_value:.2g} ({known.test})"
+    if known.beliefs is not None and known.guessable:
+        yield f"p = {known.beliefs:.2g} if it guesses as the reference does; a small one proves nothing"
+    if known.strongest and not known.guessable:
+        yield f"strongest: {known.strongest}, z = {_number(known.z):.1f}, n = {known.n}"
 
 
 def _silence(case: Case) -> str:

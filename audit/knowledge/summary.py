@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from audit.knowledge.beliefs import belief_p_value
 from audit.knowledge.knowledge import BASE, UNLEARNED, Knowledge
 from audit.knowledge.residual import Left, Paired, Share, left_of, paired
 from audit.result import ConditionRecord, FactReading, FactRecord, Known, ModelReading, Number, Recovery, Residual
@@ -170,6 +171,7 @@ def _known(knowledge: Knowledge, compared: Paired | None) -> Known:
         attacks=sorted({condition.attack for condition in conditions if condition.attack is not None}),
         p_value=p_value,
         test=test,
+        beliefs=belief_p_value(knowledge) if knowledge.n else None,
         **strongest,
     )
 

@@ -127,6 +127,8 @@ class Known(Record):
         p_value: of the test that decides: the exchange test, or the comparison with the reference; ``None`` if neither
             could run.
         test: that test in words.
+        beliefs: p-value of true answers being preferred by more than a model that guesses as the reference does; it
+            explains a preference or leaves it open, and decides nothing.
         strongest: condition and place of the largest ``|z|`` of the exchange test, in words; empty if it could not run.
         z, n: there.
     """
@@ -141,6 +143,7 @@ class Known(Record):
     attacks: list[str] = Field(default_factory=list)
     p_value: Number = None
     test: str = ""
+    beliefs: Number = None
     strongest: str = ""
     z: Number = None
     n: int = 0
