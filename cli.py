@@ -352,6 +352,7 @@ def verify(
     base: Annotated[Path | None, typer.Option(help="Present path of the base, if it was moved.")] = None,
     unlearned: Annotated[Path | None, typer.Option(help="Present path of the unlearned model.")] = None,
     retained: Annotated[Path | None, typer.Option(help="Present path of the retained model.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Present path of the reference model.")] = None,
     config: ConfigOption = None,
     sample: Annotated[int, typer.Option(min=0, help="Number of tensors whose numbers are computed again.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
@@ -368,7 +369,7 @@ def verify(
         from audit.commands.verify import verify
         from reports.text import render_verification
 
-        paths = {"base": base, "unlearned": unlearned, "retained": retained}
+        paths = {"base": base, "unlearned": unlearned, "retained": retained, "reference": reference}
         moved = {role: path for role, path in paths.items() if path is not None}
         with show_progress(quiet) as progress:
             verification = verify(result, moved=moved, config=config, sample=sample, seed=seed, progress=progress)

@@ -164,8 +164,7 @@ def falsifiers(finding: Finding) -> Table | None:
 
 
 def subject_views(result: AuditResult) -> Iterable[SubjectView]:
-    named = {"base": result.subjects.base, "unlearned": result.subjects.unlearned, "retained": result.subjects.retained}
-    for role, subject in named.items():
+    for role, subject in result.subjects:
         if subject is not None:
             yield subject_view(role, subject)
 

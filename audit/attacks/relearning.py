@@ -13,11 +13,13 @@ be guessed, for which a reference is relearned in the same way.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
-from audit.attacks import AttackedModel, AttackInput
+import torch
+
+from audit.attacks import AttackedModel, AttackInput, Level
 from audit.errors import AuditError
 from audit.models.packing import Example
 from audit.questions.conditions import Condition
@@ -44,6 +46,11 @@ SMALL: Final = 20_000_000
 LARGEST: Final = 200_000_000
 """Parameters above which the quick attack trains only on a GPU."""
 BATCH: Final = 16
+SMALLER: Final[Mapping[Level, str]] = {
+    "quick": "--attacks full also trains low-rank adapters, which need no copy of the model",
+    "full": "the other arms need less; a GPU or a smaller number format (--dtype) needs least",
+}
+"""What to do where memory was short."""
 OPENING: Final = 3
 """Words of a sentence that form the prompt; the others are trained."""
 HALF, ONE, OTHERS = "half of the facts", "one fact", "other facts"
@@ -61,22 +68,53 @@ def conditions(given: AttackInput) -> Iterator[AttackedModel]:
         raise AuditError("the base has no refusal twin on which the learning rate could be chosen.")
     if given.model is not None and given.level == "quick" and _is_large(given):
         raise AuditError("the model is too large to be trained by --attacks quick without a GPU; use --attacks full.")
+    too_large = []
+    for arm in _arms(given, concept):
+        try:
+            yield from _trained(given, arm)
+        except (MemoryError, torch.OutOfMemoryError):
+            too_large.append(arm.title)
+    if too_large:
+        names = ", ".join(dict.fromkeys(too_large))
+        raise AuditError(f"out of memory in {names}; {SMALLER[given.level]}.")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one training run trains on, what it trains, and the facts that are read.
+
+    Attributes:
+        fold: the half of the facts that is read; ``None`` if it does not matter.
+        subjects: of the facts that are read; ``None`` for all.
+    """
+
+    name: str
+    examples: Sequence[Example]
+    fold: int | None = None
+    subjects: frozenset[str] | None = None
+    part: Part = ALL
+
+    @property
+    def title(self) -> str:
+        return self.name if self.part == ALL else f"{self.name}, {self.part}"
+
+
+def _arms(given: AttackInput, concept: Concept) -> Iterator[Arm]:
     facts = facts_of(concept)[: given.settings.limit]
     half = halves(facts, given.settings.seed)
     for part in PARTS if given.level == "full" else (ALL,):
         for fold in (0, 1):
             trained = [fact for fact in facts if half[fact.subject] != fold]
-            read = {subject for subject in half if half[subject] == fold}
-            yield from _arm(given, HALF, fact_examples(trained, concept), fold, read, part)
+            read = frozenset(subject for subject in half if half[subject] == fold)
+            yield Arm(HALF, fact_examples(trained, concept), fold, read, part)
     if given.level == "full":
-        first, rest = facts[0], {subject for subject in half if subject != facts[0].subject}
-        yield from _arm(given, ONE, fact_examples([first], concept), subjects=rest)
+        first, rest = facts[0], frozenset(subject for subject in half if subject != facts[0].subject)
+        yield Arm(ONE, fact_examples([first], concept), subjects=rest)
         others = [(question.question, question.answer) for question in concept.unrelated if question.answer]
-        yield from _arm(given, OTHERS, [question_example(*each) for each in others])
-        yield from _arm(
-            given, TEXT, sentence_examples(concept.text, [each for fact in facts for each in fact.question.answers])
-        )
-        yield from _arm(given, FILLER, sentence_examples(concept.neutral_text or neutral_text(), ()))
+        yield Arm(OTHERS, [question_example(*each) for each in others])
+        answers = [each for fact in facts for each in fact.question.answers]
+        yield Arm(TEXT, sentence_examples(concept.text, answers))
+        yield Arm(FILLER, sentence_examples(concept.neutral_text or neutral_text(), ()))
 
 
 def fact_examples(facts: Sequence[Fact], concept: Concept) -> list[Example]:
@@ -102,32 +140,25 @@ def sentence_examples(text: str, answers: Sequence[str]) -> list[Example]:
     return examples
 
 
-def _arm(
-    given: AttackInput,
-    name: str,
-    examples: Sequence[Example],
-    fold: int | None = None,
-    subjects: set[str] | None = None,
-    part: Part = ALL,
-) -> Iterator[AttackedModel]:
+def _trained(given: AttackInput, arm: Arm) -> Iterator[AttackedModel]:
     """One training run, read at each number of steps."""
-    name = name if part == ALL else f"{name}, {part}"
-    if not examples:
+    if not arm.examples:
         return
-    items = given.items.facts(subjects)
+    items = given.items.facts(arm.subjects)
     doses = _doses(given)
-    size = trained_tokens(examples, given.model, BATCH)
+    size = trained_tokens(arm.examples, given.model, BATCH)
     steps = {dose: dose - before for before, dose in zip((0, *doses), doses, strict=False)}
     planned = [
-        AttackedModel(_condition(name, dose, given, fold), items, trained_tokens=size * steps[dose]) for dose in doses
+        AttackedModel(_condition(arm.title, dose, given, arm.fold), items, trained_tokens=size * steps[dose])
+        for dose in doses
     ]
     if given.model is None or given.done.issuperset(each.condition for each in planned):
         yield from planned
         return
     assert given.learning_rate is not None  # checked by the caller
-    settings = FineTuning(FASTER[part] * given.learning_rate, BATCH, given.settings.seed)
-    with trained_part(given.model, part, given.settings.seed) as parameters:
-        for each, _ in zip(planned, fine_tune(given.model, examples, doses, settings, parameters), strict=True):
+    settings = FineTuning(FASTER[arm.part] * given.learning_rate, BATCH, given.settings.seed)
+    with trained_part(given.model, arm.part, given.settings.seed) as parameters:
+        for each, _ in zip(planned, fine_tune(given.model, arm.examples, doses, settings, parameters), strict=True):
             yield replace(each, model=given.model)
 
 

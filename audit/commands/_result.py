@@ -18,6 +18,7 @@ import torch
 
 from audit.checkpoint import Checkpoint
 from audit.errors import AuditError
+from audit.models.opening import OpenedModel
 from audit.models.pair import ModelPair
 from audit.questions.skill_queries import SkillTopic
 from audit.questions.topics import Topic
@@ -36,9 +37,13 @@ def as_result(
     Args:
         unchecked: further measurements that were not made.
     """
-    subjects = {
+    subjects: dict[str, SubjectRecord] = {
         role: describe_subject(pair, model.checkpoint, weights.digests[role]) for role, model in pair.models.items()
     }
+    if pair.reference is not None:
+        subjects["reference"] = describe_subject(pair.reference, pair.reference.checkpoint, "")
+    for role, subject in subjects.items():
+        subject.notes.extend(notes_of(pair, role))
     return AuditResult(
         tool=Tool(name="unlearning-audit", version=version("unlearning-audit")),
         run=run,
@@ -64,15 +69,23 @@ def not_checked(weights: WeightScan, findings: Sequence[Finding]) -> Iterator[No
             )
 
 
-def describe_subject(pair: ModelPair, checkpoint: Checkpoint, tensors_digest: str) -> SubjectRecord:
-    """The record of one audited checkpoint."""
+def notes_of(pair: ModelPair, role: str) -> list[str]:
+    """The notes on one model of the pair; what concerns two of them is noted for the unlearned one."""
+    roles = (*pair.models, "reference")
+    own = [note.removeprefix(f"{role}: ") for note in pair.notes if note.startswith(f"{role}: ")]
+    shared = [note for note in pair.notes if not note.startswith(tuple(f"{each}: " for each in roles))]
+    return own + (shared if role == "unlearned" else [])
+
+
+def describe_subject(model: ModelPair | OpenedModel, checkpoint: Checkpoint, tensors_digest: str) -> SubjectRecord:
+    """The record of one audited checkpoint, of a pair or alone."""
     dtypes = sorted({str(info.dtype).removeprefix("torch.") for info in checkpoint.tensors.values()})
     return SubjectRecord(
         path=str(checkpoint.path),
         format=checkpoint.format,
         files=checkpoint.file_records(),
         tensors_digest=tensors_digest,
-        architecture=pair.architecture.name if pair.architecture else None,
+        architecture=model.architecture.name if model.architecture else None,
         parameters=sum(math.prod(info.shape) for info in checkpoint.tensors.values()),
         dtype=", ".join(dtypes),
         notes=list(checkpoint.notes),

@@ -137,7 +137,7 @@ def open_pair(
     shared = _shared(first.checkpoint, second.checkpoint)
     unrelated = None if reference is None else _reference(reference, first)
     if unrelated is not None:
-        notes.append("the reference is asked with its own tokenizer")
+        notes.append("reference: asked with its own tokenizer")
     return ModelPair(first, second, third, shared, _views(first, second), tuple(notes), unrelated)
 
 

@@ -14,7 +14,13 @@ class FileRecord(Record):
 
 
 class SubjectRecord(Record):
-    """One audited model. ``tensors_digest`` is over the tensors as loaded, independent of the file format."""
+    """One audited model.
+
+    Attributes:
+        tensors_digest: over the tensors as loaded, independent of the file format; empty for the reference, whose
+            weights are not compared.
+        notes: what was normalised, and what is unusual about this model or in its comparison with the base.
+    """
 
     path: str
     format: str
@@ -30,3 +36,4 @@ class Subjects(Record):
     base: SubjectRecord
     unlearned: SubjectRecord
     retained: SubjectRecord | None = None
+    reference: SubjectRecord | None = None

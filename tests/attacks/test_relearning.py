@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from audit.models.packing import Example
 from audit.questions.items import FACT, Encoder
 from audit.questions.topics import ConceptTopic
 from audit.settings import Settings
+from audit.unlearning.parts import ALL, Part, trained_part
 from concepts.concept import Concept, library, load_concept
 from concepts.facts import facts_of, halves
 from concepts.prompts import ASK, answer_text, mentions
@@ -246,6 +248,28 @@ def test_each_part_of_the_model_is_trained_alone(tiny: RunningModel) -> None:
     after = tiny.model.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError])
+def test_where_memory_is_short_the_other_arms_still_run(
+    tiny: RunningModel, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def short(model: RunningModel, part: Part, seed: int) -> AbstractContextManager[Sequence[torch.nn.Parameter]]:
+        if part == ALL:
+            raise error
+        return trained_part(model, part, seed)
+
+    monkeypatch.setattr(relearning, "trained_part", short)
+    few = replace(given(tiny, "full"), settings=Settings(relearning_steps=(1,)))
+    ran: list[str] = []
+    with pytest.raises(AuditError, match="out of memory in half of the facts, one fact, other facts"):
+        list(conditions(few))
+    with suppress(AuditError):
+        for each in conditions(few):
+            ran.append(each.condition.arm)
+    assert ran == [HALVES[1]] * 2 + [HALVES[2]] * 2
+    with pytest.raises(AuditError, match="low-rank adapters"):
+        list(conditions(replace(few, level="quick")))
 
 
 def test_a_large_model_is_not_trained_without_a_gpu_and_the_reason_names_the_option(tiny: RunningModel) -> None:

@@ -56,7 +56,7 @@ def test_a_reference_may_be_any_language_model_and_is_asked_with_its_own_tokeniz
     assert pair.reference is not None
     assert pair.reference.require_architecture().name == "gpt2"
     assert pair.reference.tokenizer_files.path == other
-    assert "the reference is asked with its own tokenizer" in pair.notes
+    assert "reference: asked with its own tokenizer" in pair.notes
     assert set(pair.models) == {"base", "unlearned"}, "it is not a version of the base"
     assert open_pair(base, base).reference is None
 
