@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,6 +72,16 @@ ReferenceOption = Annotated[
 AttacksOption = Annotated[
     str, typer.Option(help=f"none, quick, full, or names separated by commas: {plugin_names('attacks')}.")
 ]
+
+
+class Lens(StrEnum):
+    """Through what the layers are read."""
+
+    logit = "logit"
+    tuned = "tuned"
+
+
+LensOption = Annotated[Lens, typer.Option(help="Through what the layers are read.")]
 RelearningStepsOption = Annotated[
     str, typer.Option(help="Steps after which a relearned model is read, e.g. 2,10,30,64,100; by default the attacks'.")
 ]
@@ -109,6 +120,7 @@ def compare(
     limit: LimitOption = None,
     attacks: AttacksOption = "quick",
     relearning_steps: RelearningStepsOption = "",
+    lens: LensOption = Lens.logit,
     seed: SeedOption = 0,
     plan: PlanFlag = False,
     as_json: JsonFlag = False,
@@ -127,7 +139,16 @@ def compare(
 
         models = {"retained": retained, "reference": reference, "config": config, "tokenizer": tokenizer}
         settings = Settings(
-            seed, device, dtype, batch_size, limit, run_code, known_vectors, attacks, parse_steps(relearning_steps)
+            seed,
+            device,
+            dtype,
+            batch_size,
+            limit,
+            run_code,
+            known_vectors,
+            attacks,
+            parse_steps(relearning_steps),
+            lens,
         )
         request = Request(concept or (), translations, skill or (), guard)
         if plan:

@@ -21,6 +21,7 @@ class Settings:
         known_vectors: whether the concept vectors are those that the concept file names, and not those that a search in
             the base finds.
         attacks: ``none``, ``quick``, ``full``, or names of attacks separated by commas.
+        lens: ``logit`` or ``tuned``: through what each layer is read.
         relearning_steps: numbers of steps, ascending, after which a relearned model is read; empty for those of the
             attack's level.
     """
@@ -34,6 +35,7 @@ class Settings:
     known_vectors: bool = False
     attacks: str = "quick"
     relearning_steps: tuple[int, ...] = ()
+    lens: str = "logit"
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"relearning_steps": list(self.relearning_steps)}

@@ -15,12 +15,13 @@ from audit.attacks import NONE, Attack, AttackedModel, AttackInput, Level, chose
 from audit.attacks.relearning import fact_examples
 from audit.errors import AuditError
 from audit.knowledge.exchange import ranks
+from audit.lenses.tuned_lens import translators
 from audit.models.loading import RunningModel
 from audit.patching.collect import Collector
 from audit.patching.readings import PatchReadings
 from audit.questions.base_parts import BaseParts
 from audit.questions.conditions import AS_IS, Condition
-from audit.questions.items import Encoder, ItemSet, check_answers, with_short_answers
+from audit.questions.items import NEUTRAL_TEXT, Encoder, ItemSet, check_answers, with_short_answers
 from audit.questions.readings import BaseReadout, Readings, generate, write_and_read
 from audit.questions.topics import Topic
 from audit.request import RunContext
@@ -29,6 +30,7 @@ from audit.units import UnitStore
 from audit.unlearning.twin import Twin, refusal_twin
 from concepts.facts import Fact, facts_of, halves
 
+TUNED: Final = "tuned"
 TWIN: Final = "twin"
 """Name of the note on how the twin was made."""
 OUT_OF_MEMORY: Final = "out of memory; choose other attacks with --attacks, or a smaller --batch-size"
@@ -113,6 +115,7 @@ class TopicReader:
             generated, _ = generate(model, self.items, self.settings.batch_size, self.progress)
         if role == "base":
             self.items = self.topic.with_own_answers(self.items, generated, encoder)
+        model = self._with_lens(model, self.items, role)
         given = self._given(model, encoder, self.items)
         self._read_prompted(model, given, role, generated)
         if self.collector is not None:
@@ -142,12 +145,24 @@ class TopicReader:
         """The facts in a model that never saw them, asked with its own tokenizer."""
         encoder = Encoder(model.tokenizer, model.context)
         items = self.topic.items(encoder, self.settings.limit)
+        model = self._with_lens(model, items, "reference")
         given = self._given(model, encoder, items)
         prompted = self._prompted(given, "reference")
         together = {AS_IS: items} | {each.condition: each.items for each in prompted}
         together = {condition: each.facts() for condition, each in together.items()}
         self.facts["reference"] = self._kept_or_read(model, "reference", together, through_base=False)
         self.facts["reference"] |= dict(self._read_attacked(given, "reference", through_base=False))
+
+    def _with_lens(self, model: RunningModel, items: ItemSet, role: str) -> RunningModel:
+        """``model`` with a tuned lens, if one is asked for; attacked versions of it are read through the same."""
+        if self.settings.lens != TUNED:
+            return model
+        texts = [item.prompt_ids + item.answer_ids for item in items.of(NEUTRAL_TEXT)]
+        try:
+            return replace(model, translate=translators(model, texts).translate)
+        except AuditError as error:
+            self.not_run[role, "tuned lens"] = error.message
+            return model
 
     def _given(self, model: RunningModel, encoder: Encoder, items: ItemSet) -> AttackInput:
         return AttackInput(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch import Tensor
 
 from audit.architectures import Architecture, Config
 from audit.checkpoint import Checkpoint
@@ -40,6 +41,8 @@ class RunningModel:
         context: the most tokens that it can read at once.
         window: how many tokens a sliding-window layer looks back; ``None`` if every layer sees all tokens.
         alibi: whether positions are biases counted from the attention mask (ALiBi), so that none can be passed.
+        translate: maps the residual streams after all blocks into the last one's basis before a lens reads them
+            (``lenses.tuned_lens``); ``None`` for the logit lens.
     """
 
     model: PreTrainedModel
@@ -48,6 +51,7 @@ class RunningModel:
     context: int
     window: int | None
     alibi: bool = False
+    translate: Callable[[Tensor], Tensor] | None = None
 
     @property
     def device(self) -> torch.device:

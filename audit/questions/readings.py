@@ -66,7 +66,8 @@ class Readings:
         groups: the groups of ``scores`` and ``lens``, whose keys are (kind, type).
         scores: log p of answer ``j`` after question ``i``, up to the token that tells it apart ``[m, m]``.
         lens: logit of answer ``j``'s first token after each block, the residual stream read through the model's own
-            final norm and head; defined up to one constant for each row ``[n_layers, m, m]``.
+            final norm and head (translated before, if the lens is a tuned one); defined up to one constant for each
+            row ``[n_layers, m, m]``.
         base_lens: the same through the base's norm and head; absent if the model is not a version of the base.
         generated: prompt id -> the model's continuation; ids of ``prompts``.
         right: prompt id -> whether that continuation is right; only prompts that could be checked.
@@ -213,6 +214,11 @@ def write_and_read(
 def forward_tokens(conditions: Sequence[ItemSet]) -> int:
     """Number of positions that ``read_conditions`` computes for these item sets, without padding."""
     return sum(tokens_run(rows) for rows in _ForwardPlan(conditions).passes())
+
+
+def forward_rows(items: ItemSet) -> list[Row]:
+    """The distinct sequences that ``read_conditions`` runs for one item set."""
+    return [row for rows in _ForwardPlan([items]).passes() for row in rows]
 
 
 def item_row(item: Item) -> Row:
@@ -372,4 +378,5 @@ class _ForwardPlan:
 
 
 def _lens(model: RunningModel, residual: torch.Tensor, group: FactGroup) -> np.ndarray:
-    return readout(model, torch.from_numpy(group.first_ids)).read(residual).double().numpy()
+    translated = residual if model.translate is None else model.translate(residual)
+    return readout(model, torch.from_numpy(group.first_ids)).read(translated).double().numpy()

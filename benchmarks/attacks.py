@@ -1,0 +1,119 @@
+"""Time of the passive evidence with the quick attacks, and of relearning, for one model: SmolLM2 and 26 facts of Italy.
+
+    python -m benchmarks.attacks
+
+Needed: plain forward passes of transformers over every distinct sequence of every condition, once: each scored answer
+after its question, and each written answer after its prompt. Sorted by length, padded, in batches of the same size. The
+attacks that change weights run their passes again for each dose. Ours: everything that ``TopicReader`` does with the
+base, without the twin. Relearning: 16 steps on each half of the facts, with the readings of the other half.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+import torch
+
+from audit.attacks import AttackInput, relearning
+from audit.commands.demo import model_folder
+from audit.models.forward import padded
+from audit.models.loading import RunningModel
+from audit.models.opening import open_model
+from audit.questions.conditions import AS_IS, Condition
+from audit.questions.items import Encoder, ItemSet
+from audit.questions.readings import Readings, forward_rows
+from audit.questions.topics import ConceptTopic
+from audit.request import RunContext
+from audit.settings import Settings, default_cache
+from audit.topic_reader import TopicReader
+from benchmarks.record import publish
+from concepts.concept import load_concept
+
+FACTS: Final = 26
+BATCH: Final = 16
+RUNS: Final = 3
+STEPS: Final = 16
+LEARNING_RATE: Final = 1e-4
+"""Of the demo's twin."""
+GOALS: Final = "goals: at most 1.3 times the needed passes and 60 s; relearning under 180 s"
+
+
+def main() -> None:
+    model = open_model(model_folder(default_cache())).load()
+    topic = ConceptTopic(load_concept("italy"))
+    reader, ours = read(model, topic)
+    needed = list(sequences(reader, model))
+    plain = min(timed(model, needed) for _ in range(RUNS))
+    trained = relearned(model, topic, reader)
+    rows = [
+        {"what": "needed forward passes", "seconds": plain, "times": 1.0},
+        {"what": "passive evidence and quick attacks without training", "seconds": ours, "times": ours / plain},
+        {"what": f"relearning, {STEPS} steps on each half", "seconds": trained, "times": None},
+    ]
+    conditions = f"{FACTS} facts, {len(reader.by_condition)} conditions, {len(needed)} sequences"
+    publish("attacks", rows, f"{conditions}; {torch.get_num_threads()} threads; {GOALS}")
+
+
+def read(model: RunningModel, topic: ConceptTopic) -> tuple[TopicReader, float]:
+    """What was read, and the shortest duration of several runs in seconds."""
+    durations = []
+    for _ in range(RUNS):
+        reader = TopicReader(topic, RunContext(Settings(limit=FACTS, batch_size=BATCH)), {})
+        reader.attacks = {name: each for name, each in reader.attacks.items() if each.COST != "training"}
+        started = time.perf_counter()
+        reader.read(model, "base")
+        durations.append(time.perf_counter() - started)
+    return reader, min(durations)
+
+
+def sequences(reader: TopicReader, model: RunningModel) -> Iterator[tuple[int, ...]]:
+    """Every sequence of every condition; those of conditions that share a forward pass once."""
+    together: dict[tuple[int, ...], None] = {}
+    given = reader._given(model, Encoder(model.tokenizer, model.context), reader.items)
+    items: Mapping[Condition, ItemSet] = {AS_IS: reader.items}
+    for attack in reader.attacks.values():
+        planned = {each.condition: each.items for each in attack.conditions(replace(given, model=None))}
+        if attack.COST == "prompts":
+            items = {**items, **planned}
+            continue
+        for condition, each in planned.items():
+            yield from dict.fromkeys(_of(each, reader.by_condition[condition]["base"], model))
+    for condition, each in items.items():
+        if condition in reader.by_condition:
+            together |= dict.fromkeys(_of(each, reader.by_condition[condition]["base"], model))
+    yield from together
+
+
+def _of(items: ItemSet, readings: Readings, model: RunningModel) -> Iterator[tuple[int, ...]]:
+    """The scored sequences, and each prompt with the answer that the model wrote."""
+    yield from (row.ids for row in forward_rows(items))
+    for prompt in items.written:
+        answer = model.tokenizer(readings.generated[prompt.id], add_special_tokens=False)["input_ids"]
+        yield (*prompt.ids, *answer)
+
+
+def timed(model: RunningModel, needed: list[tuple[int, ...]]) -> float:
+    ordered = sorted(needed, key=len)
+    started = time.perf_counter()
+    with torch.inference_mode():
+        for begin in range(0, len(ordered), BATCH):
+            model.model(**padded(model, ordered[begin : begin + BATCH], 0), use_cache=False)
+    return time.perf_counter() - started
+
+
+def relearned(model: RunningModel, topic: ConceptTopic, reader: TopicReader) -> float:
+    """Seconds of training on each half and reading the other."""
+    settings = Settings(limit=FACTS, batch_size=BATCH, relearning_steps=(STEPS,))
+    encoder = Encoder(model.tokenizer, model.context)
+    given = AttackInput(model, encoder, topic, topic.items(encoder, FACTS), settings, LEARNING_RATE)
+    started = time.perf_counter()
+    for each in relearning.conditions(given):
+        reader._read_alone(each, given, through_base=True)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
