@@ -528,8 +528,10 @@ def _attacks_not_run(case: Case) -> Iterator[NotRun]:
         if name not in ran:
             yield NotRun(attack=name, title=titles[name], model="unlearned", reason=_why_not(case, name))
     for (role, name), reason in case.not_run.items():
-        if role != "unlearned":
-            yield NotRun(attack=name, title=titles[name], model=role, reason=reason)
+        attack, _, dose = name.partition(": ")  # one condition of an attack may be left out alone
+        if role != "unlearned" or attack not in titles:
+            title = f"{titles.get(attack, attack)}: {dose}" if dose else titles.get(attack, attack)
+            yield NotRun(attack=name, title=title, model=role, reason=reason)
 
 
 def _why_not(case: Case, attack: str) -> str:

@@ -125,7 +125,12 @@ def test_the_reason_why_an_attack_did_not_run_is_given() -> None:
 
 
 def test_attacks_that_were_not_run_are_listed_each_with_its_reason() -> None:
-    given = {("unlearned", "rounding"): "out of memory", ("twin", "relearning"): "it does not refuse"}
+    given = {
+        ("unlearned", "rounding"): "out of memory",
+        ("twin", "relearning"): "it does not refuse",
+        ("base", "chat: a user's message"): "the base answers 1 of 9",
+        ("unlearned", "tuned lens"): "no text",
+    }
     only = case(
         knowledge({AS_IS: IGNORES}), not_run=given, missing={"pruning": "no weights"}, attacked=frozenset({"cloze"})
     )
@@ -135,6 +140,8 @@ def test_attacks_that_were_not_run_are_listed_each_with_its_reason() -> None:
     assert listed["cloze", "unlearned"] == "it asked none of the facts"
     assert listed["noise", "unlearned"] == "not chosen with --attacks"
     assert listed["relearning", "twin"] == "it does not refuse"
+    assert listed["chat: a user's message", "base"] == "the base answers 1 of 9"
+    assert listed["tuned lens", "unlearned"] == "no text"
 
 
 @pytest.mark.parametrize("twin", [None, Planted(0.5)], ids=["no twin", "a twin that stays silent"])

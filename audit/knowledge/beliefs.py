@@ -65,7 +65,7 @@ class Beliefs:
     """
 
     scores: Float[np.ndarray, "n_facts n_facts"]
-    cells: tuple[Int[np.ndarray, " m"], ...]
+    cells: tuple[Int[np.ndarray, " _"], ...]
     cell: Int[np.ndarray, " n_facts"]
 
     @classmethod

@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from audit.attacks import attacks
 from audit.commands.compare import compare
 from audit.models.opening import open_model
 from audit.models.packing import encode
 from audit.request import Request, RunContext
-from audit.result import Finding
+from audit.result import AuditResult, Finding
 from audit.settings import Settings
 from benchmarks.world.making import Workshop
 from benchmarks.world.people import questions
 from benchmarks.world.training import Rows
 from concepts.concept import load_concept
 from concepts.facts import facts_of
+from reports.html import render
+from reports.text import render as text
 from tests.verdict.conftest import TAUGHT, TinyWorld
 
 
@@ -55,6 +58,26 @@ def test_the_residual_orders_models_by_what_they_know(tiny_world: TinyWorld) -> 
 
 def test_a_model_that_answers_nothing_any_more_is_destroyed(tiny_world: TinyWorld) -> None:
     assert finding(tiny_world, "destroyed").verdict == "destroyed"
+
+
+def test_a_full_audit_ends_in_the_same_verdict_with_every_attack_run_or_its_reason(
+    tiny_world: TinyWorld, tmp_path: Path
+) -> None:
+    context = RunContext(Settings(attacks="full", batch_size=128, relearning_steps=(4,), lens="tuned"))
+    request = Request((str(tiny_world.concept),))
+    base, unlearned, reference = (tiny_world.model(name) for name in ("base", "refusal", "never knew"))
+    result = compare(base, unlearned, reference=reference, request=request, context=context)
+    (full,) = result.findings
+    assert full.verdict == "hidden"
+    ran = {row.attack for row in full.conditions}
+    reasons = {row.attack.partition(": ")[0] for row in full.not_run} | {"sampled"}  # which has a metric of its own
+    assert set(attacks()) <= ran | reasons
+    assert {"embedding_rows", "relearning", "rounding", "benign"} <= ran
+    result.write(tmp_path / "result.json")
+    assert AuditResult.read(tmp_path / "result.json") == result
+    page = render(result)
+    assert "half of the facts, low rank" in page
+    assert text(result)
 
 
 # ---- the world itself
