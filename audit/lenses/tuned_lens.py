@@ -63,29 +63,32 @@ def translators(model: RunningModel, texts: Sequence[tuple[int, ...]]) -> Transl
     if len(read) < 2:
         raise AuditError("a tuned lens needs two paragraphs of neutral text.")
     halves = torch.cat(read[::2], dim=1), torch.cat(read[1::2], dim=1)
-    errors = {penalty: _error(*halves, penalty) + _error(*halves[::-1], penalty) for penalty in PENALTIES}
-    return _fitted(torch.cat(halves, dim=1), min(errors, key=lambda penalty: errors[penalty]))
+    errors = dict.fromkeys(PENALTIES, 0.0)
+    for fit, held in (halves, halves[::-1]):
+        for each in _fitted(fit, PENALTIES):
+            errors[each.penalty] += _error(each, held)
+    (best,) = _fitted(torch.cat(halves, dim=1), [min(errors, key=lambda penalty: errors[penalty])])
+    return best
 
 
-def _error(fit: Streams, held: Streams, penalty: float) -> float:
+def _error(found: Translators, held: Streams) -> float:
     """Mean squared error on ``held``, relative to the logit lens's, mean over the layers before the last."""
-    found = _fitted(fit, penalty).translate(held)
-    squared = ((each - held[-1]).square().mean(dim=(1, 2))[:-1] for each in (found, held))
-    after, before = squared
+    after, before = ((each - held[-1]).square().mean(dim=(1, 2))[:-1] for each in (found.translate(held), held))
     return float((after / before.clamp_min(torch.finfo(before.dtype).tiny)).mean())
 
 
-def _fitted(streams: Streams, penalty: float) -> Translators:
+def _fitted(streams: Streams, penalties: Sequence[float]) -> Iterator[Translators]:
     """Ridge regression, in its dual form, of what is missing to the last layer on the centred residuals."""
     own = streams[:-1].double()
     missing = streams[-1].double() - own
     centre, mean = own.mean(dim=1, keepdim=True), missing.mean(dim=1, keepdim=True)
     positions = own - centre
     products = positions @ positions.transpose(1, 2)  # [n_maps, n_positions, n_positions]
-    ridge = penalty * products.diagonal(dim1=1, dim2=2).sum(dim=1) / own.shape[-1]
+    ridge = products.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None] / own.shape[-1]
     identity = torch.eye(products.shape[-1], dtype=torch.float64)
-    weights = torch.linalg.solve(products + ridge[:, None, None] * identity, missing - mean)
-    return Translators(centre.float(), mean.float(), positions.float(), weights.float(), penalty)
+    for penalty in penalties:
+        weights = torch.cholesky_solve(missing - mean, torch.linalg.cholesky(products + penalty * ridge * identity))
+        yield Translators(centre.float(), mean.float(), positions.float(), weights.float(), penalty)
 
 
 def _streams(model: RunningModel, text: tuple[int, ...]) -> Streams:

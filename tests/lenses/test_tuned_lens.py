@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from audit.errors import AuditError
-from audit.lenses.tuned_lens import PENALTIES, _fitted, _streams, translators
+from audit.lenses.tuned_lens import PENALTIES, Translators, _fitted, _streams, translators
 from audit.models.forward import Row, run
 from audit.models.loading import RunningModel
 from audit.questions.conditions import AS_IS
@@ -42,12 +42,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> RunningModel:
     return open_tiny(tmp_path_factory.mktemp("model") / "m", "llama")
 
 
+def fitted(streams: torch.Tensor, penalty: float) -> Translators:
+    (found,) = _fitted(streams, [penalty])
+    return found
+
+
 def test_an_affine_relation_between_layers_is_found() -> None:
     rng = torch.Generator().manual_seed(0)
     first = torch.randn(200, 12, generator=rng)
     turn, shift = torch.randn(12, 12, generator=rng), torch.randn(12, generator=rng)
     streams = torch.stack([first, first @ turn + shift])
-    found = _fitted(streams, min(PENALTIES)).translate(streams)
+    found = fitted(streams, min(PENALTIES)).translate(streams)
     torch.testing.assert_close(found[0], streams[1], rtol=0.05, atol=0.2)
     assert torch.equal(found[1], streams[1])
 
@@ -55,7 +60,7 @@ def test_an_affine_relation_between_layers_is_found() -> None:
 def test_without_a_relation_only_the_shift_is_left() -> None:
     rng = torch.Generator().manual_seed(1)
     streams = torch.stack([torch.randn(300, 6, generator=rng), torch.randn(300, 6, generator=rng) + 5.0])
-    found = _fitted(streams, max(PENALTIES)).translate(streams)
+    found = fitted(streams, max(PENALTIES)).translate(streams)
     torch.testing.assert_close(found[0].mean(0), streams[1].mean(0), atol=1e-3, rtol=0)
 
 
