@@ -179,9 +179,10 @@ class TopicReader:
         )
 
     def _parts(self, base: RunningModel) -> BaseParts | None:
-        """What the attacks of level full compare a model with."""
+        """What attacks that change a model compare it with."""
         asked = self.items.facts().written
-        if level_of(self.settings) != "full" or self.topic.concept is None or not asked:
+        needed = any(attack.COST != "prompts" for attack in self.attacks.values())
+        if not needed or self.topic.concept is None or not asked:
             return None
         facts = facts_of(self.topic.concept)[: self.settings.limit]
         return BaseParts.of(base, asked, halves(facts, self.settings.seed), self.settings.batch_size)

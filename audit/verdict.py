@@ -17,6 +17,7 @@ from audit.knowledge.summary import Summary
 from audit.result import AS_IS, ConditionRecord, Finding, Kind, Known, Measurement, NotRun, Residual, Share, Verdict
 from audit.statistics import Interval, share_interval
 from audit.thresholds import (
+    BASE_PARTS,
     BROKEN_LOSS,
     BROKEN_UNRELATED,
     CALIBRATED,
@@ -317,7 +318,19 @@ def _obstacle(case: Case) -> tuple[str, str] | None:
             "A reference model that never saw the data (--reference), or the reason why the answers cannot be guessed "
             "(not_guessable in the concept's file).",
         )
-    return _no_power(left) or _stands_out(known) or _too_much(case, left)
+    return _no_power(left) or _stands_out(known) or _from_the_base(left) or _too_much(case, left)
+
+
+def _from_the_base(left: Residual) -> tuple[str, str] | None:
+    """An attack that brings in something of the base, and shows more than models that never knew do."""
+    for share in left.without_null:
+        if share.value is not None and share.value >= BASE_PARTS.value:
+            return (
+                f"the facts can be read {_after(share.condition)} (residual {_share(share)}), and nothing tells how "
+                "much of that the base's own parts show",
+                "A reference that is given the same parts of the base (--reference).",
+            )
+    return None
 
 
 def _stands_out(known: Known) -> tuple[str, str] | None:

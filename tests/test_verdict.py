@@ -119,6 +119,19 @@ def test_nothing_is_removed_if_an_attack_did_not_run() -> None:
     assert "relearning did not run" in finding.reason
 
 
+@pytest.mark.parametrize(("nats", "verdict"), [(0.3, "removed"), (5.0, "inconclusive")])
+def test_what_shows_with_parts_of_the_base_is_not_removed_without_a_reference(nats: float, verdict: str) -> None:
+    rows = Condition("embedding_rows", "a dose")
+    models = {AS_IS: IGNORES, RELEARNED: IGNORES, rows: Planted(nats)}
+    known = knowledge(models, seed=2, unseen=frozenset({"embedding_rows"}))
+    finding = judge("italy", case(known))
+    assert finding.verdict == verdict
+    assert finding.residual is not None
+    assert [share.condition for share in finding.residual.without_null] == [str(rows)]
+    assert str(rows) not in {share.condition for share in finding.residual.shares}
+    assert ("--reference" in finding.would_reverse) == (verdict == "inconclusive")
+
+
 def test_the_reason_why_an_attack_did_not_run_is_given() -> None:
     silent = case(knowledge({AS_IS: IGNORES}), not_run={("unlearned", "relearning"): "out of memory"})
     assert "out of memory" in judge("italy", silent).reason

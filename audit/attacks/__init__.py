@@ -44,8 +44,7 @@ class AttackInput:
         parameters: number of parameters of the model.
         done: conditions whose readings exist already; an attack may leave out the work for them.
         level: ``"full"`` if the longer version of the attack was asked for.
-        base: what is kept of the base, of which the model is a version; ``None`` on level quick, or if the base was not
-            asked about facts.
+        base: what is kept of the base, of which the model is a version; ``None`` if the base was not asked about facts.
         update: L2 norm of the update from base to unlearned, divided by the L2 norm of the base; ``None`` if unknown.
     """
 

@@ -6,7 +6,9 @@ a head that is tied to the embedding stays as it is.
 
 The base's rows carry something of the facts themselves, so a model that never knew them prefers true answers too (eight
 tiny models: z from 0.0 to 3.8, mean 2.3, where rounding to 8 bits gave -1.7 to 1.4). The condition is only compared
-with that of a reference given the same rows: a retained model, or the model that the base was trained from.
+with that of a reference given the same rows: a retained model, or the model that the base was trained from. Without a
+reference it shows nothing for certain, but a model from which half of the facts can be read in this way is not called
+removed.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ from audit.questions.conditions import Condition
 TITLE = "the base's embeddings of the subjects"
 COST = "passes"
 INPUT = "embedding_rows"
-LEVEL = "full"
-RECOVERS = False
+LEVEL = "quick"
+RECOVERS = True
 NEEDS_REFERENCE = True
 METRICS: tuple[str, ...] = ()
 

@@ -145,6 +145,7 @@ def _residual(left: Left) -> Residual:
         **_record(left.most).model_dump(),
         inverted=_record(left.inverted),
         shares=[_record(share) for share in left.shares],
+        without_null=[_record(share) for share in left.without_null],
         least_detectable=left.least_detectable,
         margin=MARGIN.value,
         twin=left.twin.value if left.twin is not None else None,

@@ -174,6 +174,8 @@ class Residual(Record):
         inverted: the same for the condition that avoids the truth most; conditions of attacks that train on facts are
             left out.
         shares: at the output under every condition.
+        without_null: under attacks that bring in something of the base, without a reference that got the same; also a
+            model that never knew shows something there.
         least_detectable: the smallest share that would have been seen with probability 0.8.
         margin: the share below which knowledge counts as removed.
         twin: the share read from the base after refusal training; ``None`` if there is no twin.
@@ -187,6 +189,7 @@ class Residual(Record):
     n: int = 0
     inverted: Share | None = None
     shares: list[Share] = Field(default_factory=list)
+    without_null: list[Share] = Field(default_factory=list)
     least_detectable: Number = None
     margin: float = 0.0
     twin: Number = None

@@ -18,7 +18,7 @@ SUBJECTS = 20
 RELEARNED = Condition("relearning", "half of the facts, 8 steps")
 ROUNDED = Condition("rounding", "4 bits")
 CHAT = Condition("chat", "chat template")
-RAN = tuple(Condition(name, "a dose") for name in ("noise", "jailbreaks", "in_context", "paraphrase"))
+RAN = tuple(Condition(name, "a dose") for name in ("noise", "jailbreaks", "in_context", "paraphrase", "embedding_rows"))
 """Further attacks, so that a test does not depend on which of them the verdict ``removed`` requires."""
 
 
