@@ -27,8 +27,8 @@ STILL_SAYS = Threshold(
 )
 SIGNIFICANT = Threshold(
     0.01,
-    "Level of the exchange test over all conditions and places. Of 38 models that never knew the facts none was below "
-    "it, and 14 of 14 that hid them were in the tiny world of benchmarks/verdict.py; our choice.",
+    "Level of the exchange test over all conditions and places. In the tiny worlds of benchmarks/verdict.py one of 114 "
+    "models that never knew the facts is below it, and 65 of 69 that hide them; our choice.",
 )
 MARGIN = Threshold(
     0.2,

@@ -34,7 +34,7 @@ from concepts.concept import load_concept
 
 FACTS: Final = 26
 BATCH: Final = 16
-RUNS: Final = 3
+RUNS: Final = 2
 STEPS: Final = 16
 LEARNING_RATE: Final = 1e-4
 """Of the demo's twin."""
