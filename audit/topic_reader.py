@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -85,6 +87,7 @@ class TopicReader:
         self.by_condition: dict[Condition, dict[str, Readings]] = {}
         self.facts: dict[str, dict[Condition, Readings]] = {"reference": {}, "twin": {}}
         self.not_run: dict[tuple[str, str], str] = {}
+        self.run_as: dict[str, str] = {}
         self.left_out: set[Condition] = set()
 
     def readings(self) -> TopicReadings:
@@ -109,6 +112,7 @@ class TopicReader:
         encoder = Encoder(model.tokenizer, model.context)
         if role == "base":
             self.items = self.topic.items(encoder, self.settings.limit)
+        self.run_as[role] = run_digest(model, self.items)
         store = self._store(role)
         generated = None if store is None else store.generated(AS_IS)
         if generated is None:
@@ -145,6 +149,7 @@ class TopicReader:
         """The facts in a model that never saw them, asked with its own tokenizer."""
         encoder = Encoder(model.tokenizer, model.context)
         items = self.topic.items(encoder, self.settings.limit)
+        self.run_as["reference"] = run_digest(model, items)
         model = self._with_lens(model, items, "reference")
         given = self._given(model, encoder, items)
         prompted = self._prompted(given, "reference")
@@ -279,8 +284,10 @@ class TopicReader:
         """
         if self.units is None:
             return None
+        own = "base" if role == "twin" else role
         inputs = {
-            "model": self.digests["base" if role == "twin" else role],
+            "model": self.digests[own],
+            "run as": [self.run_as["base"], self.run_as[own]],
             "twin": [self.made.learning_rate, self.made.steps] if role == "twin" and self.made else None,
             "base": self.digests["base"],
             "topic": self.topic.digest(),
@@ -394,6 +401,16 @@ def possible_attacks(topic: Topic, settings: Settings) -> dict[str, Attack]:
     """The chosen attacks that can be run on the topic."""
     missing = topic.missing_inputs()
     return {name: attack for name, attack in chosen_attacks(settings.attacks).items() if attack.INPUT not in missing}
+
+
+def run_digest(model: RunningModel, items: ItemSet) -> str:
+    """SHA-256 of what decides a model's readings beside its weights: its config, its tokenizer and the token ids."""
+    config = {name: value for name, value in model.model.config.to_dict().items() if not name.startswith("_")}
+    tokenizer = model.tokenizer
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    asked = [[each.ids for each in items.written], [(each.prompt_ids, each.answer_ids) for each in items.items]]
+    document = [config, vocabulary, tokenizer.eos_token_id, tokenizer.chat_template, asked]
+    return hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _planned(attack: Attack, given: AttackInput) -> dict[Condition, ItemSet]:

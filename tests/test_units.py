@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +15,17 @@ import audit.topic_reader
 from audit.attacks import AttackedModel
 from audit.commands.compare import compare
 from audit.questions.conditions import Condition
-from audit.questions.items import FactGroup, Item, ItemSet, Prompt
+from audit.questions.items import Encoder, FactGroup, Item, ItemSet, Prompt
 from audit.questions.readings import Readings
+from audit.questions.topics import ConceptTopic
 from audit.request import Request, RunContext
 from audit.result import AuditResult
 from audit.settings import Settings
-from audit.topic_reader import TopicReader
+from audit.topic_reader import TopicReader, run_digest
 from audit.units import UnitStore
-from tests.tiny import write_tiny
+from concepts.concept import load_concept
+from tests.helpers import open_model
+from tests.tiny import edit_config, write_tiny
 
 CONDITION = Condition("rounding", "4 bits")
 GROUP = FactGroup(
@@ -174,3 +178,29 @@ def test_an_interrupted_audit_goes_on_where_it_was(
     assert len(kept) > 2
     assert audit_of(pair, tmp_path / "units").findings == whole
     assert kept < set((tmp_path / "units").iterdir())
+
+
+def test_the_same_weights_with_another_config_or_tokenizer_are_read_again(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, unlearned = pair
+    audit_of(pair, tmp_path / "units")
+    changed = Path(shutil.copytree(unlearned, tmp_path / "changed"))
+    edit_config(changed, rms_norm_eps=0.5)
+    alone = audit_of((base, changed), tmp_path / "other units").findings
+    assert alone != audit_of(pair, tmp_path / "units").findings
+    assert audit_of((base, changed), tmp_path / "units").findings == alone
+
+
+def test_what_decides_the_readings_beside_the_weights_is_in_the_digest(tmp_path: Path) -> None:
+    model = open_model(write_tiny(tmp_path / "a"))
+    topic = ConceptTopic(load_concept("italy"))
+    items = topic.items(Encoder(model.tokenizer, 10**6))
+    before = run_digest(model, items)
+    assert run_digest(open_model(write_tiny(tmp_path / "b", seed=1)), items) == before, (
+        "weights have digests of their own"
+    )
+    assert run_digest(open_model(write_tiny(tmp_path / "c", rms_norm_eps=0.5)), items) != before
+    assert run_digest(model, replace(items, written=items.written[1:])) != before
+    model.tokenizer.chat_template = "{{ messages }}"  # type: ignore[misc]  # the protocol only reads it
+    assert run_digest(model, items) != before
