@@ -45,8 +45,9 @@ POWER = Threshold(
 )
 BASE_PARTS = Threshold(
     0.5,
-    "Residual with parts of the base put in, from which nothing is called removed without a reference. Models of the "
-    "tiny world that never knew stay far below it, models whose embeddings hide the subjects exceed it; our choice.",
+    "Residual with parts of the base put in, from which nothing is called removed without a reference. With the base's "
+    "embeddings 18 tiny models that never knew show 0.02 to 0.26, and 3 whose embeddings hide the subjects 1.00; our "
+    "choice.",
 )
 BROKEN_LOSS = Threshold(
     1.1,

@@ -59,6 +59,7 @@ def row_of(finding: Finding) -> Row:
     """What the tables need of a finding."""
     residual = finding.residual
     low, high = residual.interval if residual is not None and residual.interval is not None else (None, None)
+    without_null = residual.without_null if residual is not None else []
     tests = [condition for condition in finding.conditions if condition.z is not None]
     strongest = max(tests, key=lambda condition: abs(condition.z or 0.0), default=None)
     return {
@@ -68,6 +69,7 @@ def row_of(finding: Finding) -> Row:
         "residual": residual.value if residual is not None else None,
         "low": low,
         "high": high,
+        "with the base's parts": max((share.value or 0.0 for share in without_null), default=None),
         "p_value": finding.known.p_value if finding.known is not None else None,
         "z": strongest.z if strongest is not None else None,
         "condition": strongest.condition if strongest is not None else None,
