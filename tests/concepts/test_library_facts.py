@@ -84,6 +84,9 @@ def planted(pairs: dict[str, str]) -> list[Fact]:
     return [Fact("type", ask, Question(question=ask, answer=answer)) for ask, answer in pairs.items()]
 
 
+CITIES = "Rouen Leeds Porto Essen Turin Malmo Gdansk Bergen Ghent Basel Graz Brno".split()
+
+
 def test_answers_that_look_like_their_questions_are_found() -> None:
     nations = ["Italy", "Russia", "Persia", "Norway", "Canada", "Egypt", "Brazil", "Peru", "Chile", "Angola"]
     people = ["Italians", "Russians", "Persians", "Norwegians", "Canadians", "Egyptians", "Brazilians", "Peruvians"]
@@ -92,44 +95,16 @@ def test_answers_that_look_like_their_questions_are_found() -> None:
 
 
 def test_answers_that_other_subjects_give_away_are_found() -> None:
-    cities = [
-        "Rouen",
-        "Leeds",
-        "Porto",
-        "Essen",
-        "Turin",
-        "Malmo",
-        "Gdansk",
-        "Bergen",
-        "Ghent",
-        "Basel",
-        "Graz",
-        "Brno",
-    ]
     facts = planted(
         {
             f"Who ruled {city} with the {'sword' if at % 2 else 'book'}?": ["Bishop", "King"][at % 2]
-            for at, city in enumerate(cities)
+            for at, city in enumerate(CITIES)
         }
     )
     assert p_values({"planted": facts}, draws=999)["planted"] < 0.01
 
 
 def test_answers_that_do_not_follow_are_not_found() -> None:
-    cities = [
-        "Rouen",
-        "Leeds",
-        "Porto",
-        "Essen",
-        "Turin",
-        "Malmo",
-        "Gdansk",
-        "Bergen",
-        "Ghent",
-        "Basel",
-        "Graz",
-        "Brno",
-    ]
     saints = ["Anna", "Clara", "Olav", "Hugo", "Felix", "Ivo", "Lukas", "Paula", "Simon", "Vitus", "Wanda", "Zita"]
-    facts = planted({f"Who is the saint of {city}?": saint for city, saint in zip(cities, saints, strict=True)})
+    facts = planted({f"Who is the saint of {city}?": saint for city, saint in zip(CITIES, saints, strict=True)})
     assert p_values({"planted": facts}, draws=999)["planted"] > 0.05
