@@ -84,7 +84,7 @@ def planted(pairs: dict[str, str]) -> list[Fact]:
     return [Fact("type", ask, Question(question=ask, answer=answer)) for ask, answer in pairs.items()]
 
 
-CITIES = "Rouen Leeds Porto Essen Turin Malmo Gdansk Bergen Ghent Basel Graz Brno".split()
+CITIES = ["Rouen", "Leeds", "Porto", "Essen", "Turin", "Malmo", "Gdansk", "Bergen", "Ghent", "Basel", "Graz", "Brno"]
 
 
 def test_answers_that_look_like_their_questions_are_found() -> None:
