@@ -10,7 +10,7 @@ from reports.charts.series import WIDTH, marker
 from reports.charts.svg import Scale, element, picture, text_at, tooltip
 from reports.formatting import clip, decimals, number, shorten
 
-LEFT, RIGHT, TOP, ROW = 178.0, WIDTH - 128, 26.0, 30.0
+LEFT, RIGHT, TOP, ROW = 178.0, WIDTH - 190, 26.0, 30.0
 LEAST, MOST = -0.6, 1.3
 """Ends of the line; what lies beyond is drawn there and printed as it is."""
 

@@ -276,3 +276,11 @@ def test_the_layer_of_the_strongest_reading_is_marked() -> None:
     assert shown is not None
     assert "after layer 27: true answers are preferred" in shown.note
     assert len(re.findall(r'<line [^>]*class="zero"', shown.chart)) == 2  # zero, and the marked layer
+
+
+def test_the_numbers_beside_the_residual_fit_into_the_picture() -> None:
+    row = charts.ShareRow("as it is", "", -0.04, (-0.123, 0.0045678), 1)
+    drawn = charts.share_line("k", "t", [row], 0.2, "never knew")
+    shown = "−0.04 (−0.12 to 0.004568)"
+    (x,) = re.findall(rf'<text x="([\d.]+)"[^>]*>{re.escape(shown)}</text>', drawn)
+    assert float(x) + 6.6 * len(shown) <= 760
