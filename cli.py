@@ -184,6 +184,8 @@ def find(
     collateral: Annotated[
         float, typer.Option(min=0, help="With --validate: the most that unrelated answers may lose, nats per token.")
     ] = COLLATERAL,
+    device: DeviceOption = "cpu",
+    dtype: DtypeOption = "float32",
     seed: SeedOption = 0,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -198,7 +200,7 @@ def find(
 
         options = FindOptions(limit, fold_norm, validate, activations, generate, collateral)
         with show_progress(quiet) as progress:
-            context = RunContext(Settings(seed=seed), progress, command_line())
+            context = RunContext(Settings(seed, device, dtype), progress, command_line())
             search = find(model, concept, options, config=config, tokenizer=tokenizer, context=context)
         document = search.model_dump(mode="json")
         typer.echo(json.dumps(document, ensure_ascii=False, indent=1) if as_json else render_vectors(search))

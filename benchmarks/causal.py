@@ -2,10 +2,13 @@
 
 Vectors are chosen on half of the questions that the model answers; every number is from the other half. Each concept's
 document is cached under ``audit-report/causal/``, so that an interrupted run continues.
+
+    python -m benchmarks.causal [NAME ...] [--device cuda]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -21,25 +24,31 @@ GOAL = (
 )
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
     """One row a concept, and how many of them have a specific set."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.causal", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="concepts of the library; default: all")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
     from audit.commands.demo import model_folder
     from audit.settings import default_cache
     from concepts.concept import library
 
     model = model_folder(default_cache())
     rows = []
-    for name in names or library():
+    for name in options.names or library():
         print(f"{name} ...", file=sys.stderr, flush=True)
-        rows.append(row(name, validated(name, model)))
+        rows.append(row(name, validated(name, model, options.device)))
     reached = sum(row["specific set"] for row in rows)
     publish("causal", rows, f"{reached} of {len(rows)} concepts have {GOAL}")
 
 
-def validated(name: str, model: Path) -> dict[str, Any]:
+def validated(name: str, model: Path, device: str) -> dict[str, Any]:
     """The document of ``audit find --validate --json``, cached or made now."""
     from audit.commands.find import FindOptions, find
     from audit.errors import AuditError
+    from audit.request import RunContext
+    from audit.settings import Settings
 
     cached = CACHE / f"{name}.json"
     if cached.is_file():
@@ -47,7 +56,8 @@ def validated(name: str, model: Path) -> dict[str, Any]:
         return document
     start = time.perf_counter()
     try:
-        document = find(model, name, FindOptions(validate=True)).model_dump(mode="json")
+        context = RunContext(Settings(device=device))
+        document = find(model, name, FindOptions(validate=True), context=context).model_dump(mode="json")
     except AuditError as error:
         document = {"error": str(error)}
     document["seconds"] = time.perf_counter() - start
@@ -89,4 +99,4 @@ def row(name: str, document: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -25,6 +25,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 tests.shapes.install("audit", "concepts")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch  # costs a second, and not every run collects a test
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="there is no GPU"))
+
+
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct as a model folder, converted once, by one worker, and cached between runs."""

@@ -82,7 +82,7 @@ def concept_or_word(name: str) -> Concept:
 def _validation(opened: OpenedModel, result: SearchResult, options: FindOptions, context: RunContext) -> Validation:
     context.progress.step("Loading the model")
     return validate(
-        opened.load(),
+        opened.load(context.settings.device, context.settings.dtype),
         result.concept,
         significant(result),
         partial(matched_controls, opened, per_vector=1, candidates=result.candidates),

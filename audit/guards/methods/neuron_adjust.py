@@ -80,18 +80,17 @@ class NeuronAdjustGuard(Guard):
     def _hook(self, layer: int, first: int, at: list[Tensor]) -> Hook:
         own = self.neurons[:, 0] == layer
         columns = torch.from_numpy(self.neurons[own, 1] + first)
-        mu_f, s_f, mu_r, s_r = (
-            torch.from_numpy(part[own].astype(np.float32))
-            for part in (self.forget.mean, self.forget.std, self.retain.mean, self.retain.std)
-        )
+        parts = (self.forget.mean, self.forget.std, self.retain.mean, self.retain.std)
+        moments = torch.from_numpy(np.stack([part[own] for part in parts]).astype(np.float32))
 
         def adjust(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             x = output[..., columns].float()
             if x.dim() == 2:  # OPT's FFN sees all tokens of a batch as one row
                 x = x.reshape(-1, at[0].shape[1], len(columns))
+            mu_f, s_f, mu_r, s_r = moments.to(x.device)
             z_f, z_r = (x - mu_f) / s_f, (x - mu_r) / s_r
             chance = torch.sigmoid(0.5 * (z_r**2 - z_f**2) + torch.log(s_r) - torch.log(s_f))  # p_f / (p_f + p_r)
-            draws = self._drawn(layer, at[0], int(own.sum()))
+            draws = self._drawn(layer, at[0], int(own.sum())).to(x.device)
             moved = torch.where((chance > 0.5) & (draws < chance), mu_r - s_r * z_f, x)
             changed = output.clone()
             changed[..., columns] = moved.reshape(*output.shape[:-1], len(columns)).to(output.dtype)
