@@ -43,7 +43,7 @@ def main() -> None:
     publish("causal", rows, f"{reached} of {len(rows)} concepts have {GOAL}")
 
 
-def validated(name: str, model: Path, device: str) -> dict[str, Any]:
+def validated(name: str, model: Path, device: str = "cpu") -> dict[str, Any]:
     """The document of ``audit find --validate --json``, cached or made now."""
     from audit.commands.find import FindOptions, find
     from audit.errors import AuditError
