@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks.record import publish
 
 CACHE = Path("audit-report/causal")
@@ -61,6 +63,7 @@ def validated(name: str, model: Path, device: str = "cpu") -> dict[str, Any]:
     except AuditError as error:
         document = {"error": str(error)}
     document["seconds"] = time.perf_counter() - start
+    document["device"] = torch.cuda.get_device_name() if device == "cuda" else device
     cached.parent.mkdir(parents=True, exist_ok=True)
     cached.write_text(json.dumps(document, indent=1), encoding="utf-8")
     return document
@@ -73,7 +76,7 @@ def row(name: str, document: dict[str, Any]) -> dict[str, Any]:
     cells |= {"target": None, "unrelated": None, "ratio": None, "low": None, "high": None, "control": None}
     cells |= {"p": None, "more specific than its control by": None}
     cells |= {"of the way to the floor": None, "single vectors that carry it": None, "specific set": False}
-    cells["seconds"] = document["seconds"]
+    cells |= {"seconds": document["seconds"], "device": document["device"]}
     if chosen is None:
         return cells
     effect = chosen["held_out"]
