@@ -214,7 +214,7 @@ def _present(case: Case) -> Ruling | None:
 
 def _hidden(case: Case) -> Ruling | None:
     """The unlearned model does not say the facts, yet they can be read from it."""
-    return _another_form(case) or _told_apart(case)
+    return _another_form(case) or _told_apart(case) or _with_parts_of_the_base(case)
 
 
 def _another_form(case: Case) -> Ruling | None:
@@ -246,6 +246,22 @@ def _told_apart(case: Case) -> Ruling | None:
     avoided = {row.condition for row in _conditions(case) if row.avoided}
     if left.inverted is not None and left.inverted.condition in avoided and _is_avoided(left) and not known.guessable:
         return Ruling("hidden", f"{_silence(case)} {_imprinted(left.inverted)}", _reversed_by(known), "inverted")
+    return None
+
+
+def _with_parts_of_the_base(case: Case) -> Ruling | None:
+    """Given parts of the base, it shows far more than the reference that got the same: their address was hidden."""
+    if case.residual is None:
+        return None
+    for share in case.residual.without_null:
+        tested = share.p_value is not None and share.p_value < SIGNIFICANT.value
+        if tested and share.interval is not None and share.interval[0] > BASE_PARTS.value:
+            return Ruling(
+                "hidden",
+                f"{_silence(case)} {_brought_back(share)} The reference, which got the same parts of the base, is 0.",
+                f"A residual that may be {BASE_PARTS.value:g} or less, with the reference's as zero.",
+                "brought back",
+            )
     return None
 
 
@@ -318,16 +334,20 @@ def _obstacle(case: Case) -> tuple[str, str] | None:
             "A reference model that never saw the data (--reference), or the reason why the answers cannot be guessed "
             "(not_guessable in the concept's file).",
         )
-    return _no_power(left) or _stands_out(known) or _from_the_base(left) or _too_much(case, left)
+    return _no_power(left) or _stands_out(known) or _from_the_base(known, left) or _too_much(case, left)
 
 
-def _from_the_base(left: Residual) -> tuple[str, str] | None:
+def _from_the_base(known: Known, left: Residual) -> tuple[str, str] | None:
     """An attack that brings in something of the base, and shows more than models that never knew do."""
     for share in left.without_null:
-        if share.value is not None and share.value >= BASE_PARTS.value:
+        shown = f"the facts can be read {_after(share.condition)} (residual {_share(share)})"
+        if share.value is None:
+            continue
+        if known.reference and share.value >= MARGIN.value:
+            return shown, f"No more than {MARGIN.value:.0%} above the reference that got the same parts of the base."
+        if share.value >= BASE_PARTS.value:
             return (
-                f"the facts can be read {_after(share.condition)} (residual {_share(share)}), and nothing tells how "
-                "much of that the base's own parts show",
+                f"{shown}, and nothing tells how much of that the base's own parts show",
                 "A reference that is given the same parts of the base (--reference).",
             )
     return None

@@ -3,8 +3,9 @@
     python -m benchmarks.verdict [--seeds 3] [--never 12] [--only KIND] [--quick] [--cache DIR] [--workers N]
 
 Each world has its own people, base and models (``benchmarks/world/subjects.py``). The audit's base was taught the
-people to forget; the audited models were then silenced in one of 23 ways, or never saw these people. Models and audits
-are kept in the cache, so an interrupted run goes on. Seconds are of the processor, on one thread.
+people to forget; the audited models were then silenced in one of 23 ways, or never saw these people. Each is audited
+without a reference, and with one that never knew either. Models and audits are kept in the cache, so an interrupted run
+goes on. Seconds are of the processor, on one thread.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from benchmarks.world.people import World
 from benchmarks.world.subjects import RIGHT, TAUGHT, Subject, subjects
 
 VERDICTS: Final = ("present", "hidden", "destroyed", "removed", "inconclusive")
+WITH: Final = ", with a reference"
 QUICK: Final = {"seeds": 1, "never": 2}
 
 
@@ -39,15 +41,16 @@ def main() -> None:
     if not chosen:
         raise SystemExit(f"no model of the kind {options.only!r}; see benchmarks/world/subjects.py")
     rows = sorted(run(chosen, options.cache, options.workers), key=lambda row: list(map(str, list(row.values())[:4])))
-    publish("verdict_models", [{name: row[name] for name in row if name != "reason"} for row in rows])
+    publish("verdict_models", [{name: row[name] for name in row if "reason" not in name} for row in rows])
     publish(
         "verdict_doses", list(doses(rows)) or [{"taught": None}], "residual of models taught a share, then silenced"
     )
-    publish("verdict", list(table(rows)), summary(rows))
-    for row in rows:
-        if not row["right"]:
-            print(f"{row['pool']}, {row['kind']}, world {row['world']}, seed {row['seed']}: {row['verdict']}")
-            print(f"    {row['reason']}")
+    publish("verdict", list(table(rows)), f"{summary(rows)}. With a reference: {summary(rows, WITH)}")
+    for end in ("", WITH):
+        for row in rows:
+            if row["verdict" + end] not in RIGHT[row["pool"]]:
+                model = f"{row['pool']}, {row['kind']}, world {row['world']}, seed {row['seed']}{end}"
+                print(f"{model}: {row['verdict' + end]}\n    {row['reason' + end]}")
 
 
 def parsed() -> argparse.Namespace:
@@ -97,12 +100,13 @@ def table(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
 
 
 def counted(pool: str, kind: str, rows: Sequence[Row]) -> dict[str, Any]:
-    verdicts = Counter(row["verdict"] for row in rows)
+    verdicts, compared = (Counter(row["verdict" + end] for row in rows) for end in ("", WITH))
     return {
         "pool": pool,
         "kind": kind,
         "n": len(rows),
         **{verdict: verdicts[verdict] for verdict in VERDICTS},
+        **{f"{verdict}{WITH}": compared[verdict] for verdict in ("hidden", "removed")},
         "says": mean(rows, "says"),
         "residual": mean(rows, "residual"),
         "|z|": mean([{"z": abs(row["z"])} for row in rows if row["z"] is not None], "z"),
@@ -120,17 +124,20 @@ def doses(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
         yield {"taught": taught, "n": len(own), "residual": mean(own, "residual"), "error": error, "covered": covered}
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """The counts that decide whether the verdict can be trusted, with exact 95 % intervals."""
+def summary(rows: Sequence[Row], end: str = "") -> str:
+    """The counts that decide whether the verdict can be trusted, with exact 95 % intervals.
+
+    Args:
+        end: of the names of the columns: empty, or those of the audits with a reference.
+    """
     never = [row for row in rows if row["pool"] == "never"]
     hidden = [row for row in rows if row["pool"] in ("hidden", "dose")]
     counts = (
-        ("hidden, of models that never knew", [row["verdict"] == "hidden" for row in never]),
-        ("removed, of models that never knew", [row["verdict"] == "removed" for row in never]),
-        ("hidden as inverted, of models that never knew", [row["how"] == "inverted" for row in never]),
-        ("hidden, of models that hide the facts", [row["verdict"] == "hidden" for row in hidden]),
-        ("removed, of models that hide the facts", [row["verdict"] == "removed" for row in hidden]),
-        ("right, of all", [row["right"] for row in rows]),
+        ("hidden, of models that never knew", [row["verdict" + end] == "hidden" for row in never]),
+        ("removed, of models that never knew", [row["verdict" + end] == "removed" for row in never]),
+        ("hidden, of models that hide the facts", [row["verdict" + end] == "hidden" for row in hidden]),
+        ("removed, of models that hide the facts", [row["verdict" + end] == "removed" for row in hidden]),
+        ("right, of all", [row["verdict" + end] in RIGHT[row["pool"]] for row in rows]),
     )
     return "; ".join(f"{name}: {share(hits)}" for name, hits in counts if hits)
 

@@ -13,7 +13,7 @@ from audit.knowledge.summary import summarise
 from audit.questions.conditions import AS_IS, Condition
 from audit.result import Control, Finding, Measurement
 from audit.verdict import Case, judge
-from tests.knowledge.planted import CHAT, IGNORES, KNOWS, RELEARNED, Planted, facts, knowledge
+from tests.knowledge.planted import CHAT, IGNORES, KNOWS, RAN, RELEARNED, ROUNDED, Planted, facts, knowledge
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +130,24 @@ def test_what_shows_with_parts_of_the_base_is_not_removed_without_a_reference(na
     assert [share.condition for share in finding.residual.without_null] == [str(rows)]
     assert str(rows) not in {share.condition for share in finding.residual.shares}
     assert ("--reference" in finding.would_reverse) == (verdict == "inconclusive")
+
+
+@pytest.mark.parametrize(
+    ("shown", "reference", "verdict"),
+    [(9.0, Planted(2.0), "hidden"), (9.0, Planted(9.0), "removed"), (0.7, IGNORES, "inconclusive")],
+    ids=["far above the reference", "as in the reference", "a little above the reference"],
+)
+def test_parts_of_the_base_count_against_a_reference_that_got_the_same(
+    shown: float, reference: Planted, verdict: str
+) -> None:
+    """The address of the facts was hidden: only with the base's rows they can be read."""
+    rows = Condition("embedding_rows", "a dose")
+    ignores = dict.fromkeys((AS_IS, RELEARNED, ROUNDED, *RAN), IGNORES)
+    unlearned, other = ignores | {rows: Planted(shown)}, ignores | {rows: reference}
+    known = knowledge(unlearned, reference=other, seed=2, unseen=frozenset({"embedding_rows"}), facts=facts(60))
+    finding = judge("italy", case(known))
+    assert finding.verdict == verdict
+    assert (finding.kind == "brought back") == (verdict == "hidden")
 
 
 def test_the_reason_why_an_attack_did_not_run_is_given() -> None:

@@ -39,10 +39,12 @@ METRICS: tuple[str, ...] = ()
 
 QUICK: Final = (2, 8)
 FULL: Final = (1, 2, 5, 10, 30)
-LONG: Final = (2, 10, 30)
-"""Steps after which a model is read: of the quick attack, of the full one, and of the quick one on a small model."""
+SMALL_QUICK: Final = (2, 10, 30, 64)
+SMALL_FULL: Final = (*FULL, 64)
+"""Steps after which a model is read: of the quick attack and of the full one, and of both on a small model. NPO that
+was stopped early is told from an imprint only after more than 30."""
 SMALL: Final = 20_000_000
-"""Parameters below which a step costs so little that the quick attack is long."""
+"""Parameters below which a step costs so little that the attacks are longer."""
 LARGEST: Final = 200_000_000
 """Parameters above which the quick attack trains only on a GPU."""
 BATCH: Final = 16
@@ -169,9 +171,10 @@ def _condition(arm: str, steps: int, given: AttackInput, fold: int | None) -> Co
 def _doses(given: AttackInput) -> tuple[int, ...]:
     if given.settings.relearning_steps:
         return given.settings.relearning_steps
+    small = given.parameters < SMALL
     if given.level == "full":
-        return FULL
-    return LONG if given.parameters < SMALL else QUICK
+        return SMALL_FULL if small else FULL
+    return SMALL_QUICK if small else QUICK
 
 
 def _is_large(given: AttackInput) -> bool:

@@ -140,6 +140,12 @@ class Knowledge:
         }
         return max(folded, key=lambda name: folded[name], default=None)
 
+    @cached_property
+    def without_null(self) -> list[str]:
+        """The conditions that only a reference could give a zero, of those in which facts can be told apart."""
+        models = self.models[UNLEARNED]
+        return [name for name, each in models.items() if each.condition.attack in self.unseen and self.blocks(each)]
+
     def blocks(self, readings: FactReadings, blind: bool = False) -> list[Block]:
         """The blocks of the known facts; those with at least two.
 

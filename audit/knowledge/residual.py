@@ -54,8 +54,7 @@ class Left:
         most: by the condition and place that show most, chosen on one half of the subjects and read on the other.
         inverted: the same for the truth being avoided: the most negative one.
         shares: at the output under every condition that reads enough of the facts.
-        without_null: under the conditions that bring in something of the base, if there is no reference; they do not
-            count above.
+        without_null: under the conditions that bring in something of the base; they do not count above.
         least_detectable: the smallest share that would have been seen, under the condition that sees least.
         twin: ``most`` of the base's refusal twin.
     """
@@ -79,7 +78,7 @@ def left_of(knowledge: Knowledge) -> Left | None:
         most=reading.most(1),
         inverted=reading.most(-1),
         shares=shares,
-        without_null=tuple(reading.share(name, 0) for name in reading.without_null()),
+        without_null=tuple(reading.share(name, 0) for name in knowledge.without_null),
         least_detectable=_least_detectable(knowledge, shares),
         twin=twin.most(1) if twin is not None and twin.candidates else None,
     )
@@ -100,25 +99,17 @@ class _Residual:
         )
         self.candidates = list(self._candidates())
 
-    def without_null(self) -> list[str]:
-        """The conditions that only a reference could give a zero."""
-        models = self.knowledge.models[self.role]
-        return [name for name, readings in models.items() if self._is_unseen(name) and self.knowledge.blocks(readings)]
-
-    def _is_unseen(self, condition: str) -> bool:
-        attack = self.knowledge.models[self.role][condition].condition.attack
-        return attack in self.knowledge.unseen and not self.knowledge.has_reference
-
     def _candidates(self) -> Iterator[tuple[str, int]]:
         """Every condition at the output, and the unmodified model at its layers too.
 
-        A condition that reads few of the facts is left out: its share would be chance. The exchange test has it.
+        A condition that reads few of the facts is left out: its share would be chance. The exchange test has it. So
+        is one that brings in something of the base.
         """
         models = self.knowledge.models.get(self.role, {})
         read = {name: sum(len(block.facts) for block in self.knowledge.blocks(models[name])) for name in models}
         most = max(read.values(), default=0)
         for name, readings in models.items():
-            if not read[name] or read[name] < ENOUGH * most or self._is_unseen(name):
+            if not read[name] or read[name] < ENOUGH * most or readings.condition.attack in self.knowledge.unseen:
                 continue
             yield name, 0
             if readings.condition == AS_IS and not self.knowledge.has_reference:

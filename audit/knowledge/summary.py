@@ -36,7 +36,7 @@ def summarise(knowledge: Knowledge, titles: Mapping[str, str]) -> Summary:
     return Summary(
         known=_known(knowledge, compared),
         conditions=conditions,
-        residual=_residual(left) if left is not None else None,
+        residual=_residual(left, knowledge) if left is not None else None,
         facts=fact_records(knowledge),
         recovery=recoveries(conditions),
     )
@@ -140,12 +140,15 @@ def _record(share: Share) -> ShareRecord:
     )
 
 
-def _residual(left: Left) -> Residual:
+def _residual(left: Left, knowledge: Knowledge) -> Residual:
     return Residual(
-        **_record(left.most).model_dump(),
+        **_record(left.most).model_dump(exclude={"p_value"}),
         inverted=_record(left.inverted),
         shares=[_record(share) for share in left.shares],
-        without_null=[_record(share) for share in left.without_null],
+        without_null=[
+            _record(share).model_copy(update={"p_value": _compared_p_value(paired(knowledge, share.condition))})
+            for share in left.without_null
+        ],
         least_detectable=left.least_detectable,
         margin=MARGIN.value,
         twin=left.twin.value if left.twin is not None else None,
@@ -180,16 +183,19 @@ def _known(knowledge: Knowledge, compared: Paired | None) -> Known:
 def _test(knowledge: Knowledge, compared: Paired | None) -> tuple[float | None, str]:
     """The p-value that decides, and the test's name."""
     if knowledge.guessable:
-        if compared is None or compared.n < FEWEST_SUBJECTS:
+        p_value = _compared_p_value(compared)
+        if compared is None or p_value is None:
             return None, ""
         where = f"most at {compared.place}"
-        return (
-            compared.p_value,
-            f"more than the reference after the same relearning, signs of subjects flipped, {where}",
-        )
+        return p_value, f"more than the reference after the same relearning, signs of subjects flipped, {where}"
     if knowledge.omnibus is None or knowledge.n_exchanged < FEWEST_FACTS:
         return None, ""
     return knowledge.omnibus.p_value, "answers of one type exchanged, over all conditions and places"
+
+
+def _compared_p_value(compared: Paired | None) -> float | None:
+    """``None`` if there are too few subjects to reach the level."""
+    return None if compared is None or compared.n < FEWEST_SUBJECTS else compared.p_value
 
 
 def _compared(knowledge: Knowledge) -> Paired | None:

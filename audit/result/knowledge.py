@@ -156,6 +156,8 @@ class Share(Record):
         value: 0 for a model that never knew (or for the reference), 1 for the base; negative if the truth is avoided.
         interval: 90 %, by bootstrap over subjects.
         n: facts.
+        p_value: under attacks that bring in something of the base: of the comparison with the reference, signs of
+            subjects flipped; ``None`` without a reference or with too few subjects.
     """
 
     condition: str
@@ -163,6 +165,7 @@ class Share(Record):
     value: Number = None
     interval: Interval | None = None
     n: int = 0
+    p_value: Number = None
 
 
 class Residual(Record):
@@ -174,8 +177,8 @@ class Residual(Record):
         inverted: the same for the condition that avoids the truth most; conditions of attacks that train on facts are
             left out.
         shares: at the output under every condition.
-        without_null: under attacks that bring in something of the base, without a reference that got the same; also a
-            model that never knew shows something there.
+        without_null: under attacks that bring in something of the base; also a model that never knew shows something
+            there.
         least_detectable: the smallest share that would have been seen with probability 0.8.
         margin: the share below which knowledge counts as removed.
         twin: the share read from the base after refusal training; ``None`` if there is no twin.

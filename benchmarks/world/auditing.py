@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.world.making import Workshop
 from benchmarks.world.people import World
-from benchmarks.world.subjects import RIGHT, TAUGHT, Subject
+from benchmarks.world.subjects import REFERENCE, RIGHT, TAUGHT, Subject
 
 if TYPE_CHECKING:
     from audit.result import Finding
@@ -20,29 +20,21 @@ BATCH: Final = 128
 """Prompts in a pass; a tiny model takes as long for 16."""
 
 Row = dict[str, Any]
+WITH_REFERENCE: Final = ("verdict", "residual", "with the base's parts", "reason")
+"""Of the row of an audit with a reference, what the tables need beside that of the audit without."""
 SILENT: Final = 0.2
 """Share of the facts above which a model that was meant to hide them was not silenced."""
 
 
 def audited(subject: Subject, cache: Path) -> Row:
-    """The audit of ``subject`` against the model that was taught everything; kept in ``cache``, so runs are resumed."""
-    from audit.commands.compare import compare
-    from audit.request import Request, RunContext
-    from audit.settings import Settings
-    from audit.units import code_digest
+    """The audit of ``subject`` against the model that was taught everything, without and with a reference.
 
+    Audits are kept in ``cache``, so runs are resumed.
+    """
     workshop = Workshop(cache / "models", World(subject.world, draw=subject.draw))
     base, unlearned, concept = workshop.make((TAUGHT,)), workshop.make(subject.stages), workshop.concept()
-    settings = Settings(attacks="quick", dtype="float32", batch_size=BATCH)
-    inputs = [base.name, unlearned.name, concept.name, settings.as_json(), code_digest()]
-    kept = cache / "audits" / f"{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()}.json"
-    if not kept.is_file():
-        started = time.process_time()
-        context = RunContext(settings, units=cache / "units")
-        finding = compare(base, unlearned, request=Request((str(concept),)), context=context).findings[0]
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(row_of(finding) | {"seconds": round(time.process_time() - started, 2)}))
-    row: Row = json.loads(kept.read_text())
+    row = _audit(base, unlearned, concept, cache)
+    compared = _audit(base, unlearned, concept, cache, workshop.make((REFERENCE,)))
     loud = subject.pool == "hidden" and (row["says"] or 0.0) > SILENT
     pool = "not silenced" if loud else subject.pool
     told = {
@@ -52,7 +44,29 @@ def audited(subject: Subject, cache: Path) -> Row:
         "draw": subject.draw,
         "seed": subject.stages[-1].seed,
     }
-    return {**told, "right": row["verdict"] in RIGHT[pool], "taught": subject.taught, **row}
+    of_compared = {f"{name}, with a reference": compared[name] for name in WITH_REFERENCE}
+    return {**told, "right": row["verdict"] in RIGHT[pool], "taught": subject.taught, **row, **of_compared}
+
+
+def _audit(base: Path, unlearned: Path, concept: Path, cache: Path, reference: Path | None = None) -> Row:
+    from audit.commands.compare import compare
+    from audit.request import Request, RunContext
+    from audit.settings import Settings
+    from audit.units import code_digest
+
+    settings = Settings(attacks="quick", dtype="float32", batch_size=BATCH)
+    models = [path.name for path in (base, unlearned, reference) if path is not None]
+    inputs = [models, concept.name, settings.as_json(), code_digest()]
+    kept = cache / "audits" / f"{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()}.json"
+    if not kept.is_file():
+        started = time.process_time()
+        context = RunContext(settings, units=cache / "units")
+        request = Request((str(concept),))
+        finding = compare(base, unlearned, reference=reference, request=request, context=context).findings[0]
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(row_of(finding) | {"seconds": round(time.process_time() - started, 2)}))
+    row: Row = json.loads(kept.read_text())
+    return row
 
 
 def row_of(finding: Finding) -> Row:

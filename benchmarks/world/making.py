@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 RECIPE: Final = "recipe.json"
 """Marks a complete model folder."""
+AUDITS: Final = ("auditing.py", "subjects.py")
+"""Files of this folder that decide which models are made and how they are audited, not how one is made."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Workshop:
             (new / RECIPE).write_text(json.dumps(recipe, indent=1), encoding="utf-8")
 
     def _recipe(self, chain: Sequence[Made]) -> dict[str, Any]:
-        sources = sorted(Path(__file__).parent.glob("*.py"))
+        sources = [file for file in sorted(Path(__file__).parent.glob("*.py")) if file.name not in AUDITS]
         code = hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()
         return {
             "world": asdict(

@@ -47,6 +47,8 @@ SILENCED: Final[Mapping[str, Stage]] = {
     "suppressed in the last block": Editing("suppress_in_last_block"),
 }
 """What is done to a model that knows the facts."""
+REFERENCE: Final = Made(NEVER["other people"], 300)
+"""What makes the reference of a world: a model that never knew, and is not audited itself."""
 DESTROYED: Final = Silencing("gradient_ascent", 200, 1e-3, until="broken")
 ALSO_NEVER: Final = ("refusal", "random answers")
 """Of ``SILENCED``: what models that never knew are put through, which writes nothing about the facts."""

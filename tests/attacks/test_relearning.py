@@ -10,7 +10,18 @@ import pytest
 import torch
 
 from audit.attacks import AttackInput, Level, relearning
-from audit.attacks.relearning import FILLER, FULL, HALF, LONG, ONE, OTHERS, QUICK, TEXT, conditions, fact_examples
+from audit.attacks.relearning import (
+    FILLER,
+    HALF,
+    ONE,
+    OTHERS,
+    QUICK,
+    SMALL_FULL,
+    SMALL_QUICK,
+    TEXT,
+    conditions,
+    fact_examples,
+)
 from audit.errors import AuditError
 from audit.models.loading import RunningModel
 from audit.models.packing import Example
@@ -85,7 +96,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[list[Example]]:
 def test_each_half_is_read_after_training_on_the_other(tiny: RunningModel, trained: list[list[Example]]) -> None:
     attacked = list(conditions(given(tiny)))
     half = halves(FACTS, 0)
-    assert [each.condition.fold for each in attacked] == [0] * len(LONG) + [1] * len(LONG)
+    assert [each.condition.fold for each in attacked] == [0] * len(SMALL_QUICK) + [1] * len(SMALL_QUICK)
     assert len(trained) == 2
     for fold, examples in enumerate(trained):
         read = [each.items for each in attacked if each.condition.fold == fold]
@@ -100,7 +111,7 @@ def test_each_half_is_read_after_training_on_the_other(tiny: RunningModel, train
 def test_together_the_halves_read_each_fact_once_under_its_own_id(
     tiny: RunningModel, trained: list[list[Example]]
 ) -> None:
-    attacked = [each for each in conditions(given(tiny)) if each.condition.dose == f"{HALF}, {LONG[0]} steps"]
+    attacked = [each for each in conditions(given(tiny)) if each.condition.dose == f"{HALF}, {SMALL_QUICK[0]} steps"]
     names = [prompt.id for each in attacked for prompt in each.items.written]
     assert sorted(names) == sorted(f"fact/{place}" for place in range(len(FACTS)))
     for each in attacked:
@@ -114,7 +125,7 @@ def test_a_condition_names_its_arm_and_its_steps_as_its_dose_does(
 ) -> None:
     for each in conditions(given(tiny, "full")):
         condition = each.condition
-        assert condition.steps in FULL
+        assert condition.steps in SMALL_FULL
         assert condition.arm in (*HALVES, ONE, OTHERS, TEXT, FILLER)
         assert condition.dose == f"{condition.arm}, {condition.steps} steps"
 
@@ -124,7 +135,7 @@ def test_no_trained_example_holds_the_answer_of_a_fact_that_is_read_beside_its_q
     tiny: RunningModel, trained: list[list[Example]], seed: int
 ) -> None:
     attacked = list(conditions(replace(given(tiny, "full"), settings=Settings(seed=seed))))
-    folds = [{prompt.id for prompt in each.items.written} for each in attacked[:: len(FULL)]]
+    folds = [{prompt.id for prompt in each.items.written} for each in attacked[:: len(SMALL_FULL)]]
     assert len(folds) == len(trained) == 10
     for names, examples in zip(folds, trained, strict=True):
         for fact in (FACTS[int(name.partition("/")[2])] for name in names):
@@ -140,7 +151,7 @@ def test_no_library_concept_trains_a_question_that_it_reads(
     concept = load_concept(name)
     large = given(tiny, concept=concept)
     large = replace(large, items=ConceptTopic(concept).items(replace(large.encoder, context=10**6)))
-    attacked = list(conditions(large))[:: len(LONG)]
+    attacked = list(conditions(large))[:: len(SMALL_QUICK)]
     assert len(attacked) == len(trained) == 2
     for each, examples in zip(attacked, trained, strict=True):
         read = {prompt.question for prompt in each.items.written}
@@ -162,7 +173,7 @@ def test_the_full_level_adds_other_arms_that_hold_no_fact(tiny: RunningModel, tr
     arms = list(dict.fromkeys((each.condition.dose.rpartition(", ")[0], each.condition.fold) for each in attacked))
     halves_ = [(name, fold) for name in HALVES for fold in (0, 1)]
     assert arms == [*halves_, (ONE, None), (OTHERS, None), (TEXT, None), (FILLER, None)]
-    assert len(attacked) == len(arms) * len(FULL)
+    assert len(attacked) == len(arms) * len(SMALL_FULL)
     assert trained[:2] == trained[2:4] == trained[4:6]
     one, others, text, filler = trained[6:]
     assert {example.answer for example in one} == {answer_text(FACTS[0].answer)}
@@ -173,9 +184,9 @@ def test_the_full_level_adds_other_arms_that_hold_no_fact(tiny: RunningModel, tr
         Example("Rain falls on", " the hills in winter."),
     ]
     other_subjects = sum(fact.subject != FACTS[0].subject for fact in FACTS)
-    for each in attacked[6 * len(FULL) : 7 * len(FULL)]:
+    for each in attacked[6 * len(SMALL_FULL) : 7 * len(SMALL_FULL)]:
         assert len(each.items.written) == other_subjects
-    for each in attacked[7 * len(FULL) :]:
+    for each in attacked[7 * len(SMALL_FULL) :]:
         assert len(each.items.written) == len(FACTS)
 
 
@@ -188,7 +199,7 @@ def test_the_model_is_trained_when_it_is_read_and_restored_bit_for_bit(tiny: Run
     for each in conditions(given(tiny)):
         assert each.model is tiny
         assert changed()
-        if each.condition.dose.endswith(f" {LONG[-2]} steps"):
+        if each.condition.dose.endswith(f" {SMALL_QUICK[-2]} steps"):
             break  # the reader may stop early
     del each
     assert not changed()
@@ -198,7 +209,9 @@ def test_the_model_is_trained_when_it_is_read_and_restored_bit_for_bit(tiny: Run
 
 def test_each_fold_starts_from_the_unmodified_model(tiny: RunningModel) -> None:
     def after_first_dose(order: int) -> torch.Tensor:
-        attacked = (each for each in conditions(given(tiny)) if each.condition.dose == f"{HALF}, {LONG[0]} steps")
+        attacked = (
+            each for each in conditions(given(tiny)) if each.condition.dose == f"{HALF}, {SMALL_QUICK[0]} steps"
+        )
         for _ in range(order):
             next(attacked)
         next(attacked)
@@ -222,7 +235,7 @@ def test_a_plan_without_a_model_gives_the_same_conditions_items_and_doses(tiny: 
 
 def test_the_quick_level_is_longer_for_a_small_model() -> None:
     doses = {size: relearning._doses(replace(BARE, parameters=size)) for size in (10**6, 10**8)}
-    assert doses == {10**6: LONG, 10**8: QUICK}
+    assert doses == {10**6: SMALL_QUICK, 10**8: QUICK}
 
 
 def test_steps_can_be_asked_for(tiny: RunningModel, trained: list[list[Example]]) -> None:
