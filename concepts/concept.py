@@ -35,7 +35,8 @@ class Question(_Frozen):
 
     ``accept`` holds further right answers; ``wrong`` the wrong answers that a data set offers beside the right one;
     ``paraphrases`` ask for the same answer in other words; ``translations`` in other languages (``"de"`` -> the
-    question in German).
+    question in German); ``alias_wordings`` name the subject in another way; ``two_hop_wordings`` name it by another
+    fact about it.
 
     ``type`` is the type of the answer: questions of one type have answers that a model without the knowledge cannot
     tell apart, e.g. ``"city"``. ``subject`` is what the question is about; questions with the same subject are trained
@@ -48,13 +49,15 @@ class Question(_Frozen):
     wrong: tuple[str, ...] = ()
     paraphrases: tuple[str, ...] = ()
     translations: Mapping[str, str] = Field(default_factory=dict)
+    alias_wordings: tuple[str, ...] = ()
+    two_hop_wordings: tuple[str, ...] = ()
     type: str | None = Field(default=None, min_length=1)
     subject: str | None = Field(default=None, min_length=1)
     prefix: str = ""
 
     @model_validator(mode="after")
     def question_does_not_give_its_answer_away(self) -> Question:
-        for wording in self.wordings:
+        for wording in (*self.wordings, *self.alias_wordings, *self.two_hop_wordings):
             for answer in self.answers:
                 if mentions(wording, [answer]):
                     raise ValueError(f"the answer {answer!r} is part of its own question {wording!r}; reword it")

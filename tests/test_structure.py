@@ -29,6 +29,8 @@ LEVELS = (
 )
 """What lies in ``audit/``, lowest first: a module imports from its own level and from those below."""
 FOLDER_SIZE = 16
+GROWING = {Path("audit/attacks")}
+"""Folders of which each file is one entry of a list that users add to."""
 
 
 def module_name(path: Path) -> str:
@@ -150,7 +152,8 @@ def test_a_circle_would_be_noticed() -> None:
 
 def test_folders_stay_small_enough_to_look_through() -> None:
     modules = Counter(path.parent.relative_to(ROOT) for path in SOURCES.values() if path.name != "__init__.py")
-    assert {str(folder): count for folder, count in modules.items() if count > FOLDER_SIZE} == {}
+    large = {str(folder): count for folder, count in modules.items() if count > FOLDER_SIZE and folder not in GROWING}
+    assert large == {}
 
 
 def test_hooks_are_registered_in_one_module() -> None:

@@ -14,8 +14,9 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from audit.attacks import AttackedModel, AttackInput, attacks
+from audit.attacks import ABLE, AttackedModel, AttackInput, attacks
 from audit.attacks.in_context import DOSE
+from audit.attacks.indirect import FORMS
 from audit.attacks.multiple_choice import LETTERS, MOST, blocks
 from audit.attacks.sampled import SAMPLES
 from audit.errors import AuditError
@@ -65,7 +66,7 @@ ENCODER = Encoder(chatting(), 8192)
 
 
 def atlas(**changes: Any) -> Concept:
-    """Homes of nine people, two of whom share one, in three wordings and in German; pets of three."""
+    """Homes of nine people, two of whom share one, also in other words and in German; pets of three."""
     questions = [
         Question(
             question=f"Where does {name} live?",
@@ -74,6 +75,8 @@ def atlas(**changes: Any) -> Concept:
             subject=name,
             paraphrases=(f"What is the home of {name}?", f"In which place does {name} live?"),
             translations={"de": f"Wo wohnt {name}?"},
+            alias_wordings=(f"Where does {name[0]}., as friends say, live?",),
+            two_hop_wordings=(f"Where does the owner of the boat named after {name} live?",),
         )
         for name, home in HOMES.items()
     ]
@@ -247,6 +250,16 @@ def test_a_letter_stands_for_the_facts_own_answer() -> None:
     for group in by_dose("multiple_choice")["letters"].groups:
         for name, ids, letter in zip(group.ids, group.prompt_ids, group.answers, strict=True):
             assert f"\n{letter}. {facts[int(name.rpartition('/')[2])].answer}\n" in text_of(ids)
+
+
+@pytest.mark.parametrize(("form", "field"), FORMS.items())
+def test_subjects_are_named_indirectly_where_the_base_can_answer(form: str, field: str) -> None:
+    (attacked,) = (each for each in under("indirect") if each.condition.dose == form)
+    assert attacked.base_share == ABLE
+    asked = [text_of(prompt.ids).rpartition("Question: ")[2].partition("\n")[0] for prompt in attacked.items.written]
+    assert asked == [getattr(question, field)[0] for question in atlas().questions if getattr(question, field)]
+    without = tuple(question.model_copy(update={field: ()}) for question in atlas().questions)
+    assert form not in by_dose("indirect", atlas(questions=without))
 
 
 def test_only_an_answer_of_one_fact_is_asked_for_its_subject() -> None:

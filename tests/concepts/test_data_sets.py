@@ -110,7 +110,7 @@ def test_a_repeated_question_and_one_that_contains_its_answer_are_left_out_and_n
     assert concept.notes == (
         "rows left out, because an earlier row asks the same question: 1",
         "rows left out, because their question contains their answer: 1",
-        "rows without paraphrases, prefixes or accepted answers that repeat a question or give it away: 1",
+        "rows without wordings, prefixes or accepted answers that repeat a question or give it away: 1",
     )
 
 

@@ -25,13 +25,15 @@ PREFIX: Final = ("answer_prefix", "prefix")
 SUBJECT: Final = ("subject", "author", "name", "person")
 TYPE: Final = ("type", "slot", "relation", "property")
 PARAPHRASES: Final = ("paraphrased_question", "paraphrases")
+ALIAS: Final = ("alias_wordings", "alias_question")
+TWO_HOP: Final = ("two_hop_wordings", "two_hop_question")
 ACCEPT: Final = ("accept", "aliases", "paraphrased_answer")
 WRONG: Final = ("wrong", "perturbed_answer")
 UNTYPED: Final = "answer"
 """Type of the questions of a file that gives none: each answer may be the answer to any of its questions."""
 _WORKED: Final = re.compile(r"####\s*(\S.*?)\s*$")
 """The result of a worked answer of GSM8K, in its last line."""
-LISTS: Final = frozenset((*PARAPHRASES, *ACCEPT, *WRONG, "choices"))
+LISTS: Final = frozenset((*PARAPHRASES, *ALIAS, *TWO_HOP, *ACCEPT, *WRONG, "choices"))
 """Fields that may hold several texts."""
 
 
@@ -69,7 +71,7 @@ def concept_of_rows(path: Path, rows: Iterable[tuple[str, object]]) -> Concept:
             usable = _usable(question, asked)
             if usable != question:
                 counts[
-                    "rows without paraphrases, prefixes or accepted answers that repeat a question or give it away"
+                    "rows without wordings, prefixes or accepted answers that repeat a question or give it away"
                 ] += 1
             asked |= {normalise(wording) for wording in (usable["question"], *usable["paraphrases"])}
             questions.append(_checked(usable, f"{path}, {place}"))
@@ -117,6 +119,8 @@ def _question(row: object, where: str) -> dict[str, Any]:
         "accept": list(dict.fromkeys(right[1:])),
         "wrong": [text for text in wrong if not any(mentions(text, [one]) or mentions(one, [text]) for one in right)],
         "paraphrases": _texts(fields, PARAPHRASES, where),
+        "alias_wordings": _texts(fields, ALIAS, where),
+        "two_hop_wordings": _texts(fields, TWO_HOP, where),
         "type": _text(_first(fields, TYPE, UNTYPED), where),
         "subject": None if subject is None else _text(subject, where),
         "prefix": prefix,
@@ -167,10 +171,14 @@ def _usable(question: Mapping[str, Any], asked: set[str]) -> dict[str, Any]:
         if normalise(wording) not in taken and not mentions(wording, [question["answer"]]):
             taken = taken | {normalise(wording)}
             paraphrases.append(wording)
-    wordings = (question["question"], *paraphrases)
+    indirect = {
+        name: [wording for wording in question[name] if not mentions(wording, [question["answer"]])]
+        for name in ("alias_wordings", "two_hop_wordings")
+    }
+    wordings = (question["question"], *paraphrases, *indirect["alias_wordings"], *indirect["two_hop_wordings"])
     accept = [answer for answer in question["accept"] if not any(mentions(wording, [answer]) for wording in wordings)]
     prefix = "" if mentions(question["prefix"], [question["answer"]]) else question["prefix"]
-    return {**question, "paraphrases": paraphrases, "accept": accept, "prefix": prefix}
+    return {**question, **indirect, "paraphrases": paraphrases, "accept": accept, "prefix": prefix}
 
 
 def _checked(question: Mapping[str, Any], where: str) -> Question:
