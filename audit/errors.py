@@ -61,6 +61,12 @@ def listed(names: Sequence[str], limit: int = LISTED) -> str:
     return ", ".join(names[:limit]) + more
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` is Python's, torch's on a GPU, or a plain ``RuntimeError`` of torch's allocator on the CPU."""
+    on_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or on_cpu
+
+
 def _printable(text: str) -> str:
     """One line of bounded length; a name in a foreign file may contain line ends, terminal codes or a megabyte."""
     shown = text if len(text) <= MAX_LENGTH else f"{text[:MAX_LENGTH]} ..."
@@ -93,5 +99,9 @@ class UnexpectedError(AuditError):
     kind = "unexpected"
 
     def __init__(self, error: BaseException) -> None:
+        if is_out_of_memory(error):
+            hint = "Use a smaller --batch-size, --dtype bfloat16 or a machine with more; what was finished is kept."
+            super().__init__("out of memory.", hint=hint)
+            return
         message = f"{type(error).__name__}: {error}".splitlines()[0]
         super().__init__(message, hint="Run again with --debug for the traceback.")

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from audit.attacks import NONE, Attack, AttackedModel, AttackInput, Level, chosen_attacks
 from audit.attacks.relearning import fact_examples
-from audit.errors import AuditError
+from audit.errors import AuditError, is_out_of_memory
 from audit.knowledge.exchange import ranks
 from audit.lenses.tuned_lens import translators
 from audit.models.loading import RunningModel
@@ -258,10 +258,8 @@ class TopicReader:
                         if store is not None:
                             store.save(each.condition, readings)
                     yield each.condition, readings
-            except AuditError as error:
-                self.not_run[role, name] = error.message
-            except (MemoryError, torch.OutOfMemoryError):
-                self.not_run[role, name] = OUT_OF_MEMORY
+            except Exception as error:
+                self.not_run[role, name] = _reason(error)
 
     def _changing(self, role: str) -> dict[str, Attack]:
         """The attacks that change this model. On level quick the base is not trained, and its twin only trained."""
@@ -330,9 +328,10 @@ class TopicReader:
                 self.facts["twin"] |= dict(self._read_attacked(twin, "twin"))
                 if (store := self._store("base")) is not None:
                     store.save_note(TWIN, asdict(made))
-        except AuditError as error:
+        except Exception as error:
+            reason = _reason(error)
             for name in training:
-                self.not_run["twin", name] = error.message
+                self.not_run["twin", name] = reason
 
     def _twin_is_kept(self, given: AttackInput) -> bool:
         """Take the twin's readings from an earlier run, if all of them are there; then it need not be trained."""
@@ -355,6 +354,15 @@ class TopicReader:
             return False
         self.facts["twin"] = kept
         return True
+
+
+def _reason(error: Exception) -> str:
+    """Why an attack did not run; any error but ours and that of short memory is raised again."""
+    if is_out_of_memory(error):
+        return OUT_OF_MEMORY
+    if not isinstance(error, AuditError):
+        raise error
+    return error.message
 
 
 def too_hard(prompted: Sequence[AttackedModel], read: Mapping[Condition, Readings]) -> dict[Condition, str]:

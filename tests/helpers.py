@@ -34,6 +34,11 @@ RETAIN_PROMPTS = [
 ]
 
 
+def short_of_memory_on_the_cpu() -> None:
+    """Ask torch for more memory than any machine has."""
+    torch.empty(2**50)
+
+
 class Log:
     """A progress that remembers."""
 

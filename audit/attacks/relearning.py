@@ -17,10 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-import torch
-
 from audit.attacks import AttackedModel, AttackInput, Level
-from audit.errors import AuditError
+from audit.errors import AuditError, is_out_of_memory
 from audit.models.packing import Example
 from audit.questions.conditions import Condition
 from audit.unlearning.fine_tuning import FineTuning, fine_tune, trained_tokens
@@ -74,7 +72,9 @@ def conditions(given: AttackInput) -> Iterator[AttackedModel]:
     for arm in _arms(given, concept):
         try:
             yield from _trained(given, arm)
-        except (MemoryError, torch.OutOfMemoryError):
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             too_large.append(arm.title)
     if too_large:
         names = ", ".join(dict.fromkeys(too_large))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from audit.architectures import Architecture
 from audit.checkpoint import Checkpoint
-from audit.errors import AuditError
+from audit.errors import AuditError, is_out_of_memory
 from audit.models.loading import RunningModel
 from audit.patching.injection import inject
 from audit.patching.items import PatchItem, patch_items
@@ -148,7 +148,9 @@ class PatchCollector:
                 step(model, role)
         except AuditError as error:
             self.reason = f"patching failed in the {role} model: {error.message}"
-        except (MemoryError, torch.OutOfMemoryError):
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             self.reason = f"patching ran out of memory in the {role} model; try a smaller --batch-size"
 
     def _batches(self) -> list[list[int]]:

@@ -22,6 +22,7 @@ from audit.result import AuditResult
 from audit.settings import Settings
 from audit.topic_reader import TopicReader
 from tests.checkpoint.formats.gguf_files import write_gguf
+from tests.helpers import short_of_memory_on_the_cpu
 from tests.tiny import prepending_tokenizer, write_tiny
 
 FACTS = """
@@ -89,7 +90,7 @@ def test_short_memory_ends_one_attack_and_not_the_audit(
 
     def short(self: TopicReader, each: AttackedModel, *rest: object) -> object:
         if each.condition.attack == "noise":
-            raise torch.OutOfMemoryError
+            short_of_memory_on_the_cpu()
         return plain(self, each, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(TopicReader, "_read_alone", short)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import typer
 
 from audit.errors import CheckpointError
 from reports.terminal import BarProgress, LineProgress, print_paths, report_errors, show_progress
+from tests.helpers import short_of_memory_on_the_cpu
 
 
 def test_a_log_gets_one_line_for_each_step_and_each_quarter_of_a_long_step() -> None:
@@ -81,9 +84,21 @@ def test_any_other_error_is_reported_the_same_way_with_the_way_to_its_traceback(
         capsys.readouterr().err
         == "audit: OSError: [Errno 28] No space left Run again with --debug for the traceback.\n"
     )
-    assert report(MemoryError("first line\nsecond line"), as_json=True) == 1
+    assert report(OSError("first line\nsecond line"), as_json=True) == 1
     document = json.loads(capsys.readouterr().out)["error"]
-    assert (document["kind"], document["message"]) == ("unexpected", "MemoryError: first line")
+    assert (document["kind"], document["message"]) == ("unexpected", "OSError: first line")
+
+
+@pytest.mark.parametrize("shortage", [short_of_memory_on_the_cpu, partial(bytearray, 2**62)])
+def test_short_memory_is_named_with_what_needs_less(
+    shortage: Callable[[], object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises((RuntimeError, MemoryError)) as caught:
+        shortage()
+    assert report(caught.value) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("audit: out of memory.")
+    assert "--batch-size" in line
 
 
 def test_debug_lets_the_error_through_and_exits_pass_unchanged() -> None:
