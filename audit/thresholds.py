@@ -28,7 +28,7 @@ STILL_SAYS = Threshold(
 SIGNIFICANT = Threshold(
     0.01,
     "Level of the exchange test over all conditions and places. In the tiny worlds of benchmarks/verdict.py one of 114 "
-    "models that never knew the facts is below it, and 65 of 69 that hide them; our choice.",
+    "models that never knew the facts is below it, and 68 of 69 that hide them; our choice.",
 )
 MARGIN = Threshold(
     0.2,
@@ -45,8 +45,9 @@ POWER = Threshold(
 )
 BASE_PARTS = Threshold(
     0.5,
-    "Residual with parts of the base put in, from which nothing is called removed without a reference. With the base's "
-    "embeddings 18 tiny models that never knew show 0.02 to 0.26, and 3 whose embeddings hide the subjects 1.00; our "
+    "Residual with parts of the base put in, from which nothing is called removed without a reference, and above which "
+    "the facts were hidden if it is relative to one. With the base's embeddings 114 tiny models that never knew show "
+    "at most 0.34, and 0.24 relative to a reference; 3 whose embeddings hide the subjects show 1.00 either way; our "
     "choice.",
 )
 BROKEN_LOSS = Threshold(

@@ -306,7 +306,7 @@ def _removed(case: Case) -> Ruling | None:
     left = case.residual
     if left is None or _obstacle(case) is not None:
         return None
-    zero = "a reference that never saw the data" if _known(case).reference else "a model that never knew"
+    zero = "a reference that never saw the data" if _known(case).is_relative else "a model that never knew"
     return Ruling(
         "removed",
         "The unlearned model no longer holds it, as far as the attacks can tell: where most shows "

@@ -106,7 +106,7 @@ def _residual(finding: Finding, key: str) -> str:
     left = finding.residual
     if left is None:
         return ""
-    zero = "the reference" if _has(finding, "reference") else "never knew"
+    zero = "the reference" if finding.known is not None and finding.known.is_relative else "never knew"
     return charts.share_line(key, "How much is left", list(_share_rows(left)), left.margin, zero)
 
 

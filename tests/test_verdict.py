@@ -195,6 +195,13 @@ def test_fewer_than_eight_facts_are_inconclusive() -> None:
     assert "At least 8" in finding.reason
 
 
+def test_a_reference_adds_no_noise_where_answers_cannot_be_guessed() -> None:
+    alone, compared = judged(IGNORES, seed=3), judged(IGNORES, reference={AS_IS: IGNORES, RELEARNED: IGNORES}, seed=3)
+    assert compared.verdict == alone.verdict == "removed"
+    assert compared.residual == alone.residual
+    assert "a model that never knew" in compared.reason
+
+
 def test_guessable_answers_need_a_reference() -> None:
     """Fault 1: a model that never knew prefers names that fit, as this one does."""
     finding = judged(Planted(4.0), guessable=True)

@@ -56,6 +56,14 @@ class Knowledge:
     def has_reference(self) -> bool:
         return REFERENCE in self.models
 
+    @property
+    def is_relative(self) -> bool:
+        """Whether the reference is the zero of the residual: answers may be guessed, and there is one.
+
+        Where they cannot be guessed zero is known, and the reference would only add the noise of its own readings.
+        """
+        return self.guessable and self.has_reference
+
     @cached_property
     def deployed(self) -> str:
         """The form in which the models are used: the chat form if the base says enough in it."""

@@ -2,7 +2,8 @@
 
 The unit is the rank of a fact's true answer among the answers of its type: its mean tells how many facts can be read,
 and how well, which a number of nats does not. The residual is the unlearned model's mean relative to the base's, with
-the reference's as zero: ``(u - r) / (b - r)``; without a reference, zero is a model that cannot tell answers apart.
+a model that cannot tell answers apart as zero (``u / b``); where answers may be guessed, the reference is zero instead:
+``(u - r) / (b - r)``.
 """
 
 from __future__ import annotations
@@ -54,7 +55,8 @@ class Left:
         most: by the condition and place that show most, chosen on one half of the subjects and read on the other.
         inverted: the same for the truth being avoided: the most negative one.
         shares: at the output under every condition that reads enough of the facts.
-        without_null: under the conditions that bring in something of the base; they do not count above.
+        without_null: under the conditions that bring in something of the base, with the reference (if there is one) as
+            zero; they do not count above.
         least_detectable: the smallest share that would have been seen, under the condition that sees least.
         twin: ``most`` of the base's refusal twin.
     """
@@ -112,7 +114,7 @@ class _Residual:
             if not read[name] or read[name] < ENOUGH * most or readings.condition.attack in self.knowledge.unseen:
                 continue
             yield name, 0
-            if readings.condition == AS_IS and not self.knowledge.has_reference:
+            if readings.condition == AS_IS and not self.knowledge.is_relative:
                 layers = [number for number, place in enumerate(readings.places) if place.layer is not None]
                 yield from ((name, number) for number in layers if readings.places[number].is_blind)
 
@@ -143,7 +145,7 @@ class _Residual:
         """u - r and b - r of each fact; NaN where one of them was not read."""
         unlearned = self.knowledge.excess(self.role, condition, place)
         reference: np.ndarray | float = 0.0
-        if self.knowledge.has_reference:
+        if self.knowledge.is_relative or (self.knowledge.has_reference and condition in self.knowledge.without_null):
             reference = self.knowledge.excess(REFERENCE, condition, place)
         above = unlearned - reference
         below = np.where(np.isnan(above), np.nan, self.base - reference)
@@ -183,8 +185,8 @@ class _Residual:
 
 
 def _least_detectable(knowledge: Knowledge, shares: Sequence[Share]) -> float | None:
-    """The smallest residual seen with probability 0.8; with a reference, from the width of the intervals."""
-    if knowledge.has_reference:
+    """The smallest residual seen with probability 0.8; relative to a reference, from the width of the intervals."""
+    if knowledge.is_relative:
         widths = [share.interval[1] - share.interval[0] for share in shares if share.interval is not None]
         return max(widths) / (2 * 1.645) * DETECTED if widths else None
     base = np.nanmean(knowledge.excess(BASE, str(AS_IS)))

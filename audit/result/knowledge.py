@@ -148,12 +148,18 @@ class Known(Record):
     z: Number = None
     n: int = 0
 
+    @property
+    def is_relative(self) -> bool:
+        """Whether the reference is the zero of the residual; else a model that cannot tell answers apart is."""
+        return self.guessable and self.reference
+
 
 class Share(Record):
     """A residual under one condition, read at one place.
 
     Attributes:
-        value: 0 for a model that never knew (or for the reference), 1 for the base; negative if the truth is avoided.
+        value: 0 for a model that never knew (for the reference where answers may be guessed), 1 for the base; negative
+            if the truth is avoided.
         interval: 90 %, by bootstrap over subjects.
         n: facts.
         p_value: under attacks that bring in something of the base: of the comparison with the reference, signs of
@@ -177,8 +183,8 @@ class Residual(Record):
         inverted: the same for the condition that avoids the truth most; conditions of attacks that train on facts are
             left out.
         shares: at the output under every condition.
-        without_null: under attacks that bring in something of the base; also a model that never knew shows something
-            there.
+        without_null: under attacks that bring in something of the base, with the reference (if there is one) as zero;
+            also a model that never knew shows something there.
         least_detectable: the smallest share that would have been seen with probability 0.8.
         margin: the share below which knowledge counts as removed.
         twin: the share read from the base after refusal training; ``None`` if there is no twin.
