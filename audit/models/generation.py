@@ -38,7 +38,7 @@ def is_over(text: str) -> bool:
 def greedy(
     model: RunningModel,
     prompts: Sequence[tuple[int, ...]],
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | Sequence[int] = MAX_NEW_TOKENS,
     batch_size: int = 16,
     progress: Progress = SILENT,
     ended: Callable[[str], bool] = is_over,
@@ -50,12 +50,14 @@ def greedy(
     The same tokens as generating one prompt at a time, up to ties within rounding.
 
     Args:
+        max_new_tokens: of every answer, or of each.
         take: receives what the pass over the prompts reads at the last token of each.
 
     Raises:
         ModelError: with ``take``, an output of the model is not finite.
     """
-    return _continue(model, prompts, _most_probable, max_new_tokens, batch_size, progress, ended, take)
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+    return _continue(model, prompts, _most_probable, limits, batch_size, progress, ended, take)
 
 
 def sampled(
@@ -81,7 +83,8 @@ def sampled(
         return chosen.clamp(max=logits.shape[-1] - 1).tolist()  # rounding may leave the last sum below 1
 
     repeated_prompts = [ids for ids in prompts for _ in range(samples)]
-    answers = _continue(model, repeated_prompts, draw, max_new_tokens, batch_size, progress, ended)
+    limits = [max_new_tokens] * len(repeated_prompts)
+    answers = _continue(model, repeated_prompts, draw, limits, batch_size, progress, ended)
     return [answers[begin : begin + samples] for begin in range(0, len(answers), samples)]
 
 
@@ -99,7 +102,7 @@ def _continue(
     model: RunningModel,
     prompts: Sequence[tuple[int, ...]],
     choose: Choose,
-    max_new_tokens: int,
+    limits: Sequence[int],
     batch_size: int,
     progress: Progress,
     ended: Callable[[str], bool],
@@ -107,7 +110,7 @@ def _continue(
 ) -> list[tuple[int, ...]]:
     """The tokens after each prompt, chosen by ``choose``."""
     shared = shared_prefix([ids[:-1] for ids in prompts])
-    longest = max((len(ids) for ids in prompts), default=0) + max_new_tokens
+    longest = max((len(ids) for ids in prompts), default=0) + max(limits, default=0)
     batch_size = max(batch_size, TOKENS_AT_ONCE // longest)
     if model.window is not None and longest > model.window:
         batch_size = 1  # padding would take up places of the window
@@ -118,7 +121,7 @@ def _continue(
         for begin in range(0, len(order), batch_size):
             indices = order[begin : begin + batch_size]
             rest = [prompts[index][len(shared) :] for index in indices]
-            choices = _Choices(choose, indices, max_new_tokens, ended, take)
+            choices = _Choices(choose, indices, [limits[index] for index in indices], ended, take)
             written = _answer(model, rest, repeated(cache, len(rest)), len(shared), choices)
             for index, tokens in zip(indices, written, strict=True):
                 answers[index] = tokens
@@ -128,11 +131,11 @@ def _continue(
 
 @dataclass(frozen=True)
 class _Choices:
-    """How the tokens of one batch are chosen; ``prompts`` are the indices of its rows."""
+    """How the tokens of one batch are chosen; ``prompts`` are the indices of its rows, ``limits`` their most tokens."""
 
     choose: Choose
     prompts: Sequence[int]
-    max_new_tokens: int
+    limits: Sequence[int]
     ended: Callable[[str], bool]
     take: Take | None = None
 
@@ -156,7 +159,7 @@ def _answer(
     rows = list(range(len(sequences)))
     written: list[list[int]] = [[] for _ in sequences]
     ends = _end_ids(model)
-    for step in range(choices.max_new_tokens):
+    for step in range(max(choices.limits)):
         logits = _next_logits(model, arguments, cache, last, choices.hand_over if step == 0 and choices.take else None)
         chosen = choices.choose(logits, [choices.prompts[row] for row in rows], step)
         for row, token in zip(rows, chosen, strict=True):
@@ -165,7 +168,9 @@ def _answer(
         going = [
             number
             for number, (row, token) in enumerate(zip(rows, chosen, strict=True))
-            if token not in ends and not choices.ended(model.tokenizer.decode(written[row]))
+            if token not in ends
+            and len(written[row]) < choices.limits[row]
+            and not choices.ended(model.tokenizer.decode(written[row]))
         ]
         if not going:
             break

@@ -113,29 +113,33 @@ def generate(
     total = 0
     alike: dict[object, list[Prompt]] = {}
     for prompt in items.written:
-        alike.setdefault((prompt.max_new_tokens, prompt.is_complete, prompt.samples, prompt.seed), []).append(prompt)
+        drawn = (prompt.samples, prompt.seed, prompt.max_new_tokens) if prompt.samples else None
+        alike.setdefault((prompt.is_complete, drawn), []).append(prompt)
     for prompts in alike.values():
-        distinct = list({prompt.ids: prompt for prompt in prompts}.values())
+        distinct = list({(prompt.ids, prompt.max_new_tokens): prompt for prompt in prompts}.values())
         written = _continuations(model, distinct, batch_size, progress, take)
         total += sum(len(tokens) for answers in written for tokens in answers)
         by_ids = {
-            prompt.ids: _text(prompt, [model.tokenizer.decode(each, skip_special_tokens=True) for each in answers])
+            (prompt.ids, prompt.max_new_tokens): _text(
+                prompt, [model.tokenizer.decode(each, skip_special_tokens=True) for each in answers]
+            )
             for prompt, answers in zip(distinct, written, strict=True)
         }
-        texts |= {prompt.id: by_ids[prompt.ids] for prompt in prompts}
+        texts |= {prompt.id: by_ids[prompt.ids, prompt.max_new_tokens] for prompt in prompts}
     return {prompt.id: texts[prompt.id] for prompt in items.written}, total
 
 
 def _continuations(
     model: RunningModel, prompts: Sequence[Prompt], batch_size: int, progress: Progress, take: TakePrompts | None
 ) -> list[list[tuple[int, ...]]]:
-    """The tokens of the answers to each prompt; the prompts are continued in the same way."""
+    """The tokens of the answers to each prompt; the prompts are continued in the same way, each to its own length."""
     first, ids = prompts[0], [prompt.ids for prompt in prompts]
     ended = first.is_complete or is_over
     if first.samples:
         return sampled(model, ids, first.samples, first.seed, first.max_new_tokens, batch_size, progress, ended)
     taken = None if take is None else partial(take, ids)
-    return [[each] for each in greedy(model, ids, first.max_new_tokens, batch_size, progress, ended, taken)]
+    lengths = [prompt.max_new_tokens for prompt in prompts]
+    return [[each] for each in greedy(model, ids, lengths, batch_size, progress, ended, taken)]
 
 
 def _text(prompt: Prompt, answers: Sequence[str]) -> str:

@@ -314,6 +314,16 @@ def test_greedy_answers_are_those_of_generating_one_by_one(models: Callable[[str
         assert ended, "the answer stopped although neither a line, an end token nor the limit was reached"
 
 
+def test_each_answer_has_its_own_length(models: Callable[[str], RunningModel]) -> None:
+    model = models("llama")
+    prompts = [prompt.ids for prompt in concept_items(CONCEPT, Encoder(model.tokenizer, model.context)).prompts]
+    lengths = [1 + number % 5 for number in range(len(prompts))]
+    whole = greedy(model, prompts, 5, ended=lambda text: False)
+    assert max(map(len, whole)) == 5
+    cut = [answer[:length] for answer, length in zip(whole, lengths, strict=True)]
+    assert greedy(model, prompts, lengths, batch_size=4, ended=lambda text: False) == cut
+
+
 def test_generation_stops_at_the_end_of_the_line(models: Callable[[str], RunningModel]) -> None:
     model = models("llama")
     newline = model.tokenizer("\n")["input_ids"][-1]
