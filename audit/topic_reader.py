@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
-from audit.attacks import NONE, Attack, AttackedModel, AttackInput, Level, chosen_attacks
+from audit.attacks import Attack, AttackedModel, AttackInput, chosen_attacks
 from audit.attacks.relearning import fact_examples
 from audit.errors import AuditError, is_out_of_memory
+from audit.kept_readings import KeptReadings, level_of, loaded, planned_items
 from audit.knowledge.exchange import ranks
 from audit.lenses.tuned_lens import translators
 from audit.models.loading import RunningModel
@@ -28,7 +25,6 @@ from audit.questions.readings import BaseReadout, Readings, generate, write_and_
 from audit.questions.topics import Topic
 from audit.request import RunContext
 from audit.settings import Settings
-from audit.units import UnitStore
 from audit.unlearning.twin import Twin, refusal_twin
 from concepts.facts import Fact, facts_of, halves
 
@@ -76,7 +72,7 @@ class TopicReader:
         update: float | None = None,
         collector: Collector | None = None,
     ) -> None:
-        self.units, self.digests = context.units, digests
+        self.kept = KeptReadings(context.units, digests, topic, context.settings)
         self.topic, self.settings, self.progress = topic, context.settings, context.progress
         self.update, self.collector = update, collector
         self.attacks = possible_attacks(topic, context.settings)
@@ -87,7 +83,6 @@ class TopicReader:
         self.by_condition: dict[Condition, dict[str, Readings]] = {}
         self.facts: dict[str, dict[Condition, Readings]] = {"reference": {}, "twin": {}}
         self.not_run: dict[tuple[str, str], str] = {}
-        self.run_as: dict[str, str] = {}
         self.left_out: set[Condition] = set()
 
     def readings(self) -> TopicReadings:
@@ -112,8 +107,8 @@ class TopicReader:
         encoder = Encoder(model.tokenizer, model.context)
         if role == "base":
             self.items = self.topic.items(encoder, self.settings.limit)
-        self.run_as[role] = run_digest(model, self.items)
-        store = self._store(role)
+        self.kept.asked(role, model, self.items)
+        store = self.kept.store(role, twin=self.made)
         generated = None if store is None else store.generated(AS_IS)
         if generated is None:
             generated, _ = generate(model, self.items, self.settings.batch_size, self.progress)
@@ -149,7 +144,7 @@ class TopicReader:
         """The facts in a model that never saw them, asked with its own tokenizer."""
         encoder = Encoder(model.tokenizer, model.context)
         items = self.topic.items(encoder, self.settings.limit)
-        self.run_as["reference"] = run_digest(model, items)
+        self.kept.asked("reference", model, items)
         model = self._with_lens(model, items, "reference")
         given = self._given(model, encoder, items)
         prompted = self._prompted(given, "reference")
@@ -212,8 +207,8 @@ class TopicReader:
         through_base: bool = True,
     ) -> dict[Condition, Readings]:
         """``_read_together`` for the conditions that were not kept by an earlier run; in the order of ``together``."""
-        store = self._store(role)
-        kept = {} if store is None else _loaded(store, together)
+        store = self.kept.store(role, twin=self.made)
+        kept = {} if store is None else loaded(store, together)
         missing = {condition: items for condition, items in together.items() if condition not in kept}
         read = self._read_together(model, missing, generated, through_base) if missing else {}
         if store is not None:
@@ -247,9 +242,9 @@ class TopicReader:
     ) -> Iterator[tuple[Condition, Readings]]:
         """The readings under the attacks that change the model; an attack that fails is noted, with the reason."""
         for name, attack in self._changing(role).items():
-            store = self._store(role, given)
+            store = self.kept.store(role, given, self.made)
             try:
-                stored = {} if store is None else _loaded(store, _planned(attack, given))
+                stored = {} if store is None else loaded(store, planned_items(attack, given))
                 for each in attack.conditions(replace(given, done=frozenset(stored))):
                     readings = stored.get(each.condition)
                     if readings is None:
@@ -273,28 +268,6 @@ class TopicReader:
         assert attacked is not None  # only a plan has no model
         (readings,) = self._read_together(attacked, {each.condition: each.items}, through_base=through_base).values()
         return readings
-
-    def _store(self, role: str, given: AttackInput | None = None) -> UnitStore | None:
-        """Where the units of this model are kept.
-
-        Args:
-            given: of the attacks that change the model; ``None`` for the readings of the unmodified model.
-        """
-        if self.units is None:
-            return None
-        own = "base" if role == "twin" else role
-        inputs = {
-            "model": self.digests[own],
-            "run as": [self.run_as["base"], self.run_as[own]],
-            "twin": [self.made.learning_rate, self.made.steps] if role == "twin" and self.made else None,
-            "base": self.digests["base"],
-            "topic": self.topic.digest(),
-            "learning_rate": given.learning_rate if given else None,
-            "update": given.update if given and given.level == "full" else None,
-            "settings": self.settings.as_json() | {"attacks": level_of(self.settings)},
-            "threads": torch.get_num_threads(),
-        }
-        return UnitStore(self.units, inputs)
 
     def _read_twin(self, model: RunningModel, given: AttackInput) -> None:
         """The base's refusal twin under the attacks that train or change weights, if one of them trains."""
@@ -326,7 +299,7 @@ class TopicReader:
                 self.facts["twin"] = self._kept_or_read(model, "twin", {AS_IS: self.items.facts()})
                 twin = replace(given, learning_rate=made.learning_rate)
                 self.facts["twin"] |= dict(self._read_attacked(twin, "twin"))
-                if (store := self._store("base")) is not None:
+                if (store := self.kept.store("base")) is not None:
                     store.save_note(TWIN, asdict(made))
         except Exception as error:
             reason = _reason(error)
@@ -335,20 +308,20 @@ class TopicReader:
 
     def _twin_is_kept(self, given: AttackInput) -> bool:
         """Take the twin's readings from an earlier run, if all of them are there; then it need not be trained."""
-        store = self._store("base")
+        store = self.kept.store("base")
         note = None if store is None else store.note(TWIN)
         if note is None:
             return False
         self.made = Twin(**note)
         twin = replace(given, learning_rate=self.made.learning_rate)
-        own, attacked = self._store("twin"), self._store("twin", twin)
+        own, attacked = self.kept.store("twin", twin=self.made), self.kept.store("twin", twin, self.made)
         assert own is not None  # as the base's
         assert attacked is not None
         plain = {AS_IS: self.items.facts()}
         treated: dict[Condition, ItemSet] = {}
         for attack in self._changing("twin").values():
-            treated |= _planned(attack, twin)
-        kept = _loaded(own, plain) | _loaded(attacked, treated)
+            treated |= planned_items(attack, twin)
+        kept = loaded(own, plain) | loaded(attacked, treated)
         if kept.keys() != (plain | treated).keys():
             self.made = None
             return False
@@ -400,37 +373,7 @@ def _ranked_first(scores: Float[np.ndarray, "m m"]) -> list[bool]:
     return first
 
 
-def level_of(settings: Settings) -> Level:
-    """``full`` if ``--attacks full`` or attacks by name were asked for, whose long version is meant."""
-    return "quick" if settings.attacks in ("quick", NONE) else "full"
-
-
 def possible_attacks(topic: Topic, settings: Settings) -> dict[str, Attack]:
     """The chosen attacks that can be run on the topic."""
     missing = topic.missing_inputs()
     return {name: attack for name, attack in chosen_attacks(settings.attacks).items() if attack.INPUT not in missing}
-
-
-def run_digest(model: RunningModel, items: ItemSet) -> str:
-    """SHA-256 of what decides a model's readings beside its weights: its config, its tokenizer and the token ids."""
-    config = {name: value for name, value in model.model.config.to_dict().items() if not name.startswith("_")}
-    tokenizer = model.tokenizer
-    vocabulary = sorted(tokenizer.get_vocab().items())
-    asked = [[each.ids for each in items.written], [(each.prompt_ids, each.answer_ids) for each in items.items]]
-    document = [config, vocabulary, tokenizer.eos_token_id, tokenizer.chat_template, asked]
-    return hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _planned(attack: Attack, given: AttackInput) -> dict[Condition, ItemSet]:
-    """The conditions of an attack with their items; those before an error if it cannot be run to its end."""
-    planned: dict[Condition, ItemSet] = {}
-    with suppress(AuditError):
-        for each in attack.conditions(replace(given, model=None)):
-            planned[each.condition] = each.items
-    return planned
-
-
-def _loaded(store: UnitStore, planned: Mapping[Condition, ItemSet]) -> dict[Condition, Readings]:
-    """The readings that are kept already."""
-    loaded = ((condition, store.load(condition, items)) for condition, items in planned.items())
-    return {condition: readings for condition, readings in loaded if readings is not None}

@@ -24,7 +24,7 @@ LEVELS = (
     {"models"},
     {"guards", "interventions", "knowledge", "lenses", "patching", "questions", "unlearning", "vectors", "weights"},
     {"attacks", "metrics"},
-    {"evidence", "topic_reader", "units", "verdict"},
+    {"evidence", "kept_readings", "topic_reader", "units", "verdict"},
     {"commands"},
 )
 """What lies in ``audit/``, lowest first: a module imports from its own level and from those below."""

@@ -14,6 +14,7 @@ import pytest
 import audit.topic_reader
 from audit.attacks import AttackedModel
 from audit.commands.compare import compare
+from audit.kept_readings import run_digest
 from audit.questions.conditions import Condition
 from audit.questions.items import Encoder, FactGroup, Item, ItemSet, Prompt
 from audit.questions.readings import Readings
@@ -21,7 +22,7 @@ from audit.questions.topics import ConceptTopic
 from audit.request import Request, RunContext
 from audit.result import AuditResult
 from audit.settings import Settings
-from audit.topic_reader import TopicReader, run_digest
+from audit.topic_reader import TopicReader
 from audit.units import UnitStore
 from concepts.concept import load_concept
 from tests.helpers import open_model

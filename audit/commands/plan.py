@@ -16,6 +16,7 @@ from audit.checkpoint import Checkpoint
 from audit.errors import AuditError
 from audit.evidence import check_known_vectors, missing_inputs
 from audit.guards.saving import is_guard
+from audit.kept_readings import level_of
 from audit.metrics import topic_metrics, weights_metrics
 from audit.models.forward import tokens_run
 from audit.models.generation import MAX_NEW_TOKENS, SENTENCE
@@ -30,7 +31,7 @@ from audit.questions.topics import Topic
 from audit.request import Request, RunContext
 from audit.result import Plan, Planned, PlannedAttack
 from audit.settings import Settings
-from audit.topic_reader import level_of, possible_attacks
+from audit.topic_reader import possible_attacks
 from audit.weights.blocks import WHOLE_ELEMENTS
 from audit.weights.scan import WORKERS
 
