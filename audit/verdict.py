@@ -459,6 +459,7 @@ def _note(case: Case) -> str:
     known = _known(case)
     parts = [f"{_counted(case)} said by the base", *_tests(known)]
     parts.append(f"residual {_share(left.most)} {_after(left.condition)}, n = {left.n}")
+    parts += [f"residual {_share(share)} {_after(share.condition)}{_relative(share)}" for share in left.without_null]
     if left.least_detectable is not None:
         parts.append(f"least detectable residual {_percent(left.least_detectable)}")
     if left.twin is not None:
@@ -468,6 +469,10 @@ def _note(case: Case) -> str:
     if not CALIBRATED:
         parts.append("margins not yet calibrated")
     return "; ".join(parts) + "."
+
+
+def _relative(share: Share) -> str:
+    return "" if share.p_value is None else f", relative to the reference (p = {share.p_value:.2g})"
 
 
 def _tests(known: Known) -> Iterator[str]:

@@ -131,7 +131,10 @@ def _shares(left: Residual) -> dict[str, Share]:
     highest = max(left.shares, key=lambda share: share.interval[1] if share.interval else -math.inf, default=None)
     shown = {"as it is": plain[0]} if plain else {}
     shown["where most shows"] = left.most
-    return shown if highest is None or highest in plain else {**shown, "highest upper bound": highest}
+    if highest is not None and highest not in plain:
+        shown["highest upper bound"] = highest
+    compared = next((share for share in left.without_null if share.p_value is not None), None)
+    return shown if compared is None else {**shown, "with parts of the base": compared}
 
 
 def _residual_note(left: Residual | None, known: Known | None) -> str:
@@ -147,9 +150,19 @@ def _residual_note(left: Residual | None, known: Known | None) -> str:
     )
     if known is not None and known.p_value is not None:
         parts.append(f"p = {number(known.p_value)} ({shorten(known.test, 160)}).")
+    parts += [_with_parts(share, share.value) for share in left.without_null if share.value is not None]
     if not left.calibrated:
         parts.append("The margin is not yet fitted on models whose truth is known.")
     return " ".join(parts)
+
+
+def _with_parts(share: Share, value: float) -> str:
+    compared = (
+        f"relative to the reference that got the same, p = {number(share.p_value)}"
+        if share.p_value is not None
+        else "where a model that never knew shows something too"
+    )
+    return f"Under {shorten(share.condition, 120)}, it is {decimals(value)}, {compared}."
 
 
 def _under(condition: str) -> str:
