@@ -45,6 +45,7 @@ PASSES = (
     Condition("rounding", "3 bits"),
     Condition("noise", "0.1 standard deviations"),
 )
+ROW = Condition("embedding_rows", "the base's rows of the subjects' tokens")
 NOTHING = Planted(0.0, 0.0)
 ALL = (AS_IS, *PROMPTS, *PASSES, *HALF, *NEUTRAL)
 NOT_RUN = [
@@ -117,6 +118,16 @@ def readable() -> Finding:
     unlearned = dict.fromkeys(ALL, Planted(4.0, 0.02, 0.5)) | recovering(0.7, 0.8, 0.9)
     roles = {"base": base(), "unlearned": unlearned, "reference": dict.fromkeys(ALL, NOTHING), "twin": TWIN}
     return judged("authors", "Literature", knowledge(facts(30), roles))
+
+
+@cache
+def moved() -> Finding:
+    """Nothing shows until the base's rows of the subjects are put in; a reference that gets them shows little."""
+    unlearned, reference = dict.fromkeys(ALL, NOTHING), dict.fromkeys(ALL, NOTHING)
+    roles = {"base": base(), "unlearned": unlearned | {ROW: Planted(9.0)}, "twin": TWIN}
+    roles["reference"] = reference | {ROW: Planted(1.0)}
+    known = replace(knowledge(facts(30), roles), unseen=frozenset({"embedding_rows"}))
+    return judged("people", "People", known)
 
 
 @cache

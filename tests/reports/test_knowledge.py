@@ -13,7 +13,7 @@ from reports.formatting import decimals
 from reports.html import render
 from reports.knowledge import MOST_COLUMNS, MOST_FACTS, KnowledgeView, grid_conditions, knowledge_view
 from tests.reports.test_html import Page
-from tests.sample_knowledge import brought_back, readable, removed
+from tests.sample_knowledge import brought_back, moved, readable, removed
 from tests.sample_result import compared, known, sample
 
 
@@ -190,7 +190,23 @@ def test_the_residual_is_drawn_with_its_margin_and_its_controls() -> None:
     labels = {"0: never knew", "1: the base", "removed: below 0.2", "refusal twin", "would not be seen"}
     assert labels <= set(re.findall(r">([^<]*)</text>", drawn))
     assert f"refusal twin: {left.twin:.2f}" in drawn
-    assert "0: the reference" in view(readable()).residual
+
+
+def test_zero_is_the_reference_where_answers_may_be_guessed() -> None:
+    known = readable().known
+    assert known is not None
+    assert known.reference
+    guessed = readable().model_copy(update={"known": known.model_copy(update={"guessable": True})})
+    assert "0: the reference" in view(guessed).residual
+    assert "0: never knew" in view(readable()).residual
+
+
+def test_what_shows_with_parts_of_the_base_stands_beside_what_shows_most() -> None:
+    assert (moved().verdict, moved().kind) == ("hidden", "brought back")
+    shown = view(moved())
+    assert "with parts of the base: 1.00" in shown.residual
+    assert "relative to the reference that got the same" in shown.residual_note
+    assert "with parts of the base" not in view(brought_back()).residual
 
 
 def test_the_residual_as_it_is_stands_beside_the_one_that_shows_most() -> None:
@@ -204,12 +220,16 @@ def test_the_residual_as_it_is_stands_beside_the_one_that_shows_most() -> None:
     assert f"where most shows: {decimals(left.value)}" in drawn
 
 
-def test_of_a_removed_finding_the_condition_that_decided_it_is_drawn() -> None:
+def test_of_a_removed_finding_what_decided_it_is_drawn() -> None:
     left = removed().residual
     assert left is not None
-    (deciding,) = [share for share in left.shares if share.condition in removed().reason]
-    assert deciding.value is not None
-    assert f": {decimals(deciding.value)}" in view(removed()).residual
+    assert left.condition in removed().reason
+    assert left.value is not None
+    highest = max((share for share in left.shares if share.interval), key=lambda share: share.interval[1])  # type: ignore[index]
+    assert highest.value is not None
+    drawn = view(removed()).residual
+    assert f"where most shows: {decimals(left.value)}" in drawn
+    assert f"highest upper bound: {decimals(highest.value)}" in drawn
 
 
 def test_an_undefined_residual_is_not_drawn_as_0() -> None:
