@@ -7,7 +7,7 @@ that the attacks brought back what a refusal hides, and that what is left is sho
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -242,11 +242,25 @@ def _told_apart(case: Case) -> Ruling | None:
         as_is = left.most if left.condition == AS_IS else _share_of(left, AS_IS)
         if AS_IS in preferred and as_is is not None and _exceeds(as_is):
             return Ruling("hidden", f"{_silence(case)} {_readable(as_is)}", _reversed_by(known), "readable")
-        return Ruling("hidden", f"{_silence(case)} {_brought_back(left.most)}", _reversed_by(known), "brought back")
+        shown = _shown(left, preferred)
+        kind: Kind = "readable" if shown.condition == AS_IS else "brought back"
+        told = _readable(shown) if kind == "readable" else _brought_back(shown)
+        return Ruling("hidden", f"{_silence(case)} {told}", _reversed_by(known), kind)
     avoided = {row.condition for row in _conditions(case) if row.avoided}
     if left.inverted is not None and left.inverted.condition in avoided and _is_avoided(left) and not known.guessable:
         return Ruling("hidden", f"{_silence(case)} {_imprinted(left.inverted)}", _reversed_by(known), "inverted")
     return None
+
+
+def _shown(left: Residual, preferred: Collection[str]) -> Share:
+    """The residual that shows most, of the conditions under which the true answers are preferred if one of them can.
+
+    Against a reference only one condition is tested, and another may show as much.
+    """
+    tested = [share for share in left.shares if share.condition in preferred and _exceeds(share)]
+    if left.condition in preferred or not tested:
+        return left.most
+    return max(tested, key=lambda share: _number(share.value))
 
 
 def _with_parts_of_the_base(case: Case) -> Ruling | None:

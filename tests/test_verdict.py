@@ -216,6 +216,14 @@ def test_guessable_answers_are_judged_by_the_excess_over_the_reference() -> None
     assert judged(guesses, guessable=True, reference=guesses, seed=2).verdict != "hidden"
 
 
+def test_the_condition_that_was_compared_with_the_reference_is_named() -> None:
+    """As it is it shows as much, but only relearning was compared."""
+    knows, guesses = ({AS_IS: Planted(nats), RELEARNED: Planted(nats - 0.5)} for nats in (9.0, 2.0))
+    finding = judged(knows, guessable=True, reference=guesses, seed=2)
+    assert finding.verdict == "hidden"
+    assert f"Yet {RELEARNED} brings it back" in finding.reason
+
+
 def test_silence_in_the_chat_form_alone_is_hidden() -> None:
     """Fault 16: only the few-shot form was asked, in which a refusal of the chat form still answers."""
     base = {AS_IS: KNOWS, CHAT: KNOWS}
