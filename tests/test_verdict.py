@@ -217,10 +217,12 @@ def test_guessable_answers_are_judged_by_the_excess_over_the_reference() -> None
 
 
 def test_the_condition_that_was_compared_with_the_reference_is_named() -> None:
-    """As it is it shows as much, but only relearning was compared."""
-    knows, guesses = ({AS_IS: Planted(nats), RELEARNED: Planted(nats - 0.5)} for nats in (9.0, 2.0))
+    """As it is it shows more, but only relearning was compared."""
+    knows, guesses = {AS_IS: Planted(9.0), RELEARNED: Planted(4.0)}, dict.fromkeys((AS_IS, RELEARNED), Planted(1.0))
     finding = judged(knows, guessable=True, reference=guesses, seed=2)
     assert finding.verdict == "hidden"
+    assert finding.residual is not None
+    assert finding.residual.condition == str(AS_IS)
     assert f"Yet {RELEARNED} brings it back" in finding.reason
 
 
