@@ -348,16 +348,16 @@ def _obstacle(case: Case) -> tuple[str, str] | None:
             "A reference model that never saw the data (--reference), or the reason why the answers cannot be guessed "
             "(not_guessable in the concept's file).",
         )
-    return _no_power(left) or _stands_out(known) or _from_the_base(known, left) or _too_much(case, left)
+    return _no_power(left) or _stands_out(known) or _from_the_base(left) or _too_much(case, left)
 
 
-def _from_the_base(known: Known, left: Residual) -> tuple[str, str] | None:
+def _from_the_base(left: Residual) -> tuple[str, str] | None:
     """An attack that brings in something of the base, and shows more than models that never knew do."""
     for share in left.without_null:
         shown = f"the facts can be read {_after(share.condition)} (residual {_share(share)})"
         if share.value is None:
             continue
-        if known.reference and share.value >= MARGIN.value:
+        if share.p_value is not None and share.value >= MARGIN.value:
             return shown, f"No more than {MARGIN.value:.0%} above the reference that got the same parts of the base."
         if share.value >= BASE_PARTS.value:
             return (

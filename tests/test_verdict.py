@@ -150,6 +150,18 @@ def test_parts_of_the_base_count_against_a_reference_that_got_the_same(
     assert (finding.kind == "brought back") == (verdict == "hidden")
 
 
+def test_a_reference_that_could_not_be_given_parts_of_the_base_decides_nothing_about_them() -> None:
+    """One with another tokenizer: its absence must not read as zero difference."""
+    rows = Condition("embedding_rows", "a dose")
+    ignores = dict.fromkeys((AS_IS, RELEARNED, ROUNDED, *RAN), IGNORES)
+    other = {condition: planted for condition, planted in ignores.items() if condition != rows}
+    unseen = frozenset({"embedding_rows"})
+    unlearned = ignores | {rows: Planted(9.0)}
+    finding = judge("italy", case(knowledge(unlearned, reference=other, seed=2, unseen=unseen, facts=facts(60))))
+    assert finding.verdict == "inconclusive"
+    assert "given the same parts" in finding.would_reverse
+
+
 def test_the_reason_why_an_attack_did_not_run_is_given() -> None:
     silent = case(knowledge({AS_IS: IGNORES}), not_run={("unlearned", "relearning"): "out of memory"})
     assert "out of memory" in judge("italy", silent).reason

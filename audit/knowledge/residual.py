@@ -55,8 +55,8 @@ class Left:
         most: by the condition and place that show most, chosen on one half of the subjects and read on the other.
         inverted: the same for the truth being avoided: the most negative one.
         shares: at the output under every condition that reads enough of the facts.
-        without_null: under the conditions that bring in something of the base, with the reference (if there is one) as
-            zero; they do not count above.
+        without_null: under the conditions that bring in something of the base, with the reference (if it could
+            be given the same) as zero; they do not count above.
         least_detectable: the smallest share that would have been seen, under the condition that sees least.
         twin: ``most`` of the base's refusal twin.
     """
@@ -145,7 +145,8 @@ class _Residual:
         """u - r and b - r of each fact; NaN where one of them was not read."""
         unlearned = self.knowledge.excess(self.role, condition, place)
         reference: np.ndarray | float = 0.0
-        if self.knowledge.is_relative or (self.knowledge.has_reference and condition in self.knowledge.without_null):
+        got_the_same = condition in self.knowledge.models.get(REFERENCE, {})
+        if self.knowledge.is_relative or (condition in self.knowledge.without_null and got_the_same):
             reference = self.knowledge.excess(REFERENCE, condition, place)
         above = unlearned - reference
         below = np.where(np.isnan(above), np.nan, self.base - reference)
