@@ -53,7 +53,6 @@ def conditions(given: AttackInput) -> Iterator[AttackedModel]:
         replace(given.encoder, special_tokens=False),
         lambda question: before + question.wording + after,
         max_new_tokens=MAX_NEW_TOKENS,
-        opening=before,
     )
     yield AttackedModel(Condition("chat", "a user's message"), items)
 

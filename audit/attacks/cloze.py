@@ -37,5 +37,5 @@ def conditions(given: AttackInput) -> Iterator[AttackedModel]:
 
     beginnings = {fact.place: fact.prefix for fact in given.facts}
     questions = [replace(fact, prefix="") for fact in given.facts]
-    items = exchanged_items(FACT, questions, given.encoder, ask, opening=examples)
+    items = exchanged_items(FACT, questions, given.encoder, ask)
     yield AttackedModel(Condition("cloze", "beginning of a sentence"), items, base_share=ABLE)

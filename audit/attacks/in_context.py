@@ -51,7 +51,7 @@ def _items(given: AttackInput, read: Sequence[PosedQuestion], others: Sequence[P
     if not told:
         return ItemSet(skipped={DOSE: "each of the other facts mentions an answer that is read, so none can be given"})
     context = "".join(told)
-    return exchanged_items(FACT, read, given.encoder, after(context), opening=context)
+    return exchanged_items(FACT, read, given.encoder, after(context))
 
 
 def _told(fact: PosedQuestion) -> str:

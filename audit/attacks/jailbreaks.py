@@ -86,7 +86,6 @@ def _under(
         questions,
         given.encoder,
         lambda question: opening.text + jailbreak.ask.replace("{}", question.wording.strip()),
-        opening="" if jailbreak.name == PLAIN else opening.text,
     )
     return replace(items, sentences_left_out=opening.left_out * len(questions))
 

@@ -71,7 +71,7 @@ def conditions(given: AttackInput) -> Iterator[AttackedModel]:
         ]
         examples = given.examples(shots[:SHOWN], shots[SHOWN:])
         questions = [_posed(block, fact, dose) for block in divided for fact in block.facts]
-        items = exchanged_items(FACT, questions, given.encoder, after(examples), written=False, opening=examples)
+        items = exchanged_items(FACT, questions, given.encoder, after(examples), written=False)
         yield AttackedModel(Condition("multiple_choice", dose, seed), items, base_share=ABLE)
 
 

@@ -45,7 +45,7 @@ def conditions(given: AttackInput) -> Iterator[AttackedModel]:
         return
     pairs = [[(FORM.replace("{}", answer), subject) for answer, subject in each] for each in (EXAMPLES, SPARE)]
     examples = given.examples(pairs[0][: concept.examples], pairs[1])
-    items = exchanged_items(FACT, questions, given.encoder, after(examples), opening=examples)
+    items = exchanged_items(FACT, questions, given.encoder, after(examples))
     yield AttackedModel(Condition("reversed", "answer to subject"), items, base_share=ABLE)
 
 

@@ -1,7 +1,8 @@
 """Forward passes over many token sequences that compute only the positions that are read.
 
-Three savings, none of which changes a number beyond rounding: sequences are sorted by length and padded on the right;
-their common prefix is run once and its keys and values are reused; the head is applied at the positions that are read.
+Three savings, none of which changes a number beyond rounding: sequences are sorted by length and padded on the right; a
+prefix that many of them share is run once and its keys and values are reused; the head is applied at the positions that
+are read.
 Key vectors and residuals are taken from the same pass by hooks on the modules that the architecture file names.
 """
 
@@ -24,6 +25,11 @@ from audit.progress import SILENT, Progress
 
 LOGITS_AT_ONCE = 2**25
 """Entries of the largest logits tensor, 128 MB in float32; long texts are run in smaller batches."""
+TOKENS_AT_ONCE = 1024
+"""Batches are larger than ``batch_size`` as long as they have no more tokens than this: a pass over 200 tokens takes
+half as long again for each of them."""
+WORTH_A_PASS = 128
+"""Tokens that a shared prefix must save: the pass over it takes the time of as many."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +70,71 @@ def run(model: RunningModel, rows: Sequence[Row], batch_size: int = 16, progress
     Raises:
         ModelError: the model's output is not a finite number.
     """
-    shared = shared_prefix([row.ids[: row.last] for row in rows])
     with torch.inference_mode():
-        cache = prefix_cache(model, shared)
         done = 0
-        for indices in _batches(rows, batch_size, model.architecture.d_vocab):
-            yield _forward(model, rows, indices, cache, len(shared))
-            done += len(indices)
-            progress.step("Reading answers", done, len(rows))
+        for group in prefix_groups([row.ids[: row.last] for row in rows]):
+            cache, start = prefix_cache(model, group.prefix), len(group.prefix)
+            for indices in _batches(rows, group.members, start, batch_size, model.architecture.d_vocab):
+                yield _forward(model, rows, indices, cache, start)
+                done += len(indices)
+                progress.step("Reading answers", done, len(rows))
 
 
 def tokens_run(rows: Sequence[Row]) -> int:
     """Positions that ``run`` computes, padding not counted."""
-    shared = len(shared_prefix([row.ids[: row.last] for row in rows]))
-    return shared + sum(len(row.ids) - shared for row in rows)
+    saved = sum(group.saved for group in prefix_groups([row.ids[: row.last] for row in rows]))
+    return sum(len(row.ids) for row in rows) - saved
+
+
+@dataclass(frozen=True)
+class PrefixGroup:
+    """Some of many sequences, by index, and the tokens that all of them begin with."""
+
+    prefix: tuple[int, ...]
+    members: tuple[int, ...]
+
+    @property
+    def saved(self) -> int:
+        """Tokens that need not be run."""
+        return len(self.prefix) * (len(self.members) - 1)
+
+
+def prefix_groups(sequences: Sequence[tuple[int, ...]], worth: int = WORTH_A_PASS) -> list[PrefixGroup]:
+    """``sequences`` grouped by a prefix that is worth a pass of its own; the last group has the others.
+
+    Args:
+        worth: tokens that a group must save against being run with the sequences that share less.
+    """
+    groups: list[list[int]] = []
+    open_: list[tuple[int, list[int]]] = [(0, [])]  # prefixes of the current sequence: their lengths, and members
+
+    def close(depth: int) -> None:
+        """Close the prefixes longer than ``depth``; a group that is not worth a pass joins the next shorter prefix."""
+        while open_[-1][0] > depth:
+            length, members = open_.pop()
+            shorter = max(depth, open_[-1][0])
+            if (len(members) - 1) * (length - shorter) >= worth:
+                groups.append(members)
+                members = []
+            if open_[-1][0] == shorter:
+                open_[-1][1].extend(members)
+            else:
+                open_.append((shorter, members))
+
+    before: tuple[int, ...] = ()
+    for index in sorted(range(len(sequences)), key=lambda index: sequences[index]):
+        close(len(shared_prefix([before, sequences[index]])))
+        if open_[-1][0] < len(sequences[index]):
+            open_.append((len(sequences[index]), []))
+        open_[-1][1].append(index)
+        before = sequences[index]
+    close(0)
+    groups.append(open_[0][1])
+    return [
+        PrefixGroup(shared_prefix([sequences[index] for index in group]), tuple(sorted(group)))
+        for group in groups
+        if group
+    ]
 
 
 def shared_prefix(sequences: Sequence[Sequence[int]]) -> tuple[int, ...]:
@@ -148,13 +205,16 @@ def expert_keys(
     return keys.flatten(1)
 
 
-def _batches(rows: Sequence[Row], batch_size: int, d_vocab: int) -> Iterator[list[int]]:
-    """Indices of rows of similar length, at most ``batch_size`` and ``LOGITS_AT_ONCE`` together."""
+def _batches(
+    rows: Sequence[Row], members: Sequence[int], start: int, batch_size: int, d_vocab: int
+) -> Iterator[list[int]]:
+    """Members of similar length; ``batch_size`` or ``TOKENS_AT_ONCE`` together, and at most ``LOGITS_AT_ONCE``."""
     batch: list[int] = []
     n_positions = 0
-    for index in sorted(range(len(rows)), key=lambda index: len(rows[index].ids)):
+    for index in sorted(members, key=lambda index: len(rows[index].ids)):
         more = len(rows[index].positions)
-        if batch and (len(batch) == batch_size or (n_positions + more) * d_vocab > LOGITS_AT_ONCE):
+        is_full = len(batch) >= max(batch_size, TOKENS_AT_ONCE // (len(rows[index].ids) - start))
+        if batch and (is_full or (n_positions + more) * d_vocab > LOGITS_AT_ONCE):
             yield batch
             batch, n_positions = [], 0
         batch.append(index)

@@ -1,7 +1,7 @@
 """Greedy and drawn answers, batched, that stop where the answer ends.
 
 Why not transformers' ``generate``: the prompts of an audit share their few-shot examples, which are most of their
-tokens, and their answers differ in length. Here the shared prefix is run once for all batches, the head is applied at
+tokens, and their answers differ in length. Here a shared prefix is run once for all batches, the head is applied at
 the last position of each prompt alone, and a row leaves the batch when its answer ends. On 60 prompts the answers are
 equal and ``generate`` takes 2.3 times as long (``benchmarks/generation.py``); a test holds the answers of every family
 to those of ``generate``.
@@ -9,23 +9,33 @@ to those of ``generate``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from operator import add
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from audit.models.forward import Batch, States, finite, padded, prefix_cache, reading_head_at, shared_prefix, states_at
-from audit.models.loading import KeyValueCache, RunningModel, repeated
+from audit.models.forward import (
+    Batch,
+    PrefixGroup,
+    finite,
+    padded,
+    prefix_cache,
+    prefix_groups,
+    reading_head_at,
+    states_at,
+)
+from audit.models.loading import KeyValueCache, RunningModel, joined, repeated
 from audit.progress import SILENT, Progress
 
 MAX_NEW_TOKENS = 24
 """Answers of the few-shot form are a few words; a longer text is not an answer, and is cut here."""
-TOKENS_AT_ONCE = 4096
-"""Answers are written in larger batches than ``batch_size`` as long as their texts have no more tokens than this: a
-step of 48 rows takes little longer than one of 16, and their keys and values need little memory."""
+CACHE_BYTES = 2**30
+"""Answers are written in larger batches than ``batch_size`` as long as their keys and values need no more memory than
+this: a step of 100 rows takes only half as long again as one of 32."""
 SENTENCE = 48
 """Tokens of an answer in a sentence: the longest of SmolLM2's to the library's open questions has 32."""
 
@@ -41,7 +51,7 @@ def greedy(
     max_new_tokens: int | Sequence[int] = MAX_NEW_TOKENS,
     batch_size: int = 16,
     progress: Progress = SILENT,
-    ended: Callable[[str], bool] = is_over,
+    ended: Ended | Sequence[Ended] = is_over,
     take: Take | None = None,
 ) -> list[tuple[int, ...]]:
     """The tokens that the model writes after each prompt, the most probable one each time.
@@ -50,14 +60,15 @@ def greedy(
     The same tokens as generating one prompt at a time, up to ties within rounding.
 
     Args:
-        max_new_tokens: of every answer, or of each.
+        max_new_tokens, ended: of every answer, or of each.
         take: receives what the pass over the prompts reads at the last token of each.
 
     Raises:
         ModelError: with ``take``, an output of the model is not finite.
     """
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
-    return _continue(model, prompts, _most_probable, limits, batch_size, progress, ended, take)
+    ends = [ended] * len(prompts) if callable(ended) else ended
+    return _continue(model, prompts, _Choices(_most_probable, limits, ends, take), batch_size, progress)
 
 
 def sampled(
@@ -68,7 +79,7 @@ def sampled(
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 16,
     progress: Progress = SILENT,
-    ended: Callable[[str], bool] = is_over,
+    ended: Ended = is_over,
 ) -> list[list[tuple[int, ...]]]:
     """For each prompt, the tokens of ``samples`` answers drawn at temperature 1; see ``greedy``.
 
@@ -83,11 +94,13 @@ def sampled(
         return chosen.clamp(max=logits.shape[-1] - 1).tolist()  # rounding may leave the last sum below 1
 
     repeated_prompts = [ids for ids in prompts for _ in range(samples)]
-    limits = [max_new_tokens] * len(repeated_prompts)
-    answers = _continue(model, repeated_prompts, draw, limits, batch_size, progress, ended)
+    choices = _Choices(draw, [max_new_tokens] * len(repeated_prompts), [ended] * len(repeated_prompts))
+    answers = _continue(model, repeated_prompts, choices, batch_size, progress)
     return [answers[begin : begin + samples] for begin in range(0, len(answers), samples)]
 
 
+Ended = Callable[[str], bool]
+"""Whether an answer has ended, from its text so far."""
 Choose = Callable[[Float[Tensor, "n d_vocab"], Sequence[int], int], list[int]]
 """The next token after each of some prompts, from its logits, the prompts' indices and the number of tokens so far."""
 Take = Callable[[Batch], None]
@@ -98,113 +111,185 @@ def _most_probable(logits: Float[Tensor, "n d_vocab"], prompts: Sequence[int], s
     return logits.argmax(dim=-1).tolist()
 
 
+@dataclass(frozen=True)
+class _Choices:
+    """How the tokens are chosen; ``limits`` and ``ended`` are those of each prompt."""
+
+    choose: Choose
+    limits: Sequence[int]
+    ended: Sequence[Ended]
+    take: Take | None = None
+
+    def goes_on(self, prompt: int, written: Sequence[int], model: RunningModel) -> bool:
+        """Whether the answer to the prompt at this index has not ended."""
+        return len(written) < self.limits[prompt] and not self.ended[prompt](model.tokenizer.decode(written))
+
+
+@dataclass
+class _Rows:
+    """The prompts of one batch after a pass over them, and their answers as they grow.
+
+    Attributes:
+        prompts: the index of each row.
+        mask: which places of ``cache`` hold tokens of the row, ``[n_rows, n]``.
+        position: of the next token of each row.
+        logits: of the next token.
+    """
+
+    prompts: list[int]
+    cache: KeyValueCache
+    mask: Int[Tensor, "n_rows n"]
+    position: Int[Tensor, " n_rows"]
+    logits: Float[Tensor, "n_rows d_vocab"]
+
+    @classmethod
+    def together(cls, parts: Sequence[_Rows]) -> _Rows:
+        """The rows of all parts, which are used up."""
+        if len(parts) == 1:
+            return parts[0]
+        longest = max(part.mask.shape[1] for part in parts)
+        masks = [torch.nn.functional.pad(part.mask, (0, longest - part.mask.shape[1])) for part in parts]
+        return cls(
+            prompts=[index for part in parts for index in part.prompts],
+            cache=joined([part.cache for part in parts]),
+            mask=torch.cat(masks),
+            position=torch.cat([part.position for part in parts]),
+            logits=torch.cat([part.logits for part in parts]),
+        )
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop the other rows. Copying the cache costs as much as a step, so it is left if all are kept."""
+        if len(rows) < len(self.prompts):
+            kept = torch.tensor(rows, device=self.mask.device)
+            self.prompts = [self.prompts[row] for row in rows]
+            self.cache.batch_select_indices(kept)
+            self.mask, self.position = self.mask[kept], self.position[kept]
+
+    def advance(self, model: RunningModel, tokens: Sequence[int]) -> None:
+        """Run the chosen token of each row."""
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(tokens), 1)], dim=1)
+        arguments = {
+            "input_ids": torch.tensor(tokens, device=model.device)[:, None],
+            "attention_mask": self.mask,
+            "position_ids": self.position[:, None],
+        }
+        last = torch.zeros(len(tokens), dtype=torch.long)
+        self.logits = _next_logits(model, arguments, self.cache, last)
+        self.position = self.position + 1
+
+
 def _continue(
-    model: RunningModel,
-    prompts: Sequence[tuple[int, ...]],
-    choose: Choose,
-    limits: Sequence[int],
-    batch_size: int,
-    progress: Progress,
-    ended: Callable[[str], bool],
-    take: Take | None = None,
+    model: RunningModel, prompts: Sequence[tuple[int, ...]], choices: _Choices, batch_size: int, progress: Progress
 ) -> list[tuple[int, ...]]:
-    """The tokens after each prompt, chosen by ``choose``."""
-    shared = shared_prefix([ids[:-1] for ids in prompts])
-    longest = max((len(ids) for ids in prompts), default=0) + max(limits, default=0)
-    batch_size = max(batch_size, TOKENS_AT_ONCE // longest)
-    if model.window is not None and longest > model.window:
-        batch_size = 1  # padding would take up places of the window
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    """The tokens after each prompt."""
     answers: list[tuple[int, ...]] = [()] * len(prompts)
+    groups = prefix_groups([ids[:-1] for ids in prompts])
     with torch.inference_mode():
-        cache = prefix_cache(model, shared)
-        for begin in range(0, len(order), batch_size):
-            indices = order[begin : begin + batch_size]
-            rest = [prompts[index][len(shared) :] for index in indices]
-            choices = _Choices(choose, indices, [limits[index] for index in indices], ended, take)
-            written = _answer(model, rest, repeated(cache, len(rest)), len(shared), choices)
-            for index, tokens in zip(indices, written, strict=True):
-                answers[index] = tokens
-            progress.step("Writing answers", begin + len(indices), len(order))
+        prefixes = [prefix_cache(model, group.prefix) for group in groups]
+        done = 0
+        bytes_each = _bytes_of_a_token(model, groups, prefixes)
+        for batch in _batches(model, prompts, choices.limits, groups, batch_size, bytes_each):
+            parts = [
+                _prompted(model, prompts, indices, groups[number], prefixes[number], choices.take)
+                for number, indices in batch.items()
+            ]
+            rows = _Rows.together(parts)
+            done += len(rows.prompts)
+            for index, tokens in _answers(model, rows, choices).items():
+                answers[index] = tuple(tokens)
+            progress.step("Writing answers", done, len(prompts))
     return answers
 
 
-@dataclass(frozen=True)
-class _Choices:
-    """How the tokens of one batch are chosen; ``prompts`` are the indices of its rows, ``limits`` their most tokens."""
-
-    choose: Choose
-    prompts: Sequence[int]
-    limits: Sequence[int]
-    ended: Callable[[str], bool]
-    take: Take | None = None
-
-    def hand_over(self, states: States, logits: Float[Tensor, "n d_vocab"]) -> None:
-        """Hand what the pass over the prompts read to ``take``."""
-        if self.take is not None:
-            self.take(states.batch(self.prompts, logits))
-
-
-def _answer(
+def _batches(
     model: RunningModel,
-    sequences: Sequence[tuple[int, ...]],
-    cache: KeyValueCache,
-    start: int,
-    choices: _Choices,
-) -> list[tuple[int, ...]]:
-    """One batch: a pass over the prompts, then one token at a time for the rows that have not ended."""
-    arguments = padded(model, sequences, start)
-    position = torch.tensor([start + len(ids) for ids in sequences])  # of the next token
+    prompts: Sequence[tuple[int, ...]],
+    limits: Sequence[int],
+    groups: Sequence[PrefixGroup],
+    batch_size: int,
+    bytes_each: int,
+) -> Iterator[dict[int, list[int]]]:
+    """Group -> indices of its prompts: ``batch_size`` together, or those with ``CACHE_BYTES`` of keys and values.
+
+    Answers that may be long go together, since the last of a batch are written with few rows; then those of one group.
+    """
+    if model.window is not None and max(map(add, map(len, prompts), limits), default=0) > model.window:
+        batch_size, bytes_each = 1, CACHE_BYTES  # padding would take up places of the window
+
+    def order(place: tuple[int, int]) -> tuple[int, int, int, int]:
+        number, index = place
+        return limits[index].bit_length(), len(groups[number].prefix), number, len(prompts[index])
+
+    batch: dict[int, list[int]] = {}
+    n_rows = longest = 0
+    for number, index in sorted(((n, index) for n, group in enumerate(groups) for index in group.members), key=order):
+        longest = max(longest, len(prompts[index]) + limits[index])
+        if n_rows >= batch_size and (n_rows + 1) * longest * bytes_each > CACHE_BYTES:
+            yield batch
+            batch, n_rows, longest = {}, 0, len(prompts[index]) + limits[index]
+        batch.setdefault(number, []).append(index)
+        n_rows += 1
+    if batch:
+        yield batch
+
+
+def _bytes_of_a_token(model: RunningModel, groups: Sequence[PrefixGroup], prefixes: Sequence[KeyValueCache]) -> int:
+    """Memory of the keys and values of one token; without a prefix, as if every head of queries had its own."""
+    for group, prefix in zip(groups, prefixes, strict=True):
+        if group.prefix:
+            total: int = sum(layer.keys.nbytes + layer.values.nbytes for layer in prefix.layers)
+            return total // len(group.prefix)
+    weight: Tensor = next(model.model.parameters())
+    return 2 * model.architecture.n_layers * model.architecture.d_model * weight.element_size()
+
+
+def _prompted(
+    model: RunningModel,
+    prompts: Sequence[tuple[int, ...]],
+    chosen: Sequence[int],
+    group: PrefixGroup,
+    prefix: KeyValueCache,
+    take: Take | None,
+) -> _Rows:
+    """One pass over the ``chosen`` prompts, all of one group; ``take`` receives what else it read at their ends."""
+    start = len(group.prefix)
+    sequences = [prompts[index][start:] for index in chosen]
+    arguments, cache = padded(model, sequences, start), repeated(prefix, len(chosen))
     last = torch.tensor([len(ids) - 1 for ids in sequences])
-    rows = list(range(len(sequences)))
-    written: list[list[int]] = [[] for _ in sequences]
+    with nullcontext() if take is None else states_at(model, last) as states:
+        logits = _next_logits(model, arguments, cache, last)
+    if take is not None and states is not None:
+        take(states.batch(chosen, finite(logits.float())))
+    return _Rows(list(chosen), cache, arguments["attention_mask"], start + 1 + last.to(model.device), logits)
+
+
+def _answers(model: RunningModel, rows: _Rows, choices: _Choices) -> dict[int, list[int]]:
+    """The answer to each prompt of one batch: one token at a time for the rows that have not ended."""
     ends = _end_ids(model)
-    for step in range(max(choices.limits)):
-        logits = _next_logits(model, arguments, cache, last, choices.hand_over if step == 0 and choices.take else None)
-        chosen = choices.choose(logits, [choices.prompts[row] for row in rows], step)
-        for row, token in zip(rows, chosen, strict=True):
+    written: dict[int, list[int]] = {index: [] for index in rows.prompts}
+    for step in range(max(choices.limits[index] for index in rows.prompts)):
+        chosen = choices.choose(rows.logits, rows.prompts, step)
+        for index, token in zip(rows.prompts, chosen, strict=True):
             if token not in ends:
-                written[row].append(token)
+                written[index].append(token)
         going = [
-            number
-            for number, (row, token) in enumerate(zip(rows, chosen, strict=True))
-            if token not in ends
-            and len(written[row]) < choices.limits[row]
-            and not choices.ended(model.tokenizer.decode(written[row]))
+            row
+            for row, (index, token) in enumerate(zip(rows.prompts, chosen, strict=True))
+            if token not in ends and choices.goes_on(index, written[index], model)
         ]
         if not going:
             break
-        if len(going) < len(rows):  # copying the cache costs as much as the step itself
-            kept = torch.tensor(going)
-            rows = [rows[number] for number in going]
-            chosen = [chosen[number] for number in going]
-            cache.batch_select_indices(kept.to(model.device))
-            arguments["attention_mask"] = arguments["attention_mask"][kept]
-            position = position[kept]
-        mask = arguments["attention_mask"]
-        arguments = {
-            "input_ids": torch.tensor(chosen, device=model.device)[:, None],
-            "attention_mask": torch.cat([mask, mask.new_ones(len(going), 1)], dim=1),
-            "position_ids": position.to(model.device)[:, None],
-        }
-        position = position + 1
-        last = torch.zeros(len(going), dtype=torch.long)
-    return [tuple(tokens) for tokens in written]
+        rows.keep(going)
+        rows.advance(model, [chosen[row] for row in going])
+    return written
 
 
 def _next_logits(
-    model: RunningModel,
-    arguments: dict[str, Tensor],
-    cache: KeyValueCache,
-    last: Int[Tensor, " n"],
-    take: Callable[[States, Float[Tensor, "n d_vocab"]], None] | None,
+    model: RunningModel, arguments: dict[str, Tensor], cache: KeyValueCache, last: Int[Tensor, " n"]
 ) -> Float[Tensor, "n d_vocab"]:
-    """The logits at the last position of each row; ``take`` receives what else the pass read there."""
-    reading = nullcontext() if take is None else states_at(model, last)
-    with reading_head_at(model, torch.arange(len(last)), last), reading as states:
+    """The logits at the last position of each row."""
+    with reading_head_at(model, torch.arange(len(last)), last):
         logits: Tensor = model.model(**arguments, past_key_values=cache, use_cache=True).logits[0]
-    if take is not None and states is not None:
-        take(states, finite(logits.float()))
     return logits
 
 

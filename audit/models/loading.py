@@ -10,6 +10,7 @@ The only module that imports transformers, inside functions: what reads weights 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHARED_HEADS = "TRANSFORMERS_SDPA_FORCE_GQA"
+"""Setting of transformers: attention reads keys that heads share where they are, not a copy for each head. The CPU's
+kernel can do this with any mask and the GPU's cannot; with a long prefix it makes a pass a quarter faster."""
 INTEGER_VIEW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Bytes of an element -> an integer type of that size, in which bits are compared, those of NaN too."""
 
@@ -61,6 +65,8 @@ class RunningModel:
 
 class KeyValueCache(Protocol):
     """A cache of keys and values, as transformers' models take it; each pass adds its tokens."""
+
+    layers: list[Any]
 
     def batch_repeat_interleave(self, repeats: int, /) -> None:
         """Repeat every row ``repeats`` times, in place."""
@@ -144,6 +150,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise ModelError(f"cannot run in {dtype}.", hint=f"Choose one of {', '.join(DTYPES)}.")
+    os.environ[SHARED_HEADS] = "1" if device == "cpu" else "0"
     model = _empty(config, architecture, DTYPES[dtype], str(checkpoint.path))
     _fill(model, checkpoint, architecture, torch.device(device))
     model.to(device)  # buffers
@@ -212,6 +219,24 @@ def repeated(cache: KeyValueCache, times: int) -> KeyValueCache:
     copied = copy.deepcopy(cache)
     copied.batch_repeat_interleave(times)
     return copied
+
+
+def joined(caches: Sequence[KeyValueCache]) -> KeyValueCache:
+    """One cache with the rows of all, padded at the end to the longest; the attention mask must leave the padding out.
+
+    The caches given are used up.
+    """
+    first, *others = caches
+    for layer, *rest in zip(first.layers, *(other.layers for other in others), strict=True):
+        layer.keys = _stacked([layer.keys, *(each.keys for each in rest)])
+        layer.values = _stacked([layer.values, *(each.values for each in rest)])
+    return first
+
+
+def _stacked(states: Sequence[torch.Tensor]) -> torch.Tensor:
+    """``[batch, n_heads, n, d]`` each -> the batches one after the other, with the longest ``n``."""
+    longest = max(each.shape[2] for each in states)
+    return torch.cat([torch.nn.functional.pad(each, (0, 0, 0, longest - each.shape[2])) for each in states])
 
 
 def _empty(config: Config, architecture: Architecture, dtype: torch.dtype, where: str) -> PreTrainedModel:

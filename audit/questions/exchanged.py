@@ -29,7 +29,6 @@ def exchanged_items(
     ask: Ask,
     written: bool = True,
     max_new_tokens: int | None = None,
-    opening: str = "",
 ) -> ItemSet:
     """The questions to write answers to, and the groups of those with a type.
 
@@ -39,7 +38,6 @@ def exchanged_items(
         written: whether free answers are generated too.
         max_new_tokens: maximum length of a free answer, to which that of the answer's ``prefix`` is added; by default
             what the right answers need.
-        opening: text that begins all of the prompts, if it is not that of the topic's other questions.
     """
     prompts: list[Prompt] = []
     rows: dict[str, list[tuple[PosedQuestion, Ids, Ids]]] = {}
@@ -61,9 +59,7 @@ def exchanged_items(
         except ValueError as reason:  # Skipped, or every few-shot example mentions the concept
             skipped[f"{name} ({question.wording})"] = str(reason)
     groups = tuple(
-        _group(kind, type_, group, opening)
-        for type_, group in rows.items()
-        if len({answer for _, _, answer in group}) > 1
+        _group(kind, type_, group) for type_, group in rows.items() if len({answer for _, _, answer in group}) > 1
     )
     return ItemSet(written=tuple(prompts), groups=groups, skipped=skipped)
 
@@ -92,7 +88,7 @@ def _differ(rows: Sequence[tuple[PosedQuestion, Ids, Ids]]) -> bool:
     return len({answer for _, _, answer in rows}) > 1
 
 
-def _group(kind: str, type_: str, rows: Sequence[tuple[PosedQuestion, Ids, Ids]], opening: str) -> FactGroup:
+def _group(kind: str, type_: str, rows: Sequence[tuple[PosedQuestion, Ids, Ids]]) -> FactGroup:
     answers = [answer for _, _, answer in rows]
     ends = [_telling_apart(answer, answers) for answer in answers]
     beginnings = {answer[:depth]: None for answer, end in zip(answers, ends, strict=True) for depth in range(end)}
@@ -110,7 +106,6 @@ def _group(kind: str, type_: str, rows: Sequence[tuple[PosedQuestion, Ids, Ids]]
             for answer, end in zip(answers, ends, strict=True)
         ),
         answer_ids=tuple(answers),
-        opening=opening,
     )
 
 

@@ -70,6 +70,11 @@ class Prompt:
     samples: int = 0
     seed: int = 0
 
+    @property
+    def how(self) -> object:
+        """What the answer depends on."""
+        return self.ids, self.max_new_tokens, self.is_complete, self.samples, self.seed
+
 
 @dataclass(frozen=True)
 class FactGroup:
@@ -83,7 +88,6 @@ class FactGroup:
         beginnings: token sequences with which answers begin before they differ; the first is empty.
         paths: for each answer (index into ``beginnings``, next token), up to the token that tells the answer apart.
         answer_ids: all tokens of each answer.
-        opening: text before the questions if it differs from the usual examples; groups that share it run in one batch.
     """
 
     name: str
@@ -95,7 +99,6 @@ class FactGroup:
     beginnings: tuple[tuple[int, ...], ...]
     paths: tuple[tuple[tuple[int, int], ...], ...]
     answer_ids: tuple[tuple[int, ...], ...]
-    opening: str = ""
 
     @property
     def first_ids(self) -> Int[np.ndarray, " m"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -109,34 +109,36 @@ def generate(
     Args:
         take: receives what is read at the last token of the prompts whose answers are not drawn.
     """
-    texts: dict[str, str] = {}
+    texts, total = _written(model, items.written, batch_size, progress, take)
+    return {prompt.id: text for prompt, text in zip(items.written, texts, strict=True)}, total
+
+
+def _written(
+    model: RunningModel, prompts: Sequence[Prompt], batch_size: int, progress: Progress, take: TakePrompts | None
+) -> tuple[list[str], int]:
+    """The model's continuation of each prompt, and the number of generated tokens; equal prompts are written once."""
+    texts: dict[object, str] = {}
     total = 0
-    alike: dict[object, list[Prompt]] = {}
-    for prompt in items.written:
-        drawn = (prompt.samples, prompt.seed, prompt.max_new_tokens) if prompt.samples else None
-        alike.setdefault((prompt.is_complete, drawn), []).append(prompt)
-    for prompts in alike.values():
-        distinct = list({(prompt.ids, prompt.max_new_tokens): prompt for prompt in prompts}.values())
-        written = _continuations(model, distinct, batch_size, progress, take)
+    alike: dict[object, dict[object, Prompt]] = {}
+    for prompt in prompts:
+        drawn = (prompt.samples, prompt.seed, prompt.max_new_tokens, prompt.is_complete) if prompt.samples else None
+        alike.setdefault(drawn, {})[prompt.how] = prompt
+    for distinct in alike.values():
+        written = _continuations(model, list(distinct.values()), batch_size, progress, take)
         total += sum(len(tokens) for answers in written for tokens in answers)
-        by_ids = {
-            (prompt.ids, prompt.max_new_tokens): _text(
-                prompt, [model.tokenizer.decode(each, skip_special_tokens=True) for each in answers]
-            )
-            for prompt, answers in zip(distinct, written, strict=True)
-        }
-        texts |= {prompt.id: by_ids[prompt.ids, prompt.max_new_tokens] for prompt in prompts}
-    return {prompt.id: texts[prompt.id] for prompt in items.written}, total
+        for (how, prompt), answers in zip(distinct.items(), written, strict=True):
+            texts[how] = _text(prompt, [model.tokenizer.decode(each, skip_special_tokens=True) for each in answers])
+    return [texts[prompt.how] for prompt in prompts], total
 
 
 def _continuations(
     model: RunningModel, prompts: Sequence[Prompt], batch_size: int, progress: Progress, take: TakePrompts | None
 ) -> list[list[tuple[int, ...]]]:
-    """The tokens of the answers to each prompt; the prompts are continued in the same way, each to its own length."""
+    """The tokens of the answers to each prompt; either none is drawn, or all are drawn in the same way."""
     first, ids = prompts[0], [prompt.ids for prompt in prompts]
-    ended = first.is_complete or is_over
+    ended = [prompt.is_complete or is_over for prompt in prompts]
     if first.samples:
-        return sampled(model, ids, first.samples, first.seed, first.max_new_tokens, batch_size, progress, ended)
+        return sampled(model, ids, first.samples, first.seed, first.max_new_tokens, batch_size, progress, ended[0])
     taken = None if take is None else partial(take, ids)
     lengths = [prompt.max_new_tokens for prompt in prompts]
     return [[each] for each in greedy(model, ids, lengths, batch_size, progress, ended, taken)]
@@ -207,22 +209,31 @@ def write_and_read(
         ModelError: an output of the model is not finite.
     """
     plan = _ForwardPlan(list(conditions.values()))
-    texts = dict(written)
-    for condition, items in conditions.items():
-        if condition not in texts:
-            texts[condition], _ = generate(model, items, batch_size, progress, plan.take_prompts)
+    asked = [
+        (condition, prompt)
+        for condition, items in conditions.items()
+        if condition not in written
+        for prompt in items.written
+    ]
+    answers, _ = _written(model, [prompt for _, prompt in asked], batch_size, progress, plan.take_prompts)
+    texts: dict[Condition, dict[str, str]] = {condition: {} for condition in conditions}
+    for (condition, prompt), answer in zip(asked, answers, strict=True):
+        texts[condition][prompt.id] = answer
     plan.run(model, batch_size, progress)
-    return {condition: plan.readings(model, items, texts[condition], base) for condition, items in conditions.items()}
+    return {
+        condition: plan.readings(model, items, written.get(condition, texts[condition]), base)
+        for condition, items in conditions.items()
+    }
 
 
 def forward_tokens(conditions: Sequence[ItemSet]) -> int:
     """Number of positions that ``read_conditions`` computes for these item sets, without padding."""
-    return sum(tokens_run(rows) for rows in _ForwardPlan(conditions).passes())
+    return tokens_run(_ForwardPlan(conditions).left())
 
 
 def forward_rows(items: ItemSet) -> list[Row]:
     """The distinct sequences that ``read_conditions`` runs for one item set."""
-    return [row for rows in _ForwardPlan([items]).passes() for row in rows]
+    return _ForwardPlan([items]).left()
 
 
 def item_row(item: Item) -> Row:
@@ -237,7 +248,7 @@ class _ForwardPlan:
         items = [item for each in sets for item in each.items]
         groups = [group for each in sets for group in each.groups]
         self.texts = dict.fromkeys(item_row(item) for item in items if item.kind == NEUTRAL_TEXT)
-        self.openings: dict[str, dict[Row, None]] = {"": {}}
+        self.rows: dict[Row, None] = {}
         self.by_prompt: dict[tuple[int, ...], Row] = {}
         self.steps: dict[tuple[int, ...], tuple[Row, int]] = {}
         self.next_ids: dict[Row, dict[int, None]] = {}
@@ -257,10 +268,8 @@ class _ForwardPlan:
         self.residual: dict[Row, torch.Tensor] = {}
         self.following: dict[Row, tuple[dict[int, int], np.ndarray]] = {}
 
-    def _add(self, row: Row, opening: str = "") -> None:
-        """Run ``row`` together with the rows of the same opening, unless it is run already."""
-        if not any(row in rows for rows in self.openings.values()):
-            self.openings.setdefault(opening, {})[row] = None
+    def _add(self, row: Row) -> None:
+        self.rows[row] = None
         self.by_prompt.setdefault(row.ids[: row.last + 1], row)
 
     def _add_group(self, group: FactGroup) -> None:
@@ -281,24 +290,22 @@ class _ForwardPlan:
                 row = self.by_prompt.get(prompt) if not beginning else None
                 end = next(iter(following[place])) if beginning else None
                 row = row or Row((*prompt, *beginning, *(() if end is None else (end,))), len(prompt) - 1)
-                self._add(row, group.opening)
+                self._add(row)
                 for depth in range(len(beginning) + 1):
                     self.steps.setdefault((*prompt, *beginning[:depth]), (row, depth))
             for place, beginning in begun.items():
                 row, _ = self.steps[(*prompt, *beginning)]
                 self.next_ids.setdefault(row, {}).update(following[place])
 
-    def passes(self) -> Iterator[list[Row]]:
-        """The sequences grouped by their opening, whose positions are computed once for each group."""
-        for rows in (*self.openings.values(), self.texts):
-            if left := [row for row in rows if row not in self.done]:
-                yield left
+    def left(self) -> list[Row]:
+        """The sequences that were not read while answers were written."""
+        return [row for row in (*self.rows, *self.texts) if row not in self.done]
 
     def run(self, model: RunningModel, batch_size: int, progress: Progress) -> None:
-        """Run what was not read while answers were written."""
-        for wanted in self.passes():
-            for batch in run(model, wanted, batch_size, progress):
-                self.take([wanted[index] for index in batch.rows], batch)
+        """Run what is left."""
+        wanted = self.left()
+        for batch in run(model, wanted, batch_size, progress):
+            self.take([wanted[index] for index in batch.rows], batch)
 
     def take_prompts(self, prompts: Sequence[tuple[int, ...]], batch: Batch) -> None:
         """Store the outputs at the last tokens of ``prompts``, with which some rows end."""

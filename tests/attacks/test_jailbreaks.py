@@ -10,6 +10,7 @@ import pytest
 
 from audit.attacks import AttackInput
 from audit.attacks.jailbreaks import CONTROLS, QUESTIONS, UNRELATED, conditions
+from audit.models.forward import shared_prefix
 from audit.questions.conditions import AS_IS
 from audit.questions.items import FACT, Encoder, FactGroup, ItemSet, with_own_answers
 from audit.questions.readings import read_conditions
@@ -64,9 +65,11 @@ def test_the_text_of_a_prompt_mentions_no_answer_of_the_type_that_is_read() -> N
     answers = {f"fact/{place}": fact.question.answers for place, fact in enumerate(facts_of(concept))}
     items = under_prompts(concept)["in_context"]
     assert facts_under(items)
-    assert len({group.opening for group in facts_under(items)}) > 1
-    for group in facts_under(items):
-        assert not mentions(group.opening, [answer for name in group.ids for answer in answers[name]])
+    texts = [ENCODER.tokenizer.decode(shared_prefix(group.prompt_ids)) for group in facts_under(items)]
+    assert len(set(texts)) > 1
+    for group, text in zip(facts_under(items), texts, strict=True):
+        assert len(text) > 200
+        assert not mentions(text, [answer for name in group.ids for answer in answers[name]])
 
 
 def test_the_facts_of_a_type_are_all_exchanged_under_every_prompt() -> None:

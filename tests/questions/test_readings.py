@@ -9,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import audit.models.forward
+import audit.models.generation
 import audit.questions.items
 import audit.questions.readings
 from audit.errors import ModelError
 from audit.metrics.answers import exact_memorisation
 from audit.metrics.internals import association
 from audit.metrics.keys import key_space_separability
-from audit.models.forward import Row, run, shared_prefix, tokens_run
+from audit.models.forward import Row, prefix_groups, run, shared_prefix, tokens_run
 from audit.models.generation import greedy, sampled
 from audit.models.loading import RunningModel
 from audit.questions.conditions import AS_IS
@@ -147,9 +150,11 @@ def test_a_prompt_whose_answer_is_written_is_run_once(
     apart = Concept.model_validate({**SHARED.model_dump(), "questions": asked})
     items = concept_items(apart, Encoder(model.tokenizer, model.context)).facts()
     assert {prompt.ids for prompt in items.written} >= set(items.groups[0].prompt_ids)
-    monkeypatch.setattr(audit.questions.readings, "run", lambda *_: pytest.fail("a prompt was run again"))
+    run_again: list[Row] = []
+    monkeypatch.setattr(audit.questions.readings, "run", lambda model, rows, *_: run_again.extend(rows) or [])
     readings = write_and_read(model, {AS_IS: items}, {})[AS_IS]
     assert readings.scores["fact", "city"].shape == (len(CAPITALS),) * 2
+    assert run_again == []
 
 
 @pytest.mark.parametrize("family", ALL)
@@ -210,18 +215,6 @@ def test_a_half_of_the_facts_has_the_scores_that_all_have(models: Callable[[str]
         assert half.lens["fact", "city"] == pytest.approx(
             all_read.lens["fact", "city"][np.ix_([0, 1], rows, rows)], abs=1e-4
         )
-
-
-def test_groups_under_another_opening_run_with_each_other_and_change_nothing(
-    models: Callable[[str], RunningModel],
-) -> None:
-    model = models("llama")
-    items = shared_items(model)
-    marked = replace(items, groups=tuple(replace(group, opening="other") for group in items.groups))
-    plain, opened = read(model, items), read(model, marked)
-    for key, scores in plain.scores.items():
-        assert opened.scores[key] == pytest.approx(scores, abs=1e-5)
-        assert opened.lens[key] == pytest.approx(plain.lens[key], abs=1e-4)
 
 
 @pytest.mark.parametrize("family", ALL)
@@ -314,6 +307,25 @@ def test_greedy_answers_are_those_of_generating_one_by_one(models: Callable[[str
         assert ended, "the answer stopped although neither a line, an end token nor the limit was reached"
 
 
+@pytest.mark.parametrize("family", ALL)
+def test_prompts_with_different_beginnings_are_continued_together_as_one_by_one(
+    models: Callable[[str], RunningModel], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models(family)
+    prompts = [prompt.ids for prompt in concept_items(CONCEPT, Encoder(model.tokenizer, model.context)).prompts]
+    beginnings = [(7,) * 90 + (1, 2, 3), (8,) * 70, (9, 10)]
+    mixed = [(*beginning, *ids[-9:]) for ids in prompts for beginning in beginnings]
+    groups = prefix_groups([ids[:-1] for ids in mixed])
+    assert {len(group.prefix) for group in groups} >= {93, 70}
+    alone = [greedy(model, [ids], 6, ended=lambda text: False)[0] for ids in mixed]
+    seen: list[int] = []
+    together = greedy(model, mixed, 6, 32, ended=lambda text: False, take=lambda batch: seen.extend(batch.rows))
+    assert together == alone
+    assert sorted(seen) == list(range(len(mixed)))
+    monkeypatch.setattr(audit.models.generation, "CACHE_BYTES", 1)
+    assert greedy(model, mixed, 6, 2, ended=lambda text: False) == alone
+
+
 def test_each_answer_has_its_own_length(models: Callable[[str], RunningModel]) -> None:
     model = models("llama")
     prompts = [prompt.ids for prompt in concept_items(CONCEPT, Encoder(model.tokenizer, model.context)).prompts]
@@ -402,6 +414,37 @@ def test_the_shared_prefix_of_sequences() -> None:
     assert shared_prefix([(1, 2), (3,)]) == ()
     assert shared_prefix([(1, 2)]) == ()
     assert tokens_run([Row((1, 2, 3, 9), 2), Row((1, 2, 4), 2)]) == 2 + 2 + 1
+
+
+def test_a_sequence_that_shares_little_does_not_shorten_the_prefix_of_the_others() -> None:
+    examples = tuple(range(100, 160))
+    alike = [(*examples, number) for number in range(5)]
+    (group, rest) = prefix_groups([(100, 7, 7), *alike])
+    assert (group.prefix, group.members) == (examples, (1, 2, 3, 4, 5))
+    assert (rest.prefix, rest.members) == ((), (0,))
+    rows = [Row((100, 7, 7), 2), *(Row((*ids, 1), 60) for ids in alike)]
+    assert tokens_run(rows) == 3 + 60 + 5 * 2
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 2), max_size=6).map(tuple), max_size=12),
+    st.integers(1, 12),
+)
+def test_every_sequence_is_in_one_group_and_begins_with_its_prefix(
+    sequences: list[tuple[int, ...]], worth: int
+) -> None:
+    groups = prefix_groups(sequences, worth)
+    assert sorted(index for group in groups for index in group.members) == list(range(len(sequences)))
+    for group in groups:
+        assert all(sequences[index][: len(group.prefix)] == group.prefix for index in group.members)
+    for group in groups[:-1]:
+        assert group.saved >= worth
+    assert sum(group.saved for group in groups) >= len(shared_prefix(sequences)) * (len(sequences) - len(groups))
+
+
+def test_nested_prefixes_may_be_many() -> None:
+    sequences = [(1,) * length for length in range(1, 3000)]
+    assert sum(len(group.members) for group in prefix_groups(sequences)) == len(sequences)
 
 
 def test_hooks_are_gone_after_a_pass_and_after_a_failed_one(models: Callable[[str], RunningModel]) -> None:
