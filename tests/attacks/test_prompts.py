@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from audit.attacks.multiple_choice import LETTERS, MOST, blocks
 from audit.attacks.sampled import SAMPLES
 from audit.errors import AuditError
 from audit.knowledge.exchange import Block, Draws, Exchange, exchange, omnibus
+from audit.models.forward import shared_prefix
 from audit.models.loading import RunningModel
 from audit.questions.conditions import AS_IS, Condition
 from audit.questions.items import FACT, Encoder, FactGroup, ItemSet
@@ -202,7 +202,8 @@ def test_wordings_and_languages_are_conditions_of_their_own() -> None:
 
 def context_of(items: ItemSet) -> str:
     """What all prompts begin with, up to the last complete question."""
-    return commonprefix([prompt.text for prompt in items.written]).rpartition("Question:")[0]
+    shared = shared_prefix([prompt.ids for prompt in items.written])
+    return ENCODER.tokenizer.decode(shared).rpartition("Question:")[0]
 
 
 def test_the_context_holds_facts_of_the_other_half_alone() -> None:
