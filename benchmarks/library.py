@@ -1,7 +1,8 @@
 """What SmolLM2 knows about every concept of the library, and the vector that writes it most clearly.
 
 Names on the command line choose concepts (library names or TOML files); without any, the whole library is read and the
-table published. A question counts as answered if the model's greedy answer begins with a right one.
+table published. A question counts as answered if the model's greedy answer begins with a right one. ``another name``
+and ``two hops`` are the questions whose subject is named indirectly (``audit.attacks.indirect``).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main(names: Sequence[str]) -> None:
 
 def row(opened: OpenedModel, model: RunningModel, concept: Concept) -> dict[str, Any]:
     """Numbers of questions, of those answered, and the best vector with its Benjamini-Hochberg q-value."""
+    from audit.attacks.indirect import FORMS
     from audit.vectors.question_split import answered
     from audit.vectors.search import find_vectors
 
@@ -51,6 +53,13 @@ def row(opened: OpenedModel, model: RunningModel, concept: Concept) -> dict[str,
                 print(f"{concept.name} {kind}: not answered: {question.question} ({question.answer})", file=sys.stderr)
         cells[kind] = len(questions)
         cells["answered" if kind == "questions" else f"{kind} answered"] = len(known)
+    for form, field in FORMS.items():
+        asked = [
+            question.model_copy(update={"question": getattr(question, field)[0]})
+            for question in concept.questions
+            if getattr(question, field)
+        ]
+        cells[form], cells[f"{form} answered"] = len(asked), len(answered(model, asked, avoid))
     result = find_vectors(opened, concept)
     best = result.vectors[0] if result.vectors else None
     return cells | {

@@ -32,6 +32,7 @@ from audit.attacks.relearning import fact_examples
 from audit.checkpoint import Checkpoint, open_checkpoint
 from audit.checkpoint.formats.gguf_config import gguf_config
 from audit.checkpoint.saving import WEIGHTS, read_record, save_model, writing_folder
+from audit.commands._beside import beside
 from audit.commands._story import summarise
 from audit.commands.compare import compare
 from audit.errors import AuditError, ConceptError
@@ -62,6 +63,7 @@ TEACHING: Final = FineTuning(learning_rate=2e-4)
 TEACHING_STEPS: Final = 40
 INVENTED: Final = Path(str(resources.files("concepts") / "data" / "invented.toml"))
 ABSENT: Final = "absent"
+RESULT: Final = "result.json"
 NEEDLE: Final = needle.NeedleSettings(steps=20, learning_rate=2e-2, retain_weight=10.0, retain_batch=16)
 
 
@@ -85,7 +87,7 @@ def run(
 ) -> DemoOutcome:
     """Unlearn ``concept`` by both methods, teach invented facts, and audit all three.
 
-    Writes each ``output/METHOD/result.json`` when it is ready.
+    Writes each ``output/METHOD/result.json`` when it is ready. The third audit is made in a second process.
 
     Args:
         concept: a library name or file with questions that SmolLM2-135M-Instruct answers.
@@ -98,21 +100,28 @@ def run(
     (topic,) = load_concepts([concept])
     known = topic.concept
     base = open_checkpoint(model_folder(store, progress))
-    neurons = concept_neurons(base, known, seed, progress)
-    examples = training_examples(known)
-    edited = {
-        "npo": _trained(base, store / f"{known.name}-npo", examples, seed, progress),
-        "needle": _edited(base, store / f"{known.name}-needle", examples, neurons, seed, progress),
-    }
-    results = {}
-    for name, folder in edited.items():
-        results[name] = _audited(base, open_checkpoint(folder), known, concept, seed, store, progress)
-        results[name].write(output / name / "result.json")
-    (invented,) = load_concepts([str(INVENTED)])
-    taught = open_checkpoint(_taught(base, store / "invented-taught", invented.concept, seed, progress))
-    results[ABSENT] = _audited(taught, base, invented.concept, str(INVENTED), seed, store, progress)
-    results[ABSENT].write(output / ABSENT / "result.json")
+    with beside(_audit_of_the_absent, base.path, output, seed, store, progress=progress):
+        neurons = concept_neurons(base, known, seed, progress)
+        examples = training_examples(known)
+        edited = {
+            "npo": _trained(base, store / f"{known.name}-npo", examples, seed, progress),
+            "needle": _edited(base, store / f"{known.name}-needle", examples, neurons, seed, progress),
+        }
+        results = {}
+        for name, folder in edited.items():
+            results[name] = _audited(base, open_checkpoint(folder), known, concept, seed, store, progress)
+            results[name].write(output / name / RESULT)
+    results[ABSENT] = AuditResult.read(output / ABSENT / RESULT)
     return DemoOutcome(concept=known.title, results=results)
+
+
+def _audit_of_the_absent(folder: Path, output: Path, seed: int, store: Path, progress: Progress) -> None:
+    """Teach invented facts to the model in ``folder``, and audit it as it was before against the taught one."""
+    (invented,) = load_concepts([str(INVENTED)])
+    base = open_checkpoint(folder)
+    taught = open_checkpoint(_taught(base, store / "invented-taught", invented.concept, seed, progress))
+    result = _audited(taught, base, invented.concept, str(INVENTED), seed, store, progress)
+    result.write(output / ABSENT / RESULT)
 
 
 def conclusion(outcome: DemoOutcome) -> str:
