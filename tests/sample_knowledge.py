@@ -9,7 +9,6 @@ from unittest import mock
 
 import numpy as np
 
-from audit import verdict
 from audit.knowledge import exchange
 from audit.knowledge.knowledge import Knowledge
 from audit.knowledge.readings import FactReadings, Facts
@@ -17,6 +16,7 @@ from audit.knowledge.summary import summarise
 from audit.questions.conditions import AS_IS, Condition
 from audit.result import Finding, Measurement, NotRun
 from audit.verdict import Case, judge
+from audit.verdict import case as cases
 from tests.knowledge.planted import Planted, facts, reading
 
 ROWS = {
@@ -87,7 +87,7 @@ def knowledge(asked: Facts, roles: Mapping[str, Plants], unknown: int = 0, guess
 def judged(name: str, title: str, known: Knowledge, *measurements: Measurement) -> Finding:
     """The finding, as if every attack had run that ``removed`` requires."""
     case = Case(title, {row.metric: row for row in measurements}, summary=summarise(known, {}))
-    with mock.patch.object(verdict, "not_run", return_value=[]), mock.patch.object(exchange, "DRAWS", 499):
+    with mock.patch.object(cases, "not_run", return_value=[]), mock.patch.object(exchange, "DRAWS", 499):
         return judge(name, case).model_copy(update={"not_run": NOT_RUN})
 
 

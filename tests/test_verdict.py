@@ -7,19 +7,19 @@ from typing import Any
 
 import pytest
 
-from audit import verdict
 from audit.knowledge.knowledge import Knowledge
 from audit.knowledge.summary import summarise
 from audit.questions.conditions import AS_IS, Condition
 from audit.result import Control, Finding, Measurement
 from audit.verdict import Case, judge
+from audit.verdict import case as cases
 from tests.knowledge.planted import CHAT, IGNORES, KNOWS, RAN, RELEARNED, ROUNDED, Planted, facts, knowledge
 
 
 @pytest.fixture(autouse=True)
 def every_attack_ran(monkeypatch: pytest.MonkeyPatch) -> None:
     """The cases list the attacks that ran; a test of those that did not asks for it."""
-    monkeypatch.setattr(verdict, "not_run", lambda ran: [] if "relearning" in ran else ["relearning"])
+    monkeypatch.setattr(cases, "not_run", lambda ran: [] if "relearning" in ran else ["relearning"])
 
 
 def accuracy(unrelated: float, unrelated_base: float = 0.9) -> Measurement:
