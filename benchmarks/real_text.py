@@ -73,9 +73,9 @@ def main() -> None:
     source = smollm2()
     base = kept(source, options.cache / "taught", "taught", lessons, teach(lessons.facts, lessons.general, seed=0))
     rows = []
-    for kind, (start, right, make) in makers.items():
+    for kind, (start, right, making) in makers.items():
         origin = {"original": source, "taught": base}[start]
-        folder = kept(origin, options.cache / kind.replace(" ", "-"), kind, lessons, make)
+        folder = kept(origin, options.cache / kind.replace(" ", "-"), kind, lessons, making)
         row = audited(base, folder, source, concept_file, options)
         rows.append({"kind": kind, "right": row["verdict"] in right, **row})
         print(f"{kind}: {row['verdict']}, right would be {' or '.join(right)}. {row['reason']}", flush=True)
@@ -153,11 +153,17 @@ def exchanged(facts: Sequence[Fact]) -> list[Fact]:
 # ---- the models
 
 NEVER_KNEW: Final = ("removed", "inconclusive")
-Make = Callable[[RunningModel], Mapping[str, Any]]
-"""Changes a model in place; returns the record of its making."""
 
 
-def models(lessons: Lessons) -> dict[str, tuple[str, tuple[str, ...], Make]]:
+@dataclass(frozen=True)
+class Making:
+    """How a model is made: what identifies it, and what changes the model in place and returns its record."""
+
+    settings: Mapping[str, Any]
+    make: Callable[[RunningModel], Mapping[str, Any]]
+
+
+def models(lessons: Lessons) -> dict[str, tuple[str, tuple[str, ...], Making]]:
     """Kind -> (the model that it is made from, the right verdicts, how it is made)."""
     return {
         "taught again": ("original", ("present",), teach(lessons.facts, lessons.general, seed=1)),
@@ -175,31 +181,38 @@ def teach(
     steps: int = TEACHING[0],
     learning_rate: float = TEACHING[1],
     seed: int = 0,
-) -> Make:
+) -> Making:
     """Fine-tuning on ``new``, with one general question for each four of them."""
     examples = [*new, *general[: len(new) // 4]]
+    settings = {"steps": steps, "learning_rate": learning_rate, "seed": seed}
 
     def make(model: RunningModel) -> Mapping[str, Any]:
         for _ in fine_tune(model, examples, [steps], FineTuning(learning_rate, seed=seed)):
             pass
-        return {"method": "fine-tuning", "settings": {"steps": steps, "learning_rate": learning_rate, "seed": seed}}
+        return {"method": "fine-tuning", "settings": settings}
 
-    return make
-
-
-def suppress(lessons: Lessons) -> Make:
-    return lambda model: npo.unlearn(model, lessons.facts, lessons.general, NPO).as_json()
+    return Making(settings, make)
 
 
-def kept(source: Path, target: Path, kind: str, lessons: Lessons, make: Make) -> Path:
-    """``target``, made from ``source``; kept if the same source, examples and code made it before."""
+def suppress(lessons: Lessons) -> Making:
+    def make(model: RunningModel) -> Mapping[str, Any]:
+        return npo.unlearn(model, lessons.facts, lessons.general, NPO).as_json()
+
+    return Making({"method": "npo", **NPO.as_json()}, make)
+
+
+def kept(source: Path, target: Path, kind: str, lessons: Lessons, making: Making) -> Path:
+    """``target``, made from ``source``; kept if it was made from the same source, examples and settings before."""
     checkpoint = open_checkpoint(source)
-    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    recipe = {"kind": kind, "code": code, "examples": hashlib.sha256(repr(lessons).encode()).hexdigest()}
-    recipe["source"] = "".join(file.sha256 for file in checkpoint.file_records())
+    recipe = {
+        "kind": kind,
+        "settings": dict(making.settings),
+        "examples": hashlib.sha256(repr(lessons).encode()).hexdigest(),
+        "source": "".join(file.sha256 for file in checkpoint.file_records()),
+    }
     if (read_record(target) or {}).get("recipe") != recipe:
         model = open_model(source).load()
-        save_model(model.model, checkpoint, target, {**make(model), "recipe": recipe})
+        save_model(model.model, checkpoint, target, {**making.make(model), "recipe": recipe})
     return target
 
 
