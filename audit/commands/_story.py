@@ -132,7 +132,7 @@ def _cosine(value: float) -> str:
     """Three decimals; a cosine that would round to 1 is written as its distance from 1."""
     if value == 1:
         return "1"
-    rounded = f"{value:.3f}"
+    rounded = f"{round(value, 3) + 0.0:.3f}"  # no sign before 0
     return rounded if rounded != "1.000" else f"1 - {1 - value:.0e}"
 
 

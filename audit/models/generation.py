@@ -185,12 +185,13 @@ def _continue(
     answers: list[tuple[int, ...]] = [()] * len(prompts)
     groups = prefix_groups([ids[:-1] for ids in prompts])
     with torch.inference_mode():
-        prefixes = [prefix_cache(model, group.prefix) for group in groups]
+        prefixes = _Prefixes(model, groups)
         done = 0
-        bytes_each = _bytes_of_a_token(model, groups, prefixes)
-        for batch in _batches(model, prompts, choices.limits, groups, batch_size, bytes_each):
+        for batch in _batches(model, prompts, choices.limits, groups, batch_size, prefixes.bytes_of_a_token()):
             parts = [
-                _prompted(model, prompts, indices, groups[number], prefixes[number], choices.take)
+                _prompted(
+                    model, prompts, indices, groups[number], prefixes.repeated(number, len(indices)), choices.take
+                )
                 for number, indices in batch.items()
             ]
             rows = _Rows.together(parts)
@@ -233,14 +234,36 @@ def _batches(
         yield batch
 
 
-def _bytes_of_a_token(model: RunningModel, groups: Sequence[PrefixGroup], prefixes: Sequence[KeyValueCache]) -> int:
-    """Memory of the keys and values of one token; without a prefix, as if every head of queries had its own."""
-    for group, prefix in zip(groups, prefixes, strict=True):
-        if group.prefix:
-            total: int = sum(layer.keys.nbytes + layer.values.nbytes for layer in prefix.layers)
-            return total // len(group.prefix)
-    weight: Tensor = next(model.model.parameters())
-    return 2 * model.architecture.n_layers * model.architecture.d_model * weight.element_size()
+class _Prefixes:
+    """Keys and values of the groups' prefixes, each in memory from the first of its prompts to the last."""
+
+    def __init__(self, model: RunningModel, groups: Sequence[PrefixGroup]) -> None:
+        self.model, self.groups = model, groups
+        self.left = [len(group.members) for group in groups]
+        self.caches: dict[int, KeyValueCache] = {}
+
+    def repeated(self, number: int, times: int) -> KeyValueCache:
+        """Those of one group, for ``times`` further prompts of it."""
+        cache = self._cache(number)
+        self.left[number] -= times
+        if not self.left[number]:
+            del self.caches[number]
+        return repeated(cache, times)
+
+    def bytes_of_a_token(self) -> int:
+        """Memory of the keys and values of one token; without a prefix, as if every head of queries had its own."""
+        for number, group in enumerate(self.groups):
+            if group.prefix:
+                total: int = sum(layer.keys.nbytes + layer.values.nbytes for layer in self._cache(number).layers)
+                return total // len(group.prefix)
+        weight: Tensor = next(self.model.model.parameters())
+        architecture = self.model.architecture
+        return 2 * architecture.n_layers * architecture.d_model * weight.element_size()
+
+    def _cache(self, number: int) -> KeyValueCache:
+        if number not in self.caches:
+            self.caches[number] = prefix_cache(self.model, self.groups[number].prefix)
+        return self.caches[number]
 
 
 def _prompted(
@@ -248,13 +271,17 @@ def _prompted(
     prompts: Sequence[tuple[int, ...]],
     chosen: Sequence[int],
     group: PrefixGroup,
-    prefix: KeyValueCache,
+    cache: KeyValueCache,
     take: Take | None,
 ) -> _Rows:
-    """One pass over the ``chosen`` prompts, all of one group; ``take`` receives what else it read at their ends."""
+    """One pass over the ``chosen`` prompts, all of one group; ``take`` receives what else it read at their ends.
+
+    Args:
+        cache: keys and values of the group's prefix, in as many rows.
+    """
     start = len(group.prefix)
     sequences = [prompts[index][start:] for index in chosen]
-    arguments, cache = padded(model, sequences, start), repeated(prefix, len(chosen))
+    arguments = padded(model, sequences, start)
     last = torch.tensor([len(ids) - 1 for ids in sequences])
     with nullcontext() if take is None else states_at(model, last) as states:
         logits = _next_logits(model, arguments, cache, last)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from audit.attacks import in_words
+from audit.attacks import attacks, in_words
 from audit.result import AS_IS, Known, Share
 from audit.thresholds import CALIBRATED
 from audit.verdict.case import Case
@@ -61,7 +61,7 @@ def readable(share: Share) -> str:
 
 
 def brought_back(share: Share) -> str:
-    shown = f"Yet {share.condition} brings it back: the residual is then {share_text(share)}."
+    shown = f"Yet {_in_words(share.condition)} brings it back: the residual is then {share_text(share)}."
     return f"{shown} The knowledge is in the weights."
 
 
@@ -80,7 +80,14 @@ def reversed_by(known: Known) -> str:
 
 
 def after(condition: str) -> str:
-    return "as it is" if condition == AS_IS else f"after {condition}"
+    return "as it is" if condition == AS_IS else f"after {_in_words(condition)}"
+
+
+def _in_words(condition: str) -> str:
+    """The condition with its attack's title in place of its name."""
+    name, _, dose = condition.partition(": ")
+    attack = attacks().get(name)
+    return condition if attack is None else f"{attack.TITLE}: {dose}"
 
 
 def share_text(share: Share) -> str:

@@ -93,6 +93,7 @@ def test_without_a_measurement_there_is_no_conclusion(npo: Finding, said: str) -
 
 def test_a_cosine_is_written_as_one_only_if_it_is_exactly_one() -> None:
     assert "base's 1;" in summarise("Italy", {"npo": finding(0.1, 1.0), "needle": finding(0.1, 0.0)})
+    assert "base's 0.000;" in summarise("Italy", {"npo": finding(0.1, 0.99), "needle": finding(0.1, -0.0002)})
     assert "base's 0.999;" in summarise("Italy", {"npo": finding(0.1, 0.9991), "needle": finding(0.1, 0.0)})
 
 

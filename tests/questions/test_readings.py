@@ -326,6 +326,21 @@ def test_prompts_with_different_beginnings_are_continued_together_as_one_by_one(
     assert greedy(model, mixed, 6, 2, ended=lambda text: False) == alone
 
 
+def test_a_prefix_is_run_once_and_leaves_memory_with_its_last_prompt(models: Callable[[str], RunningModel]) -> None:
+    model = models("llama")
+    groups = prefix_groups(
+        [(*(7,) * 90, number) for number in range(5)] + [(*(8,) * 70, number) for number in range(4)]
+    )
+    prefixes = audit.models.generation._Prefixes(model, groups)
+    assert prefixes.bytes_of_a_token() == 2 * 2 * 8 * 4  # keys and values of two layers, 8 numbers of 4 bytes
+    for number, group in enumerate(groups):
+        first = prefixes.repeated(number, 1)
+        kept = prefixes.caches[number]
+        prefixes.repeated(number, len(group.members) - 1)
+        assert first.layers[0].keys is not kept.layers[0].keys
+        assert number not in prefixes.caches
+
+
 def test_each_answer_has_its_own_length(models: Callable[[str], RunningModel]) -> None:
     model = models("llama")
     prompts = [prompt.ids for prompt in concept_items(CONCEPT, Encoder(model.tokenizer, model.context)).prompts]
