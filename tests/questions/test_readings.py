@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import audit.models.forward
 import audit.models.generation
@@ -20,7 +18,7 @@ from audit.errors import ModelError
 from audit.metrics.answers import exact_memorisation
 from audit.metrics.internals import association
 from audit.metrics.keys import key_space_separability
-from audit.models.forward import Row, prefix_groups, run, shared_prefix, tokens_run
+from audit.models.forward import Row, prefix_groups, run
 from audit.models.generation import greedy, sampled
 from audit.models.loading import RunningModel
 from audit.questions.conditions import AS_IS
@@ -422,44 +420,6 @@ def test_the_prefix_and_equal_sequences_are_run_once(models: Callable[[str], Run
     full_length = sum(len(item.prompt_ids) + len(item.answer_ids) for item in items.items)
     full_length += sum(len(ids) for group in items.groups for ids in group.prompt_ids)
     assert forward_tokens([items]) < 0.6 * full_length
-
-
-def test_the_shared_prefix_of_sequences() -> None:
-    assert shared_prefix([(1, 2, 3), (1, 2, 4), (1, 2)]) == (1, 2)
-    assert shared_prefix([(1, 2), (3,)]) == ()
-    assert shared_prefix([(1, 2)]) == ()
-    assert tokens_run([Row((1, 2, 3, 9), 2), Row((1, 2, 4), 2)]) == 2 + 2 + 1
-
-
-def test_a_sequence_that_shares_little_does_not_shorten_the_prefix_of_the_others() -> None:
-    examples = tuple(range(100, 160))
-    alike = [(*examples, number) for number in range(5)]
-    (group, rest) = prefix_groups([(100, 7, 7), *alike])
-    assert (group.prefix, group.members) == (examples, (1, 2, 3, 4, 5))
-    assert (rest.prefix, rest.members) == ((), (0,))
-    rows = [Row((100, 7, 7), 2), *(Row((*ids, 1), 60) for ids in alike)]
-    assert tokens_run(rows) == 3 + 60 + 5 * 2
-
-
-@given(
-    st.lists(st.lists(st.integers(0, 2), max_size=6).map(tuple), max_size=12),
-    st.integers(1, 12),
-)
-def test_every_sequence_is_in_one_group_and_begins_with_its_prefix(
-    sequences: list[tuple[int, ...]], worth: int
-) -> None:
-    groups = prefix_groups(sequences, worth)
-    assert sorted(index for group in groups for index in group.members) == list(range(len(sequences)))
-    for group in groups:
-        assert all(sequences[index][: len(group.prefix)] == group.prefix for index in group.members)
-    for group in groups[:-1]:
-        assert group.saved >= worth
-    assert sum(group.saved for group in groups) >= len(shared_prefix(sequences)) * (len(sequences) - len(groups))
-
-
-def test_nested_prefixes_may_be_many() -> None:
-    sequences = [(1,) * length for length in range(1, 3000)]
-    assert sum(len(group.members) for group in prefix_groups(sequences)) == len(sequences)
 
 
 def test_hooks_are_gone_after_a_pass_and_after_a_failed_one(models: Callable[[str], RunningModel]) -> None:
