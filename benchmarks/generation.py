@@ -1,6 +1,6 @@
 """Greedy answers of SmolLM2 by ``audit.models.generation`` and by transformers' ``generate``: are they equal, how fast?
 
-Both write the answers to 60 few-shot questions in batches of the same size and stop each row by the same rule. Ours
+Both write the answers to 60 few-shot questions and stop each row by the same rule. Ours takes larger batches than 16,
 runs the shared prefix of the prompts once, computes no logits of prompt tokens, and drops rows from the batch as they
 end. Times are CPU seconds of one thread, which a busy machine does not change.
 """

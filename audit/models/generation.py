@@ -3,7 +3,7 @@
 Why not transformers' ``generate``: the prompts of an audit share their few-shot examples, which are most of their
 tokens, and their answers differ in length. Here a shared prefix is run once for all batches, the head is applied at
 the last position of each prompt alone, and a row leaves the batch when its answer ends. On 60 prompts the answers are
-equal and ``generate`` takes 2.3 times as long (``benchmarks/generation.py``); a test holds the answers of every family
+equal and ``generate`` takes 2.7 times as long (``benchmarks/generation.py``); a test holds the answers of every family
 to those of ``generate``.
 """
 
