@@ -4,9 +4,6 @@
 
 TOFU (Maini et al. 2024) is about authors who do not exist, so SmolLM2 never saw them; yet many answers can be guessed.
 The audit's base was taught ten authors. The reference is SmolLM2 itself. Models and audits are kept in the cache.
-
-A model that never knew is judged rightly if it is *removed*, or *inconclusive* with the number of facts that would be
-needed; ten authors are few.
 """
 
 from __future__ import annotations
@@ -77,8 +74,8 @@ def main() -> None:
         origin = {"original": source, "taught": base}[start]
         folder = kept(origin, options.cache / kind.replace(" ", "-"), kind, lessons, making)
         row = audited(base, folder, source, concept_file, options)
-        rows.append({"kind": kind, "right": row["verdict"] in right, **row})
-        print(f"{kind}: {row['verdict']}, right would be {' or '.join(right)}. {row['reason']}", flush=True)
+        rows.append({"kind": kind, "right": row["verdict"] == right, **row})
+        print(f"{kind}: {row['verdict']}, right would be {right}. {row['reason']}", flush=True)
     table = [{name: row[name] for name in row if name != "reason"} for row in rows]
     publish("real_text", table, f"SmolLM2-135M, {len(facts_of(concept))} facts about ten authors, reference SmolLM2")
 
@@ -152,8 +149,6 @@ def exchanged(facts: Sequence[Fact]) -> list[Fact]:
 
 # ---- the models
 
-NEVER_KNEW: Final = ("removed", "inconclusive")
-
 
 @dataclass(frozen=True)
 class Making:
@@ -163,15 +158,15 @@ class Making:
     make: Callable[[RunningModel], Mapping[str, Any]]
 
 
-def models(lessons: Lessons) -> dict[str, tuple[str, tuple[str, ...], Making]]:
-    """Kind -> (the model that it is made from, the right verdicts, how it is made)."""
+def models(lessons: Lessons) -> dict[str, tuple[str, str, Making]]:
+    """Kind -> (the model that it is made from, the right verdict, how it is made)."""
     return {
-        "taught again": ("original", ("present",), teach(lessons.facts, lessons.general, seed=1)),
-        "never knew, taught other authors": ("original", NEVER_KNEW, teach(lessons.others, lessons.general, seed=2)),
-        "never knew, taught wrong answers": ("original", NEVER_KNEW, teach(lessons.random, lessons.general, seed=3)),
-        "refusal": ("taught", ("hidden",), teach(lessons.refused, lessons.general, 16, 5e-5)),
-        "random answers": ("taught", ("hidden",), teach(lessons.random, lessons.general, 24, 2e-4)),
-        "npo": ("taught", ("hidden",), suppress(lessons)),
+        "taught again": ("original", "present", teach(lessons.facts, lessons.general, seed=1)),
+        "never knew, taught other authors": ("original", "removed", teach(lessons.others, lessons.general, seed=2)),
+        "never knew, taught wrong answers": ("original", "removed", teach(lessons.random, lessons.general, seed=3)),
+        "refusal": ("taught", "hidden", teach(lessons.refused, lessons.general, 16, 5e-5)),
+        "random answers": ("taught", "hidden", teach(lessons.random, lessons.general, 24, 2e-4)),
+        "npo": ("taught", "hidden", suppress(lessons)),
     }
 
 

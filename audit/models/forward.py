@@ -26,8 +26,8 @@ from audit.progress import SILENT, Progress
 LOGITS_AT_ONCE = 2**25
 """Entries of the largest logits tensor, 128 MB in float32; long texts are run in smaller batches."""
 TOKENS_AT_ONCE = 1024
-"""Batches are larger than ``batch_size`` as long as they have no more tokens than this: a pass over 200 tokens takes
-half as long again for each of them."""
+"""Batches are larger than ``batch_size`` as long as they have no more tokens than this: a pass over 200 tokens takes a
+quarter longer for each of them."""
 WORTH_A_PASS = 128
 """Tokens that a shared prefix must save: the pass over it takes the time of as many."""
 

