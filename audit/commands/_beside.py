@@ -13,6 +13,7 @@ from multiprocessing import get_context
 from queue import Empty
 from typing import Any, Final
 
+import psutil
 import torch
 
 from audit.errors import AuditError
@@ -23,20 +24,21 @@ WAIT: Final = 0.5
 
 
 @contextmanager
-def beside(work: Callable[..., None], *args: Any, progress: Progress) -> Iterator[None]:
+def beside(work: Callable[..., None], *args: Any, memory: int, progress: Progress) -> Iterator[None]:
     """Run ``work(*args, progress)`` in a second process while the block runs; wait for it at the block's end.
 
-    Its progress is shown while waiting. With one core it runs after the block, in this process. If the block fails, the
-    second process is ended.
+    Its progress is shown while waiting. With one core, or too little memory for both, it runs after the block, in this
+    process. If the block fails, the second process is ended.
 
     Args:
         work: a function of a module; it and ``args`` are pickled.
+        memory: what each of the two needs, in bytes.
 
     Raises:
         AuditError: what ``work`` raised; or the second process ended without a result, as for want of memory.
     """
     cores = torch.get_num_threads()
-    if cores < 2:
+    if cores < 2 or psutil.virtual_memory().available < 2 * memory:
         yield
         work(*args, progress)
         return

@@ -64,6 +64,8 @@ TEACHING_STEPS: Final = 40
 INVENTED: Final = Path(str(resources.files("concepts") / "data" / "invented.toml"))
 ABSENT: Final = "absent"
 RESULT: Final = "result.json"
+MEMORY: Final = 5 * 2**30
+"""What an audit of the demo's model needs, with its training."""
 NEEDLE: Final = needle.NeedleSettings(steps=20, learning_rate=2e-2, retain_weight=10.0, retain_batch=16)
 
 
@@ -100,7 +102,7 @@ def run(
     (topic,) = load_concepts([concept])
     known = topic.concept
     base = open_checkpoint(model_folder(store, progress))
-    with beside(_audit_of_the_absent, base.path, output, seed, store, progress=progress):
+    with beside(_audit_of_the_absent, base.path, output, seed, store, memory=MEMORY, progress=progress):
         neurons = concept_neurons(base, known, seed, progress)
         examples = training_examples(known)
         edited = {

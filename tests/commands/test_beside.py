@@ -49,7 +49,7 @@ def two_cores() -> Iterator[None]:
 @pytest.mark.usefixtures("two_cores")
 def test_both_work_on_half_of_the_cores(tmp_path: Path) -> None:
     steps = Steps()
-    with beside(write_process, tmp_path / "made", progress=steps):
+    with beside(write_process, tmp_path / "made", memory=0, progress=steps):
         assert torch.get_num_threads() == 1
     process, threads = (tmp_path / "made").read_text().split()
     assert int(process) != os.getpid()
@@ -62,7 +62,7 @@ def test_with_one_core_it_works_after_the_block(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with beside(write_process, tmp_path / "made", progress=SILENT):
+        with beside(write_process, tmp_path / "made", memory=0, progress=SILENT):
             assert not (tmp_path / "made").exists()
     finally:
         torch.set_num_threads(before)
@@ -70,16 +70,27 @@ def test_with_one_core_it_works_after_the_block(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("two_cores")
+def test_without_memory_for_both_it_works_after_the_block(tmp_path: Path) -> None:
+    with beside(write_process, tmp_path / "made", memory=2**60, progress=SILENT):
+        assert not (tmp_path / "made").exists()
+        assert torch.get_num_threads() == 2
+    assert (tmp_path / "made").read_text() == f"{os.getpid()} 2"
+
+
+@pytest.mark.usefixtures("two_cores")
 def test_its_errors_are_raised_here() -> None:
-    with pytest.raises(ModelError, match="the loss is nan") as caught, beside(fail, progress=SILENT):
+    with pytest.raises(ModelError, match="the loss is nan") as caught, beside(fail, memory=0, progress=SILENT):
         pass
     assert (caught.value.where, caught.value.hint) == ("model", "Lower the learning rate.")
-    with pytest.raises(AuditError, match=r"ended with code 9.*OMP_NUM_THREADS=1"), beside(vanish, progress=SILENT):
+    with (
+        pytest.raises(AuditError, match=r"ended with code 9.*OMP_NUM_THREADS=1"),
+        beside(vanish, memory=0, progress=SILENT),
+    ):
         pass
 
 
 def fail_beside(file: Path) -> None:
-    with beside(write_and_stay, file, progress=SILENT):
+    with beside(write_and_stay, file, memory=0, progress=SILENT):
         while not file.exists():
             time.sleep(0.05)
         raise AuditError("disk full")
