@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from operator import add
 
 import torch
 from jaxtyping import Float, Int
@@ -212,10 +211,9 @@ def _batches(
 ) -> Iterator[dict[int, list[int]]]:
     """Group -> indices of its prompts: ``batch_size`` together, or those with ``CACHE_BYTES`` of keys and values.
 
+    A prompt that may grow beyond the window of a sliding layer is alone.
     Answers that may be long go together, since the last of a batch are written with few rows; then those of one group.
     """
-    if model.window is not None and max(map(add, map(len, prompts), limits), default=0) > model.window:
-        batch_size, bytes_each = 1, CACHE_BYTES  # padding would take up places of the window
 
     def order(place: tuple[int, int]) -> tuple[int, int, int, int]:
         number, index = place
@@ -224,10 +222,13 @@ def _batches(
     batch: dict[int, list[int]] = {}
     n_rows = longest = 0
     for number, index in sorted(((n, index) for n, group in enumerate(groups) for index in group.members), key=order):
-        longest = max(longest, len(prompts[index]) + limits[index])
-        if n_rows >= batch_size and (n_rows + 1) * longest * bytes_each > CACHE_BYTES:
+        length = len(prompts[index]) + limits[index]
+        longest = max(longest, length)
+        is_full = n_rows >= batch_size and (n_rows + 1) * longest * bytes_each > CACHE_BYTES
+        beyond_window = model.window is not None and longest > model.window  # padding would take up places of it
+        if n_rows and (is_full or beyond_window):
             yield batch
-            batch, n_rows, longest = {}, 0, len(prompts[index]) + limits[index]
+            batch, n_rows, longest = {}, 0, length
         batch.setdefault(number, []).append(index)
         n_rows += 1
     if batch:

@@ -35,6 +35,7 @@ def _why_not(case: Case, attack: str) -> str:
 
 
 def why(case: Case) -> str:
+    """The reasons why attacks that ``removed`` needs did not run, in brackets; empty if none is known."""
     needed = {name for name, attack in attacks().items() if attack.RECOVERS and name not in case.known.attacks}
     reasons = dict.fromkeys(
         reason for (role, name), reason in case.not_run.items() if role == "unlearned" and name in needed

@@ -46,6 +46,7 @@ def _tests(known: Known) -> Iterator[str]:
 
 
 def silence(case: Case) -> str:
+    """What the unlearned model says in the form in which it is used."""
     said = case.said(case.known.forms[0])
     if said is None:
         return "The unlearned model was not asked."
@@ -54,6 +55,7 @@ def silence(case: Case) -> str:
 
 
 def readable(share: Share) -> str:
+    """The sentence on knowledge that needs no attack."""
     return (
         f"Yet it can be read from the model as it is, at {share.place}: the residual is {share_text(share)}. "
         "The knowledge is in the weights."
@@ -61,11 +63,13 @@ def readable(share: Share) -> str:
 
 
 def brought_back(share: Share) -> str:
+    """The sentence on knowledge that an attack brings back."""
     shown = f"Yet {_in_words(share.condition)} brings it back: the residual is then {share_text(share)}."
     return f"{shown} The knowledge is in the weights."
 
 
 def imprinted(share: Share) -> str:
+    """The sentence on true answers that are avoided."""
     return (
         f"Yet the opposite was imprinted {after(share.condition)}: the model ranks the true answers below others of "
         "the same type, so whoever knows the possible answers can read the fact by exclusion. Nothing brought the "
@@ -74,12 +78,14 @@ def imprinted(share: Share) -> str:
 
 
 def reversed_by(known: Known) -> str:
+    """The result that would have reversed *hidden*."""
     if known.guessable:
         return "No more than the reference shows after the same relearning."
     return "True answers that stand out no more than exchanged ones, under every attack and at every layer."
 
 
 def after(condition: str) -> str:
+    """Under which condition, as the end of a clause."""
     return "as it is" if condition == AS_IS else f"after {_in_words(condition)}"
 
 
@@ -91,6 +97,7 @@ def _in_words(condition: str) -> str:
 
 
 def share_text(share: Share) -> str:
+    """A residual with its interval."""
     if share.value is None or share.interval is None:
         return "undefined"
     low, high = share.interval
@@ -98,15 +105,18 @@ def share_text(share: Share) -> str:
 
 
 def counted(case: Case) -> str:
+    """How many facts the base says."""
     return f"{case.known.known} of {case.known.facts} facts"
 
 
 def asked(case: Case) -> str:
+    """In which form, if it is not the few-shot form."""
     form = case.known.forms[0]
     return "" if form == AS_IS else f", asked in its {form_name(form)}"
 
 
 def form_name(condition: str) -> str:
+    """The form in which facts are asked under one of ``Known.forms``."""
     return "few-shot form" if condition == AS_IS else "chat form"
 
 

@@ -339,6 +339,16 @@ def test_a_prefix_is_run_once_and_leaves_memory_with_its_last_prompt(models: Cal
         assert number not in prefixes.caches
 
 
+def test_only_prompts_beyond_the_window_are_written_alone(models: Callable[[str], RunningModel]) -> None:
+    model = models("windowed gemma3")
+    assert model.window is not None
+    prompts = [(1, 2, number) for number in range(6)] + [(1,) * model.window, (2,) * model.window]
+    groups = prefix_groups([ids[:-1] for ids in prompts])
+    batches = list(audit.models.generation._batches(model, prompts, [1] * len(prompts), groups, 4, 2**40))
+    rows = [sorted(index for members in batch.values() for index in members) for batch in batches]
+    assert sorted(rows, key=len) == [[6], [7], [4, 5], [0, 1, 2, 3]]
+
+
 def test_each_answer_has_its_own_length(models: Callable[[str], RunningModel]) -> None:
     model = models("llama")
     prompts = [prompt.ids for prompt in concept_items(CONCEPT, Encoder(model.tokenizer, model.context)).prompts]
