@@ -32,7 +32,7 @@ from audit.progress import SILENT, Progress
 
 MAX_NEW_TOKENS = 24
 """Answers of the few-shot form are a few words; a longer text is not an answer, and is cut here."""
-CACHE_BYTES = 2**30
+CACHE_BYTES = 2**29
 """Answers are written in larger batches than ``batch_size`` as long as their keys and values need no more memory than
 this: a step of 100 rows takes only half as long again as one of 32."""
 SENTENCE = 48

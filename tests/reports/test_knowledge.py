@@ -223,7 +223,8 @@ def test_the_residual_as_it_is_stands_beside_the_one_that_shows_most() -> None:
 def test_of_a_removed_finding_what_decided_it_is_drawn() -> None:
     left = removed().residual
     assert left is not None
-    assert left.condition in removed().reason
+    assert left.condition == "jailbreaks: persona"
+    assert "jailbreak prompts: persona" in removed().reason
     assert left.value is not None
     highest = max((share for share in left.shares if share.interval), key=lambda share: share.interval[1])  # type: ignore[index]
     assert highest.value is not None
