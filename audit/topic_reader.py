@@ -108,11 +108,9 @@ class TopicReader:
         if role == "base":
             self.items = self.topic.items(encoder, self.settings.limit)
         self.kept.asked(role, model, self.items)
-        store = self.kept.store(role, twin=self.made)
-        generated = None if store is None else store.generated(AS_IS)
-        if generated is None:
-            generated, _ = generate(model, self.items, self.settings.batch_size, self.progress)
+        generated = None
         if role == "base":
+            generated = self._own_answers(model)
             self.items = self.topic.with_own_answers(self.items, generated, encoder)
         model = self._with_lens(model, self.items, role)
         given = self._given(model, encoder, self.items)
@@ -125,8 +123,22 @@ class TopicReader:
         for condition, readings in self._read_attacked(given, role):
             self.by_condition.setdefault(condition, {})[role] = readings
 
-    def _read_prompted(self, model: RunningModel, given: AttackInput, role: str, generated: Mapping[str, str]) -> None:
-        """The model as it is and under the attacks that change prompts."""
+    def _own_answers(self, base: RunningModel) -> Mapping[str, str]:
+        """What the base writes, from which further questions are made."""
+        store = self.kept.store("base")
+        generated = None if store is None else store.generated(AS_IS)
+        if generated is None:
+            generated, _ = generate(base, self.items, self.settings.batch_size, self.progress)
+        return generated
+
+    def _read_prompted(
+        self, model: RunningModel, given: AttackInput, role: str, generated: Mapping[str, str] | None
+    ) -> None:
+        """The model as it is and under the attacks that change prompts.
+
+        Args:
+            generated: the answers of the unmodified model, if they are written already.
+        """
         prompted = self._prompted(given, role)
         together = {AS_IS: self.items} | {each.condition: each.items for each in prompted}
         if role == "base":
@@ -296,7 +308,7 @@ class TopicReader:
                 model, fact_examples(facts, concept), kept, says, self.settings.seed, self.progress
             ) as made:
                 self.made = made
-                self.facts["twin"] = self._kept_or_read(model, "twin", {AS_IS: self.items.facts()})
+                self.facts["twin"] = self._kept_or_read(model, "twin", {AS_IS: given.items.facts()})
                 twin = replace(given, learning_rate=made.learning_rate)
                 self.facts["twin"] |= dict(self._read_attacked(twin, "twin"))
                 if (store := self.kept.store("base")) is not None:
@@ -317,7 +329,7 @@ class TopicReader:
         own, attacked = self.kept.store("twin", twin=self.made), self.kept.store("twin", twin, self.made)
         assert own is not None  # as the base's
         assert attacked is not None
-        plain = {AS_IS: self.items.facts()}
+        plain = {AS_IS: given.items.facts()}
         treated: dict[Condition, ItemSet] = {}
         for attack in self._changing("twin").values():
             treated |= planned_items(attack, twin)

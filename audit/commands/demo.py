@@ -20,6 +20,7 @@ import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -49,7 +50,7 @@ from audit.units import code_digest
 from audit.unlearning.fine_tuning import FineTuning, fine_tune
 from audit.unlearning.methods import npo
 from audit.unlearning.training import Record
-from audit.unlearning.training_examples import TrainingExamples, training_examples
+from audit.unlearning.training_examples import training_examples
 from audit.vectors.search import find_vectors, significant
 from concepts.concept import Concept
 from concepts.facts import facts_of
@@ -89,7 +90,8 @@ def run(
 ) -> DemoOutcome:
     """Unlearn ``concept`` by both methods, teach invented facts, and audit all three.
 
-    Writes each ``output/METHOD/result.json`` when it is ready. The third audit is made in a second process.
+    Writes each ``output/METHOD/result.json`` when it is ready. The edit and the third audit are made in a second
+    process.
 
     Args:
         concept: a library name or file with questions that SmolLM2-135M-Instruct answers.
@@ -102,25 +104,28 @@ def run(
     (topic,) = load_concepts([concept])
     known = topic.concept
     base = open_checkpoint(model_folder(store, progress))
-    with beside(_audit_of_the_absent, base.path, output, seed, store, memory=MEMORY, progress=progress):
-        neurons = concept_neurons(base, known, seed, progress)
-        examples = training_examples(known)
-        edited = {
-            "npo": _trained(base, store / f"{known.name}-npo", examples, seed, progress),
-            "needle": _edited(base, store / f"{known.name}-needle", examples, neurons, seed, progress),
-        }
+    neurons = concept_neurons(base, known, seed, progress)
+    with beside(_second_part, base.path, concept, neurons, output, seed, store, memory=MEMORY, progress=progress):
         results = {}
-        for name, folder in edited.items():
+        for name, make in (("npo", partial(_trained, base, known)), ("needle", partial(_edited, base, known, neurons))):
+            folder = make(seed, store, progress)
             results[name] = _audited(base, open_checkpoint(folder), known, concept, seed, store, progress)
             results[name].write(output / name / RESULT)
     results[ABSENT] = AuditResult.read(output / ABSENT / RESULT)
     return DemoOutcome(concept=known.title, results=results)
 
 
-def _audit_of_the_absent(folder: Path, output: Path, seed: int, store: Path, progress: Progress) -> None:
-    """Teach invented facts to the model in ``folder``, and audit it as it was before against the taught one."""
-    (invented,) = load_concepts([str(INVENTED)])
+def _second_part(
+    folder: Path, concept: str, neurons: Sequence[Neuron], output: Path, seed: int, store: Path, progress: Progress
+) -> None:
+    """Edit the model in ``folder``, which the first part audits later; then the third audit.
+
+    For that one, invented facts are taught to the model, and it is audited as it was before against the taught one.
+    """
     base = open_checkpoint(folder)
+    (known,) = load_concepts([concept])
+    _edited(base, known.concept, neurons, seed, store, progress)
+    (invented,) = load_concepts([str(INVENTED)])
     taught = open_checkpoint(_taught(base, store / "invented-taught", invented.concept, seed, progress))
     result = _audited(taught, base, invented.concept, str(INVENTED), seed, store, progress)
     result.write(output / ABSENT / RESULT)
@@ -172,39 +177,31 @@ def concept_neurons(base: Checkpoint, concept: Concept, seed: int, progress: Pro
     return [vector.place for vector in vectors]
 
 
-def _trained(base: Checkpoint, target: Path, examples: TrainingExamples, seed: int, progress: Progress) -> Path:
-    """``base`` with all weights trained by NPO."""
+def _trained(base: Checkpoint, known: Concept, seed: int, store: Path, progress: Progress) -> Path:
+    """``base`` with all weights trained by NPO against ``known``."""
     settings = replace(NPO, seed=seed)
+    examples = training_examples(known)
 
     def unlearn(model: RunningModel) -> Record:
         return npo.unlearn(model, examples.forget, examples.retain, settings, progress)
 
-    return _made(
-        base,
-        target,
-        {"method": "npo", **settings.as_json(), "lessons": _digest_of(asdict(examples))},
-        unlearn,
-        progress,
-    )
+    recipe = {"method": "npo", **settings.as_json(), "lessons": _digest_of(asdict(examples))}
+    return _made(base, store / f"{known.name}-npo", recipe, unlearn, progress)
 
 
 def _edited(
-    base: Checkpoint,
-    target: Path,
-    examples: TrainingExamples,
-    neurons: Sequence[Neuron],
-    seed: int,
-    progress: Progress,
+    base: Checkpoint, known: Concept, neurons: Sequence[Neuron], seed: int, store: Path, progress: Progress
 ) -> Path:
-    """``base`` with only the concept's value vectors erased and trained."""
+    """``base`` with only the value vectors of ``known`` erased and trained."""
     settings = replace(NEEDLE, seed=seed)
+    examples = training_examples(known)
     places = [[place.layer, place.neuron] for place in neurons]
 
     def edit(model: RunningModel) -> Record:
         return needle.edit(model, neurons, examples.forget, examples.retain, settings, progress, erase=True)
 
     recipe = {"method": "needle", **settings.as_json(), "vectors": places, "lessons": _digest_of(asdict(examples))}
-    return _made(base, target, recipe, edit, progress)
+    return _made(base, store / f"{known.name}-needle", recipe, edit, progress)
 
 
 def _taught(base: Checkpoint, target: Path, concept: Concept, seed: int, progress: Progress) -> Path:

@@ -8,7 +8,7 @@ Key vectors and residuals are taken from the same pass by hooks on the modules t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -28,6 +28,8 @@ LOGITS_AT_ONCE = 2**25
 TOKENS_AT_ONCE = 1024
 """Batches are larger than ``batch_size`` as long as they have no more tokens than this: a pass over 200 tokens takes a
 quarter longer for each of them."""
+A_PASS, A_PASS_ON_CPU = 2048, 50
+"""Tokens whose time a further pass costs. On a GPU it is the time to start some hundred kernels."""
 WORTH_A_PASS = 128
 """Tokens that a shared prefix must save: the pass over it takes the time of as many."""
 
@@ -152,6 +154,25 @@ def prefix_cache(model: RunningModel, ids: Sequence[int]) -> KeyValueCache:
         with reading_head_at(model, torch.tensor([0]), torch.tensor([len(ids) - 1])):
             model.model(input_ids=torch.tensor([ids], device=model.device), past_key_values=cache, use_cache=True)
     return cache
+
+
+def passes(model: RunningModel, rows: Sequence[int], length: Callable[[int], int]) -> list[list[int]]:
+    """``rows`` in the passes that take the least time, where each row is padded to the longest of its pass."""
+    a_pass = A_PASS_ON_CPU if model.device.type == "cpu" else A_PASS
+    order = sorted(rows, key=length)
+    lengths = [length(row) for row in order]
+    ends = [end for end in range(1, len(order)) if lengths[end] > lengths[end - 1]] + [len(order)]
+    least = {0: (0, 0)}  # so many of the shortest rows -> the tokens of the best passes over them, begin of the last
+    for end in ends:
+        longest = lengths[end - 1]
+        least[end] = min((tokens + a_pass + (end - begin) * longest, begin) for begin, (tokens, _) in least.items())
+    chosen: list[list[int]] = []
+    end = len(order)
+    while end:
+        begin = least[end][1]
+        chosen.append(order[begin:end])
+        end = begin
+    return chosen[::-1]
 
 
 def reading_head_at(

@@ -22,6 +22,7 @@ from audit.models.forward import (
     PrefixGroup,
     finite,
     padded,
+    passes,
     prefix_cache,
     prefix_groups,
     reading_head_at,
@@ -188,10 +189,9 @@ def _continue(
         done = 0
         for batch in _batches(model, prompts, choices.limits, groups, batch_size, prefixes.bytes_of_a_token()):
             parts = [
-                _prompted(
-                    model, prompts, indices, groups[number], prefixes.repeated(number, len(indices)), choices.take
-                )
+                _prompted(model, prompts, chosen, groups[number], prefixes.repeated(number, len(chosen)), choices.take)
                 for number, indices in batch.items()
+                for chosen in passes(model, indices, lambda index: len(prompts[index]))
             ]
             rows = _Rows.together(parts)
             done += len(rows.prompts)

@@ -92,7 +92,7 @@ def fine_tune(
                     done += 1
             yield done
     finally:
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
 
 
 def _update(
@@ -105,7 +105,7 @@ def _update(
     torch.autograd.backward(loss, inputs=list(trained))
     torch.nn.utils.clip_grad_norm_(trained, LARGEST_NORM)
     optimizer.step()
-    optimizer.zero_grad(set_to_none=False)  # new memory for the gradients would take a fifth of a step
+    optimizer.zero_grad()
 
 
 def trained_tokens(examples: Sequence[Example], model: RunningModel | None, batch: int) -> float:

@@ -134,10 +134,9 @@ def minimise(
             raise ModelError(f"the loss is {loss.item()} at step {done}.", hint="Lower learning_rate.")
         torch.autograd.backward(loss)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=False)  # new memory for the gradients would take a fifth of a step
+        optimizer.zero_grad()
         trajectory.append({"step": done, "loss": loss.item(), **readings})
         progress.step(text, done + 1, settings.steps)
-    optimizer.zero_grad(set_to_none=True)
     return tuple(trajectory)
 
 
