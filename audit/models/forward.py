@@ -29,7 +29,7 @@ TOKENS_AT_ONCE = 1024
 """Batches are larger than ``batch_size`` as long as they have no more tokens than this: a pass over 200 tokens takes a
 quarter longer for each of them."""
 A_PASS, A_PASS_ON_CPU = 2048, 50
-"""Tokens whose time a further pass costs. On a GPU it is the time to start some hundred kernels."""
+"""Tokens whose time a further pass costs: that of starting kernels on a GPU, of reading the weights on a CPU."""
 WORTH_A_PASS = 128
 """Tokens that a shared prefix must save: the pass over it takes the time of as many."""
 
@@ -156,16 +156,24 @@ def prefix_cache(model: RunningModel, ids: Sequence[int]) -> KeyValueCache:
     return cache
 
 
-def passes(model: RunningModel, rows: Sequence[int], length: Callable[[int], int]) -> list[list[int]]:
-    """``rows`` in the passes that take the least time, where each row is padded to the longest of its pass."""
-    a_pass = A_PASS_ON_CPU if model.device.type == "cpu" else A_PASS
+def a_pass(model: RunningModel) -> int:
+    """Tokens whose time a further pass of ``model`` costs."""
+    return A_PASS_ON_CPU if model.device.type == "cpu" else A_PASS
+
+
+def passes(rows: Sequence[int], length: Callable[[int], int], cost: int) -> list[list[int]]:
+    """``rows`` in the passes that take the least time, where each row is padded to the longest of its pass.
+
+    Args:
+        cost: of a further pass, in tokens.
+    """
     order = sorted(rows, key=length)
     lengths = [length(row) for row in order]
     ends = [end for end in range(1, len(order)) if lengths[end] > lengths[end - 1]] + [len(order)]
     least = {0: (0, 0)}  # so many of the shortest rows -> the tokens of the best passes over them, begin of the last
     for end in ends:
         longest = lengths[end - 1]
-        least[end] = min((tokens + a_pass + (end - begin) * longest, begin) for begin, (tokens, _) in least.items())
+        least[end] = min((tokens + cost + (end - begin) * longest, begin) for begin, (tokens, _) in least.items())
     chosen: list[list[int]] = []
     end = len(order)
     while end:

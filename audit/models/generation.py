@@ -20,6 +20,7 @@ from torch import Tensor
 from audit.models.forward import (
     Batch,
     PrefixGroup,
+    a_pass,
     finite,
     padded,
     passes,
@@ -191,7 +192,7 @@ def _continue(
             parts = [
                 _prompted(model, prompts, chosen, groups[number], prefixes.repeated(number, len(chosen)), choices.take)
                 for number, indices in batch.items()
-                for chosen in passes(model, indices, lambda index: len(prompts[index]))
+                for chosen in passes(indices, lambda index: len(prompts[index]), a_pass(model))
             ]
             rows = _Rows.together(parts)
             done += len(rows.prompts)

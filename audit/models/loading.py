@@ -23,7 +23,7 @@ from audit.architectures import Architecture, Config
 from audit.checkpoint import Checkpoint
 from audit.checkpoint.config import read_config
 from audit.errors import ModelError
-from audit.models.memory import keep_freed_memory
+from audit.models.memory import set_up_memory
 from audit.models.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -153,9 +153,9 @@ def load_model(
     if dtype not in DTYPES:
         raise ModelError(f"cannot run in {dtype}.", hint=f"Choose one of {', '.join(DTYPES)}.")
     os.environ[SHARED_HEADS] = "1" if device == "cpu" else "0"
-    if device == "cpu":
-        keep_freed_memory()
     model = _empty(config, architecture, DTYPES[dtype], str(checkpoint.path))
+    if device == "cpu":
+        set_up_memory(sum(parameter.nbytes for parameter in model.parameters()))
     _fill(model, checkpoint, architecture, torch.device(device))
     model.to(device)  # buffers
     model.eval().requires_grad_(False)

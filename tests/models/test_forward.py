@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.models.forward import Row, prefix_groups, shared_prefix, tokens_run
+from audit.models.forward import Row, passes, prefix_groups, shared_prefix, tokens_run
 
 
 def test_the_shared_prefix_of_sequences() -> None:
@@ -44,3 +46,20 @@ def test_every_sequence_is_in_one_group_and_begins_with_its_prefix(
 def test_nested_prefixes_may_be_many() -> None:
     sequences = [(1,) * length for length in range(1, 3000)]
     assert sum(len(group.members) for group in prefix_groups(sequences)) == len(sequences)
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=7), st.integers(0, 30))
+def test_no_other_way_to_put_rows_into_passes_takes_less(lengths: list[int], cost: int) -> None:
+    def time(chosen: list[list[int]]) -> int:
+        return sum(cost + len(rows) * max(lengths[row] for row in rows) for rows in chosen)
+
+    def ways(rows: list[int]) -> Iterator[list[list[int]]]:
+        if not rows:
+            yield []
+        for end in range(1, len(rows) + 1):
+            yield from ([rows[:end], *rest] for rest in ways(rows[end:]))
+
+    chosen = passes(range(len(lengths)), lengths.__getitem__, cost)
+    assert sorted(row for rows in chosen for row in rows) == list(range(len(lengths)))
+    by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
+    assert time(chosen) == min(map(time, ways(by_length)))
