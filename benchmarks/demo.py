@@ -63,7 +63,7 @@ def row(way: str) -> dict[str, Any]:
             "way": way,
             "seconds": time.perf_counter() - begun,
             "CPU s": _processor_seconds() - used,
-            "peak GB": peak / 2**30,
+            "peak GiB": peak / 2**30,
             **{
                 file.parent.name: _verdict(file)
                 for file in sorted(Path(folder).glob("audit-report/demo/*/result.json"))

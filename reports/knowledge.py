@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +13,6 @@ from audit.result import (
     FactReading,
     FactRecord,
     Finding,
-    Known,
     ModelReading,
     Number,
     Residual,
@@ -74,7 +73,7 @@ def knowledge_view(finding: Finding, anchor: str) -> KnowledgeView:
     return KnowledgeView(
         not_run=list(_not_run(finding)),
         residual=_residual(finding, f"{anchor}-residual"),
-        residual_note=_residual_note(finding.residual, finding.known),
+        residual_note=_residual_note(finding),
         grid=_grid(shown[:MOST_FACTS], chosen, f"{anchor}-facts"),
         grid_note=_grid_note(finding, len(shown), chosen),
         grid_key=charts.fact_key(),
@@ -137,36 +136,39 @@ def _shares(left: Residual) -> dict[str, Share]:
     return shown if compared is None else {**shown, "with parts of the base": compared}
 
 
-def _residual_note(left: Residual | None, known: Known | None) -> str:
+def _residual_note(finding: Finding) -> str:
+    left, known = finding.residual, finding.known
     if left is None:
         return ""
+    names = {row.condition: _long(row) for row in finding.conditions}
     parts = []
     if left.value is not None:
         bounds = f" (90 % interval {' to '.join(map(decimals, left.interval))})" if left.interval else ""
         parts.append(f"{decimals(left.value)}{bounds} of the base's knowledge is left.")
+    how = "as the model is" if left.condition == AS_IS else f"after {_named(left.condition, names)}"
     parts.append(
-        f"Read {_under(left.condition)} at {shorten(left.place, 80)}, in {integer(left.n)} facts; the condition is "
-        "chosen on one half of the facts and read on the other."
+        f"Read {how}, at {shorten(left.place, 80)}, in {integer(left.n)} facts; the condition is chosen on one half of "
+        "the facts and read on the other."
     )
     if known is not None and known.p_value is not None:
         parts.append(f"p = {number(known.p_value)} ({shorten(known.test, 160)}).")
-    parts += [_with_parts(share, share.value) for share in left.without_null if share.value is not None]
+    parts += [_with_parts(share, share.value, names) for share in left.without_null if share.value is not None]
     if not left.calibrated:
         parts.append("The margin is not yet fitted on models whose truth is known.")
     return " ".join(parts)
 
 
-def _with_parts(share: Share, value: float) -> str:
+def _with_parts(share: Share, value: float, names: Mapping[str, str]) -> str:
     compared = (
         f"relative to the reference that got the same, p = {number(share.p_value)}"
         if share.p_value is not None
         else "where a model that never knew shows something too"
     )
-    return f"Under {shorten(share.condition, 120)}, it is {decimals(value)}, {compared}."
+    return f"After {_named(share.condition, names)}, it is {decimals(value)}, {compared}."
 
 
-def _under(condition: str) -> str:
-    return "as the model is," if condition == AS_IS else f"under {shorten(condition, 120)},"
+def _named(condition: str, names: Mapping[str, str]) -> str:
+    return shorten(names.get(condition, condition), 120)
 
 
 # ---- facts against conditions
