@@ -333,6 +333,42 @@ def skill(
 
 
 @app.command()
+def unlearn(
+    model: Annotated[Path, typer.Argument(help="A checkpoint: folder with its config. It stays as it is.")],
+    method: Annotated[str, typer.Option(help=f"{plugin_names('unlearning/methods')}.")],
+    forget: Annotated[str, typer.Option(help="Library concept, or a file of questions with answers or of text.")],
+    save_to: Annotated[Path, typer.Option("--save", help="Folder for the unlearned model.")],
+    retain: Annotated[
+        str | None, typer.Option(help="The same of what is kept; by default general knowledge about other things.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE: a setting of the method, e.g. steps=40; may be repeated.")
+    ] = None,
+    config: ConfigOption = None,
+    tokenizer: TokenizerOption = None,
+    device: DeviceOption = "cpu",
+    seed: SeedOption = 0,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    debug: DebugFlag = False,
+) -> None:
+    """Train a copy of a model to forget, by a method of the field, and save it."""
+    with report_errors(as_json, debug):
+        named = parse_options(option or [])
+        from audit.commands.unlearn import UnlearnRequest, unlearn
+        from audit.request import RunContext
+        from audit.settings import Settings
+        from reports.text import render_unlearning
+
+        request = UnlearnRequest(method, forget, save_to, retain, named)
+        with show_progress(quiet) as progress:
+            context = RunContext(Settings(seed=seed, device=device), progress, command_line())
+            record = unlearn(model, request, config=config, tokenizer=tokenizer, context=context)
+        print_record(record, render_unlearning, as_json)
+        print_paths(as_json, Model=save_to)
+
+
+@app.command()
 def check(
     paths: Annotated[list[Path], typer.Argument(help="Checkpoints: files or folders; the first is the base.")],
     concept: Annotated[list[str] | None, typer.Option(help="Include its questions in the estimate.")] = None,

@@ -46,9 +46,13 @@ EXTENSIONS = {
         "audit/attacks/*.py",
         "concepts/jailbreaks/*.toml",
     ),
-    "docs/commands.md": ("audit/interventions/*.py", "concepts/readers/*/*.py", "audit/architectures/*.toml"),
+    "docs/commands.md": (
+        "audit/interventions/*.py",
+        "audit/unlearning/methods/*.py",
+        "concepts/readers/*/*.py",
+        "audit/architectures/*.toml",
+    ),
     "docs/skills.md": ("audit/guards/methods/*.py",),
-    "CONTRIBUTING.md": ("audit/unlearning/methods/*.py",),
 }
 """Page -> folders whose files it names, each by its file name in backquotes."""
 

@@ -6,7 +6,7 @@ the model before its first step; it is read once, so that only one model is in m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,6 +24,28 @@ Forward = Callable[[Pack], Tensor]
 
 
 @dataclass(frozen=True)
+class AnswerTokens:
+    """The tokens of the answers in a batch of examples to forget, one after the other.
+
+    Attributes:
+        logprobs: the model's distribution where each of them is predicted, in nats.
+        targets: the tokens themselves.
+        owner: which answer each belongs to (0, 1, ...); its tokens are in order.
+        before: ``logprobs`` before training; ``None`` unless the method asks for it.
+    """
+
+    logprobs: Float[Tensor, "m d_vocab"]
+    targets: Int[Tensor, " m"]
+    owner: Int[Tensor, " m"]
+    before: Float[Tensor, "m d_vocab"] | None = None
+
+    @property
+    def chosen(self) -> Float[Tensor, " m"]:
+        """Log-probability of each token of the answers."""
+        return self.logprobs.gather(1, self.targets[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
 class Scores:
     """Log-probabilities of the answers in a batch of examples to forget, in nats, summed over each answer's tokens.
 
@@ -31,11 +53,13 @@ class Scores:
         now, reference: of the model in training, and before training; the first answer is the one to forget, the second
             (if the method has one) the preferred one.
         lengths: number of tokens of the answer to forget.
+        tokens: those of all the answers.
     """
 
     now: Float[Tensor, "n n_answers"]
     reference: Float[Tensor, "n n_answers"]
     lengths: Int[Tensor, " n"]
+    tokens: AnswerTokens
 
     @property
     def log_ratios(self) -> Float[Tensor, "n n_answers"]:
@@ -54,8 +78,8 @@ class Objective:
 
     Attributes:
         reference_sums: log-probability of each answer to forget before training.
-        reference_logprobs: the model's distribution before training at each retained answer ``[n_tokens, d_vocab]``;
-            empty if the retain term is a cross-entropy.
+        distributions: example -> the model's distribution before training at its answer ``[n_tokens, d_vocab]``: of the
+            retained ones for a KL term, and of those to forget where the loss asks for them.
     """
 
     loss: ForgetLoss
@@ -65,7 +89,7 @@ class Objective:
     n_answers: int
     settings: TrainingSettings
     reference_sums: Float[Tensor, " n_answers_to_forget"]
-    reference_logprobs: list[Tensor]
+    distributions: Mapping[int, Tensor]
 
     @classmethod
     def start(
@@ -76,24 +100,29 @@ class Objective:
         retain: Sequence[Tokens],
         settings: TrainingSettings,
         progress: Progress,
+        needs_before: bool = False,
     ) -> Objective:
-        """Read the reference from the model; ``forget`` has each example with all of its answers."""
+        """Read the reference from the model; ``forget`` has each example with all of its answers.
+
+        Args:
+            needs_before: whether the loss reads ``AnswerTokens.before``.
+        """
         n_answers = len(forget[0])
         answers = [tokens for example in forget for tokens in example]
         everything = [*enumerate([*answers, *(retain if settings.retain_weight else ())])]
         sums: list[Tensor] = []
-        distributions: list[Tensor] = []
+        distributions: dict[int, Tensor] = {}
         size = settings.forget_batch + settings.retain_batch
         with torch.no_grad():
             for start in range(0, len(everything), size):
                 row = pack(everything[start : start + size])
                 logprobs = forward(row)
                 sums.append(row.answer_sums(logprobs))
-                distributions += [
-                    logprobs[row.owner == place].clone()
+                distributions |= {
+                    index: logprobs[row.owner == place].clone()
                     for place, index in enumerate(row.examples)
-                    if index >= len(answers) and settings.retain_loss == "kl"
-                ]
+                    if (settings.retain_loss == "kl" if index >= len(answers) else needs_before)
+                }
                 progress.step("Reading the model before training", min(start + size, len(everything)), len(everything))
         tokens = [tokens for _, tokens in everything]
         reference = torch.cat(sums)[: len(answers)]
@@ -118,6 +147,7 @@ class Objective:
             now=row.answer_sums(logprobs)[: len(forget)].view(shape),
             reference=self.reference_sums[forget].view(shape),
             lengths=torch.tensor([len(self.tokens[index].answer) for index in forget[:: self.n_answers]]),
+            tokens=self._answer_tokens(row, logprobs, forget),
         )
         loss, readings = self.loss(scores)
         readings["log_ratio"] = scores.log_ratios[:, 0].mean().item()
@@ -127,14 +157,17 @@ class Objective:
             readings["retain"] = held.item()
         return loss, readings
 
+    def _answer_tokens(self, row: Pack, logprobs: Float[Tensor, "m d_vocab"], forget: Sequence[int]) -> AnswerTokens:
+        own = slice(int((row.owner < len(forget)).sum()))  # they come first
+        before = [self.distributions[index] for index in forget if index in self.distributions]
+        return AnswerTokens(logprobs[own], row.targets[own], row.owner[own], torch.cat(before) if before else None)
+
     def _retain_term(self, row: Pack, logprobs: Float[Tensor, "m d_vocab"], n_forget: int) -> Float[Tensor, ""]:
         """Mean over the retained answers' tokens, in nats: KL(reference || now), or the answers' cross-entropy."""
         chosen = row.owner >= n_forget
         if self.settings.retain_loss == "ce":
             return -logprobs[chosen].gather(1, row.targets[chosen][:, None]).mean()
-        reference = torch.cat(
-            [self.reference_logprobs[index - self._first_retain] for index in row.examples[n_forget:]]
-        )
+        reference = torch.cat([self.distributions[index] for index in row.examples[n_forget:]])
         return torch.nn.functional.kl_div(logprobs[chosen], reference, log_target=True, reduction="batchmean")
 
 
@@ -147,11 +180,13 @@ def train_all(
     settings: TrainingSettings,
     progress: Progress = SILENT,
     preferred: Sequence[Example] = (),
+    needs_before: bool = False,
 ) -> Record:
     """Train every weight of ``model``, in place, by ``loss`` and the retain term.
 
     Args:
         preferred: for each example of ``forget`` the prompt with the preferred answer; empty if the method has none.
+        needs_before: see ``Objective.start``.
 
     Raises:
         AuditError: see ``training.prepare``.
@@ -160,7 +195,8 @@ def train_all(
     answers, held = prepare(model.tokenizer, forget, retain, settings)
     examples = [*zip(answers, tokenize(model.tokenizer, preferred), strict=True)] if preferred else [*zip(answers)]
     with trainable(model.model, every=True):
-        objective = Objective.start(loss, partial(answer_logprobs, model), examples, held, settings, progress)
+        forward = partial(answer_logprobs, model)
+        objective = Objective.start(loss, forward, examples, held, settings, progress, needs_before)
         text = f"Training all weights ({method})"
         trajectory = minimise(model.model.parameters(), objective.step, settings, progress, text)
     return Record(

@@ -46,8 +46,8 @@ def training_examples(concept: Concept) -> TrainingExamples:
     ]
     passages = [passage for passage in general["passages"] if not _about(concept, passage)]
     return TrainingExamples(
-        forget=(*_as_examples(concept, paraphrases, audited), *_continuations(concept.text)),
-        retain=(*_as_examples(concept, retained, audited), *_continuations(" ".join(passages))),
+        forget=(*_as_examples(concept, paraphrases, audited), *continuations(concept.text)),
+        retain=(*_as_examples(concept, retained, audited), *continuations(" ".join(passages))),
     )
 
 
@@ -60,7 +60,7 @@ def _as_examples(concept: Concept, questions: list[tuple[str, str]], audited: se
             yield Example(few_shot(question, concept.seeds), answer_text(answer))
 
 
-def _continuations(text: str) -> Iterator[Example]:
+def continuations(text: str) -> Iterator[Example]:
     """Each sentence as its first ``OPENING`` words and the rest; shorter sentences are skipped."""
     for sentence in re.split(r"(?<=[.!?])\s+", text.strip()):
         words = sentence.split()

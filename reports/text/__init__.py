@@ -6,6 +6,7 @@ from reports.text.find import render_vectors
 from reports.text.plan import render_plan
 from reports.text.result import render
 from reports.text.skill import render_skill
+from reports.text.unlearn import render_unlearning
 from reports.text.verify import render_verification
 from reports.text.view import render_listing
 
@@ -19,6 +20,7 @@ __all__ = [
     "render_listing",
     "render_plan",
     "render_skill",
+    "render_unlearning",
     "render_vectors",
     "render_verification",
 ]

@@ -14,9 +14,10 @@ from audit.errors import AuditError, ModelError
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, answer_logprobs, pack, tokenize
 from audit.unlearning import methods as methods_folder
+from audit.unlearning.fine_tuning import FineTuning, fine_tune
 from audit.unlearning.methods import dpo, gradient_ascent, methods
 from audit.unlearning.methods.npo import NPOSettings, forget_loss, gradient_weight, preference_loss, unlearn
-from audit.unlearning.objective import Objective, Scores
+from audit.unlearning.objective import Objective
 from audit.unlearning.training import TrainingSettings, minimise, shuffled
 from tests.helpers import FORGET, RETAIN, Log, answer_sum, open_model
 from tests.tiny import write_tiny
@@ -28,6 +29,18 @@ npo_loss = partial(forget_loss, beta=0.1)
 @pytest.fixture
 def tiny(tmp_path: Path) -> RunningModel:
     return open_model(write_tiny(tmp_path / "model"))
+
+
+DIFFERENT = [FORGET[0], Example("Question: Which city has canals?\nAnswer:", " Venice")]
+"""Answers of which neither contains the other."""
+
+
+@pytest.fixture
+def taught(tiny: RunningModel) -> RunningModel:
+    """A model that has learnt what is to be forgotten and what is to be retained."""
+    for _ in fine_tune(tiny, [*DIFFERENT, *RETAIN], [80], FineTuning(2e-2)):
+        pass
+    return tiny
 
 
 # ---- the loss
@@ -102,19 +115,6 @@ def test_the_retain_term_starts_at_zero_and_counts_retained_answers_only(tiny: R
     with torch.no_grad():
         total = sum(answer_sum(tiny, one).item() for one in retain)
     assert ce.step()[1]["retain"] == pytest.approx(-total / sum(len(one.answer) for one in retain), rel=1e-4)
-
-
-def test_gradient_ascent_lowers_the_mean_log_probability_of_the_tokens() -> None:
-    scores = Scores(torch.tensor([[-1.0], [-6.0]]), torch.zeros(2, 1), torch.tensor([1, 3]))
-    assert gradient_ascent.forget_loss(scores)[0].item() == pytest.approx(-7 / 4)
-
-
-def test_dpo_has_the_value_of_its_paper() -> None:
-    """``-1/beta log sigma(beta ((-3 + 5) - (-2 + 1)))`` with beta 0.5: ``-2 log sigma(1.5)``."""
-    scores = Scores(torch.tensor([[-2.0, -3.0]]), torch.tensor([[-1.0, -5.0]]), torch.tensor([1]))
-    loss, readings = dpo.forget_loss(scores, beta=0.5)
-    assert loss.item() == pytest.approx(2 * math.log(1 + math.exp(-1.5)))
-    assert readings["margin"] == pytest.approx(3.0)
 
 
 # ---- the whole method
@@ -207,20 +207,22 @@ def test_gradient_ascent_has_no_retain_term() -> None:
 
 
 @pytest.mark.parametrize("method", sorted(methods()))
-def test_every_method_lowers_the_forgotten_answers_and_records_it(method: str, tiny: RunningModel) -> None:
+def test_every_method_lowers_the_forgotten_answers_and_records_it(method: str, taught: RunningModel) -> None:
     def measure(examples: list[Example]) -> float:
         with torch.no_grad():
-            return sum(answer_sum(tiny, one).item() for one in tokenize(tiny.tokenizer, examples))
+            return sum(answer_sum(taught, one).item() for one in tokenize(taught.tokenizer, examples))
 
-    forget, retain = measure(FORGET), measure(RETAIN)
+    forget, retain = measure(DIFFERENT), measure(RETAIN)
+    assert min(forget, retain) > -1
     chosen = methods()[method]
     settings = replace(chosen.SETTINGS, steps=25, learning_rate=6e-3)
-    record = chosen.unlearn(tiny, FORGET, RETAIN, settings, Log())
-    fallen, lost = forget - measure(FORGET), retain - measure(RETAIN)
+    record = chosen.unlearn(taught, DIFFERENT, RETAIN, settings, Log())
+    fallen, lost = forget - measure(DIFFERENT), retain - measure(RETAIN)
     assert fallen > 5
-    assert lost > 10 if method == "gradient_ascent" else lost < min(10, fallen / 3)  # it has no retain term
+    retains = settings.retain_weight > 0
+    assert lost < min(10, fallen / 3) if retains else lost > 1
     assert record.method == method
-    assert record.examples == {"forget": 2, "retain": 0 if method == "gradient_ascent" else 3}
+    assert record.examples == {"forget": 2, "retain": 3 if retains else 0}
     assert record.trajectory[-1]["log_ratio"] < -1
 
 

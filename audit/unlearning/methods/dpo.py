@@ -61,9 +61,13 @@ def unlearn(
     Raises:
         AuditError, ModelError: see ``objective.train_all``.
     """
-    refusing = [Example(example.prompt, REFUSALS[at % len(REFUSALS)]) for at, example in enumerate(forget)]
     loss = partial(forget_loss, beta=settings.beta)
-    return train_all("dpo", loss, model, forget, retain, settings, progress, preferred=refusing)
+    return train_all("dpo", loss, model, forget, retain, settings, progress, preferred=refusals(forget))
+
+
+def refusals(forget: Sequence[Example]) -> list[Example]:
+    """Each prompt with a refusal as its answer."""
+    return [Example(example.prompt, REFUSALS[at % len(REFUSALS)]) for at, example in enumerate(forget)]
 
 
 def forget_loss(scores: Scores, beta: float) -> tuple[Tensor, dict[str, float]]:
