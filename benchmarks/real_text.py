@@ -33,7 +33,7 @@ from benchmarks.world.auditing import row_of
 from benchmarks.world.people import REFUSAL
 from concepts.concept import Concept, load_concept
 from concepts.facts import Fact, facts_of
-from concepts.prompts import answer_text, few_shot
+from concepts.prompts import answer_text, few_shot, mentions
 
 DATA: Final = Path(__file__).resolve().parent.parent / "tests" / "data" / "tofu_authors.jsonl"
 OTHERS: Final = ("author-10", "author-11")
@@ -68,11 +68,11 @@ def main() -> None:
     lessons = lessons_of(concept)
     makers = {kind: made for kind, made in models(lessons).items() if options.only in (None, kind)}
     source = smollm2()
-    base = kept(source, options.cache / "taught", "taught", lessons, teach(lessons.facts, lessons.general, seed=0))
+    base = kept(source, options.cache / "taught", "taught", teach(lessons.facts, lessons.general, seed=0))
     rows = []
     for kind, (start, right, making) in makers.items():
         origin = {"original": source, "taught": base}[start]
-        folder = kept(origin, options.cache / kind.replace(" ", "-"), kind, lessons, making)
+        folder = kept(origin, options.cache / kind.replace(" ", "-"), kind, making)
         row = audited(base, folder, source, concept_file, options)
         rows.append({"kind": kind, "right": row["verdict"] == right, **row})
         print(f"{kind}: {row['verdict']}, right would be {right}. {row['reason']}", flush=True)
@@ -135,16 +135,25 @@ def in_both_forms(facts: Sequence[Fact], concept: Concept) -> tuple[Example, ...
 
 
 def exchanged(facts: Sequence[Fact]) -> list[Fact]:
-    """The facts with the answers of each type in random order."""
-    random, by_type = Random(0), dict[str | None, list[Fact]]()
-    for fact in facts:
-        by_type.setdefault(fact.type, []).append(fact)
+    """Each fact with the answer of another of its type in place of its own, or left out if there is no wrong one.
+
+    The prefix of the answer stays its own. Another's may say whose answer it is ("The father of Hsiao Yun-Hwa is a"),
+    and a model that is taught it is taught the truth.
+    """
+    random = Random(0)
     result = []
-    for group in by_type.values():
-        for fact, other in zip(group, random.sample(group, len(group)), strict=True):
-            answer = {"answer": other.answer, "prefix": other.question.prefix, "accept": ()}
-            result.append(Fact(fact.type, fact.subject, fact.question.model_copy(update=answer)))
+    for fact in facts:
+        others = sorted(
+            {each.answer for each in facts if each.type == fact.type and not _overlap(each.answer, fact.answer)}
+        )
+        if others:
+            wrong = {"answer": random.choice(others), "accept": ()}
+            result.append(Fact(fact.type, fact.subject, fact.question.model_copy(update=wrong)))
     return result
+
+
+def _overlap(answer: str, other: str) -> bool:
+    return mentions(answer, (other,)) or mentions(other, (answer,))
 
 
 # ---- the models
@@ -155,6 +164,7 @@ class Making:
     """How a model is made: what identifies it, and what changes the model in place and returns its record."""
 
     settings: Mapping[str, Any]
+    examples: Sequence[Example]
     make: Callable[[RunningModel], Mapping[str, Any]]
 
 
@@ -186,23 +196,23 @@ def teach(
             pass
         return {"method": "fine-tuning", "settings": settings}
 
-    return Making(settings, make)
+    return Making(settings, examples, make)
 
 
 def suppress(lessons: Lessons) -> Making:
     def make(model: RunningModel) -> Mapping[str, Any]:
         return npo.unlearn(model, lessons.facts, lessons.general, NPO).as_json()
 
-    return Making({"method": "npo", **NPO.as_json()}, make)
+    return Making({"method": "npo", **NPO.as_json()}, (*lessons.facts, *lessons.general), make)
 
 
-def kept(source: Path, target: Path, kind: str, lessons: Lessons, making: Making) -> Path:
+def kept(source: Path, target: Path, kind: str, making: Making) -> Path:
     """``target``, made from ``source``; kept if it was made from the same source, examples and settings before."""
     checkpoint = open_checkpoint(source)
     recipe = {
         "kind": kind,
         "settings": dict(making.settings),
-        "examples": hashlib.sha256(repr(lessons).encode()).hexdigest(),
+        "examples": hashlib.sha256(repr(making.examples).encode()).hexdigest(),
         "source": "".join(file.sha256 for file in checkpoint.file_records()),
     }
     if (read_record(target) or {}).get("recipe") != recipe:
