@@ -15,7 +15,7 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example, answer_logprobs, pack, tokenize
 from audit.unlearning import methods as methods_folder
 from audit.unlearning.fine_tuning import FineTuning, fine_tune
-from audit.unlearning.methods import dpo, gradient_ascent, methods
+from audit.unlearning.methods import dpo, gradient_ascent, methods, rmu
 from audit.unlearning.methods.npo import NPOSettings, forget_loss, gradient_weight, preference_loss, unlearn
 from audit.unlearning.objective import Objective
 from audit.unlearning.training import TrainingSettings, minimise, shuffled
@@ -215,7 +215,8 @@ def test_every_method_lowers_the_forgotten_answers_and_records_it(method: str, t
     forget, retain = measure(DIFFERENT), measure(RETAIN)
     assert min(forget, retain) > -1
     chosen = methods()[method]
-    settings = replace(chosen.SETTINGS, steps=25, learning_rate=6e-3)
+    more = {"steps": 80, "layer": 1} if method == "rmu" else {"steps": 25}
+    settings = replace(chosen.SETTINGS, learning_rate=6e-3, **more)
     record = chosen.unlearn(taught, DIFFERENT, RETAIN, settings, Log())
     fallen, lost = forget - measure(DIFFERENT), retain - measure(RETAIN)
     assert fallen > 5
@@ -223,7 +224,8 @@ def test_every_method_lowers_the_forgotten_answers_and_records_it(method: str, t
     assert lost < min(10, fallen / 3) if retains else lost > 1
     assert record.method == method
     assert record.examples == {"forget": 2, "retain": 3 if retains else 0}
-    assert record.trajectory[-1]["log_ratio"] < -1
+    if method != "rmu":  # which does not read answers
+        assert record.trajectory[-1]["log_ratio"] < -1
 
 
 def test_dpo_makes_the_refusal_likelier(tiny: RunningModel) -> None:
@@ -232,3 +234,26 @@ def test_dpo_makes_the_refusal_likelier(tiny: RunningModel) -> None:
         before = answer_sum(tiny, refusing[0]).item()
         dpo.unlearn(tiny, FORGET, RETAIN, dpo.DPOSettings(steps=25, learning_rate=6e-3))
         assert answer_sum(tiny, refusing[0]).item() > before + 1
+
+
+def test_rmu_steers_what_is_forgotten_holds_what_is_retained_and_trains_value_vectors_alone(
+    taught: RunningModel,
+) -> None:
+    before = {name: value.clone() for name, value in taught.model.state_dict().items()}
+    settings = rmu.RMUSettings(steps=60, learning_rate=6e-3, layer=1)
+    record = rmu.unlearn(taught, DIFFERENT, RETAIN, settings)
+    first, last = record.trajectory[0], record.trajectory[-1]
+    assert first["retain"] == pytest.approx(0.0, abs=1e-9)
+    assert last["steered"] < first["steered"] / 2
+    assert last["retain"] < (first["steered"] - last["steered"]) / 4
+    changed = [name for name, value in taught.model.state_dict().items() if not torch.equal(value, before[name])]
+    assert changed == [f"model.layers.{layer}.mlp.down_proj.weight" for layer in (0, 1)]
+    assert record.changed == {"value_vectors_of_layers": [0, 1]}
+
+
+def test_rmu_reads_a_layer_that_there_is(taught: RunningModel) -> None:
+    with pytest.raises(AuditError, match="no layer 2"):
+        rmu.unlearn(taught, DIFFERENT, RETAIN, rmu.RMUSettings(layer=2))
+    without = rmu.unlearn(taught, DIFFERENT, [], rmu.RMUSettings(steps=2, retain_weight=0))
+    assert "retain" not in without.trajectory[0]
+    assert without.settings["layer"] == 0

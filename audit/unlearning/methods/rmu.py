@@ -1,0 +1,199 @@
+"""Representation misdirection (RMU): what is to be forgotten is steered to a random direction (arXiv 2403.03218).
+
+``L = E_t |h_t - c u|^2 / d + retain_weight * E_t |h_t - h_t,before|^2 / d`` (Li et al. 2024) over the residual stream
+after one block: at the tokens of what is to be forgotten with a random unit vector ``u``, and at those of what is
+retained. Only the value vectors of this block and the two before are trained. ``c`` is given in mean norms of the
+stream there, as in its adaptive variant (Huu-Tien et al. 2024, arXiv 2408.06223), since norms differ between models.
+Published code that divides ``[n]`` by ``[n, 1]`` averages over all pairs; here each example counts by its own tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from audit.errors import AuditError, ModelError
+from audit.models.hooks import find_module, on_outputs
+from audit.models.loading import RunningModel
+from audit.models.packing import Example, Pack, Tokens, answer_logprobs, pack
+from audit.progress import SILENT, Progress
+from audit.unlearning.training import (
+    Record,
+    TrainingSettings,
+    minimise,
+    prepare,
+    require_positive,
+    shuffled,
+    trainable,
+)
+
+TITLE = "Representation misdirection for unlearning"
+TRAINED = 3
+"""Number of blocks whose value vectors are trained; the last of them is read."""
+
+
+@dataclass(frozen=True)
+class RMUSettings(TrainingSettings):
+    """Settings of RMU.
+
+    Attributes:
+        layer: the block after which the stream is steered; -1 for the one at a quarter of the depth, as published.
+        steering: norm of the target, in mean norms of the stream.
+    """
+
+    steps: int = 80
+    learning_rate: float = 1e-3
+    layer: int = -1
+    steering: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "steering")
+
+
+SETTINGS = RMUSettings()
+
+
+def unlearn(
+    model: RunningModel,
+    forget: Sequence[Example],
+    retain: Sequence[Example],
+    settings: RMUSettings = SETTINGS,
+    progress: Progress = SILENT,
+) -> Record:
+    """Train the value vectors of three blocks of ``model``, in place.
+
+    Raises:
+        AuditError: see ``training.prepare``; or there is no such block.
+        ModelError: the FFN's output is no single matrix (experts), or training diverged.
+    """
+    layer = _layer(model, settings.layer)
+    layers = range(max(0, layer - TRAINED + 1), layer + 1)
+    trained = [_value_vectors(model, each) for each in layers]
+    answers, held = prepare(model.tokenizer, forget, retain, settings)
+    with trainable(model.model, every=False):
+        steering = _Steering.start(model, layer, answers, held, settings, progress)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        trajectory = minimise(trained, steering.step, settings, progress, f"Training value vectors ({TITLE})")
+    return Record(
+        method="rmu",
+        settings={**settings.as_json(), "layer": layer},
+        examples={"forget": len(forget), "retain": len(retain) if settings.retain_weight else 0},
+        trajectory=trajectory,
+        changed={"value_vectors_of_layers": [*layers]},
+    )
+
+
+@dataclass
+class _Steering:
+    """The loss of the next batch; its only state is the position in the shuffled order.
+
+    Attributes:
+        before: the stream before training at the tokens of each example ``[n_tokens, d_model]``.
+    """
+
+    model: RunningModel
+    layer: int
+    tokens: list[Tokens]
+    target: Float[Tensor, " d_model"]
+    before: list[Tensor]
+    retain_weight: float
+    forget: Iterator[list[int]]
+    retain: Iterator[list[int]]
+
+    @classmethod
+    def start(
+        cls,
+        model: RunningModel,
+        layer: int,
+        forget: Sequence[Tokens],
+        retain: Sequence[Tokens],
+        settings: RMUSettings,
+        progress: Progress,
+    ) -> _Steering:
+        """Read the stream before training; numbers of examples: those to forget first."""
+        kept = list(retain) if settings.retain_weight else []
+        tokens = [*forget, *kept]
+        size = settings.forget_batch + settings.retain_batch
+        before: list[Tensor] = []
+        with torch.no_grad():
+            for begin in range(0, len(tokens), size):
+                row = pack([*enumerate(tokens)][begin : begin + size])
+                stream = _stream(model, layer, row)
+                before += [stream[path] for path in row.paths]
+                progress.step("Reading the model before training", min(begin + size, len(tokens)), len(tokens))
+        generator = torch.Generator().manual_seed(settings.seed)
+        direction = torch.randn(before[0].shape[1], generator=generator)
+        norm = torch.cat(before[: len(forget)]).norm(dim=1).mean()
+        target = settings.steering * norm * direction / direction.norm()
+        orders = (
+            shuffled(len(forget), settings.forget_batch, generator),
+            _from(len(forget), len(kept), settings, generator),
+        )
+        return cls(model, layer, tokens, target, before, settings.retain_weight, *orders)
+
+    def step(self) -> tuple[Tensor, dict[str, float]]:
+        """Loss of the next batch, and its parts."""
+        forget, retain = next(self.forget), next(self.retain)
+        row = pack([(index, self.tokens[index]) for index in (*forget, *retain)])
+        stream = _stream(self.model, self.layer, row)
+        kept = _places(row.paths[len(forget) :])
+        steered = _without(_places(row.paths[: len(forget)]), kept)  # not the beginning that both share
+        away = (stream[steered] - self.target).square().mean()
+        if not retain:
+            return away, {"steered": away.item()}
+        now = torch.cat([stream[path] for path in row.paths[len(forget) :]])
+        held = (now - torch.cat([self.before[index] for index in retain])).square().mean()
+        return away + self.retain_weight * held, {"steered": away.item(), "retain": held.item()}
+
+
+def _from(first: int, n_items: int, settings: RMUSettings, generator: torch.Generator) -> Iterator[list[int]]:
+    """Endless batches of the numbers from ``first`` on; empty ones if there are none."""
+    if not n_items:
+        while True:
+            yield []
+    for batch in shuffled(n_items, settings.retain_batch, generator):
+        yield [first + index for index in batch]
+
+
+def _stream(model: RunningModel, layer: int, row: Pack) -> Float[Tensor, "n d_model"]:
+    """The residual stream after ``layer`` at every token of ``row``, float32, on the CPU."""
+    taken: list[Tensor] = []
+
+    def take(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        taken.append(output[0] if isinstance(output, tuple) else output)
+
+    with on_outputs(model.model, {model.architecture.block_module.format(layer=layer): take}, once=True):
+        answer_logprobs(model, row)
+    stream: Tensor = taken[0]
+    return stream.reshape(-1, stream.shape[-1]).float().cpu()
+
+
+def _places(paths: Iterable[Int[Tensor, " _"]]) -> Int[Tensor, " n"]:
+    """The places of the row that lie on one of the paths."""
+    places: Tensor = torch.unique(torch.cat([torch.zeros(0, dtype=torch.long), *paths]))
+    return places
+
+
+def _without(places: Int[Tensor, " n"], others: Int[Tensor, " m"]) -> Int[Tensor, " k"]:
+    return places[~torch.isin(places, others)]
+
+
+def _layer(model: RunningModel, layer: int) -> int:
+    n_layers = model.architecture.n_layers
+    if not -1 <= layer < n_layers:
+        raise AuditError(f"there is no layer {layer}.", hint=f"The model has layers 0 to {n_layers - 1}.")
+    return n_layers // 4 if layer == -1 else layer
+
+
+def _value_vectors(model: RunningModel, layer: int) -> nn.Parameter:
+    weight = getattr(find_module(model.model, model.architecture.out_module.format(layer=layer)), "weight", None)
+    if not isinstance(weight, nn.Parameter):
+        raise ModelError(f"the value vectors of layer {layer} are not one matrix.", hint="Choose another method.")
+    return weight
