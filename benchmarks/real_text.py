@@ -33,7 +33,7 @@ from benchmarks.world.auditing import row_of
 from benchmarks.world.people import REFUSAL
 from concepts.concept import Concept, load_concept
 from concepts.facts import Fact, facts_of
-from concepts.prompts import answer_text, few_shot, mentions
+from concepts.prompts import answer_text, few_shot, overlap
 
 DATA: Final = Path(__file__).resolve().parent.parent / "tests" / "data" / "tofu_authors.jsonl"
 OTHERS: Final = ("author-10", "author-11")
@@ -144,16 +144,12 @@ def exchanged(facts: Sequence[Fact]) -> list[Fact]:
     result = []
     for fact in facts:
         others = sorted(
-            {each.answer for each in facts if each.type == fact.type and not _overlap(each.answer, fact.answer)}
+            {each.answer for each in facts if each.type == fact.type and not overlap(each.answer, fact.answer)}
         )
         if others:
             wrong = {"answer": random.choice(others), "accept": ()}
             result.append(Fact(fact.type, fact.subject, fact.question.model_copy(update=wrong)))
     return result
-
-
-def _overlap(answer: str, other: str) -> bool:
-    return mentions(answer, (other,)) or mentions(other, (answer,))
 
 
 # ---- the models

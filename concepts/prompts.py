@@ -119,6 +119,11 @@ def mentions(text: str, words: Sequence[str]) -> bool:
     return any(f" {normalise(word)} " in padded for word in words if normalise(word))
 
 
+def overlap(answer: str, other: str) -> bool:
+    """Whether one of two answers mentions the other, so that neither is wrong where the other is right."""
+    return mentions(answer, (other,)) or mentions(other, (answer,))
+
+
 def states(text: str, answers: Sequence[str]) -> bool:
     """Whether ``text`` mentions one of ``answers`` and does not negate it there ("not Rome", "Rome is not").
 

@@ -16,11 +16,12 @@ from typing import Final
 
 SMALL: Final = 2**30
 """Bytes of the parameters of a model for which freed memory is kept."""
-TRIM_THRESHOLD, MMAP_MAX = -1, -4
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
 """Names of the settings in malloc.h."""
 KEPT: Final = {MMAP_MAX: 0, TRIM_THRESHOLD: 2**31 - 1}
-GIVEN_BACK: Final = {MMAP_MAX: 65536, TRIM_THRESHOLD: 2**17}
-"""glibc's own values."""
+GIVEN_BACK: Final = {MMAP_MAX: 65536, MMAP_THRESHOLD: 2**25, TRIM_THRESHOLD: 2**26}
+"""The values that glibc's own adjustment reaches once a tensor of 32 MB was freed. Setting any of them ends that
+adjustment, and the values that glibc starts with would give back every tensor above 128 kB."""
 
 
 def set_up_memory(model_bytes: int) -> None:

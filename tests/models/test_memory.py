@@ -40,3 +40,6 @@ def test_the_next_tensor_takes_the_memory_of_the_last_where_the_model_is_small(m
     program = [sys.executable, "-c", PROGRAM.format(models=models, size=SIZE)]
     cleared = int(subprocess.run(program, capture_output=True, text=True, check=True).stdout)
     assert (cleared < SIZE / 100) if is_kept else (cleared > SIZE / 2)
+    program = [sys.executable, "-c", PROGRAM.format(models=models, size=2**23)]
+    cleared = int(subprocess.run(program, capture_output=True, text=True, check=True).stdout)
+    assert cleared < 2**23 / 100  # tensors below 32 MB are kept in any case

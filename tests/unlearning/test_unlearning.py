@@ -221,7 +221,7 @@ def test_every_method_lowers_the_forgotten_answers_and_records_it(method: str, t
     fallen, lost = forget - measure(DIFFERENT), retain - measure(RETAIN)
     assert fallen > 5
     retains = settings.retain_weight > 0
-    assert lost < min(10, fallen / 3) if retains else lost > 1
+    assert lost < min(10, fallen / 3) if retains else lost > 10
     assert record.method == method
     assert record.examples == {"forget": 2, "retain": 3 if retains else 0}
     if method != "rmu":  # which does not read answers

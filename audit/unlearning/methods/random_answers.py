@@ -19,7 +19,7 @@ from audit.progress import SILENT, Progress
 from audit.unlearning.methods.idk import replaced_loss
 from audit.unlearning.objective import train_all
 from audit.unlearning.training import Record, TrainingSettings
-from concepts.prompts import mentions
+from concepts.prompts import overlap
 
 TITLE = "Random-answer training"
 
@@ -62,11 +62,7 @@ def wrong_answers(forget: Sequence[Example], seed: int) -> list[Example]:
     answers = sorted({example.answer for example in forget})
     wrong = []
     for example in forget:
-        others = [
-            each
-            for each in answers
-            if not mentions(each, (example.answer.strip(),)) and not mentions(example.answer, (each.strip(),))
-        ]
+        others = [each for each in answers if not overlap(each, example.answer)]
         if not others:
             raise AuditError(
                 f"no other answer to forget is wrong for {example.prompt!r}.",

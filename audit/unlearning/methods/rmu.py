@@ -4,7 +4,7 @@
 after one block: at the tokens of what is to be forgotten with a random unit vector ``u``, and at those of what is
 retained. Only the value vectors of this block and the two before are trained. ``c`` is given in mean norms of the
 stream there, as in its adaptive variant (Huu-Tien et al. 2024, arXiv 2408.06223), since norms differ between models.
-Published code that divides ``[n]`` by ``[n, 1]`` averages over all pairs; here each example counts by its own tokens.
+Published code that divides ``[n]`` by ``[n, 1]`` averages over all pairs of examples; here the mean is over the tokens.
 """
 
 from __future__ import annotations
