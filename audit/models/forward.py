@@ -1,14 +1,14 @@
 """Forward passes over many token sequences that compute only the positions that are read.
 
-Three savings, none of which changes a number beyond rounding: sequences are sorted by length and padded on the right; a
-prefix that many of them share is run once and its keys and values are reused; the head is applied at the positions that
-are read.
+Three savings, none of which changes a number beyond rounding: a prefix that many sequences share is run once and its
+keys and values are reused; the sequences that are continued from it are run as a tree (``token_tree``), where the model
+allows that; the head is applied at the positions that are read.
 Key vectors and residuals are taken from the same pass by hooks on the modules that the architecture file names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
@@ -20,16 +20,18 @@ from torch import Tensor, nn
 
 from audit.errors import ModelError
 from audit.models.hooks import by_layer, on_inputs, on_outputs
-from audit.models.loading import KeyValueCache, RunningModel, no_cache, repeated
+from audit.models.loading import KeyValueCache, RunningModel, gathered, no_cache, repeated
+from audit.models.token_tree import token_tree
 from audit.progress import SILENT, Progress
 
 LOGITS_AT_ONCE = 2**25
 """Entries of the largest logits tensor, 128 MB in float32; long texts are run in smaller batches."""
-TOKENS_AT_ONCE = 1024
-"""Batches are larger than ``batch_size`` as long as they have no more tokens than this: a pass over 200 tokens takes a
-quarter longer for each of them."""
-A_PASS, A_PASS_ON_CPU = 2048, 50
-"""Tokens whose time a further pass costs: that of starting kernels on a GPU, of reading the weights on a CPU."""
+TREE, TREE_ON_CPU = 2048, 384
+"""Tokens of a tree: in a larger one more is shared, but more attention is computed and masked away. A GPU waits for its
+kernels to start, not for the tokens."""
+PADDED = 1024
+"""Batches of padded rows are larger than ``batch_size`` as long as they have no more tokens than this: a pass over 200
+tokens takes a quarter longer for each of them."""
 WORTH_A_PASS = 128
 """Tokens that a shared prefix must save: the pass over it takes the time of as many."""
 
@@ -67,7 +69,7 @@ class Batch:
 
 
 def run(model: RunningModel, rows: Sequence[Row], batch_size: int = 16, progress: Progress = SILENT) -> Iterator[Batch]:
-    """One pass over ``rows``, in batches of similar length.
+    """One pass over ``rows``, in batches.
 
     Raises:
         ModelError: the model's output is not a finite number.
@@ -76,16 +78,26 @@ def run(model: RunningModel, rows: Sequence[Row], batch_size: int = 16, progress
         done = 0
         for group in prefix_groups([row.ids[: row.last] for row in rows]):
             cache, start = prefix_cache(model, group.prefix), len(group.prefix)
-            for indices in _batches(rows, group.members, start, batch_size, model.architecture.d_vocab):
-                yield _forward(model, rows, indices, cache, start)
-                done += len(indices)
+            members = [rows[index] for index in group.members]
+            for part in parts(model, members, start, batch_size):
+                chosen = [members[number] for number in part]
+                layout = Layout.of(model, chosen, start)
+                with states_at(model, layout.last) as states:
+                    logits = layout.logits(model, repeated(cache, layout.n_rows))
+                yield states.batch([group.members[number] for number in part], finite(logits.float()))
+                done += len(part)
                 progress.step("Reading answers", done, len(rows))
 
 
 def tokens_run(rows: Sequence[Row]) -> int:
-    """Positions that ``run`` computes, padding not counted."""
-    saved = sum(group.saved for group in prefix_groups([row.ids[: row.last] for row in rows]))
-    return sum(len(row.ids) for row in rows) - saved
+    """Positions that ``run`` computes where a group of rows is one tree."""
+    tokens = 0
+    for group in prefix_groups([row.ids[: row.last] for row in rows]):
+        before: tuple[int, ...] = ()
+        for ids in sorted(rows[index].ids for index in group.members):
+            tokens += len(ids) - len(shared_prefix([before, ids]))
+            before = ids
+    return tokens
 
 
 @dataclass(frozen=True)
@@ -151,45 +163,49 @@ def prefix_cache(model: RunningModel, ids: Sequence[int]) -> KeyValueCache:
     """Keys and values of ``ids``, batch 1, from which any number of sequences can be continued."""
     cache = no_cache()
     if ids:
-        with reading_head_at(model, torch.tensor([0]), torch.tensor([len(ids) - 1])):
+        with reading_head_at(model, torch.tensor([len(ids) - 1])):
             model.model(input_ids=torch.tensor([ids], device=model.device), past_key_values=cache, use_cache=True)
     return cache
 
 
-def a_pass(model: RunningModel) -> int:
-    """Tokens whose time a further pass of ``model`` costs."""
-    return A_PASS_ON_CPU if model.device.type == "cpu" else A_PASS
-
-
-def passes(rows: Sequence[int], length: Callable[[int], int], cost: int) -> list[list[int]]:
-    """``rows`` in the passes that take the least time, where each row is padded to the longest of its pass.
+def parts(model: RunningModel, rows: Sequence[Row], start: int, batch_size: int = 16) -> Iterator[list[int]]:
+    """Indices of ``rows`` for one pass each: a tree, or padded rows of similar length where that is not possible.
 
     Args:
-        cost: of a further pass, in tokens.
+        start: tokens that all rows begin with and that need not be run.
     """
-    order = sorted(rows, key=length)
-    lengths = [length(row) for row in order]
-    ends = [end for end in range(1, len(order)) if lengths[end] > lengths[end - 1]] + [len(order)]
-    least = {0: (0, 0)}  # so many of the shortest rows -> the tokens of the best passes over them, begin of the last
-    for end in ends:
-        longest = lengths[end - 1]
-        least[end] = min((tokens + cost + (end - begin) * longest, begin) for begin, (tokens, _) in least.items())
-    chosen: list[list[int]] = []
-    end = len(order)
-    while end:
-        begin = least[end][1]
-        chosen.append(order[begin:end])
-        end = begin
-    return chosen[::-1]
+    limit = TREE_ON_CPU if model.device.type == "cpu" else TREE
+    as_tree = _can_be_a_tree(model, rows)
+    order = sorted(range(len(rows)), key=lambda index: (0 if as_tree else len(rows[index].ids), rows[index].ids))
+    part: list[int] = []
+    tokens = n_positions = 0
+    for index in order:
+        ids, more = rows[index].ids, len(rows[index].positions)
+        shared = len(shared_prefix([rows[part[-1]].ids, ids])) if part and as_tree else start
+        is_full = tokens + len(ids) - shared > limit
+        if not as_tree:
+            is_full = len(part) >= max(batch_size, PADDED // (len(ids) - start))
+        if part and (is_full or (n_positions + more) * model.architecture.d_vocab > LOGITS_AT_ONCE):
+            yield part
+            part, tokens, n_positions, shared = [], 0, 0, start
+        part.append(index)
+        tokens += len(ids) - shared
+        n_positions += more
+    if part:
+        yield part
 
 
-def reading_head_at(
-    model: RunningModel, rows: Int[Tensor, " n"], positions: Int[Tensor, " n"]
-) -> AbstractContextManager[object]:
-    """Apply the head only at ``positions[i]`` of ``rows[i]``, in one pass: its logits become ``[1, n, d_vocab]``."""
+def _can_be_a_tree(model: RunningModel, rows: Sequence[Row]) -> bool:
+    """Whether no layer needs more than a mask to tell what a token may look at."""
+    longest = max((len(row.ids) for row in rows), default=0)
+    return not model.alibi and (model.window is None or longest <= model.window)
+
+
+def reading_head_at(model: RunningModel, places: Int[Tensor, " n"]) -> AbstractContextManager[object]:
+    """Apply the head only at ``places`` in one pass, counted through all its rows: its logits become ``[1, n, _]``."""
 
     def select(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (args[0][rows, positions][None], *args[1:])
+        return (args[0].flatten(0, 1)[places][None], *args[1:])
 
     return on_inputs(model.model, {model.architecture.head_module: select}, once=True)
 
@@ -234,39 +250,6 @@ def expert_keys(
     return keys.flatten(1)
 
 
-def _batches(
-    rows: Sequence[Row], members: Sequence[int], start: int, batch_size: int, d_vocab: int
-) -> Iterator[list[int]]:
-    """Members of similar length; ``batch_size`` or ``TOKENS_AT_ONCE`` together, and at most ``LOGITS_AT_ONCE``."""
-    batch: list[int] = []
-    n_positions = 0
-    for index in sorted(members, key=lambda index: len(rows[index].ids)):
-        more = len(rows[index].positions)
-        is_full = len(batch) >= max(batch_size, TOKENS_AT_ONCE // (len(rows[index].ids) - start))
-        if batch and (is_full or (n_positions + more) * d_vocab > LOGITS_AT_ONCE):
-            yield batch
-            batch, n_positions = [], 0
-        batch.append(index)
-        n_positions += more
-    if batch:
-        yield batch
-
-
-def _forward(
-    model: RunningModel, rows: Sequence[Row], indices: Sequence[int], cache: KeyValueCache, start: int
-) -> Batch:
-    """The rows at ``indices``, whose first ``start`` tokens are in the cache."""
-    chosen = [rows[index] for index in indices]
-    places = [(number, position - start) for number, row in enumerate(chosen) for position in row.positions]
-    head_rows, head_positions = torch.tensor(places).T
-    last = torch.tensor([row.last - start for row in chosen])
-    arguments = padded(model, [row.ids[start:] for row in chosen], start)
-    with reading_head_at(model, head_rows, head_positions), states_at(model, last) as states:
-        output = model.model(**arguments, past_key_values=repeated(cache, len(chosen)), use_cache=True)
-    logits = finite(output.logits[0].float())
-    return states.batch(indices, logits)
-
-
 def finite(logits: Tensor) -> Tensor:
     """``logits``, checked.
 
@@ -278,25 +261,97 @@ def finite(logits: Tensor) -> Tensor:
     return logits
 
 
-class States:
-    """Hooks that keep key vectors and residuals at one position of each row, ``[n_rows, d]`` float32 by layer."""
+@dataclass(frozen=True)
+class Layout:
+    """Some rows in one pass, after a prefix whose keys and values are in the cache.
 
-    def __init__(self, last: Int[Tensor, " n_rows"]) -> None:
-        self.last = last
-        self.rows = torch.arange(len(last))
+    Attributes:
+        arguments: of the pass: one row that is a tree, or as many padded rows as there are.
+        paths: for each row, the places of its tokens after the prefix, counted through all rows of the pass.
+        start: tokens of the prefix.
+    """
+
+    rows: Sequence[Row]
+    arguments: Mapping[str, Tensor]
+    paths: Sequence[Int[Tensor, " _"]]
+    start: int
+
+    @classmethod
+    def of(cls, model: RunningModel, rows: Sequence[Row], start: int) -> Layout:
+        """One part (``parts``) of the rows that begin with a prefix of ``start`` tokens."""
+        sequences = [row.ids[start:] for row in rows]
+        if len(rows) == 1 or not _can_be_a_tree(model, rows):
+            arguments = padded(model, sequences, start)
+            length = arguments["input_ids"].shape[1]
+            paths = [number * length + torch.arange(len(ids)) for number, ids in enumerate(sequences)]
+            return cls(rows, arguments, paths, start)
+        tree = token_tree(sequences)
+        mask = torch.nn.functional.pad(tree.mask, (start, 0))
+        arguments = {
+            "input_ids": tree.ids.to(model.device),
+            "attention_mask": mask.to(model.device, next(model.model.parameters()).dtype),
+            "position_ids": (tree.positions + start).to(model.device),
+        }
+        return cls(rows, arguments, tree.paths, start)
+
+    @property
+    def n_rows(self) -> int:
+        """Of the pass."""
+        return len(self.arguments["input_ids"])
+
+    @property
+    def last(self) -> Int[Tensor, " n"]:
+        """Place of the last prompt token of each row."""
+        return torch.stack([path[row.last - self.start] for row, path in zip(self.rows, self.paths, strict=True)])
+
+    def logits(self, model: RunningModel, cache: KeyValueCache) -> Float[Tensor, "n_positions d_vocab"]:
+        """Run the pass; the logits row by row, each row's positions in turn.
+
+        Args:
+            cache: keys and values of the prefix, in ``n_rows`` rows; those of the pass are added.
+        """
+        read = [
+            path[row.positions.start - self.start : row.positions.stop - self.start]
+            for row, path in zip(self.rows, self.paths, strict=True)
+        ]
+        places, where = torch.unique(torch.cat(read), return_inverse=True)
+        with reading_head_at(model, places):
+            logits: Tensor = model.model(**self.arguments, past_key_values=cache, use_cache=True).logits[0]
+        return logits[where]
+
+    def continued(self, cache: KeyValueCache, chosen: Sequence[int]) -> tuple[KeyValueCache, Int[Tensor, "n_chosen n"]]:
+        """The cache after the pass with one row for each of the ``chosen``, and which of its places hold tokens."""
+        device = self.arguments["input_ids"].device
+        longest = self.start + max(len(self.paths[number]) for number in chosen)
+        length = self.arguments["input_ids"].shape[1]
+        rows = torch.tensor([int(self.paths[number][0]) // length for number in chosen], device=device)
+        places = torch.arange(longest, device=device).repeat(len(chosen), 1)
+        mask = torch.zeros_like(places)
+        for place, number in enumerate(chosen):
+            path = self.paths[number] % length
+            end = self.start + len(path)
+            places[place, self.start : end] = self.start + path.to(device)
+            mask[place, :end] = 1
+        return gathered(cache, rows, places), mask
+
+
+class States:
+    """Hooks that keep key vectors and residuals at some places of a pass, ``[n, d]`` float32 by layer."""
+
+    def __init__(self, places: Int[Tensor, " n"]) -> None:
+        self.places = places
         self.keys: dict[int, Tensor] = {}
         self.residual: dict[int, Tensor] = {}
 
     def take_keys(self, layer: int, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self.keys[layer] = self._at_last(args[0])
+        self.keys[layer] = self._there(args[0])
 
     def take_expert_keys(self, layer: int, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        places = self.rows * (len(args[0]) // len(self.last)) + self.last
-        states, index, weights = (arg[places] for arg in args)
+        states, index, weights = (arg[self.places] for arg in args)
         self.keys[layer] = expert_keys(module, states, index, weights).float().cpu()
 
     def take_residual(self, layer: int, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.residual[layer] = self._at_last(output[0] if isinstance(output, tuple) else output)
+        self.residual[layer] = self._there(output[0] if isinstance(output, tuple) else output)
 
     def batch(self, rows: Sequence[int], logits: Float[Tensor, "n_positions d_vocab"]) -> Batch:
         """What the pass read, of ``rows``."""
@@ -308,16 +363,15 @@ class States:
             residual=torch.stack([self.residual[layer] for layer in layers]),
         )
 
-    def _at_last(self, states: Tensor) -> Float[Tensor, "n_rows d"]:
-        states = states.reshape(len(self.last), -1, states.shape[-1])  # OPT's FFN sees all rows as one
-        return states[self.rows, self.last].float().cpu()
+    def _there(self, states: Tensor) -> Float[Tensor, "n d"]:
+        return states.reshape(-1, states.shape[-1])[self.places].float().cpu()  # OPT's FFN sees all rows as one
 
 
 @contextmanager
-def states_at(model: RunningModel, last: Int[Tensor, " n_rows"]) -> Iterator[States]:
-    """Key vectors and residuals at position ``last[i]`` of row ``i``, from the one pass that runs inside."""
+def states_at(model: RunningModel, places: Int[Tensor, " n"]) -> Iterator[States]:
+    """Key vectors and residuals at ``places`` of the one pass that runs inside, counted through all its rows."""
     architecture = model.architecture
-    states = States(last)
+    states = States(places)
     take_keys = states.take_expert_keys if architecture.n_experts else states.take_keys
     layers = range(architecture.n_layers)
     with (

@@ -1,10 +1,10 @@
 """Greedy and drawn answers, batched, that stop where the answer ends.
 
 Why not transformers' ``generate``: the prompts of an audit share their few-shot examples, which are most of their
-tokens, and their answers differ in length. Here a shared prefix is run once for all batches, the head is applied at
-the last position of each prompt alone, and a row leaves the batch when its answer ends. On 60 prompts the answers are
-equal and ``generate`` takes 2.7 times as long (``benchmarks/generation.py``); a test holds the answers of every family
-to those of ``generate``.
+tokens, and their answers differ in length. Here a shared prefix is run once for all batches, the prompts are continued
+from it as a tree, the head is applied at the last position of each prompt alone, and a row leaves the batch when its
+answer ends. On 60 prompts the answers are equal and ``generate`` takes 2.7 times as long
+(``benchmarks/generation.py``); a test holds the answers of every family to those of ``generate``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -19,11 +20,11 @@ from torch import Tensor
 
 from audit.models.forward import (
     Batch,
+    Layout,
     PrefixGroup,
-    a_pass,
+    Row,
     finite,
-    padded,
-    passes,
+    parts,
     prefix_cache,
     prefix_groups,
     reading_head_at,
@@ -53,7 +54,7 @@ def greedy(
     batch_size: int = 16,
     progress: Progress = SILENT,
     ended: Ended | Sequence[Ended] = is_over,
-    take: Take | None = None,
+    reader: Reader | None = None,
 ) -> list[tuple[int, ...]]:
     """The tokens that the model writes after each prompt, the most probable one each time.
 
@@ -62,14 +63,14 @@ def greedy(
 
     Args:
         max_new_tokens, ended: of every answer, or of each.
-        take: receives what the pass over the prompts reads at the last token of each.
+        reader: what is read in the passes over the prompts.
 
     Raises:
-        ModelError: with ``take``, an output of the model is not finite.
+        ModelError: with ``reader``, an output of the model is not finite.
     """
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
     ends = [ended] * len(prompts) if callable(ended) else ended
-    return _continue(model, prompts, _Choices(_most_probable, limits, ends, take), batch_size, progress)
+    return _continue(model, prompts, _Choices(_most_probable, limits, ends, reader), batch_size, progress)
 
 
 def sampled(
@@ -104,8 +105,16 @@ Ended = Callable[[str], bool]
 """Whether an answer has ended, from its text so far."""
 Choose = Callable[[Float[Tensor, "n d_vocab"], Sequence[int], int], list[int]]
 """The next token after each of some prompts, from its logits, the prompts' indices and the number of tokens so far."""
-Take = Callable[[Batch], None]
-"""Receives a batch whose ``rows`` are indices of prompts, with one position each."""
+
+
+class Reader(Protocol):
+    """Rows that are read in the passes over the prompts with which they begin."""
+
+    def unread(self, prompt: tuple[int, ...], /) -> Sequence[Row]:
+        """The rows that begin with ``prompt``, their last prompt token being its last."""
+
+    def take(self, rows: Sequence[Row], batch: Batch, /) -> None:
+        """Receive what was read of ``rows``; each prompt is among them as a row of its own."""
 
 
 def _most_probable(logits: Float[Tensor, "n d_vocab"], prompts: Sequence[int], step: int) -> list[int]:
@@ -119,7 +128,7 @@ class _Choices:
     choose: Choose
     limits: Sequence[int]
     ended: Sequence[Ended]
-    take: Take | None = None
+    reader: Reader | None = None
 
     def goes_on(self, prompt: int, written: Sequence[int], model: RunningModel) -> bool:
         """Whether the answer to the prompt at this index has not ended."""
@@ -174,8 +183,8 @@ class _Rows:
             "attention_mask": self.mask,
             "position_ids": self.position[:, None],
         }
-        last = torch.zeros(len(tokens), dtype=torch.long)
-        self.logits = _next_logits(model, arguments, self.cache, last)
+        with reading_head_at(model, torch.arange(len(tokens))):
+            self.logits = model.model(**arguments, past_key_values=self.cache, use_cache=True).logits[0]
         self.position = self.position + 1
 
 
@@ -189,12 +198,13 @@ def _continue(
         prefixes = _Prefixes(model, groups)
         done = 0
         for batch in _batches(model, prompts, choices.limits, groups, batch_size, prefixes.bytes_of_a_token()):
-            parts = [
-                _prompted(model, prompts, chosen, groups[number], prefixes.repeated(number, len(chosen)), choices.take)
-                for number, indices in batch.items()
-                for chosen in passes(indices, lambda index: len(prompts[index]), a_pass(model))
-            ]
-            rows = _Rows.together(parts)
+            rows = _Rows.together(
+                [
+                    each
+                    for number, indices in batch.items()
+                    for each in _prompted(model, prompts, indices, prefixes.of(number, len(indices)), choices.reader)
+                ]
+            )
             done += len(rows.prompts)
             for index, tokens in _answers(model, rows, choices).items():
                 answers[index] = tuple(tokens)
@@ -244,13 +254,13 @@ class _Prefixes:
         self.left = [len(group.members) for group in groups]
         self.caches: dict[int, KeyValueCache] = {}
 
-    def repeated(self, number: int, times: int) -> KeyValueCache:
-        """Those of one group, for ``times`` further prompts of it."""
+    def of(self, number: int, n_prompts: int) -> tuple[KeyValueCache, int]:
+        """Those of one group, for so many further prompts of it, and the number of their tokens."""
         cache = self._cache(number)
-        self.left[number] -= times
+        self.left[number] -= n_prompts
         if not self.left[number]:
             del self.caches[number]
-        return repeated(cache, times)
+        return cache, len(self.groups[number].prefix)
 
     def bytes_of_a_token(self) -> int:
         """Memory of the keys and values of one token; without a prefix, as if every head of queries had its own."""
@@ -271,25 +281,33 @@ class _Prefixes:
 def _prompted(
     model: RunningModel,
     prompts: Sequence[tuple[int, ...]],
-    chosen: Sequence[int],
-    group: PrefixGroup,
-    cache: KeyValueCache,
-    take: Take | None,
-) -> _Rows:
-    """One pass over the ``chosen`` prompts, all of one group; ``take`` receives what else it read at their ends.
+    indices: Sequence[int],
+    prefix: tuple[KeyValueCache, int],
+    reader: Reader | None,
+) -> Iterator[_Rows]:
+    """The prompts at ``indices``, all of one group, after the passes over them; ``reader`` receives what it asks for.
 
     Args:
-        cache: keys and values of the group's prefix, in as many rows.
+        prefix: keys and values of the group's prefix, and its length.
     """
-    start = len(group.prefix)
-    sequences = [prompts[index][start:] for index in chosen]
-    arguments = padded(model, sequences, start)
-    last = torch.tensor([len(ids) - 1 for ids in sequences])
-    with nullcontext() if take is None else states_at(model, last) as states:
-        logits = _next_logits(model, arguments, cache, last)
-    if take is not None and states is not None:
-        take(states.batch(chosen, finite(logits.float())))
-    return _Rows(list(chosen), cache, arguments["attention_mask"], start + 1 + last.to(model.device), logits)
+    cache, start = prefix
+    rows = [Row(prompts[index], len(prompts[index]) - 1) for index in indices]
+    if reader is not None:
+        unread = dict.fromkeys(row for index in indices for row in reader.unread(prompts[index]))
+        rows += unread.keys() - set(rows)
+    for part in parts(model, rows, start):
+        layout = Layout.of(model, [rows[number] for number in part], start)
+        own = repeated(cache, layout.n_rows)
+        with nullcontext() if reader is None else states_at(model, layout.last) as states:
+            logits = layout.logits(model, own)
+        if reader is not None and states is not None:
+            reader.take(layout.rows, states.batch(part, finite(logits.float())))
+        written = [place for place, number in enumerate(part) if number < len(indices)]
+        if written:
+            ends = torch.tensor([len(row.positions) for row in layout.rows]).cumsum(0) - 1
+            kept, mask = layout.continued(own, written)
+            position = mask.sum(dim=1)
+            yield _Rows([indices[part[place]] for place in written], kept, mask, position, logits[ends[written]])
 
 
 def _answers(model: RunningModel, rows: _Rows, choices: _Choices) -> dict[int, list[int]]:
@@ -311,15 +329,6 @@ def _answers(model: RunningModel, rows: _Rows, choices: _Choices) -> dict[int, l
         rows.keep(going)
         rows.advance(model, [chosen[row] for row in going])
     return written
-
-
-def _next_logits(
-    model: RunningModel, arguments: dict[str, Tensor], cache: KeyValueCache, last: Int[Tensor, " n"]
-) -> Float[Tensor, "n d_vocab"]:
-    """The logits at the last position of each row."""
-    with reading_head_at(model, torch.arange(len(last)), last):
-        logits: Tensor = model.model(**arguments, past_key_values=cache, use_cache=True).logits[0]
-    return logits
 
 
 def _end_ids(model: RunningModel) -> frozenset[int]:

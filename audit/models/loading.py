@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -65,6 +65,7 @@ class RunningModel:
         return device
 
 
+@runtime_checkable
 class KeyValueCache(Protocol):
     """A cache of keys and values, as transformers' models take it; each pass adds its tokens."""
 
@@ -223,6 +224,17 @@ def repeated(cache: KeyValueCache, times: int) -> KeyValueCache:
     copied = copy.deepcopy(cache)
     copied.batch_repeat_interleave(times)
     return copied
+
+
+def gathered(cache: KeyValueCache, rows: torch.Tensor, places: torch.Tensor) -> KeyValueCache:
+    """The cache with row ``i`` holding the keys and values of row ``rows[i]`` at ``places[i]`` (``[n_rows, n]``).
+
+    The cache given is used up.
+    """
+    for layer in cache.layers:
+        layer.keys = layer.keys.transpose(1, 2)[rows[:, None], places].transpose(1, 2)
+        layer.values = layer.values.transpose(1, 2)[rows[:, None], places].transpose(1, 2)
+    return cache
 
 
 def joined(caches: Sequence[KeyValueCache]) -> KeyValueCache:

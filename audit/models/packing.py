@@ -1,9 +1,4 @@
-"""Several examples in one row, as a tree: a common beginning is stored, and run through the model, once.
-
-Twenty few-shot questions share all their examples, so a row of them costs a third of twenty padded rows. Each token
-attends to its ancestors alone and keeps the position that it has in its own example, so log-probabilities and gradients
-are those of the examples one by one.
-"""
+"""Several examples in one row (``token_tree``), with the places at which their answers are scored or trained."""
 
 from __future__ import annotations
 
@@ -16,6 +11,7 @@ from torch import Tensor
 
 from audit.errors import AuditError, ModelError
 from audit.models.loading import RunningModel
+from audit.models.token_tree import token_tree
 from audit.models.tokenizer import Tokenizer
 
 
@@ -102,29 +98,15 @@ def tokenize(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Tokens]:
 
 def pack(examples: Sequence[tuple[int, Tokens]]) -> Pack:
     """One row that holds ``examples``, each with its index."""
-    nodes: dict[tuple[int, int], int] = {}
-    parents: list[int] = []
-    ids: list[int] = []
-    positions: list[int] = []
-    paths = []
-    for _, tokens in examples:
-        parent, path = -1, []
-        for depth, token in enumerate(tokens.inputs):
-            node = nodes.setdefault((parent, token), len(ids))
-            if node == len(ids):
-                parents.append(parent)
-                ids.append(token)
-                positions.append(depth)
-            path.append(node)
-            parent = node
-        paths.append(torch.tensor(path))
+    tree = token_tree(tokens.inputs for _, tokens in examples)
+    paths = zip(tree.paths, examples, strict=True)
     return Pack(
         examples=tuple(index for index, _ in examples),
-        ids=torch.tensor([ids]),
-        positions=torch.tensor([positions]),
-        mask=_ancestors(parents),
-        paths=tuple(paths),
-        scored=torch.cat([path[-len(tokens.answer) :] for path, (_, tokens) in zip(paths, examples, strict=True)]),
+        ids=tree.ids,
+        positions=tree.positions,
+        mask=tree.mask,
+        paths=tree.paths,
+        scored=torch.cat([path[-len(tokens.answer) :] for path, (_, tokens) in paths]),
         targets=torch.tensor([token for _, tokens in examples for token in tokens.answer]),
         owner=torch.tensor([place for place, (_, tokens) in enumerate(examples) for _ in tokens.answer]),
     )
@@ -157,12 +139,3 @@ def answer_logprobs(model: RunningModel, row: Pack) -> Float[Tensor, "m d_vocab"
         use_cache=False,
     ).logits
     return torch.log_softmax(logits[0].float(), dim=-1).cpu()
-
-
-def _ancestors(parents: Sequence[int]) -> Float[Tensor, "1 1 n n"]:
-    """0 where column is an ancestor of row or the row itself, -inf elsewhere; parents come before children."""
-    visible = torch.eye(len(parents), dtype=torch.bool)
-    for node, parent in enumerate(parents):
-        if parent >= 0:
-            visible[node] |= visible[parent]
-    return torch.zeros(visible.shape).masked_fill(~visible, -torch.inf)[None, None]

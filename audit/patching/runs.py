@@ -118,7 +118,8 @@ class Run:
         """
         rows, positions = self.places(batch)
         arguments = padded(self.model, [self.rows[index].ids[self.shared :] for index in batch], self.shared)
-        with torch.inference_mode(), reading_head_at(self.model, rows, positions):
+        length = arguments["input_ids"].shape[1]
+        with torch.inference_mode(), reading_head_at(self.model, rows * length + positions):
             cache = repeated(self._cache, len(batch))
             output = self.model.model(**arguments, past_key_values=cache, use_cache=True)
         logits: Tensor = output.logits[0].float().cpu()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 
 from audit.lenses.logit_lens import Readout, readout
 from audit.models.forward import Batch, Row, run, tokens_run
-from audit.models.generation import greedy, is_over, sampled
+from audit.models.generation import Reader, greedy, is_over, sampled
 from audit.models.loading import RunningModel
 from audit.progress import SILENT, Progress
 from audit.questions.conditions import AS_IS, Condition
@@ -23,8 +22,6 @@ KEYS: Final = ("target", "unrelated")
 """Kinds of question that always have an entry in ``Readings.keys``, if an empty one: metrics compare the two."""
 Key = tuple[str, str]
 """Kind of question and type of a group."""
-TakePrompts = Callable[[Sequence[tuple[int, ...]], Batch], None]
-"""Receives the tokens of prompts, and a batch whose ``rows`` are indices of them with one position each."""
 
 
 @dataclass(frozen=True)
@@ -102,21 +99,24 @@ def generate(
     items: ItemSet,
     batch_size: int = 16,
     progress: Progress = SILENT,
-    take: TakePrompts | None = None,
 ) -> tuple[dict[str, str], int]:
-    """Prompt id -> the model's continuation of each of ``items.written``, and the number of generated tokens.
-
-    Args:
-        take: receives what is read at the last token of the prompts whose answers are not drawn.
-    """
-    texts, total = _written(model, items.written, batch_size, progress, take)
+    """Prompt id -> the model's continuation of each of ``items.written``, and the number of generated tokens."""
+    texts, total = _written(model, items.written, batch_size, progress)
     return {prompt.id: text for prompt, text in zip(items.written, texts, strict=True)}, total
 
 
 def _written(
-    model: RunningModel, prompts: Sequence[Prompt], batch_size: int, progress: Progress, take: TakePrompts | None
+    model: RunningModel,
+    prompts: Sequence[Prompt],
+    batch_size: int,
+    progress: Progress,
+    reader: Reader | None = None,
 ) -> tuple[list[str], int]:
-    """The model's continuation of each prompt, and the number of generated tokens; equal prompts are written once."""
+    """The model's continuation of each prompt, and the number of generated tokens; equal prompts are written once.
+
+    Args:
+        reader: what is read in the passes over the prompts whose answers are not drawn.
+    """
     texts: dict[object, str] = {}
     total = 0
     alike: dict[object, dict[object, Prompt]] = {}
@@ -124,7 +124,7 @@ def _written(
         drawn = (prompt.samples, prompt.seed, prompt.max_new_tokens, prompt.is_complete) if prompt.samples else None
         alike.setdefault(drawn, {})[prompt.how] = prompt
     for distinct in alike.values():
-        written = _continuations(model, list(distinct.values()), batch_size, progress, take)
+        written = _continuations(model, list(distinct.values()), batch_size, progress, reader)
         total += sum(len(tokens) for answers in written for tokens in answers)
         for (how, prompt), answers in zip(distinct.items(), written, strict=True):
             texts[how] = _text(prompt, [model.tokenizer.decode(each, skip_special_tokens=True) for each in answers])
@@ -132,16 +132,15 @@ def _written(
 
 
 def _continuations(
-    model: RunningModel, prompts: Sequence[Prompt], batch_size: int, progress: Progress, take: TakePrompts | None
+    model: RunningModel, prompts: Sequence[Prompt], batch_size: int, progress: Progress, reader: Reader | None
 ) -> list[list[tuple[int, ...]]]:
     """The tokens of the answers to each prompt; either none is drawn, or all are drawn in the same way."""
     first, ids = prompts[0], [prompt.ids for prompt in prompts]
     ended = [prompt.is_complete or is_over for prompt in prompts]
     if first.samples:
         return sampled(model, ids, first.samples, first.seed, first.max_new_tokens, batch_size, progress, ended[0])
-    taken = None if take is None else partial(take, ids)
     lengths = [prompt.max_new_tokens for prompt in prompts]
-    return [[each] for each in greedy(model, ids, lengths, batch_size, progress, ended, taken)]
+    return [[each] for each in greedy(model, ids, lengths, batch_size, progress, ended, reader)]
 
 
 def _text(prompt: Prompt, answers: Sequence[str]) -> str:
@@ -215,7 +214,7 @@ def write_and_read(
         if condition not in written
         for prompt in items.written
     ]
-    answers, _ = _written(model, [prompt for _, prompt in asked], batch_size, progress, plan.take_prompts)
+    answers, _ = _written(model, [prompt for _, prompt in asked], batch_size, progress, plan)
     texts: dict[Condition, dict[str, str]] = {condition: {} for condition in conditions}
     for (condition, prompt), answer in zip(asked, answers, strict=True):
         texts[condition][prompt.id] = answer
@@ -250,6 +249,7 @@ class _ForwardPlan:
         self.texts = dict.fromkeys(item_row(item) for item in items if item.kind == NEUTRAL_TEXT)
         self.rows: dict[Row, None] = {}
         self.by_prompt: dict[tuple[int, ...], Row] = {}
+        self.beginning: dict[tuple[int, ...], dict[Row, None]] = {}
         self.steps: dict[tuple[int, ...], tuple[Row, int]] = {}
         self.next_ids: dict[Row, dict[int, None]] = {}
         for item in (each for each in items if each.kind != NEUTRAL_TEXT):
@@ -270,7 +270,9 @@ class _ForwardPlan:
 
     def _add(self, row: Row) -> None:
         self.rows[row] = None
-        self.by_prompt.setdefault(row.ids[: row.last + 1], row)
+        prompt = row.ids[: row.last + 1]
+        self.by_prompt.setdefault(prompt, row)
+        self.beginning.setdefault(prompt, {})[row] = None
 
     def _add_group(self, group: FactGroup) -> None:
         """The rows that score the group's answers: for each question, one for each longest beginning.
@@ -307,20 +309,15 @@ class _ForwardPlan:
         for batch in run(model, wanted, batch_size, progress):
             self.take([wanted[index] for index in batch.rows], batch)
 
-    def take_prompts(self, prompts: Sequence[tuple[int, ...]], batch: Batch) -> None:
-        """Store the outputs at the last tokens of ``prompts``, with which some rows end."""
-        rows = [self.by_prompt.get(prompts[index]) for index in batch.rows]
-        chosen = [n for n, row in enumerate(rows) if row is not None and row.last == len(row.ids) - 1]
-        ending = [row for row in (rows[n] for n in chosen) if row is not None]
-        part = Batch(batch.rows, batch.logits[chosen], batch.keys[:, chosen], batch.residual[:, chosen])
-        self.take(ending, part)
-        self.done.update(ending)
+    def unread(self, prompt: tuple[int, ...]) -> list[Row]:
+        """The rows that begin with ``prompt`` and were not read yet."""
+        return [row for row in self.beginning.get(prompt, {}) if row not in self.done]
 
     def take(self, rows: Sequence[Row], batch: Batch) -> None:
         """Store the outputs of a batch that the metrics read.
 
         Args:
-            rows: those of the batch, in its order.
+            rows: those of the batch, in its order; others than the plan's are ignored.
         """
         normaliser = torch.logsumexp(batch.logits, dim=-1)
         begin = 0
@@ -328,6 +325,9 @@ class _ForwardPlan:
             end = begin + len(row.positions)
             logits, total = batch.logits[begin:end], normaliser[begin:end]
             begin = end
+            if row not in self.rows and row not in self.texts:
+                continue
+            self.done.add(row)
             answer = torch.tensor(row.ids[row.last + 1 :], device=logits.device)
             if len(answer):
                 chosen = logits.gather(1, answer[:, None])[:, 0] - total

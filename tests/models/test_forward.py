@@ -1,13 +1,19 @@
-"""Which prefixes are run once: every sequence is in one group, and a group saves what its pass costs."""
+"""Which prefixes are run once, and which rows in one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import cast
 
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.models.forward import Row, passes, prefix_groups, shared_prefix, tokens_run
+import audit.models.forward
+from audit.models.forward import Layout, Row, parts, prefix_groups, shared_prefix, tokens_run
+from audit.models.loading import RunningModel, no_cache
 
 
 def test_the_shared_prefix_of_sequences() -> None:
@@ -48,18 +54,52 @@ def test_nested_prefixes_may_be_many() -> None:
     assert sum(len(group.members) for group in prefix_groups(sequences)) == len(sequences)
 
 
-@given(st.lists(st.integers(1, 20), min_size=1, max_size=7), st.integers(0, 30))
-def test_no_other_way_to_put_rows_into_passes_takes_less(lengths: list[int], cost: int) -> None:
-    def time(chosen: list[list[int]]) -> int:
-        return sum(cost + len(rows) * max(lengths[row] for row in rows) for rows in chosen)
+Sequences = st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=9).map(tuple), min_size=1, max_size=12)
 
-    def ways(rows: list[int]) -> Iterator[list[list[int]]]:
-        if not rows:
-            yield []
-        for end in range(1, len(rows) + 1):
-            yield from ([rows[:end], *rest] for rest in ways(rows[end:]))
 
-    chosen = passes(range(len(lengths)), lengths.__getitem__, cost)
-    assert sorted(row for rows in chosen for row in rows) == list(range(len(lengths)))
-    by_length = sorted(range(len(lengths)), key=lengths.__getitem__)
-    assert time(chosen) == min(map(time, ways(by_length)))
+@given(Sequences, st.integers(1, 20), st.sampled_from([None, 4, 100]))
+def test_every_row_is_in_one_part_and_no_tree_is_too_large(
+    sequences: list[tuple[int, ...]], limit: int, window: int | None
+) -> None:
+    model = cast("RunningModel", Outline(window=window))
+    rows = [Row(ids, len(ids) - 1) for ids in sequences]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audit.models.forward, "TREE_ON_CPU", limit)
+        found = list(parts(model, rows, 0, batch_size=2))
+    assert sorted(index for part in found for index in part) == list(range(len(rows)))
+    for part in (each for each in found if len(each) > 1):
+        layout = Layout.of(model, [rows[index] for index in part], 0)
+        size = layout.arguments["input_ids"].numel()
+        if layout.n_rows == 1:
+            beginnings = {sequences[index][:end] for index in part for end in range(1, len(sequences[index]) + 1)}
+            assert size == len(beginnings) <= limit
+        else:
+            assert window is not None
+            assert max(map(len, sequences)) > window
+
+
+def test_rows_are_continued_from_a_tree_as_from_padded_rows() -> None:
+    rows = [Row((1, 2, 3), 2), Row((1, 2, 3, 4), 2), Row((1, 5), 1)]
+    tree = Layout.of(cast("RunningModel", Outline()), rows, 0)
+    flat = Layout.of(cast("RunningModel", Outline(alibi=True)), rows, 0)
+    assert (tree.n_rows, flat.n_rows) == (1, 3)
+    assert tree.arguments["input_ids"].tolist() == [[1, 2, 3, 4, 5]]
+    for layout in (tree, flat):
+        states = layout.arguments["input_ids"].float()[:, None, :, None]
+        cache = no_cache()
+        cache.update(states, -states, 0)  # type: ignore[attr-defined]
+        kept, mask = layout.continued(cache, [0, 2])
+        assert (mask * kept.layers[0].keys[:, 0, :, 0]).tolist() == [[1, 2, 3], [1, 5, 0]]
+        assert (mask * kept.layers[0].values[:, 0, :, 0]).tolist() == [[-1, -2, -3], [-1, -5, 0]]
+        assert mask.tolist() == [[1, 1, 1], [1, 1, 0]]
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a layout needs to know of a model."""
+
+    window: int | None = None
+    alibi: bool = False
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    model: torch.nn.Module = field(default_factory=lambda: torch.nn.Linear(1, 1))
+    architecture: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(d_vocab=8))
