@@ -21,7 +21,7 @@ from audit.patching.readings import PatchReadings
 from audit.questions.base_parts import BaseParts
 from audit.questions.conditions import AS_IS, Condition
 from audit.questions.items import NEUTRAL_TEXT, Encoder, ItemSet, check_answers, with_short_answers
-from audit.questions.readings import BaseReadout, Readings, generate, write_and_read
+from audit.questions.readings import BaseReadout, ForwardPlan, Readings, generate, write_and_read
 from audit.questions.topics import Topic
 from audit.request import RunContext
 from audit.settings import Settings
@@ -53,6 +53,14 @@ class TopicReadings:
     made: Twin | None = None
     not_run: Mapping[tuple[str, str], str] = field(default_factory=dict)
     collected: PatchReadings | str | None = None
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """The answers of the unmodified model, and what was read while they were written if it was in this run."""
+
+    texts: Mapping[str, str]
+    plan: ForwardPlan | None = None
 
 
 class TopicReader:
@@ -108,13 +116,13 @@ class TopicReader:
         if role == "base":
             self.items = self.topic.items(encoder, self.settings.limit)
         self.kept.asked(role, model, self.items)
-        generated = None
+        begun = None
         if role == "base":
-            generated = self._own_answers(model)
-            self.items = self.topic.with_own_answers(self.items, generated, encoder)
+            begun = self._own_answers(model)
+            self.items = self.topic.with_own_answers(self.items, begun.texts, encoder)
         model = self._with_lens(model, self.items, role)
         given = self._given(model, encoder, self.items)
-        self._read_prompted(model, given, role, generated)
+        self._read_prompted(model, given, role, begun)
         if self.collector is not None:
             self.collector.read(model, role, self.items, self.by_condition[AS_IS][role].right)
         if role == "base":
@@ -123,28 +131,28 @@ class TopicReader:
         for condition, readings in self._read_attacked(given, role):
             self.by_condition.setdefault(condition, {})[role] = readings
 
-    def _own_answers(self, base: RunningModel) -> Mapping[str, str]:
+    def _own_answers(self, base: RunningModel) -> _Begun:
         """What the base writes, from which further questions are made."""
         store = self.kept.store("base")
-        generated = None if store is None else store.generated(AS_IS)
-        if generated is None:
-            generated, _ = generate(base, self.items, self.settings.batch_size, self.progress)
-        return generated
+        texts = None if store is None else store.generated(AS_IS)
+        if texts is not None:
+            return _Begun(texts)
+        plan = ForwardPlan([self.items])
+        texts, _ = generate(base, self.items, self.settings.batch_size, self.progress, plan)
+        return _Begun(texts, plan)
 
-    def _read_prompted(
-        self, model: RunningModel, given: AttackInput, role: str, generated: Mapping[str, str] | None
-    ) -> None:
+    def _read_prompted(self, model: RunningModel, given: AttackInput, role: str, begun: _Begun | None = None) -> None:
         """The model as it is and under the attacks that change prompts.
 
         Args:
-            generated: the answers of the unmodified model, if they are written already.
+            begun: the answers of the unmodified model, if they are written already.
         """
         prompted = self._prompted(given, role)
         together = {AS_IS: self.items} | {each.condition: each.items for each in prompted}
         if role == "base":
             self.base = BaseReadout.of(model, list(together.values()))
             self.parts = self._parts(model)
-        read = self._kept_or_read(model, role, together, generated)
+        read = self._kept_or_read(model, role, together, begun)
         if role == "base":
             reasons = too_hard(prompted, read)
             self.left_out = set(reasons)
@@ -215,14 +223,14 @@ class TopicReader:
         model: RunningModel,
         role: str,
         together: Mapping[Condition, ItemSet],
-        generated: Mapping[str, str] | None = None,
+        begun: _Begun | None = None,
         through_base: bool = True,
     ) -> dict[Condition, Readings]:
         """``_read_together`` for the conditions that were not kept by an earlier run; in the order of ``together``."""
         store = self.kept.store(role, twin=self.made)
         kept = {} if store is None else loaded(store, together)
         missing = {condition: items for condition, items in together.items() if condition not in kept}
-        read = self._read_together(model, missing, generated, through_base) if missing else {}
+        read = self._read_together(model, missing, begun, through_base) if missing else {}
         if store is not None:
             for condition, readings in read.items():
                 store.save(condition, readings)
@@ -232,18 +240,18 @@ class TopicReader:
         self,
         model: RunningModel,
         together: Mapping[Condition, ItemSet],
-        generated: Mapping[str, str] | None = None,
+        begun: _Begun | None = None,
         through_base: bool = True,
     ) -> dict[Condition, Readings]:
         """The conditions that change prompts alone, in one pass.
 
         Args:
-            generated: the answers of the unmodified model, if they are written already.
+            begun: the answers of the unmodified model, if they are written already.
             through_base: whether the layers are read through the base's head too.
         """
-        size, progress = self.settings.batch_size, self.progress
-        texts = {AS_IS: generated} if generated is not None else {}
-        read = write_and_read(model, together, texts, size, progress, self.base if through_base else None)
+        texts, plan = ({}, None) if begun is None else ({AS_IS: begun.texts}, begun.plan)
+        base = self.base if through_base else None
+        read = write_and_read(model, together, texts, self.settings.batch_size, self.progress, base, plan)
         return {
             condition: replace(readings, right=self.topic.check(together[condition], readings.generated))
             for condition, readings in read.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -99,9 +99,14 @@ def generate(
     items: ItemSet,
     batch_size: int = 16,
     progress: Progress = SILENT,
+    plan: ForwardPlan | None = None,
 ) -> tuple[dict[str, str], int]:
-    """Prompt id -> the model's continuation of each of ``items.written``, and the number of generated tokens."""
-    texts, total = _written(model, items.written, batch_size, progress)
+    """Prompt id -> the model's continuation of each of ``items.written``, and the number of generated tokens.
+
+    Args:
+        plan: what is read in the passes over the prompts.
+    """
+    texts, total = _written(model, items.written, batch_size, progress, plan)
     return {prompt.id: text for prompt, text in zip(items.written, texts, strict=True)}, total
 
 
@@ -181,7 +186,7 @@ def read_conditions(
     Raises:
         ModelError: an output of the model is not finite.
     """
-    plan = _ForwardPlan(list(conditions.values()))
+    plan = ForwardPlan(conditions.values())
     plan.run(model, batch_size, progress)
     texts = generated or {}
     return {
@@ -197,17 +202,20 @@ def write_and_read(
     batch_size: int = 16,
     progress: Progress = SILENT,
     base: BaseReadout | None = None,
+    plan: ForwardPlan | None = None,
 ) -> dict[Condition, Readings]:
     """Write the answers and read the model: the pass over a prompt whose answer is written is read too.
 
     Args:
         written: condition -> output of ``generate``, where the answers are written already.
         conditions, base: see ``read_conditions``.
+        plan: what was read of this model while those answers were written.
 
     Raises:
         ModelError: an output of the model is not finite.
     """
-    plan = _ForwardPlan(list(conditions.values()))
+    plan = plan or ForwardPlan()
+    plan.add(conditions.values())
     asked = [
         (condition, prompt)
         for condition, items in conditions.items()
@@ -227,12 +235,12 @@ def write_and_read(
 
 def forward_tokens(conditions: Sequence[ItemSet]) -> int:
     """Number of positions that ``read_conditions`` computes for these item sets, without padding."""
-    return tokens_run(_ForwardPlan(conditions).left())
+    return tokens_run(ForwardPlan(conditions).left())
 
 
 def forward_rows(items: ItemSet) -> list[Row]:
     """The distinct sequences that ``read_conditions`` runs for one item set."""
-    return _ForwardPlan([items]).left()
+    return ForwardPlan([items]).left()
 
 
 def item_row(item: Item) -> Row:
@@ -240,18 +248,33 @@ def item_row(item: Item) -> Row:
     return Row(item.prompt_ids + item.answer_ids, len(item.prompt_ids) - 1)
 
 
-class _ForwardPlan:
+class ForwardPlan:
     """The sequences to run, each once, and their outputs."""
 
-    def __init__(self, sets: Sequence[ItemSet]) -> None:
-        items = [item for each in sets for item in each.items]
-        groups = [group for each in sets for group in each.groups]
-        self.texts = dict.fromkeys(item_row(item) for item in items if item.kind == NEUTRAL_TEXT)
+    def __init__(self, sets: Iterable[ItemSet] = ()) -> None:
+        self.texts: dict[Row, None] = {}
         self.rows: dict[Row, None] = {}
         self.by_prompt: dict[tuple[int, ...], Row] = {}
         self.beginning: dict[tuple[int, ...], dict[Row, None]] = {}
         self.steps: dict[tuple[int, ...], tuple[Row, int]] = {}
         self.next_ids: dict[Row, dict[int, None]] = {}
+        self.key_rows: set[Row] = set()
+        self.group_rows: set[Row] = set()
+        self.done: set[Row] = set()
+        self.logprobs: dict[Row, np.ndarray] = {}
+        self.hits: dict[Row, np.ndarray] = {}
+        self.keys: dict[Row, np.ndarray] = {}
+        self.residual: dict[Row, torch.Tensor] = {}
+        self.following: dict[Row, tuple[dict[int, int], np.ndarray]] = {}
+        self.add(sets)
+
+    def add(self, sets: Iterable[ItemSet]) -> None:
+        """Plan what ``sets`` need; a row that was read without everything that they need of it is read again."""
+        before = {row: self._wanted(row) for row in self.done}
+        sets = list(sets)
+        items = [item for each in sets for item in each.items]
+        groups = [group for each in sets for group in each.groups]
+        self.texts |= dict.fromkeys(item_row(item) for item in items if item.kind == NEUTRAL_TEXT)
         for item in (each for each in items if each.kind != NEUTRAL_TEXT):
             self._add(item_row(item))
         for group in groups:
@@ -259,14 +282,13 @@ class _ForwardPlan:
         for ids in (prompt.ids for each in sets for prompt in each.prompts):
             if ids not in self.by_prompt:
                 self._add(Row(ids, len(ids) - 1))
-        self.key_rows = {self.by_prompt[prompt.ids] for each in sets for prompt in each.prompts}
-        self.group_rows = {self.by_prompt[ids] for group in groups for ids in group.prompt_ids}
-        self.done: set[Row] = set()
-        self.logprobs: dict[Row, np.ndarray] = {}
-        self.hits: dict[Row, np.ndarray] = {}
-        self.keys: dict[Row, np.ndarray] = {}
-        self.residual: dict[Row, torch.Tensor] = {}
-        self.following: dict[Row, tuple[dict[int, int], np.ndarray]] = {}
+        self.key_rows |= {self.by_prompt[prompt.ids] for each in sets for prompt in each.prompts}
+        self.group_rows |= {self.by_prompt[ids] for group in groups for ids in group.prompt_ids}
+        self.done -= {row for row, wanted in before.items() if self._wanted(row) != wanted}
+
+    def _wanted(self, row: Row) -> object:
+        """What is read of a row beside the log-probabilities of its answer."""
+        return row in self.key_rows, row in self.group_rows, tuple(self.next_ids.get(row, ()))
 
     def _add(self, row: Row) -> None:
         self.rows[row] = None

@@ -23,7 +23,7 @@ from audit.models.generation import greedy, sampled
 from audit.models.loading import RunningModel
 from audit.questions.conditions import AS_IS
 from audit.questions.items import Encoder, FactGroup, ItemSet, check_answers, with_own_answers
-from audit.questions.readings import BaseReadout, Readings, forward_tokens, generate, read, write_and_read
+from audit.questions.readings import BaseReadout, ForwardPlan, Readings, forward_tokens, generate, read, write_and_read
 from audit.questions.topics import concept_items
 from concepts.concept import Concept, load_concept
 from tests.helpers import open_model, open_tiny, plain_logprobs
@@ -152,6 +152,33 @@ def test_a_prompt_whose_answer_is_written_is_run_once(
     readings = write_and_read(model, {AS_IS: items}, {})[AS_IS]
     assert readings.scores["fact", "city"] == pytest.approx(plain_scores(model, items.groups[0]), abs=1e-4)
     assert run_again == []
+
+
+def test_what_a_plan_has_read_is_read_again_only_for_more(models: Callable[[str], RunningModel]) -> None:
+    model = models("llama")
+    items = shared_items(model)
+    plan = ForwardPlan([items])
+    texts, _ = generate(model, items, plan=plan)
+    written = {prompt.ids for prompt in items.written}
+    assert not [row for row in plan.left() if row.ids[: row.last + 1] in written]
+    done = set(plan.done)
+    plan.add([items])
+    assert plan.done == done
+    (cities,) = (group for group in items.groups if group.name == "city")
+    place, token = cities.paths[0][0]
+    other = tuple(((place, token + 1), *path[1:]) for path in cities.paths)
+    plan.add([ItemSet(groups=(replace(cities, paths=other),))])
+    read_again = done - plan.done
+    assert {row.ids[: row.last + 1] for row in read_again} == set(cities.prompt_ids)
+    completed = with_own_answers(items, texts, Encoder(model.tokenizer, model.context))
+    fresh = ForwardPlan([items])
+    generate(model, items, plan=fresh)
+    together = write_and_read(model, {AS_IS: completed}, {AS_IS: texts}, plan=fresh)[AS_IS]
+    alone = read(model, completed, texts)
+    for one, two in zip(together.answer_logprobs, alone.answer_logprobs, strict=True):
+        assert np.allclose(one, two, atol=1e-4)
+    for key, values in alone.scores.items():
+        assert np.allclose(together.scores[key], values, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ALL)
