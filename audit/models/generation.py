@@ -30,7 +30,8 @@ from audit.models.forward import (
     reading_head_at,
     states_at,
 )
-from audit.models.loading import KeyValueCache, RunningModel, joined, repeated
+from audit.models.key_value_cache import KeyValueCache, joined, repeated
+from audit.models.loading import RunningModel
 from audit.progress import SILENT, Progress
 
 MAX_NEW_TOKENS = 24
@@ -38,6 +39,9 @@ MAX_NEW_TOKENS = 24
 CACHE_BYTES = 2**29
 """Answers are written in larger batches than ``batch_size`` as long as their keys and values need no more memory than
 this: a step of 100 rows takes only half as long again as one of 32."""
+FEW = 0.75
+"""Share of a batch's rows that go on at which the others are dropped. Dropping some copies the keys and values of the
+rest, which takes longer than to run the others too."""
 SENTENCE = 48
 """Tokens of an answer in a sentence: the longest of SmolLM2's to the library's open questions has 32."""
 
@@ -168,12 +172,11 @@ class _Rows:
         )
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Drop the other rows. Copying the cache costs as much as a step, so it is left if all are kept."""
-        if len(rows) < len(self.prompts):
-            kept = torch.tensor(rows, device=self.mask.device)
-            self.prompts = [self.prompts[row] for row in rows]
-            self.cache.batch_select_indices(kept)
-            self.mask, self.position = self.mask[kept], self.position[kept]
+        """Drop the other rows."""
+        kept = torch.tensor(rows, device=self.mask.device)
+        self.prompts = [self.prompts[row] for row in rows]
+        self.cache.batch_select_indices(kept)
+        self.mask, self.position = self.mask[kept], self.position[kept]
 
     def advance(self, model: RunningModel, tokens: Sequence[int]) -> None:
         """Run the chosen token of each row."""
@@ -314,20 +317,23 @@ def _answers(model: RunningModel, rows: _Rows, choices: _Choices) -> dict[int, l
     """The answer to each prompt of one batch: one token at a time for the rows that have not ended."""
     ends = _end_ids(model)
     written: dict[int, list[int]] = {index: [] for index in rows.prompts}
+    over: set[int] = set()  # prompts whose answers have ended; their rows may go on for a while
     for step in range(max(choices.limits[index] for index in rows.prompts)):
         chosen = choices.choose(rows.logits, rows.prompts, step)
         for index, token in zip(rows.prompts, chosen, strict=True):
+            if index in over:
+                continue
             if token not in ends:
                 written[index].append(token)
-        going = [
-            row
-            for row, (index, token) in enumerate(zip(rows.prompts, chosen, strict=True))
-            if token not in ends and choices.goes_on(index, written[index], model)
-        ]
+            if token in ends or not choices.goes_on(index, written[index], model):
+                over.add(index)
+        going = [row for row, index in enumerate(rows.prompts) if index not in over]
         if not going:
             break
-        rows.keep(going)
-        rows.advance(model, [chosen[row] for row in going])
+        if len(going) <= FEW * len(rows.prompts):
+            rows.keep(going)
+            chosen = [chosen[row] for row in going]
+        rows.advance(model, chosen)
     return written
 
 

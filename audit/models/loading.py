@@ -9,12 +9,11 @@ The only module that imports transformers, inside functions: what reads weights 
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -63,19 +62,6 @@ class RunningModel:
     def device(self) -> torch.device:
         device: torch.device = self.model.device
         return device
-
-
-@runtime_checkable
-class KeyValueCache(Protocol):
-    """A cache of keys and values, as transformers' models take it; each pass adds its tokens."""
-
-    layers: list[Any]
-
-    def batch_repeat_interleave(self, repeats: int, /) -> None:
-        """Repeat every row ``repeats`` times, in place."""
-
-    def batch_select_indices(self, indices: torch.Tensor, /) -> None:
-        """Keep the rows at ``indices``, in place."""
 
 
 class Bridge(Protocol):
@@ -209,52 +195,6 @@ def verify(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
         view = INTEGER_VIEW[stored.element_size()]
         if not torch.equal(parameter.detach().cpu().view(view), stored.view(view)):
             raise ModelError(f"parameter {name} in memory differs from the file.", where=str(checkpoint.path))
-
-
-def no_cache() -> KeyValueCache:
-    """An empty cache of keys and values. Without a config every layer keeps all positions, and windows are masks."""
-    from transformers import DynamicCache
-
-    cache: KeyValueCache = DynamicCache()
-    return cache
-
-
-def repeated(cache: KeyValueCache, times: int) -> KeyValueCache:
-    """A copy of a cache of batch 1 for ``times`` rows; the original can be used again."""
-    copied = copy.deepcopy(cache)
-    copied.batch_repeat_interleave(times)
-    return copied
-
-
-def gathered(cache: KeyValueCache, rows: torch.Tensor, places: torch.Tensor) -> KeyValueCache:
-    """The cache with row ``i`` holding the keys and values of row ``rows[i]`` at ``places[i]`` (``[n_rows, n]``).
-
-    The cache given is used up.
-    """
-    for layer in cache.layers:
-        layer.keys = layer.keys.transpose(1, 2)[rows[:, None], places].transpose(1, 2)
-        layer.values = layer.values.transpose(1, 2)[rows[:, None], places].transpose(1, 2)
-    return cache
-
-
-def joined(caches: Sequence[KeyValueCache]) -> KeyValueCache:
-    """One cache with the rows of all, padded at the end to the longest; the attention mask must leave the padding out.
-
-    The caches given are used up.
-    """
-    first, *others = caches
-    for layer, *rest in zip(first.layers, *(other.layers for other in others), strict=True):
-        layer.keys = _stacked([layer.keys, *(each.keys for each in rest)])
-        layer.values = _stacked([layer.values, *(each.values for each in rest)])
-        for each in rest:
-            each.keys = each.values = None  # only one layer is in memory twice
-    return first
-
-
-def _stacked(states: Sequence[torch.Tensor]) -> torch.Tensor:
-    """``[batch, n_heads, n, d]`` each -> the batches one after the other, with the longest ``n``."""
-    longest = max(each.shape[2] for each in states)
-    return torch.cat([torch.nn.functional.pad(each, (0, 0, 0, longest - each.shape[2])) for each in states])
 
 
 def _empty(config: Config, architecture: Architecture, dtype: torch.dtype, where: str) -> PreTrainedModel:

@@ -14,7 +14,8 @@ from torch import Tensor
 from audit.errors import ModelError
 from audit.models.forward import Row, padded, prefix_cache, reading_head_at, shared_prefix
 from audit.models.hooks import BlockInputs, recording_block_inputs
-from audit.models.loading import RunningModel, repeated
+from audit.models.key_value_cache import repeated
+from audit.models.loading import RunningModel
 from audit.patching.sites import Activations, Site, recording
 
 States = tuple[Float[Tensor, "n_layers _ d_model"], ...]

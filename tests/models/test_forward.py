@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import audit.models.forward
 from audit.models.forward import Layout, Row, parts, prefix_groups, shared_prefix, tokens_run
-from audit.models.loading import RunningModel, no_cache
+from audit.models.key_value_cache import no_cache
+from audit.models.loading import RunningModel
 
 
 def test_the_shared_prefix_of_sequences() -> None:
