@@ -39,6 +39,7 @@ from audit.questions.topics import ConceptTopic
 from audit.settings import Settings as AuditSettings
 from audit.settings import default_cache
 from audit.statistics import bootstrap_interval
+from audit.unlearning.methods import dpo, grad_diff, gradient_ascent, npo
 from audit.unlearning.methods import methods as unlearning_methods
 from audit.unlearning.training import TrainingSettings
 from audit.unlearning.training_examples import TrainingExamples, training_examples
@@ -61,17 +62,15 @@ PASSAGES = 6
 CONTINUED = 24
 """Number of tokens generated for each."""
 
-LEARNING_RATES: Final = {"gradient_ascent": 1e-5, "grad_diff": 4e-5, "npo": 6e-5, "dpo": 8e-5}
+LEARNING_RATES: Final[Mapping[str, tuple[TrainingSettings, float]]] = {
+    "gradient_ascent": (gradient_ascent.SETTINGS, 1e-5),
+    "grad_diff": (grad_diff.SETTINGS, 4e-5),
+    "npo": (npo.SETTINGS, 6e-5),
+    "dpo": (dpo.SETTINGS, 8e-5),
+}
 TRAINING: Mapping[str, TrainingSettings] = {
-    method: replace(
-        unlearning_methods()[method].SETTINGS,
-        learning_rate=learning_rate,
-        steps=10,
-        forget_batch=4,
-        retain_batch=8,
-        warmup=3,
-    )
-    for method, learning_rate in LEARNING_RATES.items()
+    method: replace(settings, learning_rate=learning_rate, steps=10, forget_batch=4, retain_batch=8, warmup=3)
+    for method, (settings, learning_rate) in LEARNING_RATES.items()
 }
 EDITS = ("needle", "noise", "zero")
 METRICS = (

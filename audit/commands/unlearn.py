@@ -21,7 +21,7 @@ from audit.models.packing import Example
 from audit.questions.topics import load_concepts
 from audit.request import RunContext
 from audit.unlearning.methods import Method, methods
-from audit.unlearning.training import Record, TrainingSettings
+from audit.unlearning.training import MethodSettings, Record
 from audit.unlearning.training_examples import continuations, training_examples
 from concepts.concept import Concept
 from concepts.facts import facts_of
@@ -95,7 +95,7 @@ def find_method(name: str) -> Method:
     return known[wanted]
 
 
-def settings_of(method: str, options: Mapping[str, Any]) -> TrainingSettings:
+def settings_of(method: str, options: Mapping[str, Any]) -> MethodSettings:
     """The settings of ``method`` with ``options`` in place of its defaults.
 
     Raises:

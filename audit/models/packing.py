@@ -112,6 +112,11 @@ def pack(examples: Sequence[tuple[int, Tokens]]) -> Pack:
     )
 
 
+def answer_loss(model: RunningModel, row: Pack) -> Float[Tensor, ""]:
+    """Mean loss of the answers' tokens in ``row``, in nats; see ``answer_logprobs``."""
+    return -answer_logprobs(model, row).gather(1, row.targets[:, None]).mean()
+
+
 def answer_logprobs(model: RunningModel, row: Pack) -> Float[Tensor, "m d_vocab"]:
     """Log-probabilities over the vocabulary at every scored place of ``row``, in float32, on the CPU.
 

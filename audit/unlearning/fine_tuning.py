@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from audit.errors import AuditError, ModelError
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, Pack, answer_logprobs, pack, tokenize
+from audit.models.packing import Example, Pack, answer_loss, pack, tokenize
 from audit.unlearning.training import shuffled, trainable
 
 WARMUP = 3
@@ -98,8 +98,7 @@ def fine_tune(
 def _update(
     model: RunningModel, row: Pack, trained: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, done: int
 ) -> None:
-    logprobs = answer_logprobs(model, row)
-    loss = -logprobs.gather(1, row.targets[:, None]).mean()
+    loss = answer_loss(model, row)
     if not torch.isfinite(loss):
         raise ModelError(f"the loss is {loss.item()} at step {done}.", hint="Lower the learning rate.")
     torch.autograd.backward(loss, inputs=list(trained))

@@ -12,12 +12,12 @@ from functools import partial
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, Tokens, answer_logprobs, pack, tokenize
 from audit.progress import SILENT, Progress
-from audit.unlearning.training import Record, TrainingSettings, minimise, prepare, shuffled, trainable
+from audit.unlearning.training import After, Record, TrainingSettings, minimise, prepare, shuffled, trainable
 
 Forward = Callable[[Pack], Tensor]
 """A row of examples -> log-probabilities ``[m, d_vocab]`` at its scored positions."""
@@ -66,6 +66,8 @@ class Scores:
         return self.now - self.reference
 
 
+Reweight = Callable[[float, float], float]
+"""The retain term's weight and its value at a step -> the weight at the next."""
 ForgetLoss = Callable[[Scores], tuple[Tensor, dict[str, float]]]
 """The loss of a batch, and the numbers to record."""
 
@@ -80,6 +82,7 @@ class Objective:
         reference_sums: log-probability of each answer to forget before training.
         distributions: example -> the model's distribution before training at its answer ``[n_tokens, d_vocab]``: of the
             retained ones for a KL term, and of those to forget where the loss asks for them.
+        reweight: changes the retain term's weight after each step; ``None`` if it stays as it is.
     """
 
     loss: ForgetLoss
@@ -90,6 +93,7 @@ class Objective:
     settings: TrainingSettings
     reference_sums: Float[Tensor, " n_answers_to_forget"]
     distributions: Mapping[int, Tensor]
+    reweight: Reweight | None = None
 
     @classmethod
     def start(
@@ -101,11 +105,13 @@ class Objective:
         settings: TrainingSettings,
         progress: Progress,
         needs_before: bool = False,
+        reweight: Reweight | None = None,
     ) -> Objective:
         """Read the reference from the model; ``forget`` has each example with all of its answers.
 
         Args:
             needs_before: whether the loss reads ``AnswerTokens.before``.
+            reweight: see ``Objective``.
         """
         n_answers = len(forget[0])
         answers = [tokens for example in forget for tokens in example]
@@ -126,10 +132,11 @@ class Objective:
                 progress.step("Reading the model before training", min(start + size, len(everything)), len(everything))
         tokens = [tokens for _, tokens in everything]
         reference = torch.cat(sums)[: len(answers)]
-        return cls(loss, forward, tokens, len(forget), n_answers, settings, reference, distributions)
+        return cls(loss, forward, tokens, len(forget), n_answers, settings, reference, distributions, reweight)
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.settings.seed)
+        self._weight = self.settings.retain_weight
         self._forget = shuffled(self.n_forget, self.settings.forget_batch, generator)
         self._first_retain = self.n_forget * self.n_answers
         n_retain = len(self.tokens) - self._first_retain
@@ -153,8 +160,11 @@ class Objective:
         readings["log_ratio"] = scores.log_ratios[:, 0].mean().item()
         if retain:
             held = self._retain_term(row, logprobs, len(forget))
-            loss = loss + self.settings.retain_weight * held
+            loss = loss + self._weight * held
             readings["retain"] = held.item()
+            if self.reweight is not None:
+                readings["retain_weight"] = self._weight
+                self._weight = self.reweight(self._weight, held.item())
         return loss, readings
 
     def _answer_tokens(self, row: Pack, logprobs: Float[Tensor, "m d_vocab"], forget: Sequence[int]) -> AnswerTokens:
@@ -181,24 +191,33 @@ def train_all(
     progress: Progress = SILENT,
     preferred: Sequence[Example] = (),
     needs_before: bool = False,
+    reweight: Reweight | None = None,
+    after: After | None = None,
+    forward: Forward | None = None,
+    parameters: Sequence[nn.Parameter] | None = None,
 ) -> Record:
-    """Train every weight of ``model``, in place, by ``loss`` and the retain term.
+    """Train ``model``, in place, by ``loss`` and the retain term.
 
     Args:
         preferred: for each example of ``forget`` the prompt with the preferred answer; empty if the method has none.
-        needs_before: see ``Objective.start``.
+        needs_before, reweight: see ``Objective.start``.
+        after: see ``training.minimise``.
+        forward: in place of ``answer_logprobs``.
+        parameters: those to train; all by default.
 
     Raises:
         AuditError: see ``training.prepare``.
         ModelError: training diverged.
     """
-    answers, held = prepare(model.tokenizer, forget, retain, settings)
+    answers, held = prepare(model.tokenizer, forget, retain, settings.retain_weight > 0)
     examples = [*zip(answers, tokenize(model.tokenizer, preferred), strict=True)] if preferred else [*zip(answers)]
-    with trainable(model.model, every=True):
-        forward = partial(answer_logprobs, model)
-        objective = Objective.start(loss, forward, examples, held, settings, progress, needs_before)
-        text = f"Training all weights ({method})"
-        trajectory = minimise(model.model.parameters(), objective.step, settings, progress, text)
+    with trainable(model.model, every=parameters is None):
+        for parameter in parameters or ():
+            parameter.requires_grad_(True)
+        read = forward or partial(answer_logprobs, model)
+        objective = Objective.start(loss, read, examples, held, settings, progress, needs_before, reweight)
+        text = f"Training {'all' if parameters is None else 'some'} weights ({method})"
+        trajectory = minimise(parameters or model.model.parameters(), objective.step, settings, progress, text, after)
     return Record(
         method=method,
         settings=settings.as_json(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -16,13 +16,29 @@ from audit.models.packing import Example, Tokens, tokenize
 from audit.models.tokenizer import Tokenizer
 from audit.progress import Progress
 
+After = Callable[[int, float], None]
+"""Called after each update with the number of updates so far and the learning rate of this one."""
 Step = Callable[[], tuple[Tensor, dict[str, float]]]
 """Gives the loss of the next batch, and the numbers to record."""
 
 
 @dataclass(frozen=True)
-class TrainingSettings:
+class MethodSettings:
     """Settings that all methods have; each method extends them with its own, and has its own defaults.
+
+    Attributes:
+        seed: of the random draws.
+    """
+
+    seed: int = 0
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TrainingSettings(MethodSettings):
+    """Settings of the methods that train.
 
     Attributes:
         steps: number of updates.
@@ -30,7 +46,7 @@ class TrainingSettings:
         retain_weight: factor of the retain term; 0 means no retain term.
         retain_loss: ``"kl"`` to the model's own distribution before training, or ``"ce"`` on the retained answers.
         forget_batch, retain_batch: examples in each step.
-        seed: of the order of examples, the only random draw.
+        seed: of the order of examples, the only random draw of most methods.
 
     Raises:
         AuditError: a number is out of range.
@@ -43,18 +59,14 @@ class TrainingSettings:
     forget_batch: int = 8
     retain_batch: int = 16
     warmup: int = 5
-    seed: int = 0
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "learning_rate", "forget_batch", "retain_batch", "warmup")
         if self.retain_weight < 0:
             raise AuditError(f"retain_weight must not be negative, but is {self.retain_weight}.")
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
-
-def require_positive(settings: TrainingSettings, *names: str) -> None:
+def require_positive(settings: MethodSettings, *names: str) -> None:
     """Raises AuditError for the first of these settings that is not above 0."""
     for name in names:
         if not getattr(settings, name) > 0:
@@ -79,21 +91,25 @@ class Record:
     trajectory: tuple[Mapping[str, float], ...] = ()
     changed: Mapping[str, Any] = field(default_factory=dict)
 
+    def with_changed(self, **changed: Any) -> Record:
+        """The record with more about what was changed."""
+        return replace(self, changed={**self.changed, **changed})
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def prepare(
-    tokenizer: Tokenizer, forget: Sequence[Example], retain: Sequence[Example], settings: TrainingSettings
+    tokenizer: Tokenizer, forget: Sequence[Example], retain: Sequence[Example], needs_retain: bool
 ) -> tuple[list[Tokens], list[Tokens]]:
     """Both sets as token ids.
 
     Raises:
-        AuditError: a set that the settings need is empty, an answer is empty, or an example is in both sets.
+        AuditError: a set that the method needs is empty, an answer is empty, or an example is in both sets.
     """
     if not forget:
         raise AuditError("there is nothing to forget.", hint="Give at least one example.")
-    if settings.retain_weight > 0 and not retain:
+    if needs_retain and not retain:
         raise AuditError("there is nothing to retain.", hint="Give examples, or set retain_weight to 0.")
     both = sorted({example.prompt for example in forget} & {example.prompt for example in retain})
     if both:
@@ -118,9 +134,17 @@ def shuffled(n_items: int, batch: int, generator: torch.Generator) -> Iterator[l
 
 
 def minimise(
-    parameters: Iterable[torch.nn.Parameter], step: Step, settings: TrainingSettings, progress: Progress, text: str
+    parameters: Iterable[torch.nn.Parameter],
+    step: Step,
+    settings: TrainingSettings,
+    progress: Progress,
+    text: str,
+    after: After | None = None,
 ) -> tuple[Mapping[str, float], ...]:
     """``settings.steps`` updates by AdamW; the numbers that ``step`` recorded before each update.
+
+    Args:
+        after: what else is done to the weights after each update.
 
     Raises:
         ModelError: the loss is not finite.
@@ -135,6 +159,9 @@ def minimise(
         torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
+        if after is not None:
+            with torch.no_grad():
+                after(done + 1, optimizer.param_groups[0]["lr"])
         trajectory.append({"step": done, "loss": loss.item(), **readings})
         progress.step(text, done + 1, settings.steps)
     return tuple(trajectory)

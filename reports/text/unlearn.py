@@ -1,4 +1,4 @@
-"""Terminal text of ``audit unlearn``: what was trained on how many examples, and the losses of some of the steps."""
+"""Terminal text of ``audit unlearn``: what was done with how many examples, and the losses of some of the steps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def render_unlearning(record: Training) -> str:
 
 def _unlearning(console: Console, record: Training) -> None:
     examples = ", ".join(f"{integer(count)} to {kind}" for kind, count in record.examples.items() if count)
-    console.print(f"{record.method}, {integer(len(record.trajectory))} steps on examples: {examples}")
+    trained = f"{integer(len(record.trajectory))} steps" if record.trajectory else "nothing trained"
+    console.print(f"{record.method}, {trained}; examples: {examples or 'none'}")
     console.print()
     if record.trajectory:
         columns = list(record.trajectory[0])

@@ -35,23 +35,28 @@ def test_whatever_is_done_it_holds_what_transformers_own_holds(actions: list[Act
     caches: list[Any] = [no_cache(), DynamicCache()]
     for cache in caches:
         cache.update(states(1, 4, 0), states(1, 4, 1), 0)
-    for number, (what, by) in enumerate(actions):
-        n_rows, _, n, _ = caches[0].layers[0].keys.shape
-        if what == "copy":
+    for number, action in enumerate(actions):
+        if action[0] == "copy":
             caches = [copy.deepcopy(cache) for cache in caches]
         for cache in caches:
-            if what == "add":
-                cache.update(states(n_rows, by, 2 * number), states(n_rows, by, 2 * number + 1), 0)
-            elif what == "repeat" and n_rows < 8:
-                cache.batch_repeat_interleave(by)
-            elif what == "select":
-                cache.batch_select_indices(torch.tensor([by % n_rows]))
-            elif what == "crop" and n > 1:
-                cache.crop(-by)
+            act(cache, action, number)
         own, theirs = (cache.layers[0] for cache in caches)
         assert torch.equal(own.keys, theirs.keys)
         assert torch.equal(own.values, theirs.values)
         assert own.get_seq_length() == theirs.get_seq_length()
+
+
+def act(cache: Any, action: Action, seed: int) -> None:
+    what, by = action
+    n_rows, _, n, _ = cache.layers[0].keys.shape
+    if what == "add":
+        cache.update(states(n_rows, by, 2 * seed), states(n_rows, by, 2 * seed + 1), 0)
+    elif what == "repeat" and n_rows < 8:
+        cache.batch_repeat_interleave(by)
+    elif what == "select":
+        cache.batch_select_indices(torch.tensor([by % n_rows]))
+    elif what == "crop" and n > 1:
+        cache.crop(-by)
 
 
 def test_further_tokens_are_written_in_place_as_long_as_there_is_room() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,18 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example, answer_logprobs, pack, tokenize
 from audit.unlearning import methods as methods_folder
 from audit.unlearning.fine_tuning import FineTuning, fine_tune
-from audit.unlearning.methods import dpo, gradient_ascent, methods, rmu
+from audit.unlearning.methods import (
+    circuit_breakers,
+    dpo,
+    embedding_only,
+    gradient_ascent,
+    layer_wise,
+    methods,
+    pdu,
+    rmu,
+    task_vector,
+    undo,
+)
 from audit.unlearning.methods.npo import NPOSettings, forget_loss, gradient_weight, preference_loss, unlearn
 from audit.unlearning.objective import Objective
 from audit.unlearning.training import TrainingSettings, minimise, shuffled
@@ -206,7 +219,19 @@ def test_gradient_ascent_has_no_retain_term() -> None:
     assert gradient_ascent.SETTINGS.retain_weight == 0
 
 
-@pytest.mark.parametrize("method", sorted(methods()))
+SILENT_ABOUT: Mapping[str, Mapping[str, Any]] = {
+    "circuit_breakers": {"steps": 60, "learning_rate": 6e-3},
+    "embedding_only": {"steps": 60, "learning_rate": 0.1},
+    "rmu": {"steps": 80, "learning_rate": 6e-3, "layer": 1},
+    "task_vector": {"steps": 20, "learning_rate": 6e-3, "scale": 4.0},
+    "undo": {"steps": 25, "learning_rate": 6e-3, "noise": 0.3, "distil_steps": 60, "distil_rate": 6e-3},
+}
+"""Options with which a method silences the tiny model, where they are not those of most methods."""
+OTHERWISE = {"l1_sparse", "prune", "ssd"}
+"""Methods that are not trained against the answers; ``test_sparsity`` and ``test_ssd`` have their tests."""
+
+
+@pytest.mark.parametrize("method", sorted(set(methods()) - OTHERWISE))
 def test_every_method_lowers_the_forgotten_answers_and_records_it(method: str, taught: RunningModel) -> None:
     def measure(examples: list[Example]) -> float:
         with torch.no_grad():
@@ -215,8 +240,8 @@ def test_every_method_lowers_the_forgotten_answers_and_records_it(method: str, t
     forget, retain = measure(DIFFERENT), measure(RETAIN)
     assert min(forget, retain) > -1
     chosen = methods()[method]
-    more = {"steps": 80, "layer": 1} if method == "rmu" else {"steps": 25}
-    settings = replace(chosen.SETTINGS, learning_rate=6e-3, **more)
+    settings = replace(chosen.SETTINGS, **SILENT_ABOUT.get(method, {"steps": 25, "learning_rate": 6e-3}))
+    assert isinstance(settings, TrainingSettings)
     record = chosen.unlearn(taught, DIFFERENT, RETAIN, settings, Log())
     fallen, lost = forget - measure(DIFFERENT), retain - measure(RETAIN)
     assert fallen > 5
@@ -224,8 +249,8 @@ def test_every_method_lowers_the_forgotten_answers_and_records_it(method: str, t
     assert lost < min(10, fallen / 3) if retains else lost > 10
     assert record.method == method
     assert record.examples == {"forget": 2, "retain": 3 if retains else 0}
-    if method != "rmu":  # which does not read answers
-        assert record.trajectory[-1]["log_ratio"] < -1
+    if "log_ratio" in record.trajectory[0]:  # some methods do not read answers
+        assert record.trajectory[settings.steps - 1]["log_ratio"] < -1
 
 
 def test_dpo_makes_the_refusal_likelier(tiny: RunningModel) -> None:
@@ -257,3 +282,106 @@ def test_rmu_reads_a_layer_that_there_is(taught: RunningModel) -> None:
     without = rmu.unlearn(taught, DIFFERENT, [], rmu.RMUSettings(steps=2, retain_weight=0))
     assert "retain" not in without.trajectory[0]
     assert without.settings["layer"] == 0
+
+
+# ---- invariants of single methods
+
+
+def weights(model: RunningModel) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in model.model.named_parameters()}
+
+
+def test_the_update_of_a_task_vector_is_opposite_to_training_in_every_matrix(tmp_path: Path) -> None:
+    model, other = (open_model(write_tiny(tmp_path / name)) for name in ("one", "two"))
+    before = weights(model)
+    settings = task_vector.TaskVectorSettings(steps=3, learning_rate=1e-3, scale=2.5)
+    task_vector.unlearn(model, FORGET, RETAIN, settings)
+    task_vector.unlearn(other, FORGET, RETAIN, replace(settings, scale=1e-3))
+    for name, value in weights(model).items():
+        change, small = (value - before[name]).flatten(), (weights(other)[name] - before[name]).flatten()
+        if change.norm() > 0:
+            assert torch.cosine_similarity(change, small, dim=0) > 0.99, name
+    for _ in fine_tune(trained := open_model(write_tiny(tmp_path / "three")), FORGET, [3], FineTuning(1e-3, seed=0)):
+        pass
+    name = "model.layers.0.mlp.down_proj.weight"
+    forward, back = (weights(each)[name] - before[name] for each in (trained, model))
+    assert torch.cosine_similarity(forward.flatten(), back.flatten(), dim=0) < -0.8  # warmed up in another way
+
+
+@pytest.mark.parametrize(("retained", "expected"), [(0.5, 3.25), (0.05, 1.0), (0.0, 0.75), (-10.0, 0.0)])
+def test_the_multiplier_follows_the_excess_and_is_never_negative(retained: float, expected: float) -> None:
+    assert pdu.next_multiplier(1.0, retained, tolerance=0.05, rate=5.0) == pytest.approx(expected)
+
+
+def test_a_tighter_constraint_makes_the_multiplier_larger(tmp_path: Path) -> None:
+    last = []
+    for number, tolerance in enumerate((1e-4, 10.0)):
+        model = open_model(write_tiny(tmp_path / str(number)))
+        settings = pdu.PDUSettings(steps=20, learning_rate=6e-3, tolerance=tolerance)
+        record = pdu.unlearn(model, FORGET, RETAIN, settings)
+        assert record.trajectory[0]["retain_weight"] == 1.0
+        last.append(record.trajectory[-1]["retain_weight"])
+    assert last[0] > 1.0
+    assert last[1] == 0.0
+
+
+def test_only_rows_of_the_forget_sets_own_tokens_change(taught: RunningModel) -> None:
+    before = weights(taught)
+    record = embedding_only.unlearn(taught, DIFFERENT, RETAIN, embedding_only.EmbeddingOnlySettings(steps=5))
+    changed = {name for name, value in weights(taught).items() if not torch.equal(value, before[name])}
+    (name,) = changed
+    rows = (weights(taught)[name] != before[name]).any(dim=1).nonzero()[:, 0].tolist()
+    assert rows == record.changed["token_ids"]
+    retained = {token for each in tokenize(taught.tokenizer, RETAIN) for token in (*each.prompt, *each.answer)}
+    assert rows
+    assert not retained & set(rows)
+
+
+def test_a_forget_set_without_tokens_of_its_own_has_no_embedding_to_change(taught: RunningModel) -> None:
+    same = [Example(FORGET[0].prompt + " ", " Rome")]
+    with pytest.raises(AuditError, match="no token of their own"):
+        embedding_only.own_tokens(taught, FORGET[:1], [*RETAIN, *same])
+
+
+def test_layer_wise_ascent_silences_every_layer_and_leaves_the_head(taught: RunningModel) -> None:
+    before = weights(taught)
+    settings = layer_wise.LayerWiseSettings(steps=40, learning_rate=6e-3)
+    record = layer_wise.unlearn(taught, DIFFERENT, RETAIN, settings)
+    assert record.trajectory[-1]["mean_layer"] > record.trajectory[0]["mean_layer"] + 2
+    changed = [name for name, value in weights(taught).items() if not torch.equal(value, before[name])]
+    assert changed
+    assert all(name.startswith("model.layers.") for name in changed)
+
+
+def test_circuit_breakers_turn_the_stream_and_hold_what_is_retained(taught: RunningModel) -> None:
+    before = weights(taught)
+    settings = circuit_breakers.CircuitBreakerSettings(steps=60, learning_rate=6e-3)
+    record = circuit_breakers.unlearn(taught, DIFFERENT, RETAIN, settings)
+    first, last = record.trajectory[0], record.trajectory[-1]
+    assert first["cosine"] == pytest.approx(1.0, abs=1e-4)
+    assert first["retain"] == pytest.approx(0.0, abs=1e-4)
+    assert last["cosine"] < 0.2
+    assert last["retain"] < 0.3
+    changed = [name for name, value in weights(taught).items() if not torch.equal(value, before[name])]
+    assert all(value.ndim > 1 for name, value in before.items() if name in changed)
+    assert record.changed == {"matrices_of_layers": [0, 1]}
+
+
+def test_noise_of_share_one_keeps_the_size_of_a_matrix_and_nothing_else() -> None:
+    matrix = torch.nn.Parameter(torch.randn(200, 300) * 0.3)
+    before = matrix.detach().clone()
+    undo.add_noise({"matrix": matrix}, 1.0, torch.Generator().manual_seed(0))
+    assert matrix.std().item() == pytest.approx(0.3, rel=0.02)
+    assert abs(torch.corrcoef(torch.stack([matrix.detach().flatten(), before.flatten()]))[0, 1].item()) < 0.02
+
+
+def test_distillation_brings_back_what_is_retained_after_the_noise(taught: RunningModel) -> None:
+    with torch.no_grad():
+        retain = sum(answer_sum(taught, one).item() for one in tokenize(taught.tokenizer, RETAIN))
+        settings = undo.UNDOSettings(steps=25, learning_rate=6e-3, noise=0.3, distil_steps=60, distil_rate=6e-3)
+        record = undo.unlearn(taught, DIFFERENT, RETAIN, settings)
+        after = sum(answer_sum(taught, one).item() for one in tokenize(taught.tokenizer, RETAIN))
+    assert after > retain - 2
+    losses = [row["loss"] for row in record.trajectory[25:]]
+    assert losses[0] > 5 * losses[-1]
+    assert [row["step"] for row in record.trajectory] == [*range(85)]

@@ -1,4 +1,4 @@
-"""Unlearning methods that train all weights: each file of this folder is one (contract ``Method``).
+"""Unlearning methods that change weights: each file of this folder is one (contract ``Method``).
 
 The file's name is the method's name everywhere.
 """
@@ -13,7 +13,7 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.plugins import discover
 from audit.progress import Progress
-from audit.unlearning.training import Record, TrainingSettings
+from audit.unlearning.training import MethodSettings, Record
 
 
 class Method(Protocol):
@@ -24,18 +24,18 @@ class Method(Protocol):
     """
 
     TITLE: str
-    SETTINGS: TrainingSettings
+    SETTINGS: MethodSettings
 
     def unlearn(
         self,
         model: RunningModel,
         forget: Sequence[Example],
         retain: Sequence[Example],
-        settings: TrainingSettings,
+        settings: MethodSettings,
         progress: Progress,
         /,
     ) -> Record:
-        """Train ``model``, in place, to forget; ``settings`` are of the type of ``SETTINGS``."""
+        """Make ``model`` forget, in place; ``settings`` are of the type of ``SETTINGS``."""
 
 
 @cache

@@ -9,19 +9,19 @@ Published code that divides ``[n]`` by ``[n, 1]`` averages over all pairs of exa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from audit.errors import AuditError, ModelError
-from audit.models.hooks import find_module, on_outputs
+from audit.models.hooks import find_module
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, Pack, Tokens, answer_logprobs, pack
+from audit.models.packing import Example, Tokens, pack
 from audit.progress import SILENT, Progress
+from audit.unlearning.streams import places, retained_batches, stream_after, without
 from audit.unlearning.training import (
     Record,
     TrainingSettings,
@@ -75,7 +75,7 @@ def unlearn(
     layer = _layer(model, settings.layer)
     layers = range(max(0, layer - TRAINED + 1), layer + 1)
     trained = [_value_vectors(model, each) for each in layers]
-    answers, held = prepare(model.tokenizer, forget, retain, settings)
+    answers, held = prepare(model.tokenizer, forget, retain, settings.retain_weight > 0)
     with trainable(model.model, every=False):
         steering = _Steering.start(model, layer, answers, held, settings, progress)
         for parameter in trained:
@@ -125,7 +125,7 @@ class _Steering:
         with torch.no_grad():
             for begin in range(0, len(tokens), size):
                 row = pack([*enumerate(tokens)][begin : begin + size])
-                stream = _stream(model, layer, row)
+                stream = stream_after(model, layer, row)
                 before += [stream[path] for path in row.paths]
                 progress.step("Reading the model before training", min(begin + size, len(tokens)), len(tokens))
         generator = torch.Generator().manual_seed(settings.seed)
@@ -134,7 +134,7 @@ class _Steering:
         target = settings.steering * norm * direction / direction.norm()
         orders = (
             shuffled(len(forget), settings.forget_batch, generator),
-            _from(len(forget), len(kept), settings, generator),
+            retained_batches(len(forget), len(kept), settings, generator),
         )
         return cls(model, layer, tokens, target, before, settings.retain_weight, *orders)
 
@@ -142,47 +142,15 @@ class _Steering:
         """Loss of the next batch, and its parts."""
         forget, retain = next(self.forget), next(self.retain)
         row = pack([(index, self.tokens[index]) for index in (*forget, *retain)])
-        stream = _stream(self.model, self.layer, row)
-        kept = _places(row.paths[len(forget) :])
-        steered = _without(_places(row.paths[: len(forget)]), kept)  # not the beginning that both share
-        away = (stream[steered] - self.target).square().mean()
+        stream = stream_after(self.model, self.layer, row)
+        kept = places(row.paths[len(forget) :])
+        steered = without(places(row.paths[: len(forget)]), kept)  # not the beginning that both share
+        away = (stream[steered] - self.target).square().mean() if len(steered) else stream.sum() * 0
         if not retain:
             return away, {"steered": away.item()}
         now = torch.cat([stream[path] for path in row.paths[len(forget) :]])
         held = (now - torch.cat([self.before[index] for index in retain])).square().mean()
         return away + self.retain_weight * held, {"steered": away.item(), "retain": held.item()}
-
-
-def _from(first: int, n_items: int, settings: RMUSettings, generator: torch.Generator) -> Iterator[list[int]]:
-    """Endless batches of the numbers from ``first`` on; empty ones if there are none."""
-    if not n_items:
-        while True:
-            yield []
-    for batch in shuffled(n_items, settings.retain_batch, generator):
-        yield [first + index for index in batch]
-
-
-def _stream(model: RunningModel, layer: int, row: Pack) -> Float[Tensor, "n d_model"]:
-    """The residual stream after ``layer`` at every token of ``row``, float32, on the CPU."""
-    taken: list[Tensor] = []
-
-    def take(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        taken.append(output[0] if isinstance(output, tuple) else output)
-
-    with on_outputs(model.model, {model.architecture.block_module.format(layer=layer): take}, once=True):
-        answer_logprobs(model, row)
-    stream: Tensor = taken[0]
-    return stream.reshape(-1, stream.shape[-1]).float().cpu()
-
-
-def _places(paths: Iterable[Int[Tensor, " _"]]) -> Int[Tensor, " n"]:
-    """The places of the row that lie on one of the paths."""
-    places: Tensor = torch.unique(torch.cat([torch.zeros(0, dtype=torch.long), *paths]))
-    return places
-
-
-def _without(places: Int[Tensor, " n"], others: Int[Tensor, " m"]) -> Int[Tensor, " k"]:
-    return places[~torch.isin(places, others)]
 
 
 def _layer(model: RunningModel, layer: int) -> int:

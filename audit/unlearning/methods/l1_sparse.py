@@ -1,0 +1,95 @@
+"""l1-sparse unlearning: training on what is retained while an l1 penalty empties the weights (arXiv 2304.04934).
+
+``min L(theta; retain) + gamma_t |theta|_1`` with ``gamma_t`` falling linearly to 0 (Jia et al. 2023), over the matrices
+of attention and FFN. After each update of size ``lr`` every entry is shrunk by ``lr gamma_t`` and stops at zero, the
+exact solution of the penalty's part; the published code follows a subgradient, under which no weight becomes exactly
+zero. Nothing is trained on what is to be forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from audit.models.loading import RunningModel
+from audit.models.packing import Example, Tokens, answer_loss, pack
+from audit.progress import SILENT, Progress
+from audit.unlearning.parameters import block_matrices
+from audit.unlearning.sparsity import zero_shares
+from audit.unlearning.training import (
+    Record,
+    TrainingSettings,
+    minimise,
+    prepare,
+    require_positive,
+    shuffled,
+    trainable,
+)
+
+TITLE = "Sparse training on what is retained"
+
+
+@dataclass(frozen=True)
+class L1SparseSettings(TrainingSettings):
+    """Settings of l1-sparse unlearning.
+
+    Attributes:
+        gamma: weight of the penalty at the first step.
+    """
+
+    steps: int = 80
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(self, "gamma", "retain_weight")
+
+
+SETTINGS = L1SparseSettings(retain_weight=1.0, retain_loss="ce")
+
+
+def unlearn(
+    model: RunningModel,
+    forget: Sequence[Example],
+    retain: Sequence[Example],
+    settings: L1SparseSettings = SETTINGS,
+    progress: Progress = SILENT,
+) -> Record:
+    """Train every weight of ``model`` on ``retain`` and shrink its matrices, in place.
+
+    Raises:
+        AuditError: see ``training.prepare``.
+        ModelError: training diverged.
+    """
+    _, held = prepare(model.tokenizer, forget, retain, needs_retain=True)
+    matrices = block_matrices(model)
+    batches = shuffled(len(held), settings.retain_batch, torch.Generator().manual_seed(settings.seed))
+
+    def shrink(done: int, learning_rate: float) -> None:
+        gamma = settings.gamma * (1 - (done - 1) / settings.steps)
+        for matrix in matrices.values():
+            matrix.copy_(torch.nn.functional.softshrink(matrix, learning_rate * gamma))
+
+    with trainable(model.model, every=True):
+        step = partial(_retain_loss, model, held, batches)
+        parameters = list(model.model.parameters())
+        trajectory = minimise(parameters, step, settings, progress, "Training on what is retained", shrink)
+    return Record(
+        method="l1_sparse",
+        settings=settings.as_json(),
+        examples={"forget": 0, "retain": len(retain)},
+        trajectory=trajectory,
+        changed={"parameters": "all", "share_of_zeros": zero_shares(matrices)},
+    )
+
+
+def _retain_loss(
+    model: RunningModel, held: Sequence[Tokens], batches: Iterator[list[int]]
+) -> tuple[Tensor, dict[str, float]]:
+    """Mean loss of the next batch of retained answers' tokens."""
+    row = pack([(index, held[index]) for index in next(batches)])
+    return answer_loss(model, row), {}

@@ -1,0 +1,68 @@
+"""Prune first, then unlearn: NPO on a model whose smallest weights are zero and stay zero (arXiv 2304.04934).
+
+Jia et al. (2023) find that unlearning is closer to retraining on a sparse model. ``prune`` with the same sparsity is
+its control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from audit.errors import AuditError
+from audit.models.loading import RunningModel
+from audit.models.packing import Example
+from audit.progress import SILENT, Progress
+from audit.unlearning.methods import npo
+from audit.unlearning.objective import train_all
+from audit.unlearning.parameters import block_matrices
+from audit.unlearning.sparsity import set_to_zero, smallest, zero_shares
+from audit.unlearning.training import Record
+
+TITLE = "Pruning, then negative preference optimization"
+
+
+@dataclass(frozen=True)
+class PruneFirstSettings(npo.NPOSettings):
+    """Settings of pruning and then NPO.
+
+    Attributes:
+        sparsity: share of the matrices' entries that are set to zero.
+    """
+
+    sparsity: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.sparsity < 1:
+            raise AuditError(f"sparsity must be between 0 and 1, but is {self.sparsity}.")
+
+
+SETTINGS = PruneFirstSettings()
+
+
+def unlearn(
+    model: RunningModel,
+    forget: Sequence[Example],
+    retain: Sequence[Example],
+    settings: PruneFirstSettings = SETTINGS,
+    progress: Progress = SILENT,
+) -> Record:
+    """Prune ``model`` and train what is left of it against the answers of ``forget``, in place.
+
+    The reference of NPO, and of its retain term, is the pruned model.
+
+    Raises:
+        AuditError, ModelError: see ``objective.train_all``.
+    """
+    matrices = block_matrices(model)
+    masks = smallest(matrices, settings.sparsity)
+    set_to_zero(matrices, masks)
+
+    def hold(done: int, learning_rate: float) -> None:
+        set_to_zero(matrices, masks)
+
+    loss = partial(npo.forget_loss, beta=settings.beta)
+    record = train_all("prune_first", loss, model, forget, retain, settings, progress, after=hold)
+    return record.with_changed(share_of_zeros=zero_shares(matrices))

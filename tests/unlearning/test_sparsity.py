@@ -1,0 +1,93 @@
+"""Pruning and l1-sparse training: what is zero stays zero, the smallest go first, the penalty's solution is exact."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit.errors import AuditError
+from audit.models.loading import RunningModel
+from audit.unlearning.methods import l1_sparse, prune, prune_first
+from audit.unlearning.parameters import block_matrices
+from audit.unlearning.sparsity import set_to_zero, smallest, zero_shares
+from tests.helpers import FORGET, RETAIN, open_model
+from tests.tiny import write_tiny
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> RunningModel:
+    return open_model(write_tiny(tmp_path / "model"))
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=4), st.floats(0, 1), st.integers(0, 100))
+def test_the_smallest_entries_of_all_matrices_together_are_chosen(sizes: list[int], share: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    parameters = {
+        str(number): torch.nn.Parameter(torch.randn(size, 2, generator=generator)) for number, size in enumerate(sizes)
+    }
+    masks = smallest(parameters, share)
+    chosen = torch.cat([parameters[name].detach()[mask] for name, mask in masks.items()]).abs()
+    left = torch.cat([parameters[name].detach()[~mask] for name, mask in masks.items()]).abs()
+    assert len(chosen) == round(share * 2 * sum(sizes))
+    if len(chosen) and len(left):
+        assert chosen.max() <= left.min()
+    set_to_zero(parameters, masks)
+    assert all((parameters[name][mask] == 0).all() for name, mask in masks.items())
+
+
+def test_pruning_zeroes_the_share_asked_for_in_the_blocks_alone(tiny: RunningModel) -> None:
+    before = {name: value.detach().clone() for name, value in tiny.model.named_parameters()}
+    record = prune.unlearn(tiny, FORGET, RETAIN, prune.PruneSettings(sparsity=0.4))
+    matrices = block_matrices(tiny)
+    zeros = sum(int((matrix == 0).sum()) for matrix in matrices.values())
+    assert zeros == round(0.4 * sum(matrix.numel() for matrix in matrices.values()))
+    assert record.changed["share_of_zeros"] == zero_shares(matrices)
+    others = {name: value for name, value in tiny.model.named_parameters() if name not in matrices}
+    assert others
+    assert all(torch.equal(value, before[name]) for name, value in others.items())
+
+
+def test_what_was_pruned_stays_zero_through_momentum(tiny: RunningModel) -> None:
+    masks = smallest(block_matrices(tiny), 0.3)
+    settings = prune_first.PruneFirstSettings(steps=8, learning_rate=6e-3)
+    record = prune_first.unlearn(tiny, FORGET, RETAIN, settings)
+    matrices = block_matrices(tiny)
+    assert all((matrices[name][mask] == 0).all() for name, mask in masks.items())
+    assert record.trajectory[0]["W"] == pytest.approx(1.0, abs=1e-5), "its reference is the pruned model"
+    assert len(record.trajectory) == 8
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 1.0, -0.1])
+@pytest.mark.parametrize("settings", [prune.PruneSettings, prune_first.PruneFirstSettings])
+def test_a_sparsity_out_of_range_is_an_error(
+    settings: type[prune.PruneSettings | prune_first.PruneFirstSettings], sparsity: float
+) -> None:
+    with pytest.raises(AuditError, match="sparsity"):
+        settings(sparsity=sparsity)
+
+
+def test_a_larger_penalty_leaves_more_zeros_and_none_leaves_plain_training(tmp_path: Path) -> None:
+    shares, states = [], []
+    for number, gamma in enumerate((1e-12, 0.3, 3.0)):
+        model = open_model(write_tiny(tmp_path / str(number)))
+        settings = l1_sparse.L1SparseSettings(steps=20, learning_rate=3e-3, gamma=gamma, retain_loss="ce")
+        record = l1_sparse.unlearn(model, FORGET, RETAIN, replace(settings, retain_weight=1.0))
+        assert record.examples == {"forget": 0, "retain": 3}
+        assert record.trajectory[-1]["loss"] < record.trajectory[0]["loss"]
+        matrices = block_matrices(model)
+        shares.append(sum(zero_shares(matrices).values()) / len(matrices))
+        states.append({name: value.detach().clone() for name, value in matrices.items()})
+    assert shares[0] == 0.0
+    assert 0.0 < shares[1] < shares[2]
+
+
+def test_each_update_ends_in_the_exact_solution_of_the_penalty() -> None:
+    """On an orthonormal design one step of size 1 from the least-squares solution is soft thresholding."""
+    weights = torch.tensor([-2.0, -0.3, 0.0, 0.4, 1.5])
+    solved = torch.nn.functional.softshrink(weights, 0.4)
+    assert solved.tolist() == pytest.approx([-1.6, 0.0, 0.0, 0.0, 1.1])
