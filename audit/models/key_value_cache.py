@@ -23,6 +23,9 @@ class KeyValueCache(Protocol):
 
     layers: list[Any]
 
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer: int, /) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add the states of further tokens ``[batch, n_heads, n, d]`` to a layer."""
+
     def batch_repeat_interleave(self, repeats: int, /) -> None:
         """Repeat every row ``repeats`` times, in place."""
 
@@ -43,6 +46,20 @@ def repeated(cache: KeyValueCache, times: int) -> KeyValueCache:
     copied = copy.deepcopy(cache)
     copied.batch_repeat_interleave(times)
     return copied
+
+
+def beginning(cache: KeyValueCache, n: int) -> KeyValueCache:
+    """A copy of the first ``n`` tokens of a cache, which can be used again."""
+    begun = no_cache()
+    for layer, states in enumerate(cache.layers):
+        begun.update(states.keys[:, :, :n].clone(), states.values[:, :, :n].clone(), layer)
+    return begun
+
+
+def n_bytes(cache: KeyValueCache) -> int:
+    """Memory of its keys and values."""
+    total: int = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    return total
 
 
 def gathered(cache: KeyValueCache, rows: torch.Tensor, places: torch.Tensor) -> KeyValueCache:

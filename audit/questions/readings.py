@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from audit.lenses.logit_lens import Readout, readout
-from audit.models.forward import Batch, Row, run, tokens_run
+from audit.models.forward import Batch, Prefixes, Row, run, tokens_run
 from audit.models.generation import Reader, greedy, is_over, sampled
 from audit.models.loading import RunningModel
 from audit.progress import SILENT, Progress
@@ -266,7 +266,13 @@ class ForwardPlan:
         self.keys: dict[Row, np.ndarray] = {}
         self.residual: dict[Row, torch.Tensor] = {}
         self.following: dict[Row, tuple[dict[int, int], np.ndarray]] = {}
+        self._prefixes: Prefixes | None = None
         self.add(sets)
+
+    def prefixes(self, model: RunningModel) -> Prefixes:
+        """Those that were run on the plan's one model."""
+        self._prefixes = self._prefixes or Prefixes(model)
+        return self._prefixes
 
     def add(self, sets: Iterable[ItemSet]) -> None:
         """Plan what ``sets`` need; a row that was read without everything that they need of it is read again."""
@@ -328,7 +334,7 @@ class ForwardPlan:
     def run(self, model: RunningModel, batch_size: int, progress: Progress) -> None:
         """Run what is left."""
         wanted = self.left()
-        for batch in run(model, wanted, batch_size, progress):
+        for batch in run(model, wanted, batch_size, progress, self.prefixes(model)):
             self.take([wanted[index] for index in batch.rows], batch)
 
     def unread(self, prompt: tuple[int, ...]) -> list[Row]:

@@ -20,6 +20,7 @@ from audit.metrics.internals import association
 from audit.metrics.keys import key_space_separability
 from audit.models.forward import Row, prefix_groups, run
 from audit.models.generation import greedy, sampled
+from audit.models.key_value_cache import KeyValueCache
 from audit.models.loading import RunningModel
 from audit.questions.conditions import AS_IS
 from audit.questions.items import Encoder, FactGroup, ItemSet, check_answers, with_own_answers
@@ -347,19 +348,31 @@ def test_prompts_with_different_beginnings_are_continued_together_as_one_by_one(
     assert greedy(model, mixed, 6, 2, ended=lambda text: False) == alone
 
 
-def test_a_prefix_is_run_once_and_leaves_memory_with_its_last_prompt(models: Callable[[str], RunningModel]) -> None:
+def test_what_prefixes_begin_with_is_run_once(
+    models: Callable[[str], RunningModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = models("llama")
-    groups = prefix_groups(
-        [(*(7,) * 90, number) for number in range(5)] + [(*(8,) * 70, number) for number in range(4)]
-    )
-    prefixes = audit.models.generation._Prefixes(model, groups)
-    assert prefixes.bytes_of_a_token() == 2 * 2 * 8 * 4  # keys and values of two layers, 8 numbers of 4 bytes
-    for number, group in enumerate(groups):
-        first, length = prefixes.of(number, 1)
-        assert length == len(group.prefix)
-        again, _ = prefixes.of(number, len(group.members) - 1)
-        assert again is first
-        assert number not in prefixes.caches
+    run_tokens: list[int] = []
+    whole = audit.models.forward.prefix_cache
+
+    def counting(model: RunningModel, ids: tuple[int, ...], begun: KeyValueCache | None = None) -> KeyValueCache:
+        run_tokens.append(len(ids))
+        return whole(model, ids, begun)
+
+    monkeypatch.setattr(audit.models.forward, "prefix_cache", counting)
+    prefixes = audit.models.forward.Prefixes(model)
+    with torch.inference_mode():
+        for ids in ((5, 6, 7, 8), (5, 6, 7, 8, 9, 4), (5, 6, 3), (9, 9), (5, 6, 7, 8)):
+            cache, alone = prefixes.cache(ids), whole(model, ids)
+            for one, other in zip(cache.layers, alone.layers, strict=True):
+                assert torch.allclose(one.keys, other.keys, atol=1e-5)
+                assert torch.allclose(one.values, other.values, atol=1e-5)
+    assert run_tokens == [4, 2, 1, 2]
+    assert prefixes.cache(()).layers == []
+    monkeypatch.setattr(audit.models.forward, "PREFIX_BYTES", 1)
+    with torch.inference_mode():
+        prefixes.cache((1, 2))
+    assert list(prefixes.known) == [(1, 2)]
 
 
 def test_only_prompts_beyond_the_window_are_written_alone(models: Callable[[str], RunningModel]) -> None:
