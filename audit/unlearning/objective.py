@@ -72,6 +72,27 @@ ForgetLoss = Callable[[Scores], tuple[Tensor, dict[str, float]]]
 """The loss of a batch, and the numbers to record."""
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What some methods need beside their loss.
+
+    Attributes:
+        preferred: for each example to forget the prompt with the preferred answer; empty if the method has none.
+        needs_before: whether the loss reads ``AnswerTokens.before``.
+        reweight: see ``Objective``.
+        after: what else is done to the weights after each update.
+        forward: in place of ``answer_logprobs``.
+        parameters: those to train; all by default.
+    """
+
+    preferred: Sequence[Example] = ()
+    needs_before: bool = False
+    reweight: Reweight | None = None
+    after: After | None = None
+    forward: Forward | None = None
+    parameters: Sequence[nn.Parameter] | None = None
+
+
 @dataclass
 class Objective:
     """Forget loss and retain term of the next batch; its only state is the position in the shuffled order.
@@ -104,15 +125,9 @@ class Objective:
         retain: Sequence[Tokens],
         settings: TrainingSettings,
         progress: Progress,
-        needs_before: bool = False,
-        reweight: Reweight | None = None,
+        extras: Extras = Extras(),
     ) -> Objective:
-        """Read the reference from the model; ``forget`` has each example with all of its answers.
-
-        Args:
-            needs_before: whether the loss reads ``AnswerTokens.before``.
-            reweight: see ``Objective``.
-        """
+        """Read the reference from the model; ``forget`` has each example with all of its answers."""
         n_answers = len(forget[0])
         answers = [tokens for example in forget for tokens in example]
         everything = [*enumerate([*answers, *(retain if settings.retain_weight else ())])]
@@ -127,12 +142,12 @@ class Objective:
                 distributions |= {
                     index: logprobs[row.owner == place].clone()
                     for place, index in enumerate(row.examples)
-                    if (settings.retain_loss == "kl" if index >= len(answers) else needs_before)
+                    if (settings.retain_loss == "kl" if index >= len(answers) else extras.needs_before)
                 }
                 progress.step("Reading the model before training", min(start + size, len(everything)), len(everything))
         tokens = [tokens for _, tokens in everything]
         reference = torch.cat(sums)[: len(answers)]
-        return cls(loss, forward, tokens, len(forget), n_answers, settings, reference, distributions, reweight)
+        return cls(loss, forward, tokens, len(forget), n_answers, settings, reference, distributions, extras.reweight)
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.settings.seed)
@@ -189,35 +204,29 @@ def train_all(
     retain: Sequence[Example],
     settings: TrainingSettings,
     progress: Progress = SILENT,
-    preferred: Sequence[Example] = (),
-    needs_before: bool = False,
-    reweight: Reweight | None = None,
-    after: After | None = None,
-    forward: Forward | None = None,
-    parameters: Sequence[nn.Parameter] | None = None,
+    extras: Extras = Extras(),
 ) -> Record:
     """Train ``model``, in place, by ``loss`` and the retain term.
-
-    Args:
-        preferred: for each example of ``forget`` the prompt with the preferred answer; empty if the method has none.
-        needs_before, reweight: see ``Objective.start``.
-        after: see ``training.minimise``.
-        forward: in place of ``answer_logprobs``.
-        parameters: those to train; all by default.
 
     Raises:
         AuditError: see ``training.prepare``.
         ModelError: training diverged.
     """
     answers, held = prepare(model.tokenizer, forget, retain, settings.retain_weight > 0)
-    examples = [*zip(answers, tokenize(model.tokenizer, preferred), strict=True)] if preferred else [*zip(answers)]
-    with trainable(model.model, every=parameters is None):
-        for parameter in parameters or ():
+    examples = (
+        [*zip(answers, tokenize(model.tokenizer, extras.preferred), strict=True)]
+        if extras.preferred
+        else [*zip(answers)]
+    )
+    with trainable(model.model, every=extras.parameters is None):
+        for parameter in extras.parameters or ():
             parameter.requires_grad_(True)
-        read = forward or partial(answer_logprobs, model)
-        objective = Objective.start(loss, read, examples, held, settings, progress, needs_before, reweight)
-        text = f"Training {'all' if parameters is None else 'some'} weights ({method})"
-        trajectory = minimise(parameters or model.model.parameters(), objective.step, settings, progress, text, after)
+        read = extras.forward or partial(answer_logprobs, model)
+        objective = Objective.start(loss, read, examples, held, settings, progress, extras)
+        text = f"Training {'all' if extras.parameters is None else 'some'} weights ({method})"
+        trajectory = minimise(
+            extras.parameters or model.model.parameters(), objective.step, settings, progress, text, extras.after
+        )
     return Record(
         method=method,
         settings=settings.as_json(),

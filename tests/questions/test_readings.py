@@ -348,10 +348,11 @@ def test_prompts_with_different_beginnings_are_continued_together_as_one_by_one(
     assert greedy(model, mixed, 6, 2, ended=lambda text: False) == alone
 
 
+@pytest.mark.parametrize("family", ALL)
 def test_what_prefixes_begin_with_is_run_once(
-    models: Callable[[str], RunningModel], monkeypatch: pytest.MonkeyPatch
+    models: Callable[[str], RunningModel], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = models("llama")
+    model = models(family)
     run_tokens: list[int] = []
     whole = audit.models.forward.prefix_cache
 
@@ -362,12 +363,12 @@ def test_what_prefixes_begin_with_is_run_once(
     monkeypatch.setattr(audit.models.forward, "prefix_cache", counting)
     prefixes = audit.models.forward.Prefixes(model)
     with torch.inference_mode():
-        for ids in ((5, 6, 7, 8), (5, 6, 7, 8, 9, 4), (5, 6, 3), (9, 9), (5, 6, 7, 8)):
+        for ids in ((5, 6, 7, 8) * 4, ((5, 6, 7, 8) * 4 + (9, 4)), (5, 6, 3), (9, 9), (5, 6, 7, 8) * 4):
             cache, alone = prefixes.cache(ids), whole(model, ids)
             for one, other in zip(cache.layers, alone.layers, strict=True):
                 assert torch.allclose(one.keys, other.keys, atol=1e-5)
                 assert torch.allclose(one.values, other.values, atol=1e-5)
-    assert run_tokens == [4, 2, 1, 2]
+    assert run_tokens == [16, 2, 1, 2]
     assert prefixes.cache(()).layers == []
     monkeypatch.setattr(audit.models.forward, "PREFIX_BYTES", 1)
     with torch.inference_mode():

@@ -17,7 +17,7 @@ from torch import Tensor
 from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.progress import SILENT, Progress
-from audit.unlearning.objective import Scores, train_all
+from audit.unlearning.objective import Extras, Scores, train_all
 from audit.unlearning.training import Record, TrainingSettings, require_positive
 
 TITLE = "Direct preference optimization towards a refusal"
@@ -62,7 +62,7 @@ def unlearn(
         AuditError, ModelError: see ``objective.train_all``.
     """
     loss = partial(forget_loss, beta=settings.beta)
-    return train_all("dpo", loss, model, forget, retain, settings, progress, preferred=refusals(forget))
+    return train_all("dpo", loss, model, forget, retain, settings, progress, Extras(preferred=refusals(forget)))
 
 
 def refusals(forget: Sequence[Example]) -> list[Example]:

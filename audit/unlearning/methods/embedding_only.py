@@ -19,7 +19,7 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example, tokenize
 from audit.progress import SILENT, Progress
 from audit.unlearning.methods import npo
-from audit.unlearning.objective import train_all
+from audit.unlearning.objective import Extras, train_all
 from audit.unlearning.training import Record
 
 TITLE = "Negative preference optimization of embeddings alone"
@@ -58,9 +58,8 @@ def unlearn(
         embedding[others] = before
 
     loss = partial(npo.forget_loss, beta=settings.beta)
-    record = train_all(
-        "embedding_only", loss, model, forget, retain, settings, progress, after=hold, parameters=[embedding]
-    )
+    extras = Extras(after=hold, parameters=[embedding])
+    record = train_all("embedding_only", loss, model, forget, retain, settings, progress, extras)
     return record.with_changed(parameters="rows of the embedding", token_ids=chosen.nonzero()[:, 0].tolist())
 
 

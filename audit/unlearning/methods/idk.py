@@ -16,7 +16,7 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.progress import SILENT, Progress
 from audit.unlearning.methods.dpo import refusals
-from audit.unlearning.objective import Scores, train_all
+from audit.unlearning.objective import Extras, Scores, train_all
 from audit.unlearning.training import Record, TrainingSettings
 
 TITLE = "Refusal training"
@@ -45,7 +45,8 @@ def unlearn(
     Raises:
         AuditError, ModelError: see ``objective.train_all``.
     """
-    return train_all("idk", replaced_loss, model, forget, retain, settings, progress, preferred=refusals(forget))
+    extras = Extras(preferred=refusals(forget))
+    return train_all("idk", replaced_loss, model, forget, retain, settings, progress, extras)
 
 
 def replaced_loss(scores: Scores) -> tuple[Tensor, dict[str, float]]:

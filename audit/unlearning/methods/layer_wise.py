@@ -20,7 +20,7 @@ from audit.models.hooks import find_module
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack
 from audit.progress import SILENT, Progress
-from audit.unlearning.objective import Scores, train_all
+from audit.unlearning.objective import Extras, Scores, train_all
 from audit.unlearning.streams import streams_after
 from audit.unlearning.training import Record, TrainingSettings
 
@@ -50,17 +50,9 @@ def unlearn(
         AuditError, ModelError: see ``objective.train_all``.
     """
     layers = _Layers(model)
-    return train_all(
-        "layer_wise",
-        layers.loss,
-        model,
-        forget,
-        retain,
-        settings,
-        progress,
-        forward=layers.forward,
-        parameters=list(layers.trained()),
-    ).with_changed(parameters="blocks")
+    extras = Extras(forward=layers.forward, parameters=layers.trained())
+    record = train_all("layer_wise", layers.loss, model, forget, retain, settings, progress, extras)
+    return record.with_changed(parameters="blocks")
 
 
 class _Layers:

@@ -16,7 +16,7 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.progress import SILENT, Progress
 from audit.unlearning.methods import gradient_ascent, npo, simnpo
-from audit.unlearning.objective import ForgetLoss, train_all
+from audit.unlearning.objective import Extras, ForgetLoss, train_all
 from audit.unlearning.training import Record, TrainingSettings, require_positive
 
 TITLE = "Primal-dual unlearning"
@@ -63,7 +63,8 @@ def unlearn(
         "gradient_ascent": gradient_ascent.forget_loss,
     }
     reweight = partial(next_multiplier, tolerance=settings.tolerance, rate=settings.dual_rate)
-    return train_all("pdu", losses[settings.loss], model, forget, retain, settings, progress, reweight=reweight)
+    loss, extras = losses[settings.loss], Extras(reweight=reweight)
+    return train_all("pdu", loss, model, forget, retain, settings, progress, extras)
 
 
 def next_multiplier(multiplier: float, retained: float, tolerance: float, rate: float) -> float:

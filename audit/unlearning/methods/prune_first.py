@@ -15,7 +15,7 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.progress import SILENT, Progress
 from audit.unlearning.methods import npo
-from audit.unlearning.objective import train_all
+from audit.unlearning.objective import Extras, train_all
 from audit.unlearning.parameters import block_matrices
 from audit.unlearning.sparsity import set_to_zero, smallest, zero_shares
 from audit.unlearning.training import Record
@@ -64,5 +64,5 @@ def unlearn(
         set_to_zero(matrices, masks)
 
     loss = partial(npo.forget_loss, beta=settings.beta)
-    record = train_all("prune_first", loss, model, forget, retain, settings, progress, after=hold)
+    record = train_all("prune_first", loss, model, forget, retain, settings, progress, Extras(after=hold))
     return record.with_changed(share_of_zeros=zero_shares(matrices))

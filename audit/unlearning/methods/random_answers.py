@@ -17,7 +17,7 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.progress import SILENT, Progress
 from audit.unlearning.methods.idk import replaced_loss
-from audit.unlearning.objective import train_all
+from audit.unlearning.objective import Extras, train_all
 from audit.unlearning.training import Record, TrainingSettings
 from concepts.prompts import overlap
 
@@ -49,7 +49,8 @@ def unlearn(
         ModelError: see ``objective.train_all``.
     """
     wrong = wrong_answers(forget, settings.seed)
-    return train_all("random_answers", replaced_loss, model, forget, retain, settings, progress, preferred=wrong)
+    extras = Extras(preferred=wrong)
+    return train_all("random_answers", replaced_loss, model, forget, retain, settings, progress, extras)
 
 
 def wrong_answers(forget: Sequence[Example], seed: int) -> list[Example]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.progress import SILENT, Progress
-from audit.unlearning.objective import Scores, train_all
+from audit.unlearning.objective import Extras, Scores, train_all
 from audit.unlearning.training import Record, TrainingSettings, require_positive
 
 TITLE = "Distillation from lowered logits"
@@ -54,7 +54,7 @@ def unlearn(
         AuditError, ModelError: see ``objective.train_all``.
     """
     loss = partial(forget_loss, beta=settings.beta)
-    return train_all("undial", loss, model, forget, retain, settings, progress, needs_before=True)
+    return train_all("undial", loss, model, forget, retain, settings, progress, Extras(needs_before=True))
 
 
 def forget_loss(scores: Scores, beta: float) -> tuple[Tensor, dict[str, float]]:
