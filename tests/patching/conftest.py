@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -13,10 +14,9 @@ from tests.patching.world import World, build
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    shared = tmp_path_factory.getbasetemp().parent
-    folder, built = shared / "patching_world", shared / "patching_world_is_built"
-    with FileLock(shared / "patching_world.lock"):
+def world(run_folder: Path) -> World:
+    folder, built = run_folder / "patching_world", run_folder / "patching_world_is_built"
+    with FileLock(run_folder / "patching_world.lock"):
         if not built.exists():
             build(folder)
             built.touch()

@@ -49,8 +49,9 @@ class TinyWorld:
 
 
 @pytest.fixture(scope="session")
-def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
+def tiny_world(run_folder: Path) -> TinyWorld:
     """Thirty people to forget, in a network of two layers."""
-    folder = tmp_path_factory.getbasetemp().parent / "tiny_world"
     first = FromScratch(steps=120, learning_rate=5e-3, batch=64)
-    return TinyWorld(Workshop(folder, World(0, Numbers(20, 30, 20, 4, 40)), Shape(2, 64, 128), first))
+    return TinyWorld(
+        Workshop(run_folder / "tiny_world", World(0, Numbers(20, 30, 20, 4, 40)), Shape(2, 64, 128), first)
+    )

@@ -5,7 +5,6 @@ TOFU (Maini et al. 2024) is about invented authors, so SmolLM2 never saw its fac
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -46,10 +45,8 @@ def trained(source: Path, target: Path, examples: Sequence[Example], steps: int,
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One folder for all workers of a run."""
-    base = tmp_path_factory.getbasetemp()
-    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "real_pairs"
+def folder(run_folder: Path) -> Path:
+    path = run_folder / "real_pairs"
     path.mkdir(exist_ok=True)
     return path
 

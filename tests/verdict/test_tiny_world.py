@@ -21,7 +21,7 @@ from concepts.concept import load_concept
 from concepts.facts import facts_of
 from reports.html import render
 from reports.text import render as text
-from tests.verdict.conftest import TAUGHT, TinyWorld
+from tests.verdict.conftest import TinyWorld
 
 
 @cache
@@ -86,7 +86,7 @@ def test_a_full_audit_ends_in_the_same_verdict_with_every_attack_run_or_its_reas
 def test_the_same_recipe_gives_the_same_weights(tiny_world: TinyWorld, tmp_path: Path) -> None:
     world = tiny_world.workshop
     other = Workshop(tmp_path, world.world, world.shape, world.first)
-    made = [each.make((TAUGHT,)) / "model.safetensors" for each in (world, other)]
+    made = [TinyWorld(each).model("base") / "model.safetensors" for each in (world, other)]
     assert made[0].parent.name == made[1].parent.name
     assert made[0].read_bytes() == made[1].read_bytes()
 
