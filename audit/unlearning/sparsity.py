@@ -8,6 +8,14 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from audit.errors import AuditError
+
+
+def require_sparsity(share: float) -> None:
+    """Raises AuditError for a share of zeros that leaves nothing, or everything, as it is."""
+    if not 0 < share < 1:
+        raise AuditError(f"sparsity must be between 0 and 1, but is {share}.")
+
 
 def smallest(parameters: Mapping[str, nn.Parameter], share: float) -> dict[str, Bool[Tensor, "*shape"]]:
     """Name -> which of its entries are among the ``share`` with the smallest magnitude over all parameters together."""

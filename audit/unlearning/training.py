@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from audit.errors import AuditError, ModelError
-from audit.models.packing import Example, Tokens, tokenize
+from audit.models.loading import RunningModel
+from audit.models.packing import Example, Tokens, answer_loss, pack, tokenize
 from audit.models.tokenizer import Tokenizer
 from audit.progress import Progress
 
@@ -33,7 +34,13 @@ class MethodSettings:
     seed: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """The settings that can be chosen."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.init}
+
+
+def unused(value: Any) -> Any:
+    """A field of ``TrainingSettings`` that a method does not read: it cannot be chosen, and is not recorded."""
+    return field(default=value, init=False)
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,13 @@ def prepare(
     if both:
         raise AuditError(f"{both[0]!r} is to be forgotten and retained at once.", hint="Leave it in one of the sets.")
     return tokenize(tokenizer, forget), tokenize(tokenizer, retain)
+
+
+def descent(
+    model: RunningModel, examples: Sequence[Tokens], batches: Iterator[list[int]]
+) -> tuple[Tensor, dict[str, float]]:
+    """A ``Step`` towards the answers: the mean loss of the next batch's tokens."""
+    return answer_loss(model, pack([(index, examples[index]) for index in next(batches)])), {}
 
 
 def shuffled(n_items: int, batch: int, generator: torch.Generator) -> Iterator[list[int]]:

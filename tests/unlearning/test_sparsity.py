@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,8 +74,8 @@ def test_a_larger_penalty_leaves_more_zeros_and_none_leaves_plain_training(tmp_p
     shares, states = [], []
     for number, gamma in enumerate((1e-12, 0.3, 3.0)):
         model = open_model(write_tiny(tmp_path / str(number)))
-        settings = l1_sparse.L1SparseSettings(steps=20, learning_rate=3e-3, gamma=gamma, retain_loss="ce")
-        record = l1_sparse.unlearn(model, FORGET, RETAIN, replace(settings, retain_weight=1.0))
+        settings = l1_sparse.L1SparseSettings(steps=20, learning_rate=3e-3, gamma=gamma)
+        record = l1_sparse.unlearn(model, FORGET, RETAIN, settings)
         assert record.examples == {"forget": 0, "retain": 3}
         assert record.trajectory[-1]["loss"] < record.trajectory[0]["loss"]
         matrices = block_matrices(model)
@@ -86,8 +85,17 @@ def test_a_larger_penalty_leaves_more_zeros_and_none_leaves_plain_training(tmp_p
     assert 0.0 < shares[1] < shares[2]
 
 
-def test_each_update_ends_in_the_exact_solution_of_the_penalty() -> None:
-    """On an orthonormal design one step of size 1 from the least-squares solution is soft thresholding."""
-    weights = torch.tensor([-2.0, -0.3, 0.0, 0.4, 1.5])
-    solved = torch.nn.functional.softshrink(weights, 0.4)
-    assert solved.tolist() == pytest.approx([-1.6, 0.0, 0.0, 0.0, 1.1])
+def test_an_update_ends_in_the_exact_solution_of_the_penalty(tmp_path: Path) -> None:
+    """What AdamW leaves is soft-thresholded by the update's learning rate times gamma."""
+    gamma, rate = 0.5, 0.1
+    after = []
+    for number, chosen in enumerate((1e-12, gamma)):
+        model = open_model(write_tiny(tmp_path / str(number)))
+        settings = l1_sparse.L1SparseSettings(steps=1, warmup=1, learning_rate=rate, gamma=chosen)
+        l1_sparse.unlearn(model, FORGET, RETAIN, settings)
+        after.append({name: value.detach().clone() for name, value in block_matrices(model).items()})
+    plain, shrunk = after
+    for name, value in plain.items():
+        expected = value.sign() * (value.abs() - rate * gamma).clamp(min=0)
+        torch.testing.assert_close(shrunk[name], expected, rtol=1e-5, atol=1e-6)
+    assert any(((shrunk[name] == 0) & (value != 0)).any() for name, value in plain.items())

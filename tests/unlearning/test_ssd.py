@@ -75,10 +75,3 @@ def test_it_dampens_what_only_the_forgotten_answers_need(tiny: RunningModel) -> 
             assert 0 <= record.changed["share_dampened"][name] < 0.5
         else:
             assert torch.equal(value, before[name])
-
-
-def test_the_same_examples_on_both_sides_change_nothing_in_a_model(tiny: RunningModel) -> None:
-    examples = tokenize(tiny.tokenizer, RETAIN)
-    with trainable(tiny.model, every=True):
-        importance = ssd.importance(tiny, [*block_matrices(tiny).values()], examples)
-    assert all((ssd.factors(each, each, 1.0, 1.0) == 1).all() for each in importance)

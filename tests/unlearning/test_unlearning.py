@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from audit.commands.unlearn import settings_of
 from audit.errors import AuditError, ModelError
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, answer_logprobs, pack, tokenize
@@ -211,6 +212,24 @@ def test_every_example_is_used_once_before_any_is_repeated(n_items: int, batch: 
 def test_every_file_of_the_folder_is_a_method() -> None:
     folder = Path(methods_folder.__file__).parent
     assert {path.stem for path in folder.glob("[!_]*.py")} == set(methods())
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        ("rmu", "retain_loss"),
+        ("circuit_breakers", "retain_loss"),
+        ("task_vector", "retain_batch"),
+        ("gradient_ascent", "retain_loss"),
+        ("l1_sparse", "retain_weight"),
+        ("l1_sparse", "forget_batch"),
+        ("ssd", "steps"),
+    ],
+)
+def test_an_option_that_a_method_does_not_read_is_an_error_and_not_recorded(method: str, option: str) -> None:
+    with pytest.raises(AuditError, match=f"no option '{option}'"):
+        settings_of(method, {option: 1})
+    assert option not in methods()[method].SETTINGS.as_json()
 
 
 def test_gradient_ascent_has_no_retain_term() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from audit.models.packing import Example, Pack, Tokens, pack
 from audit.progress import SILENT, Progress
 from audit.unlearning.parameters import block_matrices
 from audit.unlearning.streams import places, retained_batches, streams_after, without
-from audit.unlearning.training import Record, TrainingSettings, minimise, prepare, shuffled, trainable
+from audit.unlearning.training import Record, TrainingSettings, minimise, prepare, shuffled, trainable, unused
 
 TITLE = "Circuit breakers"
 DEPTHS = (1 / 3, 2 / 3)
@@ -33,6 +34,7 @@ class CircuitBreakerSettings(TrainingSettings):
     steps: int = 60
     learning_rate: float = 1e-4
     retain_weight: float = 2.0
+    retain_loss: Literal["kl", "ce"] = unused("kl")
 
 
 SETTINGS = CircuitBreakerSettings()

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.progress import SILENT, Progress
 from audit.unlearning.objective import Scores, train_all
-from audit.unlearning.training import Record, TrainingSettings
+from audit.unlearning.training import Record, TrainingSettings, unused
 
 TITLE = "Gradient ascent"
 
@@ -23,7 +24,9 @@ TITLE = "Gradient ascent"
 class GradientAscentSettings(TrainingSettings):
     """Settings of gradient ascent, which has no retain term."""
 
-    retain_weight: float = field(default=0.0, init=False)
+    retain_weight: float = unused(0.0)
+    retain_loss: Literal["kl", "ce"] = unused("kl")
+    retain_batch: int = unused(1)
 
 
 SETTINGS = GradientAscentSettings()

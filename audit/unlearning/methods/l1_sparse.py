@@ -8,26 +8,28 @@ zero. Nothing is trained on what is to be forgotten.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
-from torch import Tensor
 
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, Tokens, answer_loss, pack
+from audit.models.packing import Example
 from audit.progress import SILENT, Progress
 from audit.unlearning.parameters import block_matrices
 from audit.unlearning.sparsity import zero_shares
 from audit.unlearning.training import (
     Record,
     TrainingSettings,
+    descent,
     minimise,
     prepare,
     require_positive,
     shuffled,
     trainable,
+    unused,
 )
 
 TITLE = "Sparse training on what is retained"
@@ -43,13 +45,16 @@ class L1SparseSettings(TrainingSettings):
 
     steps: int = 80
     gamma: float = 1.0
+    retain_weight: float = unused(1.0)
+    retain_loss: Literal["kl", "ce"] = unused("ce")
+    forget_batch: int = unused(1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_positive(self, "gamma", "retain_weight")
+        require_positive(self, "gamma")
 
 
-SETTINGS = L1SparseSettings(retain_weight=1.0, retain_loss="ce")
+SETTINGS = L1SparseSettings()
 
 
 def unlearn(
@@ -75,7 +80,7 @@ def unlearn(
             matrix.copy_(torch.nn.functional.softshrink(matrix, learning_rate * gamma))
 
     with trainable(model.model, every=True):
-        step = partial(_retain_loss, model, held, batches)
+        step = partial(descent, model, held, batches)
         parameters = list(model.model.parameters())
         trajectory = minimise(parameters, step, settings, progress, "Training on what is retained", shrink)
     return Record(
@@ -85,11 +90,3 @@ def unlearn(
         trajectory=trajectory,
         changed={"parameters": "all", "share_of_zeros": zero_shares(matrices)},
     )
-
-
-def _retain_loss(
-    model: RunningModel, held: Sequence[Tokens], batches: Iterator[list[int]]
-) -> tuple[Tensor, dict[str, float]]:
-    """Mean loss of the next batch of retained answers' tokens."""
-    row = pack([(index, held[index]) for index in next(batches)])
-    return answer_loss(model, row), {}

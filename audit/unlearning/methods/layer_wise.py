@@ -21,6 +21,7 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack
 from audit.progress import SILENT, Progress
 from audit.unlearning.objective import Extras, Scores, train_all
+from audit.unlearning.parameters import block_parameters
 from audit.unlearning.streams import streams_after
 from audit.unlearning.training import Record, TrainingSettings
 
@@ -50,7 +51,7 @@ def unlearn(
         AuditError, ModelError: see ``objective.train_all``.
     """
     layers = _Layers(model)
-    extras = Extras(forward=layers.forward, parameters=layers.trained())
+    extras = Extras(forward=layers.forward, parameters=[*block_parameters(model).values()])
     record = train_all("layer_wise", layers.loss, model, forget, retain, settings, progress, extras)
     return record.with_changed(parameters="blocks")
 
@@ -63,14 +64,6 @@ class _Layers:
         self.norm = find_module(model.model, model.architecture.final_norm_module)
         self.head = find_module(model.model, model.architecture.head_module)
         self.streams: list[Float[Tensor, "m d_model"]] = []
-
-    def trained(self) -> list[torch.nn.Parameter]:
-        """The parameters of all blocks."""
-        blocks = tuple(
-            self.model.architecture.block_module.format(layer=layer) + "."
-            for layer in range(self.model.architecture.n_layers)
-        )
-        return [value for name, value in self.model.model.named_parameters() if name.startswith(blocks)]
 
     def forward(self, row: Pack) -> Float[Tensor, "m d_vocab"]:
         layers = range(self.model.architecture.n_layers)

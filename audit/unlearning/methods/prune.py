@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from audit.errors import AuditError
 from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.progress import SILENT, Progress
 from audit.unlearning.parameters import block_matrices
-from audit.unlearning.sparsity import set_to_zero, smallest, zero_shares
+from audit.unlearning.sparsity import require_sparsity, set_to_zero, smallest, zero_shares
 from audit.unlearning.training import MethodSettings, Record
 
 TITLE = "Magnitude pruning"
@@ -31,8 +30,7 @@ class PruneSettings(MethodSettings):
     sparsity: float = 0.3
 
     def __post_init__(self) -> None:
-        if not 0 < self.sparsity < 1:
-            raise AuditError(f"sparsity must be between 0 and 1, but is {self.sparsity}.")
+        require_sparsity(self.sparsity)
 
 
 SETTINGS = PruneSettings()

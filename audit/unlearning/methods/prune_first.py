@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from audit.errors import AuditError
 from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.progress import SILENT, Progress
 from audit.unlearning.methods import npo
 from audit.unlearning.objective import Extras, train_all
 from audit.unlearning.parameters import block_matrices
-from audit.unlearning.sparsity import set_to_zero, smallest, zero_shares
+from audit.unlearning.sparsity import require_sparsity, set_to_zero, smallest, zero_shares
 from audit.unlearning.training import Record
 
 TITLE = "Pruning, then negative preference optimization"
@@ -35,8 +34,7 @@ class PruneFirstSettings(npo.NPOSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.sparsity < 1:
-            raise AuditError(f"sparsity must be between 0 and 1, but is {self.sparsity}.")
+        require_sparsity(self.sparsity)
 
 
 SETTINGS = PruneFirstSettings()

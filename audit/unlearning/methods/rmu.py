@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -30,6 +31,7 @@ from audit.unlearning.training import (
     require_positive,
     shuffled,
     trainable,
+    unused,
 )
 
 TITLE = "Representation misdirection for unlearning"
@@ -50,6 +52,7 @@ class RMUSettings(TrainingSettings):
     learning_rate: float = 1e-3
     layer: int = -1
     steering: float = 2.0
+    retain_loss: Literal["kl", "ce"] = unused("kl")
 
     def __post_init__(self) -> None:
         super().__post_init__()

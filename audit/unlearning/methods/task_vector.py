@@ -6,24 +6,26 @@ be forgotten (Ilharco et al. 2023). There is no retain term.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
-from torch import Tensor
 
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, Tokens, answer_loss, pack
+from audit.models.packing import Example
 from audit.progress import SILENT, Progress
 from audit.unlearning.training import (
     Record,
     TrainingSettings,
+    descent,
     minimise,
     prepare,
     require_positive,
     shuffled,
     trainable,
+    unused,
 )
 
 TITLE = "Task-vector negation"
@@ -40,7 +42,9 @@ class TaskVectorSettings(TrainingSettings):
     learning_rate: float = 2e-5
     forget_batch: int = 16
     scale: float = 1.0
-    retain_weight: float = field(default=0.0, init=False)
+    retain_weight: float = unused(0.0)
+    retain_loss: Literal["kl", "ce"] = unused("kl")
+    retain_batch: int = unused(1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,7 +72,7 @@ def unlearn(
     batches = shuffled(len(answers), settings.forget_batch, torch.Generator().manual_seed(settings.seed))
     before = [parameter.detach().clone() for parameter in parameters]
     with trainable(model.model, every=True):
-        step = partial(_descent, model, answers, batches)
+        step = partial(descent, model, answers, batches)
         trajectory = minimise(parameters, step, settings, progress, "Training on what is to be forgotten")
     with torch.no_grad():
         for now, then in zip(parameters, before, strict=True):
@@ -80,11 +84,3 @@ def unlearn(
         trajectory=trajectory,
         changed={"parameters": "all"},
     )
-
-
-def _descent(
-    model: RunningModel, answers: Sequence[Tokens], batches: Iterator[list[int]]
-) -> tuple[Tensor, dict[str, float]]:
-    """Mean loss of the next batch of answers' tokens."""
-    row = pack([(index, answers[index]) for index in next(batches)])
-    return answer_loss(model, row), {}
