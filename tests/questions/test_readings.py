@@ -24,7 +24,16 @@ from audit.models.key_value_cache import KeyValueCache
 from audit.models.loading import RunningModel
 from audit.questions.conditions import AS_IS
 from audit.questions.items import Encoder, FactGroup, ItemSet, check_answers, with_own_answers
-from audit.questions.readings import BaseReadout, ForwardPlan, Readings, forward_tokens, generate, read, write_and_read
+from audit.questions.readings import (
+    BaseReadout,
+    ForwardPlan,
+    Readings,
+    forward_rows,
+    forward_tokens,
+    generate,
+    read,
+    write_and_read,
+)
 from audit.questions.topics import concept_items
 from concepts.concept import Concept, load_concept
 from tests.helpers import open_model, open_tiny, plain_logprobs
@@ -451,11 +460,24 @@ def test_drawn_answers_are_joined_by_lines_and_any_right_one_counts(models: Call
     assert check_answers([plain], {plain.id: "Milan\nRome"}) == {plain.id: False}
 
 
-def test_batches_and_shared_prefixes_change_nothing(models: Callable[[str], RunningModel]) -> None:
-    model = models("qwen2")
+@pytest.mark.parametrize("family", ["qwen2", "bloom", "mixtral"])
+def test_batches_trees_and_shared_prefixes_change_nothing(
+    models: Callable[[str], RunningModel], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models(family)
     items, readings = read_concept(model)
-    alone = read(model, items, batch_size=1)
     together = read(model, items, batch_size=64)
+    for limit in ("TREE_ON_CPU", "PADDED"):
+        monkeypatch.setattr(audit.models.forward, limit, 1)
+    n_passes = 0
+
+    def count(*_: object) -> None:
+        nonlocal n_passes
+        n_passes += 1
+
+    with model.model.register_forward_hook(count):
+        alone = read(model, items, batch_size=1)
+    assert n_passes >= len(forward_rows(items)), "each sequence has a pass of its own"
     for one, many, three in zip(alone.answer_logprobs, together.answer_logprobs, readings.answer_logprobs, strict=True):
         assert one == pytest.approx(many, abs=1e-5)
         assert one == pytest.approx(three, abs=1e-5)
