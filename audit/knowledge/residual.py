@@ -186,9 +186,14 @@ class _Residual:
 
 
 def _least_detectable(knowledge: Knowledge, shares: Sequence[Share]) -> float | None:
-    """The smallest residual seen with probability 0.8; relative to a reference, from the width of the intervals."""
+    """The smallest residual seen with probability 0.8; relative to a reference, from the width of the intervals.
+
+    Not from intervals that lie below zero: a model that shows less than the reference, as one whose answers to prompts
+    with examples were broken, spreads wider than one with a small residual, and there is nothing there to be seen.
+    """
     if knowledge.is_relative:
-        widths = [share.interval[1] - share.interval[0] for share in shares if share.interval is not None]
+        intervals = [share.interval for share in shares if share.interval is not None]
+        widths = [high - low for low, high in intervals if high >= 0]
         return max(widths) / (2 * 1.645) * DETECTED if widths else None
     base = np.nanmean(knowledge.excess(BASE, str(AS_IS)))
     spreads = [spread for share in shares if (spread := knowledge.null_spread(share.condition)) is not None]

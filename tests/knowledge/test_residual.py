@@ -48,6 +48,23 @@ def test_a_condition_that_reads_few_facts_has_no_residual(n: int, counts: bool) 
     assert counts or left.least_detectable == pytest.approx(plain.least_detectable)
 
 
+def test_what_is_far_below_the_reference_does_not_raise_the_least_detectable_residual() -> None:
+    others = dict.fromkeys((AS_IS, RELEARNED), Planted(1.0))
+    reference = {**others, RARE: Planted(3.0)}
+
+    def least(raised: float) -> float:
+        known = knowledge({**others, RARE: Planted(raised)}, reference=reference, guessable=True)
+        left = left_of(known)
+        assert left is not None
+        assert left.least_detectable is not None
+        return left.least_detectable
+
+    without = left_of(knowledge(others, reference=others, guessable=True))
+    assert without is not None
+    assert least(-3.0) == pytest.approx(without.least_detectable, rel=0.2)
+    assert least(3.0) >= least(-3.0)
+
+
 def at_places(nats: Sequence[float], scale: Sequence[float], seed: int) -> FactReadings:
     """A model that was relearned, in whose places the true answers are raised by ``nats``."""
     known = facts(12, TYPES)
