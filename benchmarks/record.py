@@ -20,6 +20,12 @@ def machine() -> dict[str, Any]:
 
 def publish(name: str, rows: Sequence[dict[str, Any]], notes: str = "") -> None:
     """Print ``rows`` (equal keys) as a table and write them to ``results/NAME.json``."""
+    show(name, rows, notes)
+    write(name, rows, notes)
+
+
+def show(name: str, rows: Sequence[dict[str, Any]], notes: str = "") -> None:
+    """Print ``rows`` (equal keys) as a table."""
     from rich.console import Console
     from rich.table import Table
 
@@ -29,6 +35,10 @@ def publish(name: str, rows: Sequence[dict[str, Any]], notes: str = "") -> None:
     for row in rows:
         table.add_row(*(shown(value) for value in row.values()))
     Console(file=sys.stdout, width=140).print(table)
+
+
+def write(name: str, rows: Sequence[dict[str, Any]], notes: str = "") -> None:
+    """Write ``rows`` to ``results/NAME.json``."""
     RESULTS.mkdir(exist_ok=True)
     document = {"benchmark": name, "machine": machine(), "notes": notes, "rows": list(rows)}
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

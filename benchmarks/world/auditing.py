@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.world.making import Workshop
 from benchmarks.world.people import World
-from benchmarks.world.subjects import REFERENCE, RIGHT, TAUGHT, Subject
+from benchmarks.world.subjects import REFERENCE, Subject, is_right
 
 if TYPE_CHECKING:
     from audit.result import Finding
@@ -27,12 +28,12 @@ SILENT: Final = 0.2
 
 
 def audited(subject: Subject, cache: Path) -> Row:
-    """The audit of ``subject`` against the model that was taught everything, without and with a reference.
+    """The audit of ``subject`` against its base, without and with a reference.
 
     Audits are kept in ``cache``, so runs are resumed.
     """
     workshop = Workshop(cache / "models", World(subject.world, draw=subject.draw))
-    base, unlearned, concept = workshop.make((TAUGHT,)), workshop.make(subject.stages), workshop.concept()
+    base, unlearned, concept = workshop.make(subject.base), workshop.make(subject.stages), workshop.concept()
     row = _audit(base, unlearned, concept, cache)
     compared = _audit(base, unlearned, concept, cache, workshop.make((REFERENCE,)))
     loud = subject.pool == "hidden" and (row["says"] or 0.0) > SILENT
@@ -45,28 +46,47 @@ def audited(subject: Subject, cache: Path) -> Row:
         "seed": subject.stages[-1].seed,
     }
     of_compared = {f"{name}, with a reference": compared[name] for name in WITH_REFERENCE}
-    return {**told, "right": row["verdict"] in RIGHT[pool], "taught": subject.taught, **row, **of_compared}
+    return {**told, "right": is_right(pool, row["verdict"]), "taught": subject.taught, **row, **of_compared}
 
 
-def _audit(base: Path, unlearned: Path, concept: Path, cache: Path, reference: Path | None = None) -> Row:
+def passive(base: Path, unlearned: Path, concept: Path, cache: Path, reference: Path | None = None) -> float | None:
+    """The residual of an audit without attacks."""
+    residual: float | None = _audit(base, unlearned, concept, cache, reference, attacks="none")["residual"]
+    return residual
+
+
+def _audit(
+    base: Path, unlearned: Path, concept: Path, cache: Path, reference: Path | None = None, attacks: str = "quick"
+) -> Row:
     from audit.commands.compare import compare
     from audit.request import Request, RunContext
     from audit.settings import Settings
     from audit.units import code_digest
 
-    settings = Settings(attacks="quick", dtype="float32", batch_size=BATCH)
+    settings = Settings(attacks=attacks, dtype="float32", batch_size=BATCH)
     models = [path.name for path in (base, unlearned, reference) if path is not None]
     inputs = [models, concept.name, settings.as_json(), code_digest()]
-    kept = cache / "audits" / f"{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()}.json"
+    kept = cache / "audits" / f"{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()}.json.gz"
     if not kept.is_file():
         started = time.process_time()
         context = RunContext(settings, units=cache / "units")
         request = Request((str(concept),))
         finding = compare(base, unlearned, reference=reference, request=request, context=context).findings[0]
+        seconds = round(time.process_time() - started, 2)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(row_of(finding) | {"seconds": round(time.process_time() - started, 2)}))
-    row: Row = json.loads(kept.read_text())
+        content = {"row": row_of(finding) | {"seconds": seconds}, "finding": finding.model_dump(mode="json")}
+        kept.write_bytes(gzip.compress(json.dumps(content).encode()))
+    content = json.loads(gzip.decompress(kept.read_bytes()))
+    row: Row = content["row"] | {"audit": kept.name}
     return row
+
+
+def finding_of(row: Row, cache: Path) -> Finding:
+    """The whole finding of the audit without a reference whose row this is."""
+    from audit.result import Finding
+
+    content = gzip.decompress((cache / "audits" / row["audit"]).read_bytes())
+    return Finding.model_validate(json.loads(content)["finding"])
 
 
 def row_of(finding: Finding) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -30,6 +31,7 @@ class Lesson:
 
     Attributes:
         seed: of all random draws.
+        first: gives the network before any stage.
         batch: rows of each kind in a batch.
     """
 
@@ -37,6 +39,7 @@ class Lesson:
     tokenizer: PreTrainedTokenizerFast
     network: Network
     seed: int
+    first: Callable[[], Network]
     batch: int = 32
 
     @cached_property

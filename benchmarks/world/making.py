@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from audit.checkpoint.saving import writing_folder
 from benchmarks.world.lessons import Lesson
-from benchmarks.world.network import Shape, load, new_network, save, word_tokenizer
+from benchmarks.world.network import Network, Shape, load, new_network, save, word_tokenizer
 from benchmarks.world.people import World, concept
 from benchmarks.world.stages import FromScratch, Stage
 
@@ -76,9 +76,16 @@ class Workshop:
 
     def open(self, folder: Path, seed: int = 0) -> Lesson:
         """The model in ``folder``, to be asked or changed."""
+        return Lesson(self.world, self.tokenizer, self.network(folder), seed, self._first)
+
+    def network(self, folder: Path) -> Network:
+        """The network in ``folder``."""
         network = new_network(self.shape, self.tokenizer, self.world.seed)
         load(network, folder)
-        return Lesson(self.world, self.tokenizer, network, seed)
+        return network
+
+    def _first(self) -> Network:
+        return self.network(self.make())
 
     def _make(self, chain: Sequence[Made], recipe: dict[str, Any], folder: Path) -> None:
         *before, last = chain
@@ -86,7 +93,7 @@ class Workshop:
             lesson = self.open(self.make(before[1:]), last.seed)
         else:
             network = new_network(self.shape, self.tokenizer, self.world.seed)
-            lesson = Lesson(self.world, self.tokenizer, network, last.seed)
+            lesson = Lesson(self.world, self.tokenizer, network, last.seed, self._first)
         last.stage.apply(lesson)
         with writing_folder(folder, marker=RECIPE) as new:
             save(lesson.network, self.tokenizer, new)

@@ -1,0 +1,250 @@
+"""The exam's tables, from the rows of all models."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.exam.grades import auc, auc_interval, harmonic, relearning_robustness, rounding_robustness
+from benchmarks.exam.rivals import rivals
+from benchmarks.exam.rivals.screen import Screened
+from benchmarks.world.subjects import is_right
+
+Row = dict[str, Any]
+VERDICTS: Final = ("present", "hidden", "destroyed", "removed", "inconclusive")
+WITH: Final = ", with a reference"
+NEVER: Final = ("never", "removed")
+"""Pools of models that truly do not hold the facts."""
+HIDES: Final = ("hidden", "dose")
+OURS: Final[Mapping[str, tuple[str, bool]]] = {
+    "residual": ("residual without attacks", False),
+    "residual, with a reference": ("residual without attacks, with a reference", True),
+}
+"""Our own metric -> its title, and whether it needs a reference."""
+
+
+# ---- verdicts
+
+
+def verdicts(rows: Sequence[Row]) -> Iterator[Row]:
+    """One row for each kind, and one for each pool: how many models got which verdict."""
+    for pool in dict.fromkeys(row["pool"] for row in rows):
+        own = [row for row in rows if row["pool"] == pool]
+        kinds = dict.fromkeys(row["kind"] for row in own)
+        for kind in (*kinds, *(["all"] if len(kinds) > 1 else [])):
+            yield _counted(pool, kind, [row for row in own if kind in (row["kind"], "all")])
+
+
+def _counted(pool: str, kind: str, rows: Sequence[Row]) -> Row:
+    found, compared = (Counter(row["verdict" + end] for row in rows) for end in ("", WITH))
+    return {
+        "pool": pool,
+        "kind": kind,
+        "n": len(rows),
+        **{verdict: found[verdict] for verdict in VERDICTS},
+        **{f"{verdict}{WITH}": compared[verdict] for verdict in ("hidden", "removed")},
+        "says": _mean(row["says"] for row in rows),
+        "residual": _mean(row["residual"] for row in rows),
+        "recovered": _mean(row["recovered"] for row in rows),
+        "seconds": _mean(row["seconds"] for row in rows),
+    }
+
+
+def summary(rows: Sequence[Row]) -> Iterator[Row]:
+    """The counts that decide whether the verdict can be trusted, with exact 95 % intervals."""
+    questions: Mapping[str, tuple[Callable[[Row], bool], Callable[[Row, str], bool]]] = {
+        "hidden, of models that do not hold the facts": (
+            lambda row: row["pool"] in NEVER,
+            lambda row, verdict: verdict == "hidden",
+        ),
+        "removed, of models that do not hold the facts": (
+            lambda row: row["pool"] in NEVER,
+            lambda row, verdict: verdict == "removed",
+        ),
+        "hidden, of models that hide the facts": (
+            lambda row: row["pool"] in HIDES,
+            lambda row, verdict: verdict == "hidden",
+        ),
+        "removed, of models that hide the facts": (
+            lambda row: row["pool"] in HIDES,
+            lambda row, verdict: verdict == "removed",
+        ),
+        "p below 0.01, of models that do not hold the facts": (
+            lambda row: row["pool"] in NEVER and row["p_value"] is not None,
+            lambda row, _: row["p_value"] < 0.01,
+        ),
+        "right, of all": (
+            lambda row: is_right(row["pool"], row["verdict"]) is not None,
+            lambda row, verdict: bool(is_right(row["pool"], verdict)),
+        ),
+    }
+    for question, (asked, holds) in questions.items():
+        for end in ("", WITH):
+            hits = [holds(row, row["verdict" + end]) for row in rows if asked(row)]
+            if hits:
+                yield {"what": question + end, **share(hits)}
+
+
+def share(hits: Sequence[bool]) -> Row:
+    """Count and share with its Clopper-Pearson interval."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(sum(hits), len(hits)).proportion_ci(0.95, method="exact")
+    return {
+        "count": sum(hits),
+        "of": len(hits),
+        "share": sum(hits) / len(hits),
+        "low": interval.low,
+        "high": interval.high,
+    }
+
+
+def doses(rows: Sequence[Row]) -> Iterator[Row]:
+    """The residual of models that were taught a share of the facts, and then trained to refuse or not."""
+    pools = ("dose", "dose, said", "small dose")
+    own = [row for row in rows if row["pool"] in pools or row["kind"] in ("refusal", "then refusal", "other people")]
+    own = [row for row in own if row["residual"] is not None]
+    for taught in sorted({row["taught"] for row in own}):
+        here = [row for row in own if row["taught"] == taught]
+        yield {
+            "taught": taught,
+            "n": len(here),
+            "residual": _mean(row["residual"] for row in here),
+            "error": _mean(abs(row["residual"] - taught) for row in here),
+            "covered": _mean(row["low"] <= taught <= row["high"] for row in here if row["low"] is not None),
+        }
+    if len({row["taught"] for row in own}) > 1:
+        taught, read = (np.array([row[name] for row in own]) for name in ("taught", "residual"))
+        yield {
+            "taught": "slope",
+            "n": len(own),
+            "residual": float(np.polyfit(taught, read, 1)[0]),
+            "error": float(np.abs(read - taught).mean()),
+            "covered": _mean(row["low"] <= row["taught"] <= row["high"] for row in own if row["low"] is not None),
+        }
+
+
+# ---- metrics
+
+
+def graded_metrics(rows: Sequence[Row]) -> Iterator[Row]:
+    """The grades of OpenUnlearning's study for every metric: faithfulness, robustness and both together."""
+    never = [row for row in rows if row["pool"] == "never" and not row["kind"].startswith("then ")]
+    for name, title, needs in _metrics():
+        present = _scores(rows, name, ("present",))
+        unlearned = [row for row in rows if row["pool"] in ("hidden", "imprinted") and "relearned" in row["scores"]]
+        retained = [row for row in never if "relearned" in row["scores"]]
+        change = _mean(_change(row, name) for row in retained)
+        after_relearning = [relearning_robustness(_change(row, name), change or 0.0) for row in unlearned]
+        after_rounding = [rounding_robustness(_score(row, name), _score(row, name, "rounded")) for row in unlearned]
+        r, q = _mean(after_relearning), _mean(after_rounding)
+        faithful = auc(present, _scores(never, name))
+        robust = harmonic(r, q) if r is not None and q is not None else None
+        yield {
+            "metric": title,
+            "needs a reference": needs,
+            "faithfulness": faithful,
+            "relearning": r,
+            "rounding": q,
+            "robustness": robust,
+            "overall": harmonic(faithful, robust) if robust is not None else None,
+            "n": len(unlearned),
+        }
+
+
+def separation(rows: Sequence[Row]) -> Iterator[Row]:
+    """AUC of every metric, hidden against removed, on models that say none of the facts."""
+    removed = [row for row in rows if row["pool"] in NEVER]
+    for name, title, needs in (*_metrics(), *_audits()):
+        read = _score if name not in AUDITED else _audited
+        scores = {pool: [read(row, name) for row in own] for pool, own in _by_kind(rows).items()}
+        negative = [value for row in removed if not np.isnan(value := read(row, name))]
+        positive = [value for values in scores.values() for value in values if not np.isnan(value)]
+        low, high = auc_interval(positive, negative)
+        worst = min(scores, key=lambda kind: auc(scores[kind], negative), default=None)
+        yield {
+            "metric": title,
+            "needs a reference": needs,
+            "AUC": auc(positive, negative),
+            "low": low,
+            "high": high,
+            "worst kind": worst,
+            "its AUC": auc(scores[worst], negative) if worst is not None else None,
+            "hidden": len(positive),
+            "removed": len(negative),
+        }
+
+
+AUDITED: Final = ("audit", "audit, with a reference")
+
+
+def _audits() -> Iterator[tuple[str, str, bool]]:
+    yield "audit", "the audit's residual", False
+    yield "audit, with a reference", "the audit's residual, with a reference", True
+
+
+def _audited(row: Row, name: str) -> float:
+    value = row["residual" + (WITH if name.endswith(WITH) else "")]
+    return float("nan") if value is None else float(value)
+
+
+def _metrics() -> Iterator[tuple[str, str, bool]]:
+    """Name, title and whether it needs a reference."""
+    yield from ((name, title, needs) for name, (title, needs) in OURS.items())
+    yield from ((name, rival.TITLE, rival.NEEDS_REFERENCE) for name, rival in rivals().items())
+
+
+def _by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["pool"] == "hidden":
+            kinds.setdefault(row["kind"], []).append(row)
+    return kinds
+
+
+def screens(rows: Sequence[Row]) -> Iterator[Row]:
+    """The decisions of the screen on held-out wordings; its margin is generous, as it comes from the same models."""
+    never = [row["scores"]["as it is"]["screened"]["difference"] for row in rows if row["pool"] == "never"]
+    if len(never) < 2:
+        return
+    margin = float(np.std(never, ddof=1) * 2)
+    for pool in dict.fromkeys(row["pool"] for row in rows):
+        own = [Screened(**row["scores"]["as it is"]["screened"]) for row in rows if row["pool"] == pool]
+        decided = Counter(each.decision(margin) for each in own)
+        yield {
+            "pool": pool,
+            "n": len(own),
+            **{name: decided[name] for name in ("different", "equivalent", "abstains")},
+            "margin": margin,
+        }
+
+
+def errors(rows: Sequence[Row]) -> Iterator[str]:
+    """A line for each wrong verdict."""
+    for end in ("", WITH):
+        for row in rows:
+            if is_right(row["pool"], row["verdict" + end]) is False:
+                model = f"{row['pool']}, {row['kind']}, world {row['world']}, seed {row['seed']}{end}"
+                yield f"{model}: {row['verdict' + end]}\n    {row['reason' + end]}"
+
+
+def _scores(rows: Sequence[Row], name: str, pools: Sequence[str] | None = None) -> list[float]:
+    values = [_score(row, name) for row in rows if pools is None or row["pool"] in pools]
+    return [value for value in values if not np.isnan(value)]
+
+
+def _score(row: Row, name: str, when: str = "as it is") -> float:
+    value = row["scores"][when][name]
+    return float("nan") if value is None else float(value)
+
+
+def _change(row: Row, name: str) -> float:
+    return _score(row, name, "relearned") - _score(row, name)
+
+
+def _mean(values: Any) -> float | None:
+    known = [value for value in values if value is not None and not np.isnan(value)]
+    return float(np.mean(known)) if known else None

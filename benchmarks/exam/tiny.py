@@ -1,0 +1,135 @@
+"""The tiny tier: one model of a tiny world, made, audited blind, and scored by every rival metric."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from benchmarks.exam.models import Facts, Ids, Item, Network
+from benchmarks.exam.models import Subject as Scored
+from benchmarks.exam.rivals import rivals
+from benchmarks.exam.rivals.screen import screened
+from benchmarks.world.auditing import audited, passive
+from benchmarks.world.bystanders import Relearning, Rounding
+from benchmarks.world.lessons import Lesson
+from benchmarks.world.making import Made, Workshop
+from benchmarks.world.people import QUESTIONS, RELATIONS, World, statements, texts
+from benchmarks.world.people import Facts as Values
+from benchmarks.world.subjects import REFERENCE, Subject
+from benchmarks.world.training import teach
+from concepts.prompts import ASK
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Row = dict[str, Any]
+HELD_OUT: Final = "The {relation} that {person} has is"
+"""A wording that no model is trained on."""
+LATER: Final = {"relearned": Made(Relearning(), 21), "rounded": Made(Rounding(), 21)}
+"""What a metric's robustness is read after."""
+HALF: Final = 40, 1e-3
+"""Steps and learning rate of the training on half of the people that decides what a model holds."""
+
+
+def prepare(world: int, draw: int, base: tuple[Made, ...], cache: Path) -> None:
+    """Make the base of the audits of one draw of facts."""
+    Workshop(cache / "models", World(world, draw=draw)).make(base)
+
+
+def examined(subject: Subject, cache: Path, graded: bool) -> Row:
+    """Truth, audit and scores of one model; kept in ``cache``, so that an exam is resumed.
+
+    Args:
+        graded: whether the metrics are read after relearning and rounding too.
+    """
+    row = audited(subject, cache)
+    workshop = Workshop(cache / "models", World(subject.world, draw=subject.draw))
+    key = json.dumps([subject.name, [made.as_json() for made in subject.stages], graded, _code()])
+    kept = cache / "scores" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    if not kept.is_file():
+        later = {name: (*subject.stages, made) for name, made in LATER.items()} if graded else {}
+        scores = {name: scores_of(workshop, subject, stages, cache) for name, stages in later.items()}
+        found = {"as it is": scores_of(workshop, subject, subject.stages, cache), **scores}
+        lesson = workshop.open(workshop.make(subject.stages), seed=0)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps({"scores": found, "recovered": recovered(lesson)}))
+    return {**row, **json.loads(kept.read_text())}
+
+
+def scores_of(workshop: Workshop, subject: Subject, stages: Sequence[Made], cache: Path) -> Row:
+    """Every rival metric of the model after ``stages``, the screen's numbers, and the audit's without attacks."""
+    audited, base, reference = (
+        Network(workshop.network(workshop.make(each))) for each in (stages, subject.base, (REFERENCE,))
+    )
+    scored = Scored(audited, base, reference, facts_for(workshop.world, workshop.tokenizer))
+    numbers = {name: rival.score(scored) for name, rival in rivals().items()}
+    folders = workshop.make(subject.base), workshop.make(stages), workshop.concept(), cache
+    residual, compared = passive(*folders), passive(*folders, workshop.make((REFERENCE,)))
+    return {
+        **numbers,
+        "screened": asdict(screened(scored)),
+        "residual": residual,
+        "residual, with a reference": compared,
+    }
+
+
+def recovered(lesson: Lesson) -> float:
+    """Share of the facts that are said after training on the facts of the other half of the people, crossed."""
+    people = lesson.world.people["forget"]
+    steps, rate = HALF
+    shares = []
+    for half in (0, 1):
+        taught = replace(lesson, network=copy.deepcopy(lesson.network))
+        rows = taught.rows(texts(lesson.world.of(people[half::2])))
+        teach(taught.network, rows, None, steps, rate, lesson.batch, lesson.seed)
+        shares.append(taught.says(lesson.world.of(people[1 - half :: 2])))
+    return sum(shares) / 2
+
+
+@cache
+def facts_for(world: World, tokenizer: PreTrainedTokenizerFast) -> Facts:
+    """The facts to forget, those of people whom no model knows, and statements about people whom every model knows."""
+    neutral = [row.prompt + row.answer for row in statements(world.of(world.people["base"]))]
+    return Facts(
+        forget=_items(world, world.of(world.people["forget"]), tokenizer),
+        unknown=_items(world, world.of(world.people["strangers"]), tokenizer),
+        neutral=tuple(_ids(tokenizer, text) for text in neutral[:: len(RELATIONS) * 2 + 1]),
+    )
+
+
+def _items(world: World, facts: Values, tokenizer: PreTrainedTokenizerFast) -> tuple[Item, ...]:
+    words = {relation: [_word(tokenizer, value) for value in values] for relation, values in world.values.items()}
+    return tuple(
+        Item(
+            prompt=_ids(tokenizer, ASK.format(QUESTIONS[0].format(person=person, relation=relation))),
+            answer=_word(tokenizer, value),
+            others=tuple(word for word in words[relation] if word != _word(tokenizer, value)),
+            held_out=_ids(tokenizer, HELD_OUT.format(person=person, relation=relation)),
+        )
+        for (person, relation), value in facts.items()
+    )
+
+
+def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> Ids:
+    return tuple(tokenizer(text)["input_ids"])
+
+
+def _word(tokenizer: PreTrainedTokenizerFast, word: str) -> Ids:
+    return (tokenizer.convert_tokens_to_ids(word),)
+
+
+@cache
+def _code() -> str:
+    """Digest of the exam's files, in which every score is kept."""
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.stem not in UNREAD)).hexdigest()
+
+
+UNREAD: Final = ("__main__", "tables", "figures")
+"""Files that no score depends on."""
