@@ -19,6 +19,7 @@ WITH: Final = ", with a reference"
 NEVER: Final = ("never", "removed")
 """Pools of models that truly do not hold the facts."""
 HIDES: Final = ("hidden", "dose")
+AUDIT: Final = "audit"
 OURS: Final[Mapping[str, tuple[str, bool]]] = {
     "residual": ("residual without attacks", False),
     "residual, with a reference": ("residual without attacks, with a reference", True),
@@ -133,13 +134,15 @@ def doses(rows: Sequence[Row]) -> Iterator[Row]:
 def graded_metrics(rows: Sequence[Row]) -> Iterator[Row]:
     """The grades of OpenUnlearning's study for every metric: faithfulness, robustness and both together."""
     never = [row for row in rows if row["pool"] == "never" and not row["kind"].startswith("then ")]
-    for name, title, needs in _metrics():
+    for name, title, needs in metrics():
+        if name.startswith(AUDIT):
+            continue  # it is not made again after relearning and rounding, which are among its attacks
         present = _scores(rows, name, ("present",))
         unlearned = [row for row in rows if row["pool"] in ("hidden", "imprinted") and "relearned" in row["scores"]]
         retained = [row for row in never if "relearned" in row["scores"]]
         change = _mean(_change(row, name) for row in retained)
         after_relearning = [relearning_robustness(_change(row, name), change or 0.0) for row in unlearned]
-        after_rounding = [rounding_robustness(_score(row, name), _score(row, name, "rounded")) for row in unlearned]
+        after_rounding = [rounding_robustness(score(row, name), score(row, name, "rounded")) for row in unlearned]
         r, q = _mean(after_relearning), _mean(after_rounding)
         faithful = auc(present, _scores(never, name))
         robust = harmonic(r, q) if r is not None and q is not None else None
@@ -158,10 +161,9 @@ def graded_metrics(rows: Sequence[Row]) -> Iterator[Row]:
 def separation(rows: Sequence[Row]) -> Iterator[Row]:
     """AUC of every metric, hidden against removed, on models that say none of the facts."""
     removed = [row for row in rows if row["pool"] in NEVER]
-    for name, title, needs in (*_metrics(), *_audits()):
-        read = _score if name not in AUDITED else _audited
-        scores = {pool: [read(row, name) for row in own] for pool, own in _by_kind(rows).items()}
-        negative = [value for row in removed if not np.isnan(value := read(row, name))]
+    for name, title, needs in metrics():
+        scores = {pool: [score(row, name) for row in own] for pool, own in _by_kind(rows).items()}
+        negative = [value for row in removed if not np.isnan(value := score(row, name))]
         positive = [value for values in scores.values() for value in values if not np.isnan(value)]
         low, high = auc_interval(positive, negative)
         worst = min(scores, key=lambda kind: auc(scores[kind], negative), default=None)
@@ -178,23 +180,18 @@ def separation(rows: Sequence[Row]) -> Iterator[Row]:
         }
 
 
-AUDITED: Final = ("audit", "audit, with a reference")
-
-
-def _audits() -> Iterator[tuple[str, str, bool]]:
-    yield "audit", "the audit's residual", False
-    yield "audit, with a reference", "the audit's residual, with a reference", True
-
-
-def _audited(row: Row, name: str) -> float:
-    value = row["residual" + (WITH if name.endswith(WITH) else "")]
-    return float("nan") if value is None else float(value)
-
-
-def _metrics() -> Iterator[tuple[str, str, bool]]:
-    """Name, title and whether it needs a reference."""
+def metrics() -> Iterator[tuple[str, str, bool]]:
+    """Name, title and whether it needs a reference, of the audit and of every metric."""
+    yield from ((f"{AUDIT}{end}", f"the audit's residual{end}", bool(end)) for end in ("", WITH))
     yield from ((name, title, needs) for name, (title, needs) in OURS.items())
     yield from ((name, rival.TITLE, rival.NEEDS_REFERENCE) for name, rival in rivals().items())
+
+
+def score(row: Mapping[str, Any], name: str, when: str = "as it is") -> float:
+    """What a metric says of a model; NaN if it is undefined."""
+    is_audit = name.startswith(AUDIT)
+    value = row["residual" + name.removeprefix(AUDIT)] if is_audit else row["scores"][when][name]
+    return float("nan") if value is None else float(value)
 
 
 def _by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -232,17 +229,12 @@ def errors(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _scores(rows: Sequence[Row], name: str, pools: Sequence[str] | None = None) -> list[float]:
-    values = [_score(row, name) for row in rows if pools is None or row["pool"] in pools]
+    values = [score(row, name) for row in rows if pools is None or row["pool"] in pools]
     return [value for value in values if not np.isnan(value)]
 
 
-def _score(row: Row, name: str, when: str = "as it is") -> float:
-    value = row["scores"][when][name]
-    return float("nan") if value is None else float(value)
-
-
 def _change(row: Row, name: str) -> float:
-    return _score(row, name, "relearned") - _score(row, name)
+    return score(row, name, "relearned") - score(row, name)
 
 
 def _mean(values: Any) -> float | None:
