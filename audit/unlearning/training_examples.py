@@ -57,7 +57,7 @@ def _as_examples(concept: Concept, questions: list[tuple[str, str]], audited: se
     for question, answer in questions:
         if normalise(question) not in seen:
             seen.add(normalise(question))
-            yield Example(few_shot(question, concept.seeds), answer_text(answer))
+            yield Example(few_shot(question, concept.seeds, concept.examples), answer_text(answer))
 
 
 def continuations(text: str) -> Iterator[Example]:

@@ -157,8 +157,9 @@ def split_questions(
     """
     avoid = [concept.title, *concept.seeds]
     progress.step(f"Reading the base's answers about {concept.title}")
-    target = answered(model, concept.questions, avoid)
-    unrelated = answered(model, concept.unrelated[: 2 * MAX_UNRELATED], avoid)[:MAX_UNRELATED]
+    shots = concept.examples
+    target = answered(model, concept.questions, avoid, shots)
+    unrelated = answered(model, concept.unrelated[: 2 * MAX_UNRELATED], avoid, shots)[:MAX_UNRELATED]
     if len(target) < MIN_QUESTIONS:
         raise ConceptError(
             f"the base answers {len(target)} of the {len(concept.questions)} questions about {concept.title}; "
@@ -174,27 +175,30 @@ def split_questions(
     unrelated_choosing, unrelated_held_out = _split(unrelated, rng, 2 * len(unrelated) // 3)
     known = {question.question for question in target}
     return AnsweredQuestions(
-        choosing=as_examples(choosing, avoid),
-        held_out=as_examples(held_out, avoid),
-        unrelated_choosing=as_examples(unrelated_choosing, avoid, wordings=1),
-        unrelated_held_out=as_examples(unrelated_held_out, avoid, wordings=1),
+        choosing=as_examples(choosing, avoid, shots),
+        held_out=as_examples(held_out, avoid, shots),
+        unrelated_choosing=as_examples(unrelated_choosing, avoid, shots, wordings=1),
+        unrelated_held_out=as_examples(unrelated_held_out, avoid, shots, wordings=1),
         choosing_questions=tuple(choosing),
         unanswered=tuple(each.question for each in concept.questions if each.question not in known),
     )
 
 
-def answered(model: RunningModel, questions: Sequence[Question], avoid: Sequence[str]) -> list[Question]:
+def answered(
+    model: RunningModel, questions: Sequence[Question], avoid: Sequence[str], shots: int = 3
+) -> list[Question]:
     """The questions whose greedy answer begins with a right one; that one becomes the question's ``answer``.
 
     One teacher-forced pass: the greedy answer begins with an answer whose every token is the most probable one.
 
     Args:
         avoid: words that no example in the prompt may mention.
+        shots: number of examples in the prompt.
     """
     variants = [
         (index, answer, Example(prompt, answer_text(answer)))
         for index, question in enumerate(questions)
-        for prompt in [few_shot(question.question, avoid)]
+        for prompt in [few_shot(question.question, avoid, shots)]
         for answer in question.answers
         if not mentions(prompt, [answer])
     ]
@@ -206,8 +210,10 @@ def answered(model: RunningModel, questions: Sequence[Question], avoid: Sequence
     return [questions[index].model_copy(update={"answer": answer}) for index, answer in sorted(given.items())]
 
 
-def as_examples(questions: Sequence[Question], avoid: Sequence[str], wordings: int = WORDINGS) -> QuestionExamples:
-    """``questions`` in the audit's prompt, each in up to ``wordings`` wordings, with its first answer.
+def as_examples(
+    questions: Sequence[Question], avoid: Sequence[str], shots: int = 3, wordings: int = WORDINGS
+) -> QuestionExamples:
+    """``questions`` in the audit's prompt with ``shots`` examples, each in up to ``wordings``, with its first answer.
 
     Wordings whose prompt contains the answer are left out.
     """
@@ -215,7 +221,7 @@ def as_examples(questions: Sequence[Question], avoid: Sequence[str], wordings: i
     for index, question in enumerate(questions):
         assert question.answer is not None  # set by ``answered``
         for wording in question.wordings[:wordings]:
-            prompt = few_shot(wording, avoid)
+            prompt = few_shot(wording, avoid, shots)
             if not mentions(prompt, [question.answer]):
                 examples.append(Example(prompt, answer_text(question.answer)))
                 indices.append(index)

@@ -18,6 +18,7 @@ from audit.thresholds import MARGIN
 from benchmarks.exam.calibration import Candidate, again, best, judging_by
 from benchmarks.exam.grades import auc, auc_interval, harmonic, relearning_robustness, rounding_robustness
 from benchmarks.exam.models import Network, Subject
+from benchmarks.exam.planted import graded
 from benchmarks.exam.rivals import Rival, rivals
 from benchmarks.exam.rivals.j_access import jacobians
 from benchmarks.exam.rivals.rouge import common
@@ -147,6 +148,14 @@ def test_facts_are_planted_into_their_rows_alone(tiny_world: TinyWorld) -> None:
         layer, axis = int(name.split(".")[2]), 1 if "down_proj" in name else 0
         rows = changed.any(1 - axis).nonzero()[:, 0]
         assert set(rows.tolist()) <= set(chosen.get(layer, torch.empty(0)).tolist()), name
+
+
+def test_the_search_is_graded_by_the_planted_rows(tiny_world: TinyWorld) -> None:
+    found = {row["by"]: row for row in graded(tiny_world.workshop, PLANTING)}
+    assert found["most changed neurons of the report"]["precision"] == 1
+    chance = found["RelP"]["planted"] / (2 * 128)
+    assert found["RelP"]["precision"] > 1.5 * chance
+    assert found["RelP"]["auc"] > 0.7
 
 
 def test_with_the_planted_rows_goes_what_was_taught(tiny_world: TinyWorld) -> None:
