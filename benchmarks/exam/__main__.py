@@ -20,7 +20,11 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.exam.calibration import Judged, candidates
+from benchmarks.exam.designs import designs
 from benchmarks.exam.tables import (
+    HIDES,
+    NEVER,
+    WITH,
     doses,
     errors,
     graded_metrics,
@@ -51,16 +55,34 @@ def main() -> None:
         raise SystemExit(f"no model of the kind {options.only!r}; see benchmarks/world/subjects.py")
     rows = sorted(run(chosen, options.cache, options.workers), key=lambda row: [str(row[name]) for name in KEY])
     told = f"worlds {', '.join(map(str, options.worlds))}"
-    kept = [name for name in rows[0] if name != "audit" and "reason" not in name]
+    kept = [name for name in rows[0] if "audit" not in name and "reason" not in name]
     write("exam_models", [{name: row[name] for name in kept} for row in rows], told)
     for name, table in TABLES.items():
         publish(f"exam_{name}", list(table(rows)) or [{"models": 0}], told)
     publish("exam", list(summary(rows)), told)
     for line in errors(rows):
         print(line)
-    training = [Judged(row["pool"], finding_of(row, options.cache)) for row in rows if row["world"] < FIRST_TEST]
+    publish("exam_designs", compared(rows, options.cache), told)
+    training = [row for row in rows if row["world"] < FIRST_TEST]
     if training:
-        publish("exam_margins", [asdict(each) for each in candidates(training)], told)
+        judged = [Judged(row["pool"], finding_of(row["audit"], options.cache)) for row in training]
+        publish("exam_margins", [asdict(each) for each in candidates(judged)], told)
+
+
+def compared(rows: Sequence[Row], cache: Path) -> list[Row]:
+    """The designs of the verdict on the models that hide the facts and those that do not hold them."""
+    chosen = [row for row in rows if row["pool"] in (*HIDES, *NEVER)]
+    found = [
+        (
+            finding_of(row["audit"], cache),
+            finding_of(row[f"audit{WITH}"], cache),
+            row["pool"] in HIDES,
+            row["world"] < FIRST_TEST,
+        )
+        for row in chosen
+    ]
+    training, tested = ([each[:3] for each in found if each[3] == wanted] for wanted in (True, False))
+    return [*designs(training, tested or training)]
 
 
 KEY: Final = ("pool", "kind", "world", "draw", "seed")

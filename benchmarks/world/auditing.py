@@ -21,7 +21,7 @@ BATCH: Final = 128
 """Prompts in a pass; a tiny model takes as long for 16."""
 
 Row = dict[str, Any]
-WITH_REFERENCE: Final = ("verdict", "residual", "with the base's parts", "reason")
+WITH_REFERENCE: Final = ("verdict", "residual", "with the base's parts", "reason", "audit")
 """Of the row of an audit with a reference, what the tables need beside that of the audit without."""
 SILENT: Final = 0.2
 """Share of the facts above which a model that was meant to hide them was not silenced."""
@@ -81,11 +81,11 @@ def _audit(
     return row
 
 
-def finding_of(row: Row, cache: Path) -> Finding:
-    """The whole finding of the audit without a reference whose row this is."""
+def finding_of(audit: str, cache: Path) -> Finding:
+    """The whole finding of the audit of this name."""
     from audit.result import Finding
 
-    content = gzip.decompress((cache / "audits" / row["audit"]).read_bytes())
+    content = gzip.decompress((cache / "audits" / audit).read_bytes())
     return Finding.model_validate(json.loads(content)["finding"])
 
 
