@@ -140,6 +140,14 @@ def byte_size(size: int) -> str:
     return f"{size} bytes"
 
 
+def duration(seconds: float) -> str:
+    if seconds >= 5_400:
+        return f"about {seconds / 3_600:.1f} h"
+    if seconds >= 90:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds:.0f} s" if seconds >= 1 else "under 1 s"
+
+
 def moment(stamp: str) -> str:
     """An ISO time as ``2026-11-23 15:04:05 UTC``; any other text unchanged."""
     try:

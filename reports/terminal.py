@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import typer
+
+from reports.formatting import duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -54,8 +57,8 @@ def report_errors(as_json: bool, debug: bool) -> Iterator[None]:
         yield
     except typer.Exit:  # a RuntimeError, but not an error
         raise
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. Files already written are complete.", err=True)
+    except KeyboardInterrupt as interrupt:
+        typer.echo(f"Interrupted. {str(interrupt) or 'Files already written are complete.'}", err=True)
         raise typer.Exit(130) from None
     except (AuditError, OSError, MemoryError, RuntimeError) as error:
         if debug:
@@ -71,6 +74,30 @@ def report_errors(as_json: bool, debug: bool) -> Iterator[None]:
 # ---- progress; the classes fit ``audit.progress.Progress``
 
 
+SHOWN_FROM: Final = 5.0
+"""Seconds that must be left for their number to be shown."""
+
+
+@dataclass
+class Pace:
+    """How far a long step has come, in words, with the time that it still takes at its pace so far."""
+
+    text: str = ""
+    begun: tuple[float, int] = (0.0, 0)
+
+    def words(self, text: str, done: int | None, total: int | None, detail: str) -> str:
+        """The units that are done, the detail, and the time that is left; empty where nothing is known."""
+        now = time.monotonic()
+        if text != self.text:
+            self.text, self.begun = text, (now, done or 0)
+        if not done or not total:
+            return detail
+        seconds, units = now - self.begun[0], done - self.begun[1]
+        left = seconds / units * (total - done) if units else 0.0
+        time_left = f"{duration(left)} left" if left >= SHOWN_FROM else ""
+        return ", ".join(part for part in (f"{done} of {total}", detail, time_left) if part)
+
+
 @dataclass
 class BarProgress:
     """One live line that names the current step, with a bar if the number of units is known."""
@@ -78,13 +105,14 @@ class BarProgress:
     bar: Bar
     task: TaskID | None = None
     text: str = ""
+    pace: Pace = field(default_factory=Pace)
 
-    def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
+    def step(self, text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
         if self.task is None or text != self.text:
             if self.task is not None:
                 self.bar.remove_task(self.task)
-            self.task, self.text = self.bar.add_task(text, total=total), text
-        self.bar.update(self.task, completed=done or 0, total=total)
+            self.task, self.text = self.bar.add_task(text, total=total, units=""), text
+        self.bar.update(self.task, completed=done or 0, total=total, units=self.pace.words(text, done, total, detail))
 
 
 @dataclass
@@ -93,12 +121,14 @@ class LineProgress:
 
     write: Callable[[str], object]
     last: tuple[str, int] = ("", -1)
+    pace: Pace = field(default_factory=Pace)
 
-    def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
+    def step(self, text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
         quarter = 4 * (done or 0) // total if total else 0
+        units = self.pace.words(text, done, total, detail)
         if (text, quarter) != self.last:
             self.last = (text, quarter)
-            self.write(f"{text} ({done} of {total})" if done and total else text)
+            self.write(f"{text} ({units})" if units else text)
 
 
 @contextmanager
@@ -112,6 +142,7 @@ def show_progress(quiet: bool) -> Iterator[BarProgress | LineProgress]:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        words = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[units]}"))
+        columns = (SpinnerColumn(), *words, TimeElapsedColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             yield BarProgress(bar)

@@ -45,7 +45,7 @@ class Log:
     def __init__(self) -> None:
         self.steps: list[tuple[str, int | None, int | None]] = []
 
-    def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
+    def step(self, text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
         self.steps.append((text, done, total))
 
 

@@ -62,8 +62,8 @@ class _Sent:
     def __init__(self, messages: Any) -> None:
         self.messages = messages
 
-    def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
-        self.messages.put((text, done, total))
+    def step(self, text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
+        self.messages.put((text, done, total, detail))
 
 
 def _run(work: Callable[..., None], args: tuple[Any, ...], threads: int, messages: Any) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from audit.result import Check, PathCheck, Plan
-from reports.formatting import byte_size, visible
+from reports.formatting import byte_size, duration, visible
 from reports.text.layout import blocks, labelled_rows
-from reports.text.plan import duration, metric_rows
+from reports.text.plan import metric_rows
 
 
 def render_check(check: Check) -> str:

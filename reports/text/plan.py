@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from audit.result import Plan, Planned, PlannedAttack
-from reports.formatting import byte_size, visible
+from reports.formatting import byte_size, duration, visible
 from reports.text.layout import blocks, labelled_rows
 
 
@@ -46,14 +46,6 @@ def attack_rows(attacks: Iterable[PlannedAttack]) -> Iterator[tuple[str, str]]:
     for attack in sorted(attacks, key=lambda attack: -attack.seconds):
         title = "" if attack.title == attack.name else f" ({visible(attack.title)})"
         yield duration(attack.seconds), f"{attack.name}{title}, {memory(attack.memory_bytes)}"
-
-
-def duration(seconds: float) -> str:
-    if seconds >= 5_400:
-        return f"about {seconds / 3_600:.1f} h"
-    if seconds >= 90:
-        return f"about {seconds / 60:.0f} min"
-    return f"about {seconds:.0f} s" if seconds >= 1 else "under 1 s"
 
 
 def memory(size: int) -> str:

@@ -16,7 +16,7 @@ from audit.progress import SILENT, Progress
 
 
 class Steps(list[tuple[str, int | None, int | None]]):
-    def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
+    def step(self, text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
         self.append((text, done, total))
 
 

@@ -205,7 +205,7 @@ def test_progress_is_reported(pair: tuple[Path, Path]) -> None:
     steps: list[str] = []
 
     class Listener:
-        def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
+        def step(self, text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
             steps.append(text)
 
     compare(*pair, context=RunContext(progress=Listener()))

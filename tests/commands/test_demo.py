@@ -138,7 +138,7 @@ def test_an_edit_is_made_once_for_each_recipe(tmp_path: Path) -> None:
         return Record(method="test")
 
     class Quiet:
-        def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
+        def step(self, text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
             return
 
     for recipe in ({"method": "test", "seed": 0}, {"method": "test", "seed": 0}, {"method": "test", "seed": 1}):

@@ -227,7 +227,7 @@ def test_hooks_are_removed_when_training_fails(tmp_path: Path) -> None:
     before = answer_logprobs(model, row)
 
     class Interrupting:
-        def step(self, text: str, done: int | None = None, total: int | None = None) -> None:
+        def step(self, text: str, done: int | None = None, total: int | None = None, detail: str = "") -> None:
             if text.startswith("Training"):
                 raise KeyboardInterrupt
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,28 @@ def test_a_log_gets_one_line_for_each_step_and_each_quarter_of_a_long_step() -> 
         "Reading (8 of 8)",
         "Comparing",
     ]
+
+
+def test_a_long_step_says_what_changes_and_how_long_the_rest_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    lines: list[str] = []
+    progress = LineProgress(lines.append)
+    for done in range(13, 25):  # resumed after 12 steps
+        now += 4.0
+        progress.step("Training", done, 24, f"loss {done / 4:.3g}")
+    assert lines == [
+        "Training (13 of 24, loss 3.25)",
+        "Training (18 of 24, loss 4.5, about 24 s left)",
+        "Training (24 of 24, loss 6)",
+    ]
+
+
+def test_an_interruption_says_what_can_be_done(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "Interrupted. Files already written are complete.\n"
+    assert report(KeyboardInterrupt("Nothing was saved.")) == 130
+    assert capsys.readouterr().err == "Interrupted. Nothing was saved.\n"
 
 
 def test_a_terminal_gets_one_live_line_that_names_the_current_step() -> None:
