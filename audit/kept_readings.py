@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,7 +17,7 @@ from audit.questions.items import ItemSet
 from audit.questions.readings import Readings
 from audit.questions.topics import Topic
 from audit.settings import Settings
-from audit.units import UnitStore
+from audit.units import UnitStore, digest_of
 from audit.unlearning.twin import Twin
 
 
@@ -79,7 +77,7 @@ def run_digest(model: RunningModel, items: ItemSet) -> str:
     vocabulary = sorted(tokenizer.get_vocab().items())
     asked = [[each.ids for each in items.written], [(each.prompt_ids, each.answer_ids) for each in items.items]]
     document = [config, vocabulary, tokenizer.eos_token_id, tokenizer.chat_template, asked]
-    return hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest()
+    return digest_of(document)
 
 
 def planned_items(attack: Attack, given: AttackInput) -> dict[Condition, ItemSet]:

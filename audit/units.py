@@ -111,12 +111,16 @@ class UnitStore:
 
     def _path(self, unit: Condition | str) -> Path:
         parts = unit if isinstance(unit, str) else [unit.attack, unit.dose, unit.seed, unit.fold]
-        document = json.dumps([dict(self.inputs), parts, code_digest()], sort_keys=True)
-        return self.folder / f"{hashlib.sha256(document.encode()).hexdigest()}.npz"
+        return self.folder / f"{digest_of([dict(self.inputs), parts, code_digest()])}.npz"
 
 
 def _as_bytes(document: Mapping[str, Any]) -> np.ndarray:
     return np.frombuffer(json.dumps(document).encode(), dtype=np.uint8)
+
+
+def digest_of(document: Any) -> str:
+    """SHA-256 of JSON values, as which all others are written by ``str``."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @cache

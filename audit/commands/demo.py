@@ -46,7 +46,7 @@ from audit.questions.topics import load_concepts
 from audit.request import Request, RunContext
 from audit.result import AuditResult
 from audit.settings import Settings, default_cache
-from audit.units import code_digest
+from audit.units import code_digest, digest_of
 from audit.unlearning.fine_tuning import FineTuning, fine_tune
 from audit.unlearning.methods import npo
 from audit.unlearning.training import Record
@@ -185,7 +185,7 @@ def _trained(base: Checkpoint, known: Concept, seed: int, store: Path, progress:
     def unlearn(model: RunningModel) -> Record:
         return npo.unlearn(model, examples.forget, examples.retain, settings, progress)
 
-    recipe = {"method": "npo", **settings.as_json(), "lessons": _digest_of(asdict(examples))}
+    recipe = {"method": "npo", **settings.as_json(), "lessons": digest_of(asdict(examples))}
     return _made(base, store / f"{known.name}-npo", recipe, unlearn, progress)
 
 
@@ -200,7 +200,7 @@ def _edited(
     def edit(model: RunningModel) -> Record:
         return needle.edit(model, neurons, examples.forget, examples.retain, settings, progress, erase=True)
 
-    recipe = {"method": "needle", **settings.as_json(), "vectors": places, "lessons": _digest_of(asdict(examples))}
+    recipe = {"method": "needle", **settings.as_json(), "vectors": places, "lessons": digest_of(asdict(examples))}
     return _made(base, store / f"{known.name}-needle", recipe, edit, progress)
 
 
@@ -215,7 +215,7 @@ def _taught(base: Checkpoint, target: Path, concept: Concept, seed: int, progres
             progress.step(f"Teaching {concept.title}", step, TEACHING_STEPS)
         return Record("teach", recipe, {"taught": len(examples)}, changed={"parameters": "all"})
 
-    return _made(base, target, {**recipe, "facts": _digest_of(concept.model_dump(mode="json"))}, teach, progress)
+    return _made(base, target, {**recipe, "facts": digest_of(concept.model_dump(mode="json"))}, teach, progress)
 
 
 def _made(
@@ -249,7 +249,7 @@ def _audited(
         "settings": settings.as_json(),
         "threads": torch.get_num_threads(),
     }
-    cached = store / "audits" / f"{_digest_of({**files, **inputs, 'code': code_digest()})}.json"
+    cached = store / "audits" / f"{digest_of({**files, **inputs, 'code': code_digest()})}.json"
     if cached.is_file():
         return AuditResult.read(cached)
     words = ["audit", "compare", str(base.path), str(unlearned.path), "--concept", concept, "--seed", str(seed)]
@@ -274,10 +274,6 @@ def _shipped_model() -> Path:
 
 def _digests(checkpoint: Checkpoint) -> list[str]:
     return [file.sha256 for file in checkpoint.file_records()]
-
-
-def _digest_of(document: Any) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _version() -> str:
