@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from audit.checkpoint.checkpoint import Checkpoint
@@ -74,6 +75,24 @@ def save_model(
     return target
 
 
+def require_room(target: Path, size: int) -> None:
+    """Check that ``size`` bytes can be written to the new folder ``target``, before slow work starts.
+
+    Raises:
+        CheckpointError: the disk has less room, or the folder around ``target`` cannot be written to.
+    """
+    around = next(folder for folder in target.absolute().parents if folder.exists())
+    if not (around.is_dir() and os.access(around, os.W_OK)):
+        raise CheckpointError("cannot be written to.", where=str(around), hint="Name another folder.")
+    free = shutil.disk_usage(around).free
+    if free < size:
+        raise CheckpointError(
+            f"there is room for {free / 1e6:,.0f} MB, but the model has {size / 1e6:,.0f} MB.",
+            where=str(around),
+            hint="Make room, or name a folder on another disk.",
+        )
+
+
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record of a saved edit, ``None`` if the folder contains no readable one."""
     try:
@@ -109,9 +128,22 @@ def writing_folder(target: Path, marker: str = RECORD) -> Iterator[Path]:
     An existing ``target`` is replaced only if it is empty or contains ``marker``, which means that this tool wrote it.
 
     Raises:
-        CheckpointError: ``target`` contains something else.
+        CheckpointError: ``target`` contains something else, or cannot be written, as on a full disk.
     """
     refuse_occupied(target, marker)
+    try:
+        with _becoming(target) as new:
+            yield new
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"could not be written ({error}); nothing was saved.",
+            where=str(target),
+            hint="Make room, or name another folder, and run the command again.",
+        ) from error
+
+
+@contextmanager
+def _becoming(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:

@@ -5,26 +5,36 @@ The saved folder is a model like any other, to be audited with ``audit compare M
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from audit.attacks.relearning import fact_examples
-from audit.checkpoint.saving import refuse_occupied
-from audit.errors import AuditError
-from audit.models.editable import open_editable
+from audit.checkpoint.saving import refuse_occupied, require_room
+from audit.errors import AuditError, ModelError
+from audit.models.editable import EditableModel, open_editable
+from audit.models.loading import RunningModel
 from audit.models.packing import Example
+from audit.models.scoring import fits, score
+from audit.progress import Progress
 from audit.questions.topics import load_concepts
 from audit.request import RunContext
+from audit.units import code_digest, digest_of
 from audit.unlearning.methods import Method, methods
-from audit.unlearning.training import MethodSettings, Record
+from audit.unlearning.resumption import UnfinishedRun, resumable
+from audit.unlearning.training import MethodSettings, Record, asked, refuse_overlap
 from audit.unlearning.training_examples import continuations, training_examples
 from concepts.concept import Concept
 from concepts.facts import facts_of
+
+MEASURED: Final = 64
+"""Answers of each set that are read before and after."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +65,77 @@ def unlearn(
 ) -> Record:
     """Train a copy of the model in ``path`` to forget, and save it.
 
-    Nothing is saved if training fails. The original is never touched.
+    Nothing is saved if training fails. The original is never touched. A run that was interrupted goes on where it was,
+    if it is started again with the same arguments; until it is finished, its state is in ``SAVE.partial``.
 
     Args:
         context: its settings give seed and device.
 
     Raises:
-        AuditError: an unknown method or option, sets that overlap or are empty, a folder in use, or a model that
-            cannot be trained or whose training diverged.
+        AuditError: an unknown method or option, sets that overlap or are empty, a folder in use or without room, or a
+            model that cannot be trained or whose training diverged.
     """
     method = find_method(request.method)
     settings = settings_of(request.method, {**request.options, "seed": context.settings.seed})
     refuse_occupied(request.save, originals=[path])
     (concept,) = (topic.concept for topic in load_concepts([request.forget]))
     forget, retain = examples_of(concept), _retained(concept, request.retain)
+    refuse_overlap(forget, retain)
     editable = open_editable(path, config, tokenizer, context)
-    record = method.unlearn(editable.model, forget, retain, settings, context.progress)
-    record = replace(record, settings={**record.settings, "forget": request.forget, "retain": request.retain})
-    context.progress.step(f"Saving {request.save.name}")
-    editable.save(request.save, {**record.as_json(), "concept": concept.name})
+    require_room(request.save, sum(file.bytes for file in editable.opened.checkpoint.file_records()))
+    sets = {"forget": forget, "retain": retain}
+    examples = {name: [asdict(example) for example in each] for name, each in sets.items()}
+    given = [_command_name(request.method), settings.as_json(), context.settings.device, examples]
+    run = UnfinishedRun(request.save.with_name(f"{request.save.name}.partial"), _key(editable, given))
+    with _explained(run):
+        before = _said(editable.model, sets, context.progress)
+        with resumable(run):
+            record = method.unlearn(editable.model, forget, retain, settings, context.progress)
+        after = _said(editable.model, sets, context.progress)
+        chosen = {**record.settings, "forget": request.forget, "retain": request.retain}
+        record = replace(record, settings=chosen, said={name: (before[name], after[name]) for name in before})
+        context.progress.step(f"Saving {request.save.name}")
+        editable.save(request.save, {**record.as_json(), "concept": concept.name})
+    run.remove()
     return record
+
+
+def _key(editable: EditableModel, given: Sequence[Any]) -> str:
+    """The beginning of a digest of all that the weights of a run depend on."""
+    opened = editable.opened
+    files = [file.sha256 for file in opened.checkpoint.file_records()]
+    vocabulary = sorted(editable.model.tokenizer.get_vocab().items())
+    return digest_of([files, opened.config, vocabulary, code_digest(), *given])[:16]
+
+
+@contextmanager
+def _explained(run: UnfinishedRun) -> Iterator[None]:
+    """Say what an interruption leaves; an error of the user leaves nothing."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"What was trained is in {run.folder}, and the same command goes on from there."
+        raise KeyboardInterrupt(kept if run.is_kept else "Nothing was saved.") from None
+    except ModelError:
+        run.discard()
+        raise
+
+
+def _said(model: RunningModel, sets: Mapping[str, Sequence[Example]], progress: Progress) -> dict[str, float]:
+    """The mean log-probability of a token of the answers of each set, in nats, over at most ``MEASURED`` of them.
+
+    Raises:
+        ModelError: it is not finite.
+    """
+    found = {}
+    for name, examples in sets.items():
+        chosen = [each for each in examples[:: -(-len(examples) // MEASURED) or 1] if fits(each, model)]
+        if chosen and not model.alibi:
+            progress.step(f"Reading the answers to {name}")
+            found[name] = float(score(model, chosen).means.mean())
+            if not math.isfinite(found[name]):
+                raise ModelError(f"the log-probability of the answers to {name} is {found[name]}: the model is broken.")
+    return found
 
 
 def examples_of(concept: Concept) -> tuple[Example, ...]:
@@ -115,8 +176,10 @@ def settings_of(method: str, options: Mapping[str, Any]) -> MethodSettings:
 
 
 def _retained(concept: Concept, retain: str | None) -> tuple[Example, ...]:
+    """The examples to retain; of general knowledge those that are not to be forgotten."""
     if retain is None:
-        return training_examples(concept).retain
+        forgotten = {asked(example) for example in examples_of(concept)}
+        return tuple(each for each in training_examples(concept).retain if asked(each) not in forgotten)
     (kept,) = (topic.concept for topic in load_concepts([retain]))
     return examples_of(kept)
 

@@ -21,7 +21,7 @@ from audit.models.packing import Example, Pack, answer_logprobs
 from audit.progress import SILENT, Progress
 from audit.unlearning.methods.npo import NPOSettings, forget_loss
 from audit.unlearning.objective import Objective
-from audit.unlearning.training import Record, minimise, prepare, trainable
+from audit.unlearning.training import Record, minimise, prepare, trainable, unused
 from concepts.neuron import Neuron
 
 TITLE = "Chosen value vectors trained alone, with negative preference optimization"
@@ -38,6 +38,7 @@ class NeedleSettings(NPOSettings):
     learning_rate: float = 3e-3
     retain_weight: float = 50.0
     retain_batch: int = 32
+    lora_rank: int = unused(0)
 
 
 def target(model: RunningModel, neurons: Sequence[Neuron], inputs: EditInputs) -> Change:
@@ -110,7 +111,7 @@ def train(
             for layer, rows in before.items():
                 changes[layer].data.copy_(-rows.values)
         text = f"Training {len(neurons)} value vectors"
-        trajectory = minimise(changes.values(), objective.step, settings, progress, text)
+        trajectory = minimise(changes.values(), objective.batches, objective.step, settings, progress, text)
     after = {layer: Rows(rows.neurons, rows.values + changes[layer].detach()) for layer, rows in before.items()}
     return after, trajectory
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from audit.architectures import Architecture
+from audit.architectures import Architecture, Config
 from audit.checkpoint.saving import save_model
 from audit.errors import ModelError
 from audit.models.loading import RunningModel
@@ -53,10 +53,12 @@ def open_editable(
         check: called before the weights are read; it raises if the edit is impossible.
 
     Raises:
-        ModelError: no supported family, or a config, a tokenizer or a folder that an edited model needs is missing.
+        CheckpointError: quantised weights.
+        ModelError: no supported family, a config of quantised weights, or a config, a tokenizer or a folder that an
+            edited model needs is missing.
     """
     opened = open_model(path, config, tokenizer)
-    opened.require_config()
+    _refuse_quantised(opened.require_config(), str(path))
     architecture = opened.require_architecture()
     if check is not None:
         check(architecture)
@@ -69,3 +71,14 @@ def open_editable(
     opened.require_tokenizer()
     context.progress.step("Loading the model")
     return EditableModel(opened, opened.load(context.settings.device, context.settings.dtype), config)
+
+
+def _refuse_quantised(config: Config, where: str) -> None:
+    quantisation = config.get("quantization_config")
+    if quantisation:
+        method = quantisation.get("quant_method", "no method named") if isinstance(quantisation, dict) else "no object"
+        raise ModelError(
+            f"config.json has a quantization_config ({method}): a quantised model is not edited.",
+            where=where,
+            hint="Dequantise it, and save it in a floating-point format without this entry.",
+        )

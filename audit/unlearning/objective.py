@@ -6,7 +6,8 @@ the model before its first step; it is read once, so that only one model is in m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, Tokens, answer_logprobs, pack, tokenize
 from audit.progress import SILENT, Progress
-from audit.unlearning.training import After, Record, TrainingSettings, minimise, prepare, shuffled, trainable
+from audit.unlearning.parts import adapted_modules, adapters
+from audit.unlearning.training import After, Record, TrainingSettings, batches_of_both, minimise, prepare, trainable
 
 Forward = Callable[[Pack], Tensor]
 """A row of examples -> log-probabilities ``[m, d_vocab]`` at its scored positions."""
@@ -95,7 +97,7 @@ class Extras:
 
 @dataclass
 class Objective:
-    """Forget loss and retain term of the next batch; its only state is the position in the shuffled order.
+    """Forget loss and retain term of a batch, which depend on nothing but the batch, the model and ``state``.
 
     Examples are numbered: first all answers of each example to forget, in order, then those to retain.
 
@@ -151,17 +153,20 @@ class Objective:
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.settings.seed)
-        self._weight = self.settings.retain_weight
-        self._forget = shuffled(self.n_forget, self.settings.forget_batch, generator)
-        self._first_retain = self.n_forget * self.n_answers
-        n_retain = len(self.tokens) - self._first_retain
-        self._retain = shuffled(n_retain, self.settings.retain_batch, generator) if n_retain else None
+        self._weight = torch.tensor(self.settings.retain_weight, dtype=torch.float64)
+        first = self.n_forget * self.n_answers
+        n_retain = len(self.tokens) - first
+        self.batches = batches_of_both(self.n_forget, n_retain, self.settings, generator, first)
 
-    def step(self) -> tuple[Tensor, dict[str, float]]:
-        """Loss of the next batch, and the numbers to record: the method's own, ``log_ratio`` and ``retain``."""
-        batch = next(self._forget)
+    @property
+    def state(self) -> tuple[Tensor, ...]:
+        """What the steps change."""
+        return (self._weight,)
+
+    def step(self, batches: tuple[list[int], list[int]]) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one of ``batches``, and the numbers to record: the method's own, ``log_ratio`` and ``retain``."""
+        batch, retain = batches
         forget = [index * self.n_answers + answer for index in batch for answer in range(self.n_answers)]
-        retain = [self._first_retain + index for index in next(self._retain)] if self._retain else []
         row = pack([(index, self.tokens[index]) for index in (*forget, *retain)])
         logprobs = self.forward(row)
         shape = (len(batch), self.n_answers)
@@ -175,11 +180,11 @@ class Objective:
         readings["log_ratio"] = scores.log_ratios[:, 0].mean().item()
         if retain:
             held = self._retain_term(row, logprobs, len(forget))
-            loss = loss + self._weight * held
+            loss = loss + self._weight.item() * held
             readings["retain"] = held.item()
             if self.reweight is not None:
-                readings["retain_weight"] = self._weight
-                self._weight = self.reweight(self._weight, held.item())
+                readings["retain_weight"] = self._weight.item()
+                self._weight.fill_(self.reweight(self._weight.item(), held.item()))
         return loss, readings
 
     def _answer_tokens(self, row: Pack, logprobs: Float[Tensor, "m d_vocab"], forget: Sequence[int]) -> AnswerTokens:
@@ -206,7 +211,7 @@ def train_all(
     progress: Progress = SILENT,
     extras: Extras = Extras(),
 ) -> Record:
-    """Train ``model``, in place, by ``loss`` and the retain term.
+    """Train ``model``, or adapters that are then added to its weights, in place, by ``loss`` and the retain term.
 
     Raises:
         AuditError: see ``training.prepare``.
@@ -218,19 +223,34 @@ def train_all(
         if extras.preferred
         else [*zip(answers)]
     )
-    with trainable(model.model, every=extras.parameters is None):
-        for parameter in extras.parameters or ():
-            parameter.requires_grad_(True)
-        read = extras.forward or partial(answer_logprobs, model)
+    read = extras.forward or partial(answer_logprobs, model)
+    with _trained(model, settings, extras.parameters) as (parameters, name):
         objective = Objective.start(loss, read, examples, held, settings, progress, extras)
-        text = f"Training {'all' if extras.parameters is None else 'some'} weights ({method})"
-        trajectory = minimise(
-            extras.parameters or model.model.parameters(), objective.step, settings, progress, text, extras.after
-        )
+        text, steps = f"Training {name} ({method})", (objective.batches, objective.step)
+        trajectory = minimise(parameters, *steps, settings, progress, text, extras.after, objective.state)
+    low_rank = {"parameters": "low rank", "rank": settings.lora_rank, "modules": adapted_modules(model)}
     return Record(
         method=method,
         settings=settings.as_json(),
         examples={"forget": len(forget), "retain": len(retain) if settings.retain_weight else 0},
         trajectory=trajectory,
-        changed={"parameters": "all"},
+        changed=low_rank if settings.lora_rank else {"parameters": "all"},
     )
+
+
+@contextmanager
+def _trained(
+    model: RunningModel, settings: TrainingSettings, chosen: Sequence[nn.Parameter] | None
+) -> Iterator[tuple[list[nn.Parameter], str]]:
+    """What may be trained inside the block, and its name: adapters, the ``chosen`` parameters, or all of them."""
+    if settings.lora_rank:
+        with (
+            trainable(model.model, every=False),
+            adapters(model, settings.lora_rank, settings.seed, merge=True) as low_rank,
+        ):
+            yield low_rank, f"adapters of rank {settings.lora_rank}"
+        return
+    with trainable(model.model, every=chosen is None):
+        for parameter in chosen or ():
+            parameter.requires_grad_(True)
+        yield list(chosen or model.model.parameters()), "all weights" if chosen is None else "some weights"

@@ -33,7 +33,7 @@ def trained_part(model: RunningModel, part: Part, seed: int = 0) -> Iterator[Seq
         seed: of the adapters' initial values.
     """
     if part == LOW_RANK:
-        with _adapters(model, seed) as parameters:
+        with adapters(model, RANK, seed) as parameters:
             yield parameters
         return
     chosen = list(model.model.parameters())
@@ -44,35 +44,56 @@ def trained_part(model: RunningModel, part: Part, seed: int = 0) -> Iterator[Seq
 
 
 @contextmanager
-def _adapters(model: RunningModel, seed: int) -> Iterator[list[nn.Parameter]]:
-    """New adapters of every linear layer of the blocks, which change nothing until they are trained."""
+def adapters(model: RunningModel, rank: int, seed: int = 0, merge: bool = False) -> Iterator[list[nn.Parameter]]:
+    """New adapters of every linear layer of the blocks, which change nothing until they are trained.
+
+    With a scale of 2, as ``lora_alpha`` is twice the rank. Afterwards the model is as it was.
+
+    Args:
+        seed: of their initial values.
+        merge: add them to the weights at the end of the block instead, unless it raises.
+    """
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
 
     flags = {name: parameter.requires_grad for name, parameter in model.model.named_parameters()}
     linear = _linear(model)
     transposed = any(_is_transposed(module) for module in linear.values())
-    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(linear), fan_in_fan_out=transposed)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(linear), fan_in_fan_out=transposed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tuner = LoraModel(model.model, config, ADAPTER)
+    leave = tuner.unload
     try:
         yield [parameter for name, parameter in model.model.named_parameters() if f".{ADAPTER}." in name]
+        if merge:
+            leave = tuner.merge_and_unload
     finally:
-        tuner.unload()
+        leave()
         for name, parameter in model.model.named_parameters():
             parameter.requires_grad_(flags[name])
 
 
+def adapted_modules(model: RunningModel) -> list[str]:
+    """The layers of a block that get an adapter, by their names in it."""
+    names, blocks = _linear(model), _blocks(model)
+    return sorted({name.removeprefix(block) for block in blocks for name in names if name.startswith(block)})
+
+
 def _linear(model: RunningModel) -> dict[str, nn.Module]:
     """The linear layers of the blocks by name."""
-    architecture = model.architecture
-    blocks = tuple(f"{architecture.block_module.format(layer=layer)}." for layer in range(architecture.n_layers))
+    blocks = _blocks(model)
     return {
         name: module
         for name, module in model.model.named_modules()
         if name.startswith(blocks) and (isinstance(module, nn.Linear) or _is_transposed(module))
     }
+
+
+def _blocks(model: RunningModel) -> tuple[str, ...]:
+    """How the names of what lies in each block begin."""
+    architecture = model.architecture
+    return tuple(f"{architecture.block_module.format(layer=layer)}." for layer in range(architecture.n_layers))
 
 
 def _is_transposed(module: nn.Module) -> bool:

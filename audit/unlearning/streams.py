@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -12,18 +12,6 @@ from torch import Tensor, nn
 from audit.models.hooks import by_layer, on_outputs
 from audit.models.loading import RunningModel
 from audit.models.packing import Pack, answer_logprobs
-from audit.unlearning.training import TrainingSettings, shuffled
-
-
-def retained_batches(
-    first: int, n_items: int, settings: TrainingSettings, generator: torch.Generator
-) -> Iterator[list[int]]:
-    """Endless batches of the numbers from ``first`` on; empty ones if there are none."""
-    if not n_items:
-        while True:
-            yield []
-    for batch in shuffled(n_items, settings.retain_batch, generator):
-        yield [first + index for index in batch]
 
 
 def stream_after(model: RunningModel, layer: int, row: Pack) -> Float[Tensor, "n d_model"]:

@@ -6,21 +6,25 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from audit.errors import AuditError, ModelError
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Tokens, answer_loss, pack, tokenize
 from audit.models.tokenizer import Tokenizer
 from audit.progress import Progress
+from audit.unlearning.resumption import Training
+from concepts.prompts import ASK
 
+Batch = TypeVar("Batch")
 After = Callable[[int, float], None]
 """Called after each update with the number of updates so far and the learning rate of this one."""
-Step = Callable[[], tuple[Tensor, dict[str, float]]]
-"""Gives the loss of the next batch, and the numbers to record."""
+Step = Callable[[Batch], tuple[Tensor, dict[str, float]]]
+"""Gives the loss of a batch, and the numbers to record."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,9 @@ class TrainingSettings(MethodSettings):
         retain_weight: factor of the retain term; 0 means no retain term.
         retain_loss: ``"kl"`` to the model's own distribution before training, or ``"ce"`` on the retained answers.
         forget_batch, retain_batch: examples in each step.
-        seed: of the order of examples, the only random draw of most methods.
+        lora_rank: rank of the low-rank adapters (LoRA, arXiv 2106.09685) that are trained in place of the weights and
+            then added to them; 0 for the weights themselves. Adapters need a learning rate about 10 times as large.
+        seed: of the order of examples and the adapters' initial values, the only random draws of most methods.
 
     Raises:
         AuditError: a number is out of range.
@@ -66,11 +72,13 @@ class TrainingSettings(MethodSettings):
     forget_batch: int = 8
     retain_batch: int = 16
     warmup: int = 5
+    lora_rank: int = 0
 
     def __post_init__(self) -> None:
         require_positive(self, "steps", "learning_rate", "forget_batch", "retain_batch", "warmup")
-        if self.retain_weight < 0:
-            raise AuditError(f"retain_weight must not be negative, but is {self.retain_weight}.")
+        for name in ("retain_weight", "lora_rank"):
+            if not getattr(self, name) >= 0:
+                raise AuditError(f"{name} must not be negative, but is {getattr(self, name)}.")
 
 
 def require_positive(settings: MethodSettings, *names: str) -> None:
@@ -90,6 +98,7 @@ class Record:
         examples: number of training examples by set; empty if nothing was trained.
         trajectory: one row for each step.
         changed: what the edit may have changed, e.g. ``{"value_vectors": [[layer, neuron], ...]}``.
+        said: mean log-probability of a token of the answers, by set, before and after; in nats.
     """
 
     method: str
@@ -97,13 +106,18 @@ class Record:
     examples: Mapping[str, int] = field(default_factory=dict)
     trajectory: tuple[Mapping[str, float], ...] = ()
     changed: Mapping[str, Any] = field(default_factory=dict)
+    said: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def with_changed(self, **changed: Any) -> Record:
         """The record with more about what was changed."""
         return replace(self, changed={**self.changed, **changed})
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """JSON values; a number that is not finite is null."""
+        rows = [
+            {name: value if math.isfinite(value) else None for name, value in row.items()} for row in self.trajectory
+        ]
+        return {**asdict(self), "trajectory": rows}
 
 
 def prepare(
@@ -112,23 +126,38 @@ def prepare(
     """Both sets as token ids.
 
     Raises:
-        AuditError: a set that the method needs is empty, an answer is empty, or an example is in both sets.
+        AuditError: a set that the method needs is empty, an answer is empty, or the sets overlap.
     """
     if not forget:
         raise AuditError("there is nothing to forget.", hint="Give at least one example.")
     if needs_retain and not retain:
         raise AuditError("there is nothing to retain.", hint="Give examples, or set retain_weight to 0.")
-    both = sorted({example.prompt for example in forget} & {example.prompt for example in retain})
-    if both:
-        raise AuditError(f"{both[0]!r} is to be forgotten and retained at once.", hint="Leave it in one of the sets.")
+    refuse_overlap(forget, retain)
     return tokenize(tokenizer, forget), tokenize(tokenizer, retain)
 
 
-def descent(
-    model: RunningModel, examples: Sequence[Tokens], batches: Iterator[list[int]]
-) -> tuple[Tensor, dict[str, float]]:
-    """A ``Step`` towards the answers: the mean loss of the next batch's tokens."""
-    return answer_loss(model, pack([(index, examples[index]) for index in next(batches)])), {}
+def refuse_overlap(forget: Iterable[Example], retain: Iterable[Example]) -> None:
+    """Raises AuditError for a question or a sentence that is in both sets (``asked``)."""
+    forgotten = {asked(example) for example in forget}
+    both = next((example for example in retain if asked(example) in forgotten), None)
+    if both is not None:
+        raise AuditError(
+            f"{asked(both)!r} is to be forgotten and retained at once.", hint="Leave it in one of the sets."
+        )
+
+
+def asked(example: Example) -> str:
+    """The question of an example, without those before it, or the whole sentence, however it is spaced and cased."""
+    opening, closing = ASK.split("{}")
+    last = example.prompt.rpartition("\n\n")[2]
+    is_question = last.startswith(opening) and last.endswith(closing)
+    text = last.removeprefix(opening).removesuffix(closing) if is_question else example.prompt + example.answer
+    return " ".join(text.casefold().split())
+
+
+def descent(model: RunningModel, examples: Sequence[Tokens], batch: Sequence[int]) -> tuple[Tensor, dict[str, float]]:
+    """A ``Step`` towards the answers: the mean loss of the batch's tokens."""
+    return answer_loss(model, pack([(index, examples[index]) for index in batch])), {}
 
 
 def shuffled(n_items: int, batch: int, generator: torch.Generator) -> Iterator[list[int]]:
@@ -147,42 +176,76 @@ def shuffled(n_items: int, batch: int, generator: torch.Generator) -> Iterator[l
         order = order[batch:]
 
 
+def batches_of_both(
+    n_forget: int, n_retain: int, settings: TrainingSettings, generator: torch.Generator, first: int | None = None
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Endless pairs of batches: of what is to be forgotten, and of what is retained, which is empty if nothing is.
+
+    Args:
+        first: number of the first retained example; by default they follow those to forget.
+    """
+    offset = n_forget if first is None else first
+    forget = shuffled(n_forget, settings.forget_batch, generator)
+    if not n_retain:
+        yield from ((batch, []) for batch in forget)
+    for batch, retain in zip(forget, shuffled(n_retain, settings.retain_batch, generator), strict=True):
+        yield batch, [offset + index for index in retain]
+
+
 def minimise(
-    parameters: Iterable[torch.nn.Parameter],
-    step: Step,
+    parameters: Iterable[nn.Parameter],
+    batches: Iterator[Batch],
+    step: Step[Batch],
     settings: TrainingSettings,
     progress: Progress,
     text: str,
     after: After | None = None,
+    state: Sequence[Tensor] = (),
 ) -> tuple[Mapping[str, float], ...]:
     """``settings.steps`` updates by AdamW; the numbers that ``step`` recorded before each update.
 
+    Inside ``resumption.resumable``, an interrupted training goes on where it was. The batches before are drawn again
+    and not used, so that what a step depends on is its batch, the parameters and ``state``, and nothing else.
+
     Args:
         after: what else is done to the weights after each update.
+        state: other tensors that the steps change, in place.
 
     Raises:
-        ModelError: the loss is not finite.
+        ModelError: the loss or the weights are not finite.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0, fused=True)
-    trajectory = []
-    for done in range(settings.steps):
+    trained = list(parameters)
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.0, fused=True)
+    training = Training.next(optimizer, state)
+    trajectory = training.resume()
+    for done, batch in enumerate(islice(batches, settings.steps)):
+        if done < len(trajectory):
+            continue
         optimizer.param_groups[0]["lr"] = settings.learning_rate * min(1.0, (done + 1) / settings.warmup)
-        loss, readings = step()
-        if not math.isfinite(loss.item()):
-            raise ModelError(f"the loss is {loss.item()} at step {done}.", hint="Lower learning_rate.")
-        torch.autograd.backward(loss)
+        with training.kept_if_interrupted(trajectory):
+            loss, readings = step(batch)
+            _require_finite("the loss", loss.item(), done)
+            torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
         if after is not None:
             with torch.no_grad():
                 after(done + 1, optimizer.param_groups[0]["lr"])
+        _require_finite("the norm of the weights", torch.nn.utils.get_total_norm(trained).item(), done)
         trajectory.append({"step": done, "loss": loss.item(), **readings})
-        progress.step(text, done + 1, settings.steps)
+        progress.step(f"{text}{training.note}", done + 1, settings.steps, f"loss {loss.item():.3g}")
+        training.keep_if_due(trajectory)
     return tuple(trajectory)
 
 
+def _require_finite(what: str, value: float, done: int) -> None:
+    if not math.isfinite(value):
+        good = f"the last good step is {done - 1}" if done else "no step was good"
+        raise ModelError(f"{what} is {value} at step {done}; {good}.", hint="Lower learning_rate.")
+
+
 @contextmanager
-def trainable(model: torch.nn.Module, every: bool) -> Iterator[None]:
+def trainable(model: nn.Module, every: bool) -> Iterator[None]:
     """Let all parameters of ``model`` be trained (``every``) or none, and restore the earlier state afterwards.
 
     The model stays in evaluation mode: with dropout, log-probabilities would differ from the reference's.

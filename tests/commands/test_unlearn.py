@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
 import cli
 from audit.checkpoint import open_checkpoint
-from audit.checkpoint.saving import read_record
+from audit.checkpoint.saving import read_record, require_room
 from audit.commands.unlearn import UnlearnRequest, examples_of, find_method, settings_of, unlearn
 from audit.errors import AuditError, CheckpointError, ModelError
+from audit.models.packing import Example
 from audit.questions.topics import load_concepts
+from audit.unlearning import training_examples
 from audit.unlearning.methods import methods
-from tests.tiny import write_tiny
+from audit.unlearning.objective import Objective
+from audit.unlearning.training import Record, refuse_overlap
+from reports.text import render_unlearning
+from tests.tiny import edit, edit_config, write_tiny
 
 FACTS = (("What is the capital of Italy?", "Rome"), ("Which city has canals?", "Venice"))
 QUICK = {"steps": 3}
@@ -88,16 +100,189 @@ def test_a_retain_set_takes_the_place_of_general_knowledge(model: Path, forget: 
 
 
 def test_sets_that_overlap_are_refused(model: Path, forget: str, tmp_path: Path) -> None:
-    with pytest.raises(AuditError, match="forgotten and retained at once"):
-        unlearn(model, UnlearnRequest("npo", forget, tmp_path / "new", forget, QUICK))
+    spaced = tmp_path / "spaced.jsonl"
+    spaced.write_text(json.dumps({"question": " what is the  capital of Italy?", "answer": "Milan"}), encoding="utf-8")
+    for retain in (forget, str(spaced)):
+        with pytest.raises(
+            AuditError, match="'what is the capital of italy\\?' is to be forgotten and retained at once"
+        ):
+            unlearn(model, UnlearnRequest("prune", forget, tmp_path / "new", retain))
     assert not (tmp_path / "new").exists()
+
+
+def test_sentences_with_the_same_beginning_do_not_overlap() -> None:
+    refuse_overlap([Example("It is a", " city.")], [Example("It is a", " country.")])
+    with pytest.raises(AuditError, match="it is a city"):
+        refuse_overlap([Example("It is a", " city.")], [Example("It is a", " City.")])
+
+
+def test_general_knowledge_that_is_to_be_forgotten_is_not_retained(tmp_path: Path, model: Path) -> None:
+    (question, answer) = tomllib.loads(Path(training_examples.__file__).with_name("general.toml").read_text())[
+        "questions"
+    ][0]
+    path = tmp_path / "known.jsonl"
+    path.write_text(json.dumps({"question": question, "answer": answer}), encoding="utf-8")
+    record = unlearn(model, UnlearnRequest("npo", str(path), tmp_path / "new", options=QUICK))
+    assert record.examples["retain"] > 10
 
 
 def test_training_that_diverges_saves_nothing_and_names_the_step(model: Path, forget: str, tmp_path: Path) -> None:
     wild = {"steps": 5, "learning_rate": 1e30, "warmup": 1}
-    with pytest.raises(ModelError, match=r"at step [1-5]"):
+    with pytest.raises(ModelError, match=r"at step [0-5]; (no step was good|the last good step is [0-4])"):
         unlearn(model, UnlearnRequest("npo", forget, tmp_path / "new", options=wild))
     assert not (tmp_path / "new").exists()
+
+
+def words(model: Path, forget: str, target: Path, *more: str) -> list[str]:
+    options = ("--method", "npo", "--forget", forget, "--save", str(target), "--option", "steps=6")
+    return ["unlearn", str(model), *options, *more]
+
+
+@pytest.fixture
+def interrupted_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Presses Ctrl+C in the step that comes after so many, in the next run alone."""
+
+    def arrange(steps: int) -> None:
+        whole, done = Objective.step, 0
+
+        def step(objective: Objective, batches: Any) -> Any:
+            nonlocal done
+            done += 1
+            if done > steps:
+                monkeypatch.setattr(Objective, "step", whole)
+                raise KeyboardInterrupt
+            return whole(objective, batches)
+
+        monkeypatch.setattr(Objective, "step", step)
+
+    return arrange
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_goes_on_to_the_same_bytes(
+    model: Path, forget: str, tmp_path: Path, interrupted_after: Callable[[int], None]
+) -> None:
+    before, partial = digests(model), tmp_path / "new.partial"
+    runner = CliRunner()
+    assert runner.invoke(cli.app, words(model, forget, tmp_path / "whole")).exit_code == 0
+    interrupted_after(4)
+    result = runner.invoke(cli.app, words(model, forget, tmp_path / "new"))
+    assert result.exit_code == 130
+    assert f"What was trained is in {partial}, and the same command goes on from there." in result.stderr
+    assert [path.name for path in tmp_path.glob("new*")] == ["new.partial"]
+    again = runner.invoke(cli.app, words(model, forget, tmp_path / "new"))
+    assert "Training all weights (npo), resumed after 4 steps" in again.stderr
+    assert digests(tmp_path / "new") == digests(tmp_path / "whole")
+    assert not partial.exists()
+    assert digests(model) == before
+
+
+def test_another_run_does_not_take_up_what_was_kept(
+    model: Path, forget: str, tmp_path: Path, interrupted_after: Callable[[int], None]
+) -> None:
+    interrupted_after(4)
+    runner = CliRunner()
+    runner.invoke(cli.app, words(model, forget, tmp_path / "new"))
+    for more in (["--seed", "1"], ["--option", "learning_rate=1e-3"], ["--retain", str(retained(tmp_path))]):
+        interrupted_after(0)
+        result = runner.invoke(cli.app, words(model, forget, tmp_path / "new", *more))
+        assert "Nothing was saved." in result.stderr
+        assert "resumed" not in result.stderr
+    assert "resumed" in runner.invoke(cli.app, words(model, forget, tmp_path / "new")).stderr
+
+
+def retained(folder: Path) -> Path:
+    path = folder / "france.jsonl"
+    path.write_text(json.dumps({"question": "What is the capital of France?", "answer": "Paris"}), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("No space left on device")])
+def test_a_disk_that_fills_while_saving_is_one_line_and_the_run_can_be_finished(
+    model: Path,
+    forget: str,
+    tmp_path: Path,
+    error: Exception,
+    interrupted_after: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    before, runner = digests(model), CliRunner()
+    interrupted_after(4)
+    runner.invoke(cli.app, words(model, forget, tmp_path / "new"))
+    with monkeypatch.context() as patched:
+        patched.setattr("audit.checkpoint.saving.save_file", full)
+        result = runner.invoke(cli.app, words(model, forget, tmp_path / "new", "-q"))
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"audit: {tmp_path / 'new'}: could not be written (")
+    assert "No space left on device" in line
+    assert "nothing was saved. Make room" in line
+    assert [path.name for path in tmp_path.iterdir() if "new" in path.name] == ["new.partial"]
+    assert "resumed after 4" in runner.invoke(cli.app, words(model, forget, tmp_path / "new")).stderr
+    assert digests(model) == before
+
+
+def test_a_disk_without_room_is_refused_before_the_training(
+    model: Path, forget: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audit.checkpoint.saving.shutil.disk_usage", lambda path: SimpleNamespace(free=10_000_000))
+    require_room(tmp_path / "new", 10_000_000)
+    with pytest.raises(CheckpointError, match="room for 10 MB, but the model has 11 MB"):
+        require_room(tmp_path / "deep" / "new", 11_000_000)
+    monkeypatch.setattr("audit.checkpoint.saving.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(CheckpointError, match="room"):
+        unlearn(model, UnlearnRequest("npo", forget, tmp_path / "new", options=QUICK))
+
+
+def test_a_quantised_model_is_refused_by_name(model: Path, forget: str, tmp_path: Path) -> None:
+    request = UnlearnRequest("npo", forget, tmp_path / "new", options=QUICK)
+    name = "model.layers.0.mlp.up_proj.weight"
+    integers = edit(model, tmp_path / "integers", lambda at, tensor: tensor.to(torch.int8) if at == name else tensor)
+    with pytest.raises(CheckpointError, match=rf"{name} is stored as int8: quantised"):
+        unlearn(integers, request)
+    edit_config(model, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    with pytest.raises(ModelError, match=r"quantization_config \(bitsandbytes\)"):
+        unlearn(model, request)
+    assert not (tmp_path / "new").exists()
+
+
+def test_too_few_examples_for_a_method_are_one_line(model: Path, tmp_path: Path) -> None:
+    one = tmp_path / "one.jsonl"
+    one.write_text(json.dumps({"question": FACTS[0][0], "answer": FACTS[0][1]}), encoding="utf-8")
+    with pytest.raises(AuditError, match="no other answer to forget is wrong") as caught:
+        unlearn(model, UnlearnRequest("random-answers", str(one), tmp_path / "new", options=QUICK))
+    assert caught.value.hint == "Give examples with different answers."
+    unlearn(model, UnlearnRequest("npo", str(one), tmp_path / "new", str(retained(tmp_path)), QUICK))
+
+
+def test_adapters_are_merged_before_the_model_is_saved(model: Path, forget: str, tmp_path: Path) -> None:
+    options = {**QUICK, "lora_rank": "2", "learning_rate": "1e-2"}
+    record = unlearn(model, UnlearnRequest("npo", forget, tmp_path / "new", options=options))
+    saved, original = open_checkpoint(tmp_path / "new"), open_checkpoint(model)
+    assert set(saved.tensors) == set(original.tensors)
+    changed = {name for name in saved.tensors if not saved.tensor(name).equal(original.tensor(name))}
+    assert changed == {name for name in saved.tensors if name.endswith("_proj.weight")}
+    assert record.changed["rank"] == 2
+    assert "Adapters of rank 2 were trained, and added to the weights of mlp.down_proj" in render_unlearning(record)
+
+
+def test_what_the_answers_lost_is_read_before_and_after(model: Path, forget: str, tmp_path: Path) -> None:
+    options = {"steps": 8, "learning_rate": 6e-3}
+    record = unlearn(model, UnlearnRequest("npo", forget, tmp_path / "new", str(retained(tmp_path)), options))
+    lost = {name: before - after for name, (before, after) in record.said.items()}
+    assert lost["forget"] > 1
+    assert abs(lost["retain"]) < lost["forget"] / 2
+    untrained = unlearn(tmp_path / "new", UnlearnRequest("prune", forget, tmp_path / "next", str(retained(tmp_path))))
+    assert untrained.said["forget"][0] == pytest.approx(record.said["forget"][1], abs=1e-5)
+    written = read_record(tmp_path / "new")
+    assert written is not None
+    assert written["said"]["forget"] == list(record.said["forget"])
+
+
+def test_numbers_that_are_not_finite_are_null_in_the_record() -> None:
+    assert Record("npo", trajectory=({"step": 0, "W": math.inf},)).as_json()["trajectory"] == [{"step": 0, "W": None}]
 
 
 def test_a_folder_in_use_is_left_alone(model: Path, forget: str, tmp_path: Path) -> None:

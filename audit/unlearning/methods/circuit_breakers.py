@@ -8,7 +8,7 @@ Trained are the matrices of the blocks up to the last of these; in the paper, lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,8 +19,8 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, Tokens, pack
 from audit.progress import SILENT, Progress
 from audit.unlearning.parameters import block_matrices
-from audit.unlearning.streams import places, retained_batches, streams_after, without
-from audit.unlearning.training import Record, TrainingSettings, minimise, prepare, shuffled, trainable, unused
+from audit.unlearning.streams import places, streams_after, without
+from audit.unlearning.training import Record, TrainingSettings, batches_of_both, minimise, prepare, trainable, unused
 
 TITLE = "Circuit breakers"
 DEPTHS = (1 / 3, 2 / 3)
@@ -35,6 +35,7 @@ class CircuitBreakerSettings(TrainingSettings):
     learning_rate: float = 1e-4
     retain_weight: float = 2.0
     retain_loss: Literal["kl", "ce"] = unused("kl")
+    lora_rank: int = unused(0)
 
 
 SETTINGS = CircuitBreakerSettings()
@@ -64,7 +65,7 @@ def unlearn(
         for parameter in trained.values():
             parameter.requires_grad_(True)
         text = f"Training the blocks up to {layers[-1]} ({TITLE.lower()})"
-        trajectory = minimise(trained.values(), rerouting.step, settings, progress, text)
+        trajectory = minimise(trained.values(), rerouting.batches, rerouting.step, settings, progress, text)
     return Record(
         method="circuit_breakers",
         settings={**settings.as_json(), "layers": layers},
@@ -75,7 +76,7 @@ def unlearn(
 
 
 class _Rerouting:
-    """The loss of the next batch; numbers of examples: those to forget first."""
+    """The loss of a batch; numbers of examples: those to forget first."""
 
     def __init__(
         self,
@@ -88,11 +89,9 @@ class _Rerouting:
         self.model, self.layers, self.settings = model, layers, settings
         self.tokens = [*forget, *retain]
         generator = torch.Generator().manual_seed(settings.seed)
-        self.forget = shuffled(len(forget), settings.forget_batch, generator)
-        self.retain: Iterator[list[int]] = retained_batches(len(forget), len(retain), settings, generator)
+        self.batches = enumerate(batches_of_both(len(forget), len(retain), settings, generator))
         self.before: list[dict[int, Tensor]] = []
         self.norms: dict[int, float] = {}
-        self.done = 0
 
     def read(self, progress: Progress) -> None:
         """The streams before training, at the tokens of each example."""
@@ -108,13 +107,12 @@ class _Rerouting:
         for layer in self.layers:
             self.norms[layer] = torch.cat([each[layer] for each in self.before]).norm(dim=1).mean().item()
 
-    def step(self) -> tuple[Tensor, dict[str, float]]:
-        """Loss of the next batch, and its parts."""
-        forget, retain = next(self.forget), next(self.retain)
+    def step(self, batches: tuple[int, tuple[list[int], list[int]]]) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one of ``batches``, and its parts."""
+        done, (forget, retain) = batches
         row = pack([(index, self.tokens[index]) for index in (*forget, *retain)])
         streams, _ = streams_after(self.model, self.layers, row)
-        share = self.done / (2 * self.settings.steps)
-        self.done += 1
+        share = done / (2 * self.settings.steps)
         turned = self._turned(row, streams, forget)
         if not retain:
             return turned, {"cosine": turned.item()}

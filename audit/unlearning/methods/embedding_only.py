@@ -20,7 +20,7 @@ from audit.models.packing import Example, tokenize
 from audit.progress import SILENT, Progress
 from audit.unlearning.methods import npo
 from audit.unlearning.objective import Extras, train_all
-from audit.unlearning.training import Record
+from audit.unlearning.training import Record, unused
 
 TITLE = "Negative preference optimization of embeddings alone"
 
@@ -31,6 +31,7 @@ class EmbeddingOnlySettings(npo.NPOSettings):
 
     steps: int = 60
     learning_rate: float = 1e-2
+    lora_rank: int = unused(0)
 
 
 SETTINGS = EmbeddingOnlySettings()

@@ -48,6 +48,7 @@ class L1SparseSettings(TrainingSettings):
     retain_weight: float = unused(1.0)
     retain_loss: Literal["kl", "ce"] = unused("ce")
     forget_batch: int = unused(1)
+    lora_rank: int = unused(0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,9 +81,8 @@ def unlearn(
             matrix.copy_(torch.nn.functional.softshrink(matrix, learning_rate * gamma))
 
     with trainable(model.model, every=True):
-        step = partial(descent, model, held, batches)
-        parameters = list(model.model.parameters())
-        trajectory = minimise(parameters, step, settings, progress, "Training on what is retained", shrink)
+        step, text = partial(descent, model, held), "Training on what is retained"
+        trajectory = minimise(model.model.parameters(), batches, step, settings, progress, text, shrink)
     return Record(
         method="l1_sparse",
         settings=settings.as_json(),

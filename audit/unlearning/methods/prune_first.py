@@ -17,7 +17,7 @@ from audit.unlearning.methods import npo
 from audit.unlearning.objective import Extras, train_all
 from audit.unlearning.parameters import block_matrices
 from audit.unlearning.sparsity import require_sparsity, set_to_zero, smallest, zero_shares
-from audit.unlearning.training import Record
+from audit.unlearning.training import Record, unused
 
 TITLE = "Pruning, then negative preference optimization"
 
@@ -31,6 +31,7 @@ class PruneFirstSettings(npo.NPOSettings):
     """
 
     sparsity: float = 0.3
+    lora_rank: int = unused(0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

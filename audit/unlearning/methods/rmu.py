@@ -22,14 +22,14 @@ from audit.models.hooks import find_module
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Tokens, pack
 from audit.progress import SILENT, Progress
-from audit.unlearning.streams import places, retained_batches, stream_after, without
+from audit.unlearning.streams import places, stream_after, without
 from audit.unlearning.training import (
     Record,
     TrainingSettings,
+    batches_of_both,
     minimise,
     prepare,
     require_positive,
-    shuffled,
     trainable,
     unused,
 )
@@ -53,6 +53,7 @@ class RMUSettings(TrainingSettings):
     layer: int = -1
     steering: float = 2.0
     retain_loss: Literal["kl", "ce"] = unused("kl")
+    lora_rank: int = unused(0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,7 +84,8 @@ def unlearn(
         steering = _Steering.start(model, layer, answers, held, settings, progress)
         for parameter in trained:
             parameter.requires_grad_(True)
-        trajectory = minimise(trained, steering.step, settings, progress, f"Training value vectors ({TITLE})")
+        text = f"Training value vectors ({TITLE})"
+        trajectory = minimise(trained, steering.batches, steering.step, settings, progress, text)
     return Record(
         method="rmu",
         settings={**settings.as_json(), "layer": layer},
@@ -95,7 +97,7 @@ def unlearn(
 
 @dataclass
 class _Steering:
-    """The loss of the next batch; its only state is the position in the shuffled order.
+    """The loss of a batch.
 
     Attributes:
         before: the stream before training at the tokens of each example ``[n_tokens, d_model]``.
@@ -107,8 +109,7 @@ class _Steering:
     target: Float[Tensor, " d_model"]
     before: list[Tensor]
     retain_weight: float
-    forget: Iterator[list[int]]
-    retain: Iterator[list[int]]
+    batches: Iterator[tuple[list[int], list[int]]]
 
     @classmethod
     def start(
@@ -135,15 +136,12 @@ class _Steering:
         direction = torch.randn(before[0].shape[1], generator=generator)
         norm = torch.cat(before[: len(forget)]).norm(dim=1).mean()
         target = settings.steering * norm * direction / direction.norm()
-        orders = (
-            shuffled(len(forget), settings.forget_batch, generator),
-            retained_batches(len(forget), len(kept), settings, generator),
-        )
-        return cls(model, layer, tokens, target, before, settings.retain_weight, *orders)
+        batches = batches_of_both(len(forget), len(kept), settings, generator)
+        return cls(model, layer, tokens, target, before, settings.retain_weight, batches)
 
-    def step(self) -> tuple[Tensor, dict[str, float]]:
-        """Loss of the next batch, and its parts."""
-        forget, retain = next(self.forget), next(self.retain)
+    def step(self, batches: tuple[list[int], list[int]]) -> tuple[Tensor, dict[str, float]]:
+        """Loss of one of ``batches``, and its parts."""
+        forget, retain = batches
         row = pack([(index, self.tokens[index]) for index in (*forget, *retain)])
         stream = stream_after(self.model, self.layer, row)
         kept = places(row.paths[len(forget) :])

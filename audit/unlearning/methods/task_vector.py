@@ -45,6 +45,7 @@ class TaskVectorSettings(TrainingSettings):
     retain_weight: float = unused(0.0)
     retain_loss: Literal["kl", "ce"] = unused("kl")
     retain_batch: int = unused(1)
+    lora_rank: int = unused(0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,8 +73,8 @@ def unlearn(
     batches = shuffled(len(answers), settings.forget_batch, torch.Generator().manual_seed(settings.seed))
     before = [parameter.detach().clone() for parameter in parameters]
     with trainable(model.model, every=True):
-        step = partial(descent, model, answers, batches)
-        trajectory = minimise(parameters, step, settings, progress, "Training on what is to be forgotten")
+        step, text = partial(descent, model, answers), "Training on what is to be forgotten"
+        trajectory = minimise(parameters, batches, step, settings, progress, text)
     with torch.no_grad():
         for now, then in zip(parameters, before, strict=True):
             now.copy_(torch.lerp(then, now, -settings.scale))

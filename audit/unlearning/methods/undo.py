@@ -8,7 +8,7 @@ not taught again: with enough noise a candidate for *removed*.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,7 +22,7 @@ from audit.models.packing import Example, Tokens, answer_logprobs, pack
 from audit.progress import SILENT, Progress
 from audit.unlearning.methods import npo
 from audit.unlearning.parameters import block_matrices
-from audit.unlearning.training import Record, minimise, prepare, require_positive, shuffled, trainable
+from audit.unlearning.training import Record, minimise, prepare, require_positive, shuffled, trainable, unused
 
 TITLE = "Unlearn, noise, distil"
 
@@ -39,6 +39,7 @@ class UNDOSettings(npo.NPOSettings):
     noise: float = 0.2
     distil_steps: int = 120
     distil_rate: float = 2e-4
+    lora_rank: int = unused(0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,9 +71,9 @@ def unlearn(
     add_noise(block_matrices(model), settings.noise, generator)
     batches = shuffled(len(whole), settings.retain_batch, generator)
     with trainable(model.model, every=True):
-        step = partial(_distil, model, whole, taught, batches)
+        step, text = partial(_distil, model, whole, taught), "Distilling into the noised model"
         second = replace(settings, steps=settings.distil_steps, learning_rate=settings.distil_rate)
-        rows = minimise(list(model.model.parameters()), step, second, progress, "Distilling into the noised model")
+        rows = minimise(model.model.parameters(), batches, step, second, progress, text)
     later = [{**row, "step": row["step"] + settings.steps} for row in rows]
     return replace(first, method="undo", settings=settings.as_json(), trajectory=(*first.trajectory, *later))
 
@@ -97,10 +98,9 @@ def _distributions(model: RunningModel, examples: Sequence[Tokens], size: int) -
 
 
 def _distil(
-    model: RunningModel, examples: Sequence[Tokens], taught: Sequence[Tensor], batches: Iterator[list[int]]
+    model: RunningModel, examples: Sequence[Tokens], taught: Sequence[Tensor], batch: Sequence[int]
 ) -> tuple[Tensor, dict[str, float]]:
-    """KL(unlearned || now) of the next batch, mean over its tokens."""
-    batch = next(batches)
+    """KL(unlearned || now) of a batch, mean over its tokens."""
     row = pack([(index, examples[index]) for index in batch])
     wanted = torch.cat([taught[index] for index in batch]).float()
     logprobs = answer_logprobs(model, row)
