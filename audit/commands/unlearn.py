@@ -33,7 +33,7 @@ from audit.unlearning.training_examples import continuations, training_examples
 from concepts.concept import Concept
 from concepts.facts import facts_of
 
-MEASURED: Final = 64
+MEASURED: Final = 32
 """Answers of each set that are read before and after."""
 
 
