@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, Tokens, answer_logprobs, pack, tokenize
 from audit.progress import SILENT, Progress
-from audit.unlearning.training import After, Record, TrainingSettings, minimise, prepare, shuffled, trainable
+from audit.unlearning.training import (
+    After,
+    Record,
+    TrainingSettings,
+    minimise,
+    prepare,
+    rows_of,
+    shuffled,
+    trainable,
+)
 
 Forward = Callable[[Pack], Tensor]
 """A row of examples -> log-probabilities ``[m, d_vocab]`` at its scored positions."""
@@ -130,13 +139,12 @@ class Objective:
         """Read the reference from the model; ``forget`` has each example with all of its answers."""
         n_answers = len(forget[0])
         answers = [tokens for example in forget for tokens in example]
-        everything = [*enumerate([*answers, *(retain if settings.retain_weight else ())])]
+        everything = [*answers, *(retain if settings.retain_weight else ())]
         sums: list[Tensor] = []
         distributions: dict[int, Tensor] = {}
         size = settings.forget_batch + settings.retain_batch
         with torch.no_grad():
-            for start in range(0, len(everything), size):
-                row = pack(everything[start : start + size])
+            for row in rows_of(everything, size, progress):
                 logprobs = forward(row)
                 sums.append(row.answer_sums(logprobs))
                 distributions |= {
@@ -144,10 +152,10 @@ class Objective:
                     for place, index in enumerate(row.examples)
                     if (settings.retain_loss == "kl" if index >= len(answers) else extras.needs_before)
                 }
-                progress.step("Reading the model before training", min(start + size, len(everything)), len(everything))
-        tokens = [tokens for _, tokens in everything]
         reference = torch.cat(sums)[: len(answers)]
-        return cls(loss, forward, tokens, len(forget), n_answers, settings, reference, distributions, extras.reweight)
+        return cls(
+            loss, forward, everything, len(forget), n_answers, settings, reference, distributions, extras.reweight
+        )
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.settings.seed)

@@ -6,21 +6,22 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
 
 from audit.errors import AuditError, ModelError
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, Tokens, answer_loss, pack, tokenize
+from audit.models.packing import Example, Pack, Tokens, answer_loss, pack, tokenize
 from audit.models.tokenizer import Tokenizer
-from audit.progress import Progress
+from audit.progress import SILENT, Progress
 
 After = Callable[[int, float], None]
 """Called after each update with the number of updates so far and the learning rate of this one."""
 Step = Callable[[], tuple[Tensor, dict[str, float]]]
 """Gives the loss of the next batch, and the numbers to record."""
+READING: Final = "Reading the model before training"
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,13 @@ def prepare(
     if both:
         raise AuditError(f"{both[0]!r} is to be forgotten and retained at once.", hint="Leave it in one of the sets.")
     return tokenize(tokenizer, forget), tokenize(tokenizer, retain)
+
+
+def rows_of(examples: Sequence[Tokens], size: int, progress: Progress = SILENT, text: str = READING) -> Iterator[Pack]:
+    """``examples``, numbered in order, in rows of at most ``size``."""
+    for begin in range(0, len(examples), size):
+        yield pack([*enumerate(examples)][begin : begin + size])
+        progress.step(text, min(begin + size, len(examples)), len(examples))
 
 
 def descent(

@@ -17,18 +17,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from audit.errors import AuditError, ModelError
+from audit.errors import ModelError
 from audit.models.hooks import find_module
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Tokens, pack
 from audit.progress import SILENT, Progress
-from audit.unlearning.streams import places, retained_batches, stream_after, without
+from audit.unlearning.streams import layer_at, places, retained_batches, stream_after, without
 from audit.unlearning.training import (
     Record,
     TrainingSettings,
     minimise,
     prepare,
     require_positive,
+    rows_of,
     shuffled,
     trainable,
     unused,
@@ -75,7 +76,7 @@ def unlearn(
         AuditError: see ``training.prepare``; or there is no such block.
         ModelError: the FFN's output is no single matrix (experts), or training diverged.
     """
-    layer = _layer(model, settings.layer)
+    layer = layer_at(model, settings.layer, 1 / 4)
     layers = range(max(0, layer - TRAINED + 1), layer + 1)
     trained = [_value_vectors(model, each) for each in layers]
     answers, held = prepare(model.tokenizer, forget, retain, settings.retain_weight > 0)
@@ -126,11 +127,9 @@ class _Steering:
         size = settings.forget_batch + settings.retain_batch
         before: list[Tensor] = []
         with torch.no_grad():
-            for begin in range(0, len(tokens), size):
-                row = pack([*enumerate(tokens)][begin : begin + size])
+            for row in rows_of(tokens, size, progress):
                 stream = stream_after(model, layer, row)
                 before += [stream[path] for path in row.paths]
-                progress.step("Reading the model before training", min(begin + size, len(tokens)), len(tokens))
         generator = torch.Generator().manual_seed(settings.seed)
         direction = torch.randn(before[0].shape[1], generator=generator)
         norm = torch.cat(before[: len(forget)]).norm(dim=1).mean()
@@ -154,13 +153,6 @@ class _Steering:
         now = torch.cat([stream[path] for path in row.paths[len(forget) :]])
         held = (now - torch.cat([self.before[index] for index in retain])).square().mean()
         return away + self.retain_weight * held, {"steered": away.item(), "retain": held.item()}
-
-
-def _layer(model: RunningModel, layer: int) -> int:
-    n_layers = model.architecture.n_layers
-    if not -1 <= layer < n_layers:
-        raise AuditError(f"there is no layer {layer}.", hint=f"The model has layers 0 to {n_layers - 1}.")
-    return n_layers // 4 if layer == -1 else layer
 
 
 def _value_vectors(model: RunningModel, layer: int) -> nn.Parameter:
