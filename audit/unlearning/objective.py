@@ -148,8 +148,8 @@ class Objective:
                 logprobs = forward(row)
                 sums.append(row.answer_sums(logprobs))
                 distributions |= {
-                    index: logprobs[row.owner == place].clone()
-                    for place, index in enumerate(row.examples)
+                    index: own.clone()
+                    for index, own in zip(row.examples, row.by_example(logprobs), strict=True)
                     if (settings.retain_loss == "kl" if index >= len(answers) else extras.needs_before)
                 }
         reference = torch.cat(sums)[: len(answers)]

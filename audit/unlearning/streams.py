@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from audit.errors import AuditError
 from audit.models.hooks import by_layer, on_outputs
 from audit.models.loading import RunningModel
-from audit.models.packing import Pack, answer_logprobs
-from audit.unlearning.training import TrainingSettings, shuffled
+from audit.models.packing import Pack, Tokens, answer_logprobs
+from audit.progress import Progress
+from audit.unlearning.training import TrainingSettings, rows_of, shuffled
 
 
 def retained_batches(
@@ -58,6 +59,18 @@ class Streams:
         self.row = row
         self.after, logprobs = streams_after(self.model, self.layers, row)
         return logprobs
+
+
+def streams_of(
+    model: RunningModel, layer: int, examples: Sequence[Tokens], size: int, progress: Progress
+) -> list[Float[Tensor, "_ d_model"]]:
+    """The stream after ``layer`` at the input tokens of each example, without gradients, in rows of ``size``."""
+    found: list[Tensor] = []
+    with torch.no_grad():
+        for row in rows_of(examples, size, progress):
+            stream = stream_after(model, layer, row)
+            found += [stream[path] for path in row.paths]
+    return found
 
 
 def stream_after(model: RunningModel, layer: int, row: Pack) -> Float[Tensor, "n d_model"]:

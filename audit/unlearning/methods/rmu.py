@@ -22,14 +22,13 @@ from audit.models.hooks import find_module
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Tokens, pack
 from audit.progress import SILENT, Progress
-from audit.unlearning.streams import layer_at, places, retained_batches, stream_after, without
+from audit.unlearning.streams import layer_at, places, retained_batches, stream_after, streams_of, without
 from audit.unlearning.training import (
     Record,
     TrainingSettings,
     minimise,
     prepare,
     require_positive,
-    rows_of,
     shuffled,
     trainable,
     unused,
@@ -125,11 +124,7 @@ class _Steering:
         kept = list(retain) if settings.retain_weight else []
         tokens = [*forget, *kept]
         size = settings.forget_batch + settings.retain_batch
-        before: list[Tensor] = []
-        with torch.no_grad():
-            for row in rows_of(tokens, size, progress):
-                stream = stream_after(model, layer, row)
-                before += [stream[path] for path in row.paths]
+        before = streams_of(model, layer, tokens, size, progress)
         generator = torch.Generator().manual_seed(settings.seed)
         direction = torch.randn(before[0].shape[1], generator=generator)
         norm = torch.cat(before[: len(forget)]).norm(dim=1).mean()

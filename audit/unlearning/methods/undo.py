@@ -90,8 +90,7 @@ def _distributions(model: RunningModel, examples: Sequence[Tokens], size: int) -
     """The model's distribution at every token of each example but the first, in half precision."""
     found: list[Tensor] = []
     for row in rows_of(examples, size):
-        logprobs = answer_logprobs(model, row).half()
-        found += [logprobs[row.owner == place] for place in range(len(row.examples))]
+        found += row.by_example(answer_logprobs(model, row).half())
     return found
 
 
