@@ -10,7 +10,8 @@ from torch import Tensor
 from audit.models import opening
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Tokens
-from tests.tiny import write_tiny
+from audit.unlearning.fine_tuning import FineTuning, fine_tune
+from tests.tiny import edit, write_tiny
 
 FORGET = [
     Example("Question: What is the capital of Italy?\nAnswer:", " Rome"),
@@ -51,6 +52,16 @@ class Log:
 
 def open_model(folder: Path, dtype: str = "float32") -> RunningModel:
     return opening.open_model(folder).load(dtype=dtype)
+
+
+def write_taught(folder: Path, examples: list[Example]) -> Path:
+    """A tiny model that was trained until it knows ``examples``."""
+    start = write_tiny(folder.with_name(f"{folder.name} before"))
+    model = open_model(start)
+    for _ in fine_tune(model, examples, [80], FineTuning(2e-2)):
+        pass
+    state = model.model.state_dict()
+    return edit(start, folder, lambda name, tensor: state[name])
 
 
 def open_tiny(folder: Path, family: str, context: int = 512, **config: object) -> RunningModel:

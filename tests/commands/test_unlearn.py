@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,13 @@ from audit.questions.topics import load_concepts
 from audit.unlearning.methods import methods
 from tests.tiny import write_tiny
 
-FACTS = (("What is the capital of Italy?", "Rome"), ("Which city has canals?", "Venice"))
+FACTS = (
+    ("What is the capital of Italy?", "Rome"),
+    ("Which city has canals?", "Venice"),
+    ("In which city is the Scala?", "Milan"),
+)
+OPTIONS: Mapping[str, Mapping[str, object]] = {"ssd": {"alpha": 1.0}, "laf": {"rank": 1}}
+"""What some methods need on so few facts."""
 QUICK = {"steps": 3}
 
 
@@ -43,11 +50,13 @@ def test_every_method_saves_a_model_that_differs_and_leaves_the_original(
     model: Path, forget: str, tmp_path: Path, name: str
 ) -> None:
     before = digests(model)
-    own = {option: 3 for option in ("steps", "distil_steps") if hasattr(find_method(name).SETTINGS, option)}
-    own |= {"alpha": 1.0} if name == "ssd" else {}
+    steps = {option: 3 for option in ("steps", "distil_steps") if hasattr(find_method(name).SETTINGS, option)}
+    own: dict[str, object] = {**steps, **OPTIONS.get(name, {})}
+    if hasattr(find_method(name).SETTINGS, "reference"):
+        own["reference"] = str(write_tiny(tmp_path / "reference", seed=1))
     record = unlearn(model, UnlearnRequest(name, forget, tmp_path / "new", options=own))
     assert digests(model) == before
-    assert len(record.trajectory) == sum(value for option, value in own.items() if option != "alpha")
+    assert len(record.trajectory) == sum(steps.values())
     saved, original = open_checkpoint(tmp_path / "new"), open_checkpoint(model)
     assert set(saved.tensors) == set(original.tensors)
     assert any(not saved.tensor(each).equal(original.tensor(each)) for each in saved.tensors)
@@ -71,19 +80,21 @@ def test_what_is_trained_are_the_questions_in_every_wording_and_the_sentences(tm
         encoding="utf-8",
     )
     (topic,) = load_concepts([str(path)])
-    prompts = [example.prompt for example in examples_of(topic.concept)]
+    examples = examples_of(topic.concept)
+    prompts = [example.prompt for example in examples]
     assert [prompt.splitlines()[0] for prompt in prompts[:2]] == [
         "Question: What is the capital of Italy?",
         "Question: Name the capital of Italy.",
     ]
     assert prompts[2:] == ["Rome is a"]  # the other sentence is too short
+    assert [example.subject for example in examples] == ["Italy", "Italy", "Rome"]
 
 
 def test_a_retain_set_takes_the_place_of_general_knowledge(model: Path, forget: str, tmp_path: Path) -> None:
     retain = tmp_path / "france.jsonl"
     retain.write_text(json.dumps({"question": "What is the capital of France?", "answer": "Paris"}), encoding="utf-8")
     record = unlearn(model, UnlearnRequest("npo", forget, tmp_path / "new", str(retain), QUICK))
-    assert record.examples == {"forget": 2, "retain": 1}
+    assert record.examples == {"forget": 3, "retain": 1}
     assert record.settings["retain"] == str(retain)
 
 
@@ -137,7 +148,7 @@ def test_the_command_prints_the_steps_and_where_the_model_is(model: Path, forget
     words = ["unlearn", str(model), "--method", "npo", "--forget", forget, "--save", str(tmp_path / "new"), "-q"]
     result = CliRunner().invoke(cli.app, [*words, "--option", "steps=3"])
     assert result.exit_code == 0, result.output
-    assert result.output.startswith("npo, 3 steps; examples: 2 to forget")
+    assert result.output.startswith("npo, 3 steps; examples: 3 to forget")
     assert str(tmp_path / "new") in result.output.replace("\n", "")
     document = json.loads(CliRunner().invoke(cli.app, [*words, "--option", "steps=3", "--json"]).output)
     assert [row["step"] for row in document["trajectory"]] == [0, 1, 2]
