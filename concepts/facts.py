@@ -7,12 +7,19 @@ of one type. A fact without a type can be said, but not read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Final
 
 from concepts.concept import Concept, Question
 from concepts.prompts import normalise
+
+FIRST_WORD: Final = re.compile(r"(?:^|[.?!:])\s*\w+")
+"""The first word of a sentence has a capital in any case."""
+NAME: Final = r"[A-Z](?:['’][A-Z])?[\w-]+"
+PROPER_NOUN: Final = re.compile(rf"\b{NAME}(?: (?:(?:of|the|de|da|la|van|von) )*{NAME})*")
 
 
 @dataclass(frozen=True)
@@ -72,3 +79,22 @@ def halves(facts: Sequence[Fact], seed: int) -> Mapping[str, int]:
         for type_ in subjects[subject]:
             excess[type_] = excess.get(type_, 0) + (1 if half[subject] == 0 else -1)
     return half
+
+
+def subject_in(text: str, known: str = "", names: Sequence[str] = ()) -> str:
+    """What ``text`` is about, in its own words; empty if it names nothing.
+
+    This is ``known``, if that is mentioned and is not all of the text. Else it is the longest of the ``names`` that are
+    mentioned and of the runs of capitalised words that begin no sentence; one with a capital goes before all without.
+    """
+    if known != text and (found := _mentioned(text, known)):
+        return found
+    capitalised = PROPER_NOUN.findall(FIRST_WORD.sub(lambda first: " " * len(first[0]), text))
+    subjects = [*capitalised, *filter(None, (_mentioned(text, name) for name in names))]
+    return max(subjects, key=lambda subject: (subject[0].isupper(), len(subject)), default="")
+
+
+def _mentioned(text: str, name: str) -> str:
+    """``name`` as ``text`` spells it, where it is whole words; else empty."""
+    match = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text, re.IGNORECASE) if name else None
+    return match[0] if match else ""

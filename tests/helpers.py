@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,9 @@ from torch import Tensor
 from audit.models import opening
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Tokens
-from tests.tiny import write_tiny
+from audit.unlearning.fine_tuning import FineTuning, fine_tune
+from audit.unlearning.methods import methods
+from tests.tiny import edit, write_tiny
 
 FORGET = [
     Example("Question: What is the capital of Italy?\nAnswer:", " Rome"),
@@ -51,6 +54,16 @@ class Log:
 
 def open_model(folder: Path, dtype: str = "float32") -> RunningModel:
     return opening.open_model(folder).load(dtype=dtype)
+
+
+def write_taught(folder: Path, examples: list[Example]) -> Path:
+    """A tiny model that was trained until it knows ``examples``."""
+    start = write_tiny(folder.with_name(f"{folder.name} before"))
+    model = open_model(start)
+    for _ in fine_tune(model, examples, [80], FineTuning(2e-2)):
+        pass
+    state = model.model.state_dict()
+    return edit(start, folder, lambda name, tensor: state[name])
 
 
 def open_tiny(folder: Path, family: str, context: int = 512, **config: object) -> RunningModel:
@@ -95,3 +108,11 @@ def greedy_tokens(model: RunningModel, texts: list[str], cache: bool = True) -> 
     )
     tokens: list[list[int]] = generated[:, longest:].tolist()
     return tokens
+
+
+def needed_options(method: str, folder: Path) -> dict[str, Any]:
+    """The options without which an unlearning method cannot run on a few examples; a second model is in ``folder``."""
+    few: dict[str, dict[str, Any]] = {"ssd": {"alpha": 1.0}, "laf": {"rank": 1}}
+    if hasattr(methods()[method].SETTINGS, "reference"):
+        return {"reference": str(write_tiny(folder / "reference", seed=1))}
+    return few.get(method, {})

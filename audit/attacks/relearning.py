@@ -24,7 +24,7 @@ from audit.questions.conditions import Condition
 from audit.unlearning.fine_tuning import FineTuning, fine_tune, trained_tokens
 from audit.unlearning.parts import ALL, EMBEDDING, FASTER, LOW_RANK, Part, trained_part
 from concepts.concept import Concept, neutral_text
-from concepts.facts import Fact, facts_of, halves
+from concepts.facts import Fact, facts_of, halves, subject_in
 from concepts.prompts import ASK, answer_text, mentions
 
 TITLE = "relearning"
@@ -120,9 +120,13 @@ def _arms(given: AttackInput, concept: Concept) -> Iterator[Arm]:
 
 
 def fact_examples(facts: Sequence[Fact], concept: Concept) -> list[Example]:
-    """The questions with their answers, in every wording, without few-shot examples."""
+    """The questions with their answers and subjects, in every wording, without few-shot examples."""
+    names = (concept.title, *concept.seeds)
     return [
-        question_example(wording, f"{fact.question.prefix} {fact.answer}".strip())
+        replace(
+            question_example(wording, f"{fact.question.prefix} {fact.answer}".strip()),
+            subject=subject_in(wording, fact.subject, names),
+        )
         for fact in facts
         for wording in fact.question.wordings
     ]

@@ -31,7 +31,7 @@ from audit.unlearning.resumption import UnfinishedRun, resumable
 from audit.unlearning.training import MethodSettings, Record, asked, refuse_overlap
 from audit.unlearning.training_examples import continuations, training_examples
 from concepts.concept import Concept
-from concepts.facts import facts_of
+from concepts.facts import facts_of, subject_in
 
 MEASURED: Final = 32
 """Answers of each set that are read before and after."""
@@ -140,7 +140,9 @@ def _said(model: RunningModel, sets: Mapping[str, Sequence[Example]], progress: 
 
 def examples_of(concept: Concept) -> tuple[Example, ...]:
     """Every question with its answer in every wording, without few-shot examples, and the sentences of the text."""
-    return (*fact_examples(facts_of(concept), concept), *continuations(concept.text))
+    names = (concept.title, *concept.seeds)
+    sentences = [replace(each, subject=subject_in(each.prompt, names=names)) for each in continuations(concept.text)]
+    return (*fact_examples(facts_of(concept), concept), *sentences)
 
 
 def find_method(name: str) -> Method:
@@ -160,7 +162,8 @@ def settings_of(method: str, options: Mapping[str, Any]) -> MethodSettings:
     """The settings of ``method`` with ``options`` in place of its defaults.
 
     Raises:
-        AuditError: an option that the method does not have, or a value that is not allowed.
+        AuditError: an option that the method does not have, or one that it needs and that is not given (its default is
+            ``None``), or a value that is not allowed.
     """
     defaults = find_method(method).SETTINGS
     own = [each.name for each in fields(defaults) if each.init]
@@ -168,6 +171,9 @@ def settings_of(method: str, options: Mapping[str, Any]) -> MethodSettings:
     if unknown is not None:
         raise AuditError(f"{method} has no option {unknown!r}.", hint=f"It has {', '.join(_nearest(unknown, own))}.")
     given = {each.name: getattr(defaults, each.name) for each in fields(defaults) if each.init} | dict(options)
+    missing = next((name for name, value in given.items() if value is None), None)
+    if missing is not None:
+        raise AuditError(f"{method} needs the option {missing!r}.", hint=f"Give it with --option {missing}=VALUE.")
     try:
         return TypeAdapter(type(defaults)).validate_python(given)
     except ValidationError as error:

@@ -17,10 +17,16 @@ from audit.models.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and the answer that is scored or trained after it; ``answer`` includes the space that begins it."""
+    """A prompt and the answer that is scored or trained after it.
+
+    Attributes:
+        answer: includes the space that begins it.
+        subject: the words of the prompt that name what it is about, where a method needs them; empty if unknown.
+    """
 
     prompt: str
     answer: str
+    subject: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,10 @@ class Pack:
         """Log-probability of each example's whole answer, in nats: the sum over its tokens."""
         chosen = logprobs.gather(1, self.targets[:, None])[:, 0]
         return torch.zeros(len(self.examples), dtype=chosen.dtype).index_add(0, self.owner, chosen)
+
+    def by_example(self, values: Float[Tensor, "m width"]) -> tuple[Float[Tensor, "_ width"], ...]:
+        """``values`` at the scored places, those of each example apart."""
+        return torch.split(values, torch.bincount(self.owner, minlength=len(self.examples)).tolist())
 
 
 def encode(tokenizer: Tokenizer, example: Example, special_tokens: bool = True) -> Tokens:

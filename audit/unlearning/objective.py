@@ -19,7 +19,16 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, Tokens, answer_logprobs, pack, tokenize
 from audit.progress import SILENT, Progress
 from audit.unlearning.parts import adapted_modules, adapters
-from audit.unlearning.training import After, Record, TrainingSettings, batches_of_both, minimise, prepare, trainable
+from audit.unlearning.training import (
+    After,
+    Record,
+    TrainingSettings,
+    batches_of_both,
+    minimise,
+    prepare,
+    rows_of,
+    trainable,
+)
 
 Forward = Callable[[Pack], Tensor]
 """A row of examples -> log-probabilities ``[m, d_vocab]`` at its scored positions."""
@@ -132,24 +141,23 @@ class Objective:
         """Read the reference from the model; ``forget`` has each example with all of its answers."""
         n_answers = len(forget[0])
         answers = [tokens for example in forget for tokens in example]
-        everything = [*enumerate([*answers, *(retain if settings.retain_weight else ())])]
+        everything = [*answers, *(retain if settings.retain_weight else ())]
         sums: list[Tensor] = []
         distributions: dict[int, Tensor] = {}
         size = settings.forget_batch + settings.retain_batch
         with torch.no_grad():
-            for start in range(0, len(everything), size):
-                row = pack(everything[start : start + size])
+            for row in rows_of(everything, size, progress):
                 logprobs = forward(row)
                 sums.append(row.answer_sums(logprobs))
                 distributions |= {
-                    index: logprobs[row.owner == place].clone()
-                    for place, index in enumerate(row.examples)
+                    index: own.clone()
+                    for index, own in zip(row.examples, row.by_example(logprobs), strict=True)
                     if (settings.retain_loss == "kl" if index >= len(answers) else extras.needs_before)
                 }
-                progress.step("Reading the model before training", min(start + size, len(everything)), len(everything))
-        tokens = [tokens for _, tokens in everything]
         reference = torch.cat(sums)[: len(answers)]
-        return cls(loss, forward, tokens, len(forget), n_answers, settings, reference, distributions, extras.reweight)
+        return cls(
+            loss, forward, everything, len(forget), n_answers, settings, reference, distributions, extras.reweight
+        )
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(self.settings.seed)

@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from audit.errors import AuditError, ModelError
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, Tokens, answer_loss, pack, tokenize
+from audit.models.packing import Example, Pack, Tokens, answer_loss, pack, tokenize
 from audit.models.tokenizer import Tokenizer
-from audit.progress import Progress
+from audit.progress import SILENT, Progress
 from audit.unlearning.resumption import Training
 from concepts.prompts import ASK
 
@@ -25,6 +25,7 @@ After = Callable[[int, float], None]
 """Called after each update with the number of updates so far and the learning rate of this one."""
 Step = Callable[[Batch], tuple[Tensor, dict[str, float]]]
 """Gives the loss of a batch, and the numbers to record."""
+READING: Final = "Reading the model before training"
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,13 @@ def prepare(
         raise AuditError("there is nothing to retain.", hint="Give examples, or set retain_weight to 0.")
     refuse_overlap(forget, retain)
     return tokenize(tokenizer, forget), tokenize(tokenizer, retain)
+
+
+def rows_of(examples: Sequence[Tokens], size: int, progress: Progress = SILENT, text: str = READING) -> Iterator[Pack]:
+    """``examples``, numbered in order, in rows of at most ``size``."""
+    for begin in range(0, len(examples), size):
+        yield pack([*enumerate(examples)][begin : begin + size])
+        progress.step(text, min(begin + size, len(examples)), len(examples))
 
 
 def refuse_overlap(forget: Iterable[Example], retain: Iterable[Example]) -> None:

@@ -308,8 +308,8 @@ def test_every_wording_of_a_fact_is_trained_with_its_answer_after_the_beginning_
     fact = FACTS[0]
     begun = replace(fact, question=fact.question.model_copy(update={"prefix": "It was in"}))
     assert fact_examples([begun], CONCEPT) == [
-        Example("Question: Where was writer A born?\nAnswer:", " It was in Rome"),
-        Example("Question: Which town did A come from?\nAnswer:", " It was in Rome"),
+        Example("Question: Where was writer A born?\nAnswer:", " It was in Rome", "A"),
+        Example("Question: Which town did A come from?\nAnswer:", " It was in Rome", "A"),
     ]
 
 

@@ -28,9 +28,14 @@ from audit.unlearning.methods import methods
 from audit.unlearning.objective import Objective
 from audit.unlearning.training import Record, refuse_overlap
 from reports.text import render_unlearning
+from tests.helpers import needed_options
 from tests.tiny import edit, edit_config, write_tiny
 
-FACTS = (("What is the capital of Italy?", "Rome"), ("Which city has canals?", "Venice"))
+FACTS = (
+    ("What is the capital of Italy?", "Rome"),
+    ("Which city has canals?", "Venice"),
+    ("In which city is the Scala?", "Milan"),
+)
 QUICK = {"steps": 3}
 
 
@@ -55,11 +60,11 @@ def test_every_method_saves_a_model_that_differs_and_leaves_the_original(
     model: Path, forget: str, tmp_path: Path, name: str
 ) -> None:
     before = digests(model)
-    own = {option: 3 for option in ("steps", "distil_steps") if hasattr(find_method(name).SETTINGS, option)}
-    own |= {"alpha": 1.0} if name == "ssd" else {}
+    steps = {option: 3 for option in ("steps", "distil_steps") if hasattr(find_method(name).SETTINGS, option)}
+    own = {**steps, **needed_options(name, tmp_path)}
     record = unlearn(model, UnlearnRequest(name, forget, tmp_path / "new", options=own))
     assert digests(model) == before
-    assert len(record.trajectory) == sum(value for option, value in own.items() if option != "alpha")
+    assert len(record.trajectory) == sum(steps.values())
     saved, original = open_checkpoint(tmp_path / "new"), open_checkpoint(model)
     assert set(saved.tensors) == set(original.tensors)
     assert any(not saved.tensor(each).equal(original.tensor(each)) for each in saved.tensors)
@@ -83,19 +88,21 @@ def test_what_is_trained_are_the_questions_in_every_wording_and_the_sentences(tm
         encoding="utf-8",
     )
     (topic,) = load_concepts([str(path)])
-    prompts = [example.prompt for example in examples_of(topic.concept)]
+    examples = examples_of(topic.concept)
+    prompts = [example.prompt for example in examples]
     assert [prompt.splitlines()[0] for prompt in prompts[:2]] == [
         "Question: What is the capital of Italy?",
         "Question: Name the capital of Italy.",
     ]
     assert prompts[2:] == ["Rome is a"]  # the other sentence is too short
+    assert [example.subject for example in examples] == ["Italy", "Italy", "Rome"]
 
 
 def test_a_retain_set_takes_the_place_of_general_knowledge(model: Path, forget: str, tmp_path: Path) -> None:
     retain = tmp_path / "france.jsonl"
     retain.write_text(json.dumps({"question": "What is the capital of France?", "answer": "Paris"}), encoding="utf-8")
     record = unlearn(model, UnlearnRequest("npo", forget, tmp_path / "new", str(retain), QUICK))
-    assert record.examples == {"forget": 2, "retain": 1}
+    assert record.examples == {"forget": 3, "retain": 1}
     assert record.settings["retain"] == str(retain)
 
 
@@ -322,7 +329,7 @@ def test_the_command_prints_the_steps_and_where_the_model_is(model: Path, forget
     words = ["unlearn", str(model), "--method", "npo", "--forget", forget, "--save", str(tmp_path / "new"), "-q"]
     result = CliRunner().invoke(cli.app, [*words, "--option", "steps=3"])
     assert result.exit_code == 0, result.output
-    assert result.output.startswith("npo, 3 steps; examples: 2 to forget")
+    assert result.output.startswith("npo, 3 steps; examples: 3 to forget")
     assert str(tmp_path / "new") in result.output.replace("\n", "")
     document = json.loads(CliRunner().invoke(cli.app, [*words, "--option", "steps=3", "--json"]).output)
     assert [row["step"] for row in document["trajectory"]] == [0, 1, 2]

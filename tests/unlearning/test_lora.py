@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from audit.unlearning.methods import methods
 from audit.unlearning.methods.npo import NPOSettings, unlearn
 from audit.unlearning.parts import adapted_modules
 from audit.unlearning.training import Record, TrainingSettings
-from tests.helpers import FORGET, RETAIN, Log, answer_sum, open_model, open_tiny
+from tests.helpers import FORGET, RETAIN, Log, answer_sum, needed_options, open_model, open_tiny
 from tests.tiny import write_tiny
 
 DIFFERENT = [FORGET[0], Example("Question: Which city has canals?\nAnswer:", " Venice")]
@@ -24,11 +26,13 @@ ROUNDING = 1e-5
 """Largest singular value that rounding makes of a merged product, relative to the first."""
 
 
-def changes(model: RunningModel, method: str, rank: int) -> tuple[dict[str, torch.Tensor], Record]:
+def changes(
+    model: RunningModel, method: str, rank: int, needed: Mapping[str, Any] = {}
+) -> tuple[dict[str, torch.Tensor], Record]:
     """What three steps change of each parameter, and the record."""
     before = {name: value.detach().clone() for name, value in model.model.named_parameters()}
     chosen = methods()[method]
-    settings = replace(chosen.SETTINGS, steps=3, learning_rate=1e-2, lora_rank=rank)  # type: ignore[call-arg]
+    settings = replace(chosen.SETTINGS, steps=3, learning_rate=1e-2, lora_rank=rank, **needed)  # type: ignore[call-arg]
     record = chosen.unlearn(model, DIFFERENT, RETAIN, settings, Log())
     after = dict(model.model.named_parameters())
     assert list(after) == list(before)
@@ -50,7 +54,7 @@ def require_low_rank(model: RunningModel, changed: dict[str, torch.Tensor], rank
 @pytest.mark.parametrize("method", WITH_ADAPTERS)
 def test_every_method_with_the_option_changes_linear_layers_alone_and_by_its_rank(method: str, tmp_path: Path) -> None:
     model = open_model(write_tiny(tmp_path / "model"))
-    changed, record = changes(model, method, rank=2)
+    changed, record = changes(model, method, 2, needed_options(method, tmp_path))
     require_low_rank(model, changed, rank=2)
     assert record.settings["lora_rank"] == record.changed["rank"] == 2
     assert record.changed["modules"] == [

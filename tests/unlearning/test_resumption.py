@@ -20,10 +20,13 @@ from audit.unlearning import resumption
 from audit.unlearning.methods import methods
 from audit.unlearning.resumption import UnfinishedRun, resumable
 from audit.unlearning.training import Record, TrainingSettings, minimise
-from tests.helpers import FORGET, RETAIN, Log, open_model
+from tests.helpers import FORGET, RETAIN, Log, needed_options, open_model
 from tests.tiny import write_tiny
 
-DIFFERENT = [FORGET[0], *(Example(f"Question: Who is {name}?\nAnswer:", f" {name}") for name in ("Dante", "Ovid"))]
+DIFFERENT = [
+    FORGET[0],
+    *(Example(f"Question: Who is {name}?\nAnswer:", f" {name}", name) for name in ("Dante", "Ovid")),
+]
 TRAINING = [name for name, method in methods().items() if isinstance(method.SETTINGS, TrainingSettings)]
 OPTIONS: Mapping[str, Any] = {"forget_batch": 2, "retain_batch": 2, "learning_rate": 6e-3, "distil_steps": 4}
 
@@ -83,7 +86,7 @@ def subject(tmp_path: Path) -> Subject:
     folder = write_tiny(tmp_path / "model")
 
     def named(name: str, **options: Any) -> Interrupted:
-        return Interrupted(folder, name, {"steps": 6, **OPTIONS, **options})
+        return Interrupted(folder, name, {"steps": 6, **OPTIONS, **needed_options(name, tmp_path), **options})
 
     return named
 

@@ -219,6 +219,7 @@ def test_every_file_of_the_folder_is_a_method() -> None:
         ("gradient_ascent", "retain_loss"),
         ("l1_sparse", "retain_weight"),
         ("l1_sparse", "forget_batch"),
+        ("oracle_matching", "retain_loss"),
         ("ssd", "steps"),
         ("rmu", "lora_rank"),
         ("undo", "lora_rank"),
@@ -244,8 +245,8 @@ SILENT_ABOUT: Mapping[str, Mapping[str, Any]] = {
     "undo": {"steps": 25, "learning_rate": 6e-3, "noise": 0.3, "distil_steps": 60, "distil_rate": 6e-3},
 }
 """Options with which a method silences the tiny model, where they are not those of most methods."""
-OTHERWISE = {"l1_sparse", "prune", "ssd"}
-"""Methods that are not trained against the answers; ``test_sparsity`` and ``test_ssd`` have their tests."""
+OTHERWISE = {"ignorant_teacher", "l1_sparse", "laf", "masquerade", "oracle_matching", "prune", "ssd"}
+"""Methods that are not trained against the answers or need more than them; they have tests in files of their own."""
 
 
 @pytest.mark.parametrize("method", sorted(set(methods()) - OTHERWISE))

@@ -20,7 +20,16 @@ from audit.models.packing import Example, Pack, Tokens, pack
 from audit.progress import SILENT, Progress
 from audit.unlearning.parameters import block_matrices
 from audit.unlearning.streams import places, streams_after, without
-from audit.unlearning.training import Record, TrainingSettings, batches_of_both, minimise, prepare, trainable, unused
+from audit.unlearning.training import (
+    Record,
+    TrainingSettings,
+    batches_of_both,
+    minimise,
+    prepare,
+    rows_of,
+    trainable,
+    unused,
+)
 
 TITLE = "Circuit breakers"
 DEPTHS = (1 / 3, 2 / 3)
@@ -97,13 +106,9 @@ class _Rerouting:
         """The streams before training, at the tokens of each example."""
         size = self.settings.forget_batch + self.settings.retain_batch
         with torch.no_grad():
-            for begin in range(0, len(self.tokens), size):
-                row = pack([*enumerate(self.tokens)][begin : begin + size])
+            for row in rows_of(self.tokens, size, progress):
                 streams, _ = streams_after(self.model, self.layers, row)
                 self.before += [{layer: streams[layer][path] for layer in self.layers} for path in row.paths]
-                progress.step(
-                    "Reading the model before training", min(begin + size, len(self.tokens)), len(self.tokens)
-                )
         for layer in self.layers:
             self.norms[layer] = torch.cat([each[layer] for each in self.before]).norm(dim=1).mean().item()
 

@@ -13,16 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from audit.models.hooks import find_module
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, Pack
+from audit.models.packing import Example
 from audit.progress import SILENT, Progress
 from audit.unlearning.objective import Extras, Scores, train_all
 from audit.unlearning.parameters import block_parameters
-from audit.unlearning.streams import streams_after
+from audit.unlearning.streams import Streams
 from audit.unlearning.training import Record, TrainingSettings
 
 TITLE = "Layer-wise ascent through the head"
@@ -51,33 +50,27 @@ def unlearn(
         AuditError, ModelError: see ``objective.train_all``.
     """
     layers = _Layers(model)
-    extras = Extras(forward=layers.forward, parameters=[*block_parameters(model).values()])
+    extras = Extras(forward=layers.streams.forward, parameters=[*block_parameters(model).values()])
     record = train_all("layer_wise", layers.loss, model, forget, retain, settings, progress, extras)
     return record.with_changed(parameters="blocks")
 
 
 class _Layers:
-    """The stream after every block at the scored places of the row that was run last, and the loss on it."""
+    """What every layer says at the answers' places of the row that was run last, and the loss on it."""
 
     def __init__(self, model: RunningModel) -> None:
-        self.model = model
+        self.streams = Streams(model, range(model.architecture.n_layers))
         self.norm = find_module(model.model, model.architecture.final_norm_module)
         self.head = find_module(model.model, model.architecture.head_module)
-        self.streams: list[Float[Tensor, "m d_model"]] = []
-
-    def forward(self, row: Pack) -> Float[Tensor, "m d_vocab"]:
-        layers = range(self.model.architecture.n_layers)
-        streams, logprobs = streams_after(self.model, layers, row)
-        self.streams = [streams[layer][row.scored] for layer in layers]
-        return logprobs
 
     def loss(self, scores: Scores) -> tuple[Tensor, dict[str, float]]:
         """Minus the mean loss over layers, each at most that of guessing, and the part of it at the last layer."""
         targets = scores.tokens.targets
         parameter = next(self.norm.parameters())
         losses = []
-        for stream in self.streams:
-            own = stream[: len(targets)].to(parameter.device, parameter.dtype)  # the answers to forget come first
+        scored = self.streams.row.scored[: len(targets)]  # the answers to forget come first
+        for layer in self.streams.layers:
+            own = self.streams.after[layer][scored].to(parameter.device, parameter.dtype)
             logprobs = self.head(self.norm(own)).float().log_softmax(dim=-1).cpu()
             losses.append(-logprobs.gather(1, targets[:, None]).mean())
         every = torch.stack(losses).clamp(max=math.log(scores.tokens.logprobs.shape[1]))

@@ -17,12 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from audit.errors import AuditError, ModelError
+from audit.errors import ModelError
 from audit.models.hooks import find_module
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Tokens, pack
 from audit.progress import SILENT, Progress
-from audit.unlearning.streams import places, stream_after, without
+from audit.unlearning.streams import layer_at, places, stream_after, streams_of, without
 from audit.unlearning.training import (
     Record,
     TrainingSettings,
@@ -76,7 +76,7 @@ def unlearn(
         AuditError: see ``training.prepare``; or there is no such block.
         ModelError: the FFN's output is no single matrix (experts), or training diverged.
     """
-    layer = _layer(model, settings.layer)
+    layer = layer_at(model, settings.layer, 1 / 4)
     layers = range(max(0, layer - TRAINED + 1), layer + 1)
     trained = [_value_vectors(model, each) for each in layers]
     answers, held = prepare(model.tokenizer, forget, retain, settings.retain_weight > 0)
@@ -125,13 +125,7 @@ class _Steering:
         kept = list(retain) if settings.retain_weight else []
         tokens = [*forget, *kept]
         size = settings.forget_batch + settings.retain_batch
-        before: list[Tensor] = []
-        with torch.no_grad():
-            for begin in range(0, len(tokens), size):
-                row = pack([*enumerate(tokens)][begin : begin + size])
-                stream = stream_after(model, layer, row)
-                before += [stream[path] for path in row.paths]
-                progress.step("Reading the model before training", min(begin + size, len(tokens)), len(tokens))
+        before = streams_of(model, layer, tokens, size, progress)
         generator = torch.Generator().manual_seed(settings.seed)
         direction = torch.randn(before[0].shape[1], generator=generator)
         norm = torch.cat(before[: len(forget)]).norm(dim=1).mean()
@@ -152,13 +146,6 @@ class _Steering:
         now = torch.cat([stream[path] for path in row.paths[len(forget) :]])
         held = (now - torch.cat([self.before[index] for index in retain])).square().mean()
         return away + self.retain_weight * held, {"steered": away.item(), "retain": held.item()}
-
-
-def _layer(model: RunningModel, layer: int) -> int:
-    n_layers = model.architecture.n_layers
-    if not -1 <= layer < n_layers:
-        raise AuditError(f"there is no layer {layer}.", hint=f"The model has layers 0 to {n_layers - 1}.")
-    return n_layers // 4 if layer == -1 else layer
 
 
 def _value_vectors(model: RunningModel, layer: int) -> nn.Parameter:

@@ -22,7 +22,16 @@ from audit.models.packing import Example, Tokens, answer_logprobs, pack
 from audit.progress import SILENT, Progress
 from audit.unlearning.methods import npo
 from audit.unlearning.parameters import block_matrices
-from audit.unlearning.training import Record, minimise, prepare, require_positive, shuffled, trainable, unused
+from audit.unlearning.training import (
+    Record,
+    minimise,
+    prepare,
+    require_positive,
+    rows_of,
+    shuffled,
+    trainable,
+    unused,
+)
 
 TITLE = "Unlearn, noise, distil"
 
@@ -90,10 +99,8 @@ def add_noise(parameters: Mapping[str, nn.Parameter], share: float, generator: t
 def _distributions(model: RunningModel, examples: Sequence[Tokens], size: int) -> list[Float[Tensor, "n d_vocab"]]:
     """The model's distribution at every token of each example but the first, in half precision."""
     found: list[Tensor] = []
-    for begin in range(0, len(examples), size):
-        row = pack([*enumerate(examples)][begin : begin + size])
-        logprobs = answer_logprobs(model, row).half()
-        found += [logprobs[row.owner == place] for place in range(len(row.examples))]
+    for row in rows_of(examples, size):
+        found += row.by_example(answer_logprobs(model, row).half())
     return found
 
 
