@@ -20,6 +20,8 @@ from tests.tiny import write_tiny
 
 FACTS = (("What is the capital of Italy?", "Rome"), ("Which city has canals?", "Venice"))
 QUICK = {"steps": 3}
+FURTHER = {"ssd": {"alpha": 1.0}, "worst_case": {"rounds": 1, "selection_steps": 1}}
+"""Other options with which a method is quick, or changes the model."""
 
 
 @pytest.fixture
@@ -44,17 +46,17 @@ def test_every_method_saves_a_model_that_differs_and_leaves_the_original(
 ) -> None:
     before = digests(model)
     own = {option: 3 for option in ("steps", "distil_steps") if hasattr(find_method(name).SETTINGS, option)}
-    own |= {"alpha": 1.0} if name == "ssd" else {}
-    record = unlearn(model, UnlearnRequest(name, forget, tmp_path / "new", options=own))
+    options = {**own, **FURTHER.get(name, {})}
+    record = unlearn(model, UnlearnRequest(name, forget, tmp_path / "new", options=options))
     assert digests(model) == before
-    assert len(record.trajectory) == sum(value for option, value in own.items() if option != "alpha")
+    assert len(record.trajectory) == sum(own.values())
     saved, original = open_checkpoint(tmp_path / "new"), open_checkpoint(model)
     assert set(saved.tensors) == set(original.tensors)
     assert any(not saved.tensor(each).equal(original.tensor(each)) for each in saved.tensors)
     written = read_record(tmp_path / "new")
     assert written is not None
     assert (written["method"], written["settings"]["forget"]) == (name, forget)
-    assert {option: written["settings"][option] for option in own} == own
+    assert {option: written["settings"][option] for option in options} == options
 
 
 def test_the_same_seed_gives_the_same_model(model: Path, forget: str, tmp_path: Path) -> None:

@@ -246,8 +246,9 @@ SILENT_ABOUT: Mapping[str, Mapping[str, Any]] = {
     "undo": {"steps": 25, "learning_rate": 6e-3, "noise": 0.3, "distil_steps": 60, "distil_rate": 6e-3},
 }
 """Options with which a method silences the tiny model, where they are not those of most methods."""
-OTHERWISE = {"l1_sparse", "prune", "ssd"}
-"""Methods that are not trained against the answers; ``test_sparsity`` and ``test_ssd`` have their tests."""
+OTHERWISE = {"l1_sparse", "prune", "ssd", "worst_case"}
+"""Methods that are not trained against all answers; ``test_sparsity``, ``test_ssd`` and ``test_selection`` have their
+tests."""
 
 
 @pytest.mark.parametrize("method", sorted(set(methods()) - OTHERWISE))
