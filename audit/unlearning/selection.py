@@ -22,7 +22,7 @@ from torch import Tensor
 
 from audit.errors import AuditError
 from audit.models.loading import RunningModel
-from audit.models.packing import Tokens, answer_logprobs, pack
+from audit.models.packing import Tokens, answer_logprobs, in_rows, pack
 from audit.models.scoring import answer_means, score_rows
 from audit.progress import SILENT, Progress
 from audit.unlearning.fine_tuning import preserved
@@ -74,8 +74,7 @@ def hardest_first(
             f"{m} of {len(examples)} examples to forget cannot be the hardest.",
             hint="Give more examples, or choose fewer.",
         )
-    numbered, size = [*enumerate(examples)], settings.forget_batch + settings.retain_batch
-    rows = [pack(numbered[begin : begin + size]) for begin in range(0, len(numbered), size)]
+    rows = [*in_rows(examples, settings.forget_batch + settings.retain_batch)]
     weights = reached = np.full(len(examples), m / len(examples))
     for number in range(rounds):
         progress.step("Finding what is hardest to forget", number, rounds)

@@ -21,6 +21,8 @@ After = Callable[[int, float], None]
 """Called after each update with the number of updates so far and the learning rate of this one."""
 Step = Callable[[], tuple[Tensor, dict[str, float]]]
 """Gives the loss of the next batch, and the numbers to record."""
+Trajectory = tuple[Mapping[str, float], ...]
+"""One row for each step, numbered by ``step``."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Record:
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     examples: Mapping[str, int] = field(default_factory=dict)
-    trajectory: tuple[Mapping[str, float], ...] = ()
+    trajectory: Trajectory = ()
     changed: Mapping[str, Any] = field(default_factory=dict)
 
     def with_changed(self, **changed: Any) -> Record:
@@ -154,7 +156,7 @@ def minimise(
     progress: Progress,
     text: str,
     after: After | None = None,
-) -> tuple[Mapping[str, float], ...]:
+) -> Trajectory:
     """``settings.steps`` updates by AdamW; the numbers that ``step`` recorded before each update.
 
     Args:
@@ -179,6 +181,11 @@ def minimise(
         trajectory.append({"step": done, "loss": loss.item(), **readings})
         progress.step(text, done + 1, settings.steps)
     return tuple(trajectory)
+
+
+def continued(first: Trajectory, second: Trajectory) -> Trajectory:
+    """Two trainings one after the other, with the second's steps numbered on."""
+    return (*first, *({**row, "step": row["step"] + len(first)} for row in second))
 
 
 @contextmanager

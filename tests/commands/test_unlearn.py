@@ -45,7 +45,9 @@ def test_every_method_saves_a_model_that_differs_and_leaves_the_original(
     model: Path, forget: str, tmp_path: Path, name: str
 ) -> None:
     before = digests(model)
-    own = {option: 3 for option in ("steps", "distil_steps") if hasattr(find_method(name).SETTINGS, option)}
+    own = {
+        option: 3 for option in ("steps", "distil_steps", "adapt_steps") if hasattr(find_method(name).SETTINGS, option)
+    }
     options = {**own, **FURTHER.get(name, {})}
     record = unlearn(model, UnlearnRequest(name, forget, tmp_path / "new", options=options))
     assert digests(model) == before

@@ -22,7 +22,7 @@ from audit.models.packing import Example, Tokens, answer_logprobs, pack
 from audit.progress import SILENT, Progress
 from audit.unlearning.methods import npo
 from audit.unlearning.parameters import block_matrices
-from audit.unlearning.training import Record, minimise, prepare, require_positive, shuffled, trainable
+from audit.unlearning.training import Record, continued, minimise, prepare, require_positive, shuffled, trainable
 
 TITLE = "Unlearn, noise, distil"
 
@@ -73,8 +73,7 @@ def unlearn(
         step = partial(_distil, model, whole, taught, batches)
         second = replace(settings, steps=settings.distil_steps, learning_rate=settings.distil_rate)
         rows = minimise(list(model.model.parameters()), step, second, progress, "Distilling into the noised model")
-    later = [{**row, "step": row["step"] + settings.steps} for row in rows]
-    return replace(first, method="undo", settings=settings.as_json(), trajectory=(*first.trajectory, *later))
+    return replace(first, method="undo", settings=settings.as_json(), trajectory=continued(first.trajectory, rows))
 
 
 @torch.no_grad()
