@@ -10,12 +10,25 @@ from torch import Tensor
 from audit.models import opening
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Tokens
+from audit.unlearning.training_examples import FactExample
+from concepts.concept import Question
+from concepts.facts import Fact
 from tests.tiny import write_tiny
 
 FORGET = [
     Example("Question: What is the capital of Italy?\nAnswer:", " Rome"),
     Example("Question: What is the capital of Italy, the country?\nAnswer:", " Rome, Venice"),
 ]
+CITIES = (("What is the capital of Italy?", "Rome"), ("Which city has canals?", "Venice"))
+DIFFERENT = [
+    FactExample(
+        f"Question: {question}\nAnswer:",
+        f" {answer}",
+        Fact("city", question, Question(question=question, answer=answer)),
+    )
+    for question, answer in CITIES
+]
+"""Facts of one type, of whose answers neither contains the other."""
 RETAIN = [
     Example("Question: What is the capital of France?\nAnswer:", " Paris"),
     Example("A puppy is", " a young dog."),

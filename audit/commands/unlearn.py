@@ -22,7 +22,7 @@ from audit.questions.topics import load_concepts
 from audit.request import RunContext
 from audit.unlearning.methods import Method, methods
 from audit.unlearning.training import MethodSettings, Record
-from audit.unlearning.training_examples import continuations, training_examples
+from audit.unlearning.training_examples import FactExample, continuations, training_examples
 from concepts.concept import Concept
 from concepts.facts import facts_of
 
@@ -79,7 +79,12 @@ def unlearn(
 
 def examples_of(concept: Concept) -> tuple[Example, ...]:
     """Every question with its answer in every wording, without few-shot examples, and the sentences of the text."""
-    return (*fact_examples(facts_of(concept), concept), *continuations(concept.text))
+    facts = [
+        FactExample(example.prompt, example.answer, fact)
+        for fact in facts_of(concept)
+        for example in fact_examples([fact], concept)
+    ]
+    return (*facts, *continuations(concept.text))
 
 
 def find_method(name: str) -> Method:
