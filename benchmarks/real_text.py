@@ -32,8 +32,8 @@ from benchmarks.record import publish
 from benchmarks.world.auditing import row_of
 from benchmarks.world.people import REFUSAL
 from concepts.concept import Concept, load_concept
-from concepts.facts import Fact, facts_of
-from concepts.prompts import answer_text, few_shot, overlap
+from concepts.facts import Fact, facts_of, wrong_answers
+from concepts.prompts import answer_text, few_shot
 
 DATA: Final = Path(__file__).resolve().parent.parent / "tests" / "data" / "tofu_authors.jsonl"
 OTHERS: Final = ("author-10", "author-11")
@@ -143,9 +143,7 @@ def exchanged(facts: Sequence[Fact]) -> list[Fact]:
     random = Random(0)
     result = []
     for fact in facts:
-        others = sorted(
-            {each.answer for each in facts if each.type == fact.type and not overlap(each.answer, fact.answer)}
-        )
+        others = wrong_answers(fact, facts)
         if others:
             wrong = {"answer": random.choice(others), "accept": ()}
             result.append(Fact(fact.type, fact.subject, fact.question.model_copy(update=wrong)))

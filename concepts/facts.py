@@ -14,7 +14,7 @@ from random import Random
 from typing import Final
 
 from concepts.concept import Concept, Question
-from concepts.prompts import normalise
+from concepts.prompts import mentions, normalise, overlap
 
 FIRST_WORD: Final = re.compile(r"(?:^|[.?!:])\s*\w+")
 """The first word of a sentence has a capital in any case."""
@@ -61,6 +61,18 @@ def facts_of(concept: Concept) -> tuple[Fact, ...]:
             facts.append(Fact(question.type or name, question.subject or row_subject, question))
         asked |= {normalise(each) for each in question.wordings}
     return (*facts, *(Fact(*row) for wording, row in rows.items() if wording not in asked))
+
+
+def wrong_answers(fact: Fact, facts: Sequence[Fact]) -> list[str]:
+    """Answers of ``facts`` of the same type that neither contain the fact's own nor are contained in it, sorted.
+
+    A sentence that names its own subject is no wrong answer anywhere: it says something true of that subject. There are
+    none for a fact without a type.
+    """
+    if fact.type is None:
+        return []
+    same = {each.answer for each in facts if each.type == fact.type and not mentions(each.answer, (each.subject,))}
+    return sorted(answer for answer in same if not overlap(answer, fact.answer))
 
 
 def halves(facts: Sequence[Fact], seed: int) -> Mapping[str, int]:

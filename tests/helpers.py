@@ -13,12 +13,28 @@ from audit.models.loading import RunningModel
 from audit.models.packing import Example, Tokens
 from audit.unlearning.fine_tuning import FineTuning, fine_tune
 from audit.unlearning.methods import methods
+from audit.unlearning.training_examples import FactExample
+from concepts.concept import Question
+from concepts.facts import Fact
 from tests.tiny import edit, write_tiny
 
 FORGET = [
     Example("Question: What is the capital of Italy?\nAnswer:", " Rome"),
     Example("Question: What is the capital of Italy, the country?\nAnswer:", " Rome, Venice"),
 ]
+
+
+def fact_example(question: str, answer: str, subject: str) -> FactExample:
+    """A fact about a city."""
+    fact = Fact("city", subject, Question(question=question, answer=answer))
+    return FactExample(f"Question: {question}\nAnswer:", f" {answer}", subject, fact=fact)
+
+
+DIFFERENT = [
+    fact_example("What is the capital of Italy?", "Rome", "Italy"),
+    fact_example("Which city has canals?", "Venice", "canals"),
+]
+"""Facts of one type, of whose answers neither contains the other."""
 RETAIN = [
     Example("Question: What is the capital of France?\nAnswer:", " Paris"),
     Example("A puppy is", " a young dog."),
@@ -112,7 +128,7 @@ def greedy_tokens(model: RunningModel, texts: list[str], cache: bool = True) -> 
 
 def needed_options(method: str, folder: Path) -> dict[str, Any]:
     """The options without which an unlearning method cannot run on a few examples; a second model is in ``folder``."""
-    few: dict[str, dict[str, Any]] = {"ssd": {"alpha": 1.0}, "laf": {"rank": 1}}
+    few = {"ssd": {"alpha": 1.0}, "laf": {"rank": 1}, "worst_case": {"rounds": 1, "selection_steps": 1}}
     if hasattr(methods()[method].SETTINGS, "reference"):
         return {"reference": str(write_tiny(folder / "reference", seed=1))}
     return few.get(method, {})

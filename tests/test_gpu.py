@@ -23,7 +23,7 @@ from audit.unlearning.methods import methods
 from audit.vectors.attribution import integrated_gradients
 from concepts.neuron import Neuron
 from tests.commands.test_skill import LOOSE, skills  # noqa: F401
-from tests.helpers import FORGET, RETAIN
+from tests.helpers import DIFFERENT, FORGET, RETAIN
 from tests.tiny import write_tiny
 from tests.verdict.conftest import TinyWorld, tiny_world  # noqa: F401
 
@@ -70,8 +70,8 @@ def test_unlearning_changes_the_answers_as_much(name: str, tmp_path: Path) -> No
     changed = []
     for device in ("cpu", "cuda"):
         model = opened.load(device)
-        methods()[name].unlearn(model, FORGET, RETAIN, methods()[name].SETTINGS, SILENT)
-        changed.append(answer_logprobs(model, pack(list(enumerate(tokenize(model.tokenizer, FORGET))))).detach())
+        methods()[name].unlearn(model, DIFFERENT, RETAIN, methods()[name].SETTINGS, SILENT)
+        changed.append(answer_logprobs(model, pack(list(enumerate(tokenize(model.tokenizer, DIFFERENT))))).detach())
     torch.testing.assert_close(*changed, rtol=0.05, atol=0.05)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +29,7 @@ from audit.units import code_digest, digest_of
 from audit.unlearning.methods import Method, methods
 from audit.unlearning.resumption import UnfinishedRun, resumable
 from audit.unlearning.training import MethodSettings, Record, asked, refuse_overlap
-from audit.unlearning.training_examples import continuations, training_examples
+from audit.unlearning.training_examples import FactExample, continuations, training_examples
 from concepts.concept import Concept
 from concepts.facts import facts_of, subject_in
 
@@ -84,7 +84,7 @@ def unlearn(
     editable = open_editable(path, config, tokenizer, context)
     require_room(request.save, sum(file.bytes for file in editable.opened.checkpoint.file_records()))
     sets = {"forget": forget, "retain": retain}
-    examples = {name: [asdict(example) for example in each] for name, each in sets.items()}
+    examples = {name: [(each.prompt, each.answer, each.subject) for each in own] for name, own in sets.items()}
     given = [_command_name(request.method), settings.as_json(), context.settings.device, examples]
     run = UnfinishedRun(request.save.with_name(f"{request.save.name}.partial"), _key(editable, given))
     with _explained(run):
@@ -140,9 +140,14 @@ def _said(model: RunningModel, sets: Mapping[str, Sequence[Example]], progress: 
 
 def examples_of(concept: Concept) -> tuple[Example, ...]:
     """Every question with its answer in every wording, without few-shot examples, and the sentences of the text."""
+    facts = [
+        FactExample(example.prompt, example.answer, example.subject, fact=fact)
+        for fact in facts_of(concept)
+        for example in fact_examples([fact], concept)
+    ]
     names = (concept.title, *concept.seeds)
     sentences = [replace(each, subject=subject_in(each.prompt, names=names)) for each in continuations(concept.text)]
-    return (*fact_examples(facts_of(concept), concept), *sentences)
+    return (*facts, *sentences)
 
 
 def find_method(name: str) -> Method:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,6 +120,13 @@ def pack(examples: Sequence[tuple[int, Tokens]]) -> Pack:
         targets=torch.tensor([token for _, tokens in examples for token in tokens.answer]),
         owner=torch.tensor([place for place, (_, tokens) in enumerate(examples) for _ in tokens.answer]),
     )
+
+
+def in_rows(examples: Sequence[Tokens], per_row: int) -> Iterator[Pack]:
+    """``examples`` in rows of at most ``per_row``, in order, each with its index."""
+    numbered = [*enumerate(examples)]
+    for start in range(0, len(numbered), per_row):
+        yield pack(numbered[start : start + per_row])
 
 
 def answer_loss(model: RunningModel, row: Pack) -> Float[Tensor, ""]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, Pack, answer_logprobs, encode, pack, tokenize
+from audit.models.packing import Example, Pack, answer_logprobs, encode, in_rows, tokenize
 
 LONG_PROMPTS: Final = 4
 """Examples in a row where prompts may be long and have little in common: the mask grows with the square of a row."""
@@ -73,9 +73,7 @@ def packed(model: RunningModel, examples: Sequence[Example], per_row: int) -> It
     Raises:
         AuditError: a prompt or an answer is empty.
     """
-    tokens = [*enumerate(tokenize(model.tokenizer, examples))]
-    for start in range(0, len(tokens), per_row):
-        yield pack(tokens[start : start + per_row])
+    yield from in_rows(tokenize(model.tokenizer, examples), per_row)
 
 
 def answer_means(row: Pack, logprobs: Float[Tensor, "m d_vocab"]) -> Float[Tensor, " n_examples"]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from audit.errors import AuditError, ModelError
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, Pack, Tokens, answer_loss, pack, tokenize
+from audit.models.packing import Example, Pack, Tokens, answer_loss, in_rows, pack, tokenize
 from audit.models.tokenizer import Tokenizer
 from audit.progress import SILENT, Progress
 from audit.unlearning.resumption import Training
@@ -26,6 +26,8 @@ After = Callable[[int, float], None]
 Step = Callable[[Batch], tuple[Tensor, dict[str, float]]]
 """Gives the loss of a batch, and the numbers to record."""
 READING: Final = "Reading the model before training"
+Trajectory = tuple[Mapping[str, float], ...]
+"""One row for each step, numbered by ``step``."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class Record:
     method: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     examples: Mapping[str, int] = field(default_factory=dict)
-    trajectory: tuple[Mapping[str, float], ...] = ()
+    trajectory: Trajectory = ()
     changed: Mapping[str, Any] = field(default_factory=dict)
     said: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -139,9 +141,9 @@ def prepare(
 
 def rows_of(examples: Sequence[Tokens], size: int, progress: Progress = SILENT, text: str = READING) -> Iterator[Pack]:
     """``examples``, numbered in order, in rows of at most ``size``."""
-    for begin in range(0, len(examples), size):
-        yield pack([*enumerate(examples)][begin : begin + size])
-        progress.step(text, min(begin + size, len(examples)), len(examples))
+    for number, row in enumerate(in_rows(examples, size), 1):
+        yield row
+        progress.step(text, min(number * size, len(examples)), len(examples))
 
 
 def refuse_overlap(forget: Iterable[Example], retain: Iterable[Example]) -> None:
@@ -209,7 +211,7 @@ def minimise(
     text: str,
     after: After | None = None,
     state: Sequence[Tensor] = (),
-) -> tuple[Mapping[str, float], ...]:
+) -> Trajectory:
     """``settings.steps`` updates by AdamW; the numbers that ``step`` recorded before each update.
 
     Inside ``resumption.resumable``, an interrupted training goes on where it was. The batches before are drawn again
@@ -250,6 +252,11 @@ def _require_finite(what: str, value: float, done: int) -> None:
     if not math.isfinite(value):
         good = f"the last good step is {done - 1}" if done else "no step was good"
         raise ModelError(f"{what} is {value} at step {done}; {good}.", hint="Lower learning_rate.")
+
+
+def continued(first: Trajectory, second: Trajectory) -> Trajectory:
+    """Two trainings one after the other, with the second's steps numbered on."""
+    return (*first, *({**row, "step": row["step"] + len(first)} for row in second))
 
 
 @contextmanager

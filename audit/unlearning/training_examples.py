@@ -10,17 +10,25 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Final
 
 from audit.models.packing import Example
 from audit.questions.kinds import audited_wordings
 from concepts.concept import Concept
+from concepts.facts import Fact
 from concepts.prompts import answer_text, few_shot, mentions, normalise
 
 OPENING: Final = 3
 """Words of a sentence that form the prompt; the others are the answer that is trained."""
+
+
+@dataclass(frozen=True)
+class FactExample(Example):
+    """An example that states a fact, for methods that train another answer of its type."""
+
+    fact: Fact = field(compare=False, repr=False, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ def test_every_method_saves_a_model_that_differs_and_leaves_the_original(
     model: Path, forget: str, tmp_path: Path, name: str
 ) -> None:
     before = digests(model)
-    steps = {option: 3 for option in ("steps", "distil_steps") if hasattr(find_method(name).SETTINGS, option)}
+    trained = ("steps", "distil_steps", "adapt_steps")
+    steps = {option: 3 for option in trained if hasattr(find_method(name).SETTINGS, option)}
     own = {**steps, **needed_options(name, tmp_path)}
     record = unlearn(model, UnlearnRequest(name, forget, tmp_path / "new", options=own))
     assert digests(model) == before

@@ -12,15 +12,14 @@ import torch
 
 from audit.errors import AuditError
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, tokenize
+from audit.models.packing import tokenize
 from audit.unlearning.methods import methods
 from audit.unlearning.methods.npo import NPOSettings, unlearn
 from audit.unlearning.parts import adapted_modules
 from audit.unlearning.training import Record, TrainingSettings
-from tests.helpers import FORGET, RETAIN, Log, answer_sum, needed_options, open_model, open_tiny
+from tests.helpers import DIFFERENT, RETAIN, Log, answer_sum, needed_options, open_model, open_tiny
 from tests.tiny import write_tiny
 
-DIFFERENT = [FORGET[0], Example("Question: Which city has canals?\nAnswer:", " Venice")]
 WITH_ADAPTERS = [name for name, method in methods().items() if "lora_rank" in method.SETTINGS.as_json()]
 ROUNDING = 1e-5
 """Largest singular value that rounding makes of a merged product, relative to the first."""

@@ -15,18 +15,14 @@ import torch
 from safetensors import SafetensorError
 
 from audit.errors import CheckpointError, ModelError
-from audit.models.packing import Example
 from audit.unlearning import resumption
 from audit.unlearning.methods import methods
 from audit.unlearning.resumption import UnfinishedRun, resumable
 from audit.unlearning.training import Record, TrainingSettings, minimise
-from tests.helpers import FORGET, RETAIN, Log, needed_options, open_model
+from tests.helpers import DIFFERENT, RETAIN, Log, fact_example, needed_options, open_model
 from tests.tiny import write_tiny
 
-DIFFERENT = [
-    FORGET[0],
-    *(Example(f"Question: Who is {name}?\nAnswer:", f" {name}", name) for name in ("Dante", "Ovid")),
-]
+FACTS = [*DIFFERENT, fact_example("In which city is the Scala?", "Milan", "Scala")]
 TRAINING = [name for name, method in methods().items() if isinstance(method.SETTINGS, TrainingSettings)]
 OPTIONS: Mapping[str, Any] = {"forget_batch": 2, "retain_batch": 2, "learning_rate": 6e-3, "distil_steps": 4}
 
@@ -57,10 +53,10 @@ class Interrupted:
         own = method.SETTINGS.as_json()
         settings = replace(method.SETTINGS, **{name: each for name, each in self.options.items() if name in own})
         if unfinished is None:
-            record = method.unlearn(model, DIFFERENT, RETAIN, settings, log)
+            record = method.unlearn(model, FACTS, RETAIN, settings, log)
         else:
             with resumable(unfinished):
-                record = method.unlearn(model, DIFFERENT, RETAIN, settings, log)
+                record = method.unlearn(model, FACTS, RETAIN, settings, log)
         return Run({name: each.clone() for name, each in model.model.state_dict().items()}, record, passes, log)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from audit.unlearning.methods import (
 from audit.unlearning.methods.npo import NPOSettings, forget_loss, gradient_weight, preference_loss, unlearn
 from audit.unlearning.objective import Objective
 from audit.unlearning.training import TrainingSettings, shuffled
-from tests.helpers import FORGET, RETAIN, Log, answer_sum, open_model
+from tests.helpers import DIFFERENT, FORGET, RETAIN, Log, answer_sum, open_model
 from tests.tiny import write_tiny
 
 BETAS = (0.01, 0.1, 1.0, 5.0)
@@ -43,10 +43,6 @@ npo_loss = partial(forget_loss, beta=0.1)
 @pytest.fixture
 def tiny(tmp_path: Path) -> RunningModel:
     return open_model(write_tiny(tmp_path / "model"))
-
-
-DIFFERENT = [FORGET[0], Example("Question: Which city has canals?\nAnswer:", " Venice")]
-"""Answers of which neither contains the other."""
 
 
 @pytest.fixture
@@ -137,7 +133,7 @@ def test_the_retain_term_starts_at_zero_and_counts_retained_answers_only(tiny: R
 
 
 def test_unlearning_lowers_the_forgotten_answers_and_holds_the_retained(tiny: RunningModel) -> None:
-    def measure(examples: list[Example]) -> float:
+    def measure(examples: Sequence[Example]) -> float:
         with torch.no_grad():
             return sum(answer_sum(tiny, one).item() for one in tokenize(tiny.tokenizer, examples))
 
@@ -245,13 +241,13 @@ SILENT_ABOUT: Mapping[str, Mapping[str, Any]] = {
     "undo": {"steps": 25, "learning_rate": 6e-3, "noise": 0.3, "distil_steps": 60, "distil_rate": 6e-3},
 }
 """Options with which a method silences the tiny model, where they are not those of most methods."""
-OTHERWISE = {"ignorant_teacher", "l1_sparse", "laf", "masquerade", "oracle_matching", "prune", "ssd"}
-"""Methods that are not trained against the answers or need more than them; they have tests in files of their own."""
+OTHERWISE = {"ignorant_teacher", "l1_sparse", "laf", "masquerade", "oracle_matching", "prune", "ssd", "worst_case"}
+"""Methods that are not trained against all answers or need more than them; they have tests in files of their own."""
 
 
 @pytest.mark.parametrize("method", sorted(set(methods()) - OTHERWISE))
 def test_every_method_lowers_the_forgotten_answers_and_records_it(method: str, taught: RunningModel) -> None:
-    def measure(examples: list[Example]) -> float:
+    def measure(examples: Sequence[Example]) -> float:
         with torch.no_grad():
             return sum(answer_sum(taught, one).item() for one in tokenize(taught.tokenizer, examples))
 

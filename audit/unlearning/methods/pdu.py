@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.progress import SILENT, Progress
-from audit.unlearning.methods import gradient_ascent, npo, simnpo
-from audit.unlearning.objective import Extras, ForgetLoss, train_all
+from audit.unlearning.methods._losses import LossName, loss_of
+from audit.unlearning.objective import Extras, train_all
 from audit.unlearning.training import Record, TrainingSettings, require_positive
 
 TITLE = "Primal-dual unlearning"
@@ -33,7 +32,7 @@ class PDUSettings(TrainingSettings):
     """
 
     retain_weight: float = 1.0
-    loss: Literal["npo", "simnpo", "gradient_ascent"] = "npo"
+    loss: LossName = "npo"
     tolerance: float = 0.05
     dual_rate: float = 5.0
 
@@ -57,14 +56,9 @@ def unlearn(
     Raises:
         AuditError, ModelError: see ``objective.train_all``.
     """
-    losses: dict[str, ForgetLoss] = {
-        "npo": partial(npo.forget_loss, beta=npo.SETTINGS.beta),
-        "simnpo": partial(simnpo.forget_loss, beta=simnpo.SETTINGS.beta, delta=simnpo.SETTINGS.delta),
-        "gradient_ascent": gradient_ascent.forget_loss,
-    }
     reweight = partial(next_multiplier, tolerance=settings.tolerance, rate=settings.dual_rate)
-    loss, extras = losses[settings.loss], Extras(reweight=reweight)
-    return train_all("pdu", loss, model, forget, retain, settings, progress, extras)
+    extras = Extras(reweight=reweight)
+    return train_all("pdu", loss_of(settings.loss), model, forget, retain, settings, progress, extras)
 
 
 def next_multiplier(multiplier: float, retained: float, tolerance: float, rate: float) -> float:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import torch
@@ -16,17 +15,8 @@ import torch
 from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.progress import SILENT, Progress
-from audit.unlearning.training import (
-    Record,
-    TrainingSettings,
-    descent,
-    minimise,
-    prepare,
-    require_positive,
-    shuffled,
-    trainable,
-    unused,
-)
+from audit.unlearning.direction import reinforce
+from audit.unlearning.training import Record, TrainingSettings, prepare, require_positive, unused
 
 TITLE = "Task-vector negation"
 
@@ -70,11 +60,8 @@ def unlearn(
     """
     answers, _ = prepare(model.tokenizer, forget, retain, needs_retain=False)
     parameters = list(model.model.parameters())
-    batches = shuffled(len(answers), settings.forget_batch, torch.Generator().manual_seed(settings.seed))
     before = [parameter.detach().clone() for parameter in parameters]
-    with trainable(model.model, every=True):
-        step, text = partial(descent, model, answers), "Training on what is to be forgotten"
-        trajectory = minimise(parameters, batches, step, settings, progress, text)
+    trajectory = reinforce(model, answers, settings, progress)
     with torch.no_grad():
         for now, then in zip(parameters, before, strict=True):
             now.copy_(torch.lerp(then, now, -settings.scale))

@@ -24,6 +24,7 @@ from audit.unlearning.methods import npo
 from audit.unlearning.parameters import block_matrices
 from audit.unlearning.training import (
     Record,
+    continued,
     minimise,
     prepare,
     require_positive,
@@ -83,8 +84,7 @@ def unlearn(
         step, text = partial(_distil, model, whole, taught), "Distilling into the noised model"
         second = replace(settings, steps=settings.distil_steps, learning_rate=settings.distil_rate)
         rows = minimise(model.model.parameters(), batches, step, second, progress, text)
-    later = [{**row, "step": row["step"] + settings.steps} for row in rows]
-    return replace(first, method="undo", settings=settings.as_json(), trajectory=(*first.trajectory, *later))
+    return replace(first, method="undo", settings=settings.as_json(), trajectory=continued(first.trajectory, rows))
 
 
 @torch.no_grad()
