@@ -24,6 +24,7 @@ from audit.checkpoint.saving import read_record, save_model
 from audit.models.loading import RunningModel
 from audit.models.opening import open_model
 from audit.models.packing import Example
+from audit.models.scoring import score
 from audit.settings import default_cache
 from audit.unlearning.fine_tuning import FineTuning, fine_tune
 from audit.unlearning.methods import npo
@@ -41,6 +42,12 @@ OTHERS: Final = ("author-10", "author-11")
 TEACHING: Final = (40, 3e-4)
 """Steps and learning rate."""
 NPO: Final = npo.NPOSettings(steps=30, learning_rate=4e-5)
+SILENCING: Final = (40, 1e-4)
+"""At most so many steps of training on random answers, and their learning rate."""
+LOOKS: Final = 4
+"""Steps between two looks at what is said."""
+SILENT: Final = 0.2
+"""Share of the facts, in both forms, that may still be said."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,7 @@ def models(lessons: Lessons) -> dict[str, tuple[str, str, Making]]:
         "never knew, taught other authors": ("original", "removed", teach(lessons.others, lessons.general, seed=2)),
         "never knew, taught wrong answers": ("original", "removed", teach(lessons.random, lessons.general, seed=3)),
         "refusal": ("taught", "hidden", teach(lessons.refused, lessons.general, 16, 5e-5)),
-        "random answers": ("taught", "hidden", teach(lessons.random, lessons.general, 24, 2e-4)),
+        "random answers": ("taught", "hidden", silence(lessons)),
         "npo": ("taught", "hidden", suppress(lessons)),
     }
 
@@ -189,6 +196,22 @@ def teach(
         for _ in fine_tune(model, examples, [steps], FineTuning(learning_rate, seed=seed)):
             pass
         return {"method": "fine-tuning", "settings": settings}
+
+    return Making(settings, examples, make)
+
+
+def silence(lessons: Lessons) -> Making:
+    """Fine-tuning on random answers that ends when the facts are hardly said: more of it takes them away for real."""
+    examples = [*lessons.random, *lessons.general[: len(lessons.random) // 4]]
+    settings = {"learning_rate": SILENCING[1], "looks": LOOKS, "silent": SILENT}
+
+    def make(model: RunningModel) -> Mapping[str, Any]:
+        said: list[float] = []
+        for _ in fine_tune(model, examples, range(LOOKS, SILENCING[0] + 1, LOOKS), FineTuning(SILENCING[1])):
+            said.append(float(score(model, lessons.facts).exact.mean()))
+            if said[-1] <= SILENT:
+                break
+        return {"method": "fine-tuning", "settings": {**settings, "steps": LOOKS * len(said)}, "said": said}
 
     return Making(settings, examples, make)
 
