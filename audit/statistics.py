@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Real, Shaped
+from jaxtyping import Bool, Float, Real, Shaped
 
 RESAMPLES = 2_000
 CONFIDENCE = 0.95
@@ -129,7 +129,7 @@ def sign_flip_p_value(values: Real[np.ndarray, " n"], *, seed: int, draws: int =
         flipped = np.arange(2**n)[:, None] >> np.arange(n) & 1
         return float((_signed(flipped, values) >= values.sum() - ROUNDING).mean())
     flipped = np.random.default_rng(seed).integers(0, 2, size=(draws, n))
-    return _drawn_p_value(_signed(flipped, values) >= values.sum() - ROUNDING)
+    return drawn_p_value(_signed(flipped, values) >= values.sum() - ROUNDING)
 
 
 def two_sample_p_value(
@@ -142,7 +142,7 @@ def two_sample_p_value(
     together = np.concatenate([one, other]).astype(np.float64)
     shuffled = np.random.default_rng(seed).permuted(np.tile(together, (draws, 1)), axis=1)
     sums = shuffled[:, : len(one)].sum(axis=1)
-    return _drawn_p_value(sums >= np.sum(one) - ROUNDING)
+    return drawn_p_value(sums >= np.sum(one) - ROUNDING)
 
 
 def _signed(flipped: np.ndarray, values: np.ndarray) -> Float[np.ndarray, " n_draws"]:
@@ -151,8 +151,8 @@ def _signed(flipped: np.ndarray, values: np.ndarray) -> Float[np.ndarray, " n_dr
     return sums
 
 
-def _drawn_p_value(reached: np.ndarray) -> float:
-    """The observed statistic counts as one more draw."""
+def drawn_p_value(reached: Bool[np.ndarray, " n_draws"]) -> float:
+    """Share of the draws that reach the observed statistic, which counts as one more draw."""
     return float((1 + reached.sum()) / (1 + len(reached)))
 
 

@@ -11,7 +11,7 @@ from reports import charts
 from reports.formatting import integer, percent, shorten
 from reports.measurements import MeasuredView, views
 from reports.tables import BLANK, MOST_COLUMNS, Cell, Table, capped, code, figure
-from reports.wording import weights_summary
+from reports.wording import most_changed, weights_summary
 
 TOP = 15
 """Tensors listed before the full table."""
@@ -40,7 +40,7 @@ class WeightsView:
 def weights_view(result: AuditResult) -> WeightsView:
     weights = result.weights
     rows = by_role(weights)
-    changed = sorted((t for t in weights.per_tensor if t.changed), key=lambda t: -(t.relative_change or 0.0))
+    changed = most_changed(weights)
     return WeightsView(
         summary=weights_summary(weights),
         strip=charts.strip("strip", "Change of each layer's weights", per_layer_change(weights)),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from audit.result import AS_IS, AuditResult, Finding, Kind, Measurement, Reading, Verdict, Weights
+from audit.result import AS_IS, AuditResult, Finding, Kind, Measurement, Reading, TensorChange, Verdict, Weights
 from reports.formatting import integer, interval, number, percent, shorten
 
 
@@ -165,6 +165,11 @@ def weights_summary(weights: Weights) -> str:
     fraction = weights.changed_fraction
     share = f" ({percent(fraction)})" if fraction is not None else ""
     return f"{integer(changed)} of {integer(total)} tensors differ{share}."
+
+
+def most_changed(weights: Weights) -> list[TensorChange]:
+    """The tensors that changed, those that changed most relative to the base first."""
+    return sorted((row for row in weights.per_tensor if row.changed), key=lambda row: -(row.relative_change or 0.0))
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def compare(
         findings = [conclude(evidence[topic.name], weights, request.guard) for topic in topics]
         attacked = examine_guard(pair, saved, weights.identical, context)
         if attacked or not findings:
-            findings.append(judge(None, whole_pair(weights, request.guard, attacked)))
+            findings.append(judge(None, whole_pair(pair, weights, request.guard, attacked)))
     record = clock.record(context.command, settings_of(topics, protection, context.settings))
     return as_result(pair, weights, findings, record, [row for each in evidence.values() for row in _not_run(each)])
 
@@ -125,7 +125,7 @@ def examine_guard(
     return attack_guard(guard, pair.unlearned, None if identical else pair.base, context.settings, context.progress)
 
 
-def whole_pair(weights: WeightScan, guard: Path | None, attacked: Sequence[Measurement] = ()) -> Case:
+def whole_pair(pair: ModelPair, weights: WeightScan, guard: Path | None, attacked: Sequence[Measurement] = ()) -> Case:
     """The input of the rules for the pair as a whole."""
     return Case(
         title=None,
@@ -134,4 +134,5 @@ def whole_pair(weights: WeightScan, guard: Path | None, attacked: Sequence[Measu
         equal_at_coarser=weights.equal_at_coarser,
         guard=guard.name if guard else None,
         nonfinite=weights.nonfinite,
+        missing=pair.base.missing,
     )

@@ -64,10 +64,18 @@ class Pack:
     targets: Int[Tensor, " m"]
     owner: Int[Tensor, " m"]
 
+    @property
+    def lengths(self) -> Int[Tensor, " examples"]:
+        """Number of tokens of each example's answer."""
+        return torch.bincount(self.owner, minlength=len(self.examples))
+
     def answer_sums(self, logprobs: Float[Tensor, "m d_vocab"]) -> Float[Tensor, " examples"]:
         """Log-probability of each example's whole answer, in nats: the sum over its tokens."""
-        chosen = logprobs.gather(1, self.targets[:, None])[:, 0]
-        return torch.zeros(len(self.examples), dtype=chosen.dtype).index_add(0, self.owner, chosen)
+        return self.sums(logprobs.gather(1, self.targets[:, None])[:, 0])
+
+    def sums(self, values: Float[Tensor, " m"]) -> Float[Tensor, " examples"]:
+        """The sum over each example's answer of one value for each of its tokens."""
+        return torch.zeros(len(self.examples), dtype=values.dtype).index_add(0, self.owner, values)
 
     def by_example(self, values: Float[Tensor, "m width"]) -> tuple[Float[Tensor, "_ width"], ...]:
         """``values`` at the scored places, those of each example apart."""

@@ -78,7 +78,30 @@ def packed(model: RunningModel, examples: Sequence[Example], per_row: int) -> It
 
 def answer_means(row: Pack, logprobs: Float[Tensor, "m d_vocab"]) -> Float[Tensor, " n_examples"]:
     """Mean log-probability of the tokens of each answer in ``row``; gradients pass through."""
-    return row.answer_sums(logprobs) / torch.bincount(row.owner, minlength=len(row.examples))
+    return row.answer_sums(logprobs) / row.lengths
+
+
+def margins(
+    model: RunningModel, examples: Sequence[Example], per_row: int = LONG_PROMPTS
+) -> Float[np.ndarray, " n_examples"]:
+    """Margin of each answer (``answer_margins``).
+
+    Raises:
+        AuditError, ModelError: see ``score``.
+    """
+    with torch.inference_mode():
+        rows = [answer_margins(row, answer_logprobs(model, row)) for row in packed(model, examples, per_row)]
+    return torch.cat([torch.zeros(0), *rows]).double().numpy()
+
+
+def answer_margins(row: Pack, logprobs: Float[Tensor, "m d_vocab"]) -> Float[Tensor, " n_examples"]:
+    """Mean of ``log p - log(1 - p)`` over the tokens of each answer in ``row``, in nats.
+
+    ``1 - p`` is summed over the other tokens: near 1 its difference from ``p`` would be lost to rounding.
+    """
+    targets = row.targets[:, None]
+    others = logprobs.scatter(1, targets, -torch.inf).logsumexp(1)
+    return row.sums(logprobs.gather(1, targets)[:, 0] - others) / row.lengths
 
 
 def exact_answers(row: Pack, logprobs: Float[Tensor, "m d_vocab"]) -> Bool[Tensor, " n_examples"]:

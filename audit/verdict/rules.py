@@ -127,6 +127,13 @@ def _unmeasured(case: Case) -> Ruling | None:
     """No answer could be checked: weights alone show where a model changed, not what it knows."""
     if case.summary is not None:
         return None
+    if case.title is None and "architecture" in case.missing:
+        return Ruling(
+            "inconclusive",
+            "These are not the weights of a language model that is known, so the report shows what changed in them and "
+            "not what the network computes.",
+            "The outputs of both networks, which audit.weights.outputs compares.",
+        )
     if case.title is None:
         return Ruling(
             "inconclusive",

@@ -20,6 +20,10 @@ BLOCK_ELEMENTS = 1 << 20
 """Elements of a block: 4 MiB of float32. Measured: smaller blocks cost more calls, larger ones leave the cache."""
 COARSENESS = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 """Floating types from the fewest bits of significand to the most."""
+COUNTS = (torch.bool, torch.int32, torch.int64)
+"""Types of counters, indices and masks, of which a norm means nothing; smaller integers may be quantised weights."""
+RUNNING = ("running_mean", "running_var")
+"""Last parts of the names of what batch normalisation keeps of its inputs: no training step moves them."""
 INTEGER_OF_WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -43,6 +47,24 @@ class SharedTensor:
     @property
     def numel(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether it is a convolution's kernel: compared as a matrix, with the channels of its first axis as rows."""
+        return self.role is None and len(self.shape) > 2
+
+    @property
+    def compared_shape(self) -> tuple[int, ...]:
+        return (self.shape[0], math.prod(self.shape[1:])) if self.is_kernel else self.shape
+
+    @property
+    def has_norm(self) -> bool:
+        return self.dtype not in COUNTS
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is a parameter, as far as its name and type tell."""
+        return self.has_norm and self.name.rpartition(".")[2] not in RUNNING
 
     @property
     def header(self) -> dict[str, str | int | list[int] | None]:
@@ -100,8 +122,8 @@ class StoredPair:
 
     def __init__(self, pair: ModelPair, tensor: SharedTensor, memory: DeltaMemory) -> None:
         self.pair, self.tensor = pair, tensor
-        self.whole = pair.tensors(tensor.name) if tensor.numel <= WHOLE_ELEMENTS else None
-        self.delta = memory.of_shape(tensor.shape) if self.whole is not None else None
+        self.whole = self._shaped(pair.tensors(tensor.name)) if tensor.numel <= WHOLE_ELEMENTS else None
+        self.delta = memory.of_shape(tensor.compared_shape) if self.whole is not None else None
         self.changed: list[slice] = []
 
     def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, Block]]:
@@ -126,9 +148,14 @@ class StoredPair:
 
     def _stored(self, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
         if self.whole is None:
-            return self.pair.rows(self.tensor.name, rows.start, rows.stop)
+            return self._shaped(self.pair.rows(self.tensor.name, rows.start, rows.stop))
         base, unlearned = self.whole
         return _part(base, rows), _part(unlearned, rows)
+
+    def _shaped(self, versions: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both as they are compared."""
+        base, unlearned = versions
+        return (base.flatten(1), unlearned.flatten(1)) if self.tensor.is_kernel else versions
 
 
 def shared_tensor(pair: ModelPair, name: str) -> SharedTensor:

@@ -12,13 +12,14 @@ from rich.table import Table
 from audit.result import AuditResult, Finding, Measurement, ModelReading, Weights
 from reports.formatting import integer, interval, moment, number, shorten
 from reports.text.layout import number_or_dash, print_indented, print_labelled, printed, share_or_dash, table
-from reports.wording import compare_to_base, headline, name_of, text_of, title_of, weights_summary
+from reports.wording import compare_to_base, headline, most_changed, name_of, text_of, title_of, weights_summary
 
 TITLE: Final = 60
 """Longest title of a test in a table."""
 MODELS: Final = ("base", "unlearned", "reference")
 """Models of the table of conditions."""
 MOST_LAYERS: Final = 3
+MOST_TENSORS: Final = 5
 MOST_THEMES: Final = 8
 
 
@@ -100,13 +101,18 @@ def measurements_table(measurements: Sequence[Measurement]) -> Table:
 
 
 def weights_lines(weights: Weights) -> Iterable[str]:
-    """How much changed, in which layers most, and the themes of the changed neurons."""
+    """How much changed, in which layers most (tensors, where layers are unknown), and the changed neurons' themes."""
     yield weights_summary(weights)
     ranked = sorted(weights.per_layer, key=lambda layer: -(layer.relative_change or 0.0))
     most = [layer for layer in ranked[:MOST_LAYERS] if layer.relative_change]
     if most:
         listed = ", ".join(f"{layer.layer} ({number(layer.relative_change or 0.0)})" for layer in most)
         yield f"Most in layers {listed}, relative to the base."
+    elif not weights.per_layer:
+        tensors = most_changed(weights)
+        named = [f"{shorten(row.name, 60)} ({number_or_dash(row.relative_change)})" for row in tensors[:MOST_TENSORS]]
+        if named:
+            yield f"Most in {', '.join(named)}, relative to the base."
     if weights.themes:
         themes = ", ".join(shorten(theme, 30) for theme in weights.themes[:MOST_THEMES])
         yield f"The neurons that changed most write: {themes}"

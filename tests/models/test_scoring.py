@@ -12,7 +12,7 @@ from audit.errors import AuditError
 from audit.models.generation import greedy
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Tokens, answer_logprobs, pack, tokenize
-from audit.models.scoring import LONGEST, answer_means, fits, packed, score, score_rows
+from audit.models.scoring import LONGEST, answer_margins, answer_means, fits, packed, score, score_rows
 from tests.helpers import FORGET, RETAIN, answer_sum, open_model
 from tests.tiny import write_tiny
 
@@ -28,6 +28,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> RunningModel:
 def test_means_are_those_of_the_examples_one_by_one(model: RunningModel, per_row: int) -> None:
     alone = [float(answer_sum(model, tokens)) / len(tokens.answer) for tokens in tokenize(model.tokenizer, EXAMPLES)]
     np.testing.assert_allclose(score(model, EXAMPLES, per_row).means, alone, atol=1e-5)
+
+
+def test_the_margin_of_a_nearly_certain_token_is_not_lost_to_rounding() -> None:
+    row = pack([(0, Tokens((1,), (2, 3)))])
+    logits = torch.zeros(2, 4)
+    logits[0, 2], logits[1, 3] = 40.0, 30.0
+    (margin,) = answer_margins(row, logits.log_softmax(dim=-1))
+    assert margin.item() == pytest.approx(35 - np.log(3))
 
 
 def test_an_answer_is_exact_where_greedy_decoding_begins_with_it(model: RunningModel) -> None:

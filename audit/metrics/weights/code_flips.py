@@ -46,14 +46,15 @@ class Tally(contract.Tally[dict[int, int] | None]):
     def __init__(self, tensor: SharedTensor) -> None:
         super().__init__(tensor)
         self.flips = dict.fromkeys(LARGEST, 0)
+        self._is_matrix = len(tensor.shape) > 1 and tensor.has_norm
 
     def add(self, block: Block) -> None:
-        if block.changed and len(self.tensor.shape) > 1:
+        if block.changed and self._is_matrix:
             for bits, count in count_flips(block.base, block.unlearned).items():
                 self.flips[bits] += count
 
     def result(self) -> dict[int, int] | None:
-        return self.flips if len(self.tensor.shape) > 1 else None
+        return self.flips if self._is_matrix else None
 
 
 class Observer(contract.Observer[dict[int, int] | None]):

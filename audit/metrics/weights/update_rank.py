@@ -53,8 +53,8 @@ class Tally(contract.Tally[Spectrum | None]):
         self.basis: list[Tensor] = []
         self.images: list[Tensor] = []
         self.leading: Tensor | None = None
-        if len(tensor.shape) == 2:
-            self.directions = start_block(tensor.shape[1])
+        if len(tensor.compared_shape) == 2 and tensor.has_norm:
+            self.directions = start_block(tensor.compared_shape[1])
 
     def add(self, block: Block) -> None:
         if not block.changed or self.directions is None:

@@ -1,7 +1,8 @@
 """How far the weights moved: ``||W' - W|| / ||W||``, cosine and L2 distance, by tensor, by layer, and over all.
 
 Sums run in float64 over blocks; the cosine is computed from norms (``audit.weights.norms.cosine``).
-Undefined where the base is all zero. A small value proves nothing: fine-tuning at a learning rate of 1e-5 removes
+Undefined where the base is all zero, and of counters and masks. The number over all is of what is trained, without what
+batch normalisation keeps of its inputs. A small value proves nothing: fine-tuning at a learning rate of 1e-5 removes
 answers and moves the weights by less than one part in a thousand.
 """
 
@@ -83,12 +84,13 @@ class Observer(contract.Observer[Sums]):
         self.parameters = 0
 
     def add(self, tensor: SharedTensor, result: Sums) -> contract.Columns:
-        self.total.add(result)
-        self.parameters += tensor.numel
-        self.changed_parameters += tensor.numel if result.changed else 0
+        if tensor.is_trained:
+            self.total.add(result)
+            self.parameters += tensor.numel
+            self.changed_parameters += tensor.numel if result.changed else 0
         if tensor.layer is not None:
             self.layers[tensor.layer].add(result)
-        return _columns(result)
+        return _columns(result) if tensor.has_norm else dict.fromkeys(column.name for column in COLUMNS)
 
     def layer(self, layer: int) -> contract.Columns:
         return _columns(self.layers[layer])

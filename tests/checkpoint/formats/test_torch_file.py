@@ -111,11 +111,29 @@ def test_nested_wrappers_and_prefixes_come_off_together(tmp_path: Path) -> None:
     assert len(checkpoint.notes) == 3
 
 
+def test_networks_saved_side_by_side_are_one_state_dict(tmp_path: Path) -> None:
+    optimizer = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": []}
+    torch.save({"G": STATE, "D": {"a.weight": torch.ones(2)}, "optimizer": optimizer, "epoch": 3}, tmp_path / "gan.pt")
+    checkpoint = open_checkpoint(tmp_path / "gan.pt")
+    assert set(checkpoint.tensors) == {*(f"G.{name}" for name in STATE), "D.a.weight"}
+    assert torch.equal(checkpoint.tensor("G.a.weight"), STATE["a.weight"])
+    assert torch.equal(checkpoint.tensor("D.a.weight"), torch.ones(2))
+    assert checkpoint.notes == ("joined G, D, ignored epoch, optimizer",)
+
+
+def test_a_lone_network_under_any_name_is_unwrapped(tmp_path: Path) -> None:
+    torch.save({"net": STATE, "step": 1}, tmp_path / "net.pt")
+    checkpoint = open_checkpoint(tmp_path / "net.pt")
+    assert set(checkpoint.tensors) == set(STATE)
+    assert checkpoint.notes == ("unwrapped 'net', ignored step",)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"model": STATE, "state_dict": STATE}, "found several (state_dict, model)"),
-        ({"net": STATE, "step": 1}, "found none (its keys: net, step)"),
+        ({"net": {"weights": STATE}, "step": 1}, "found none (its keys: net, step)"),
+        ({"a": {"b.c": torch.ones(1)}, "a.b": {"c": torch.ones(1)}}, "two tensors of its networks have the same name"),
         ({}, "found none"),
         ([STATE], "contains a list, not a state dict"),
         (torch.ones(2), "contains a tensor, not a state dict"),
@@ -123,7 +141,7 @@ def test_nested_wrappers_and_prefixes_come_off_together(tmp_path: Path) -> None:
         ({"a": torch.eye(3).to_sparse()}, "a is not a plain dense tensor"),
         ({"a": torch.ones(1).expand(10**9)}, "a claims 4,000,000,000 bytes in a file of"),
     ],
-    ids=["two", "none", "empty", "list", "tensor", "number keys", "sparse", "stride 0"],
+    ids=["two", "none", "same names", "empty", "list", "tensor", "number keys", "sparse", "stride 0"],
 )
 def test_anything_but_one_state_dict_is_refused(tmp_path: Path, content: Any, message: str) -> None:
     torch.save(content, tmp_path / "model.pt")

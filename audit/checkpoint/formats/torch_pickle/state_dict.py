@@ -15,8 +15,11 @@ WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "module")
 def unwrap(content: Any) -> tuple[dict[str, Any], list[str]]:
     """The state dict in ``content``, and a note for each wrapper around it with the keys that are ignored.
 
+    Several networks saved side by side (a GAN's generator and discriminator) are one state dict, in which the name of
+    each network comes before those of its tensors.
+
     Raises:
-        RefusedFile: no state dict, or several.
+        RefusedFile: no state dict, or several under names that all mean the same network.
     """
     notes: list[str] = []
     while True:
@@ -27,14 +30,34 @@ def unwrap(content: Any) -> tuple[dict[str, Any], list[str]]:
         wrapped = [key for key in WRAPPERS if isinstance(content.get(key), dict)]
         if not wrapped and any(is_tensor(value) for value in content.values()):
             return content, notes
-        if len(wrapped) != 1:
+        found = wrapped or [key for key, value in content.items() if _is_state_dict(value)]
+        if not found or len(wrapped) > 1:
             keys = ", ".join(sorted(content)[:5])
             actual = f"several ({', '.join(wrapped)})" if wrapped else f"none (its keys: {keys})"
             raise RefusedFile(f"expected one state dict, found {actual}.", SAVE_AS_SAFETENSORS)
-        others = sorted(content.keys() - {wrapped[0]})
+        others = sorted(content.keys() - set(found))
         ignored = f", ignored {', '.join(others)}" if others else ""
-        notes.append(f"unwrapped {wrapped[0]!r}{ignored}")
-        content = content[wrapped[0]]
+        if len(found) > 1:
+            return _joined({key: content[key] for key in found}), [*notes, f"joined {', '.join(found)}{ignored}"]
+        notes.append(f"unwrapped {found[0]!r}{ignored}")
+        content = content[found[0]]
+
+
+def _is_state_dict(content: Any) -> bool:
+    """Whether tensors lie in it by name; an optimizer numbers its own."""
+    return (
+        isinstance(content, dict)
+        and all(isinstance(key, str) for key in content)
+        and any(is_tensor(value) for value in content.values())
+    )
+
+
+def _joined(networks: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """One state dict; a network's name comes before those of its tensors."""
+    joined = {f"{network}.{name}": value for network, state in networks.items() for name, value in state.items()}
+    if len(joined) != sum(map(len, networks.values())):
+        raise RefusedFile("two tensors of its networks have the same name.", SAVE_AS_SAFETENSORS)
+    return joined
 
 
 def _kind(content: Any) -> str:
