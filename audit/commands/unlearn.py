@@ -1,13 +1,16 @@
 """unlearn(): train a copy of a model to forget, by a method of the field, and save it with a record of what was done.
 
-The saved folder is a model like any other, to be audited with ``audit compare MODEL SAVED --concept FORGET``.
+The saved folder is a model like any other, to be audited with ``audit compare MODEL SAVED --concept FORGET``. A method
+that protects the model from outside instead (``audit.guards``) saves a guard, to be audited with
+``audit compare MODEL MODEL --guard SAVED --concept FORGET``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from audit.attacks.relearning import fact_examples
 from audit.checkpoint.saving import refuse_occupied
+from audit.commands.skill import check_architecture
 from audit.errors import AuditError
+from audit.guards import methods as guards
+from audit.guards.facts import fact_skills
+from audit.guards.methods import GuardMethod, own_options
+from audit.guards.saving import DOCUMENT, save_guard
+from audit.guards.splits import attack_queries, tokenize_skill
 from audit.models.editable import open_editable
 from audit.models.packing import Example
 from audit.questions.topics import load_concepts
@@ -25,6 +34,8 @@ from audit.unlearning.training import MethodSettings, Record
 from audit.unlearning.training_examples import continuations, training_examples
 from concepts.concept import Concept
 from concepts.facts import facts_of
+from concepts.prompts import ASK
+from concepts.skill import split
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,7 @@ class UnlearnRequest:
 
     Attributes:
         forget: library concept, or a file of questions with answers or of text.
-        save: folder for the unlearned model.
+        save: folder for the unlearned model, or the guard.
         retain: the same of what is to be kept; by default general knowledge that does not mention the concept.
         options: values for the method's settings, by name.
     """
@@ -53,7 +64,7 @@ def unlearn(
     tokenizer: Path | None = None,
     context: RunContext = RunContext(),
 ) -> Record:
-    """Train a copy of the model in ``path`` to forget, and save it.
+    """Train a copy of the model in ``path`` to forget, and save it; or fit a guard, and save that.
 
     Nothing is saved if training fails. The original is never touched.
 
@@ -64,10 +75,12 @@ def unlearn(
         AuditError: an unknown method or option, sets that overlap or are empty, a folder in use, or a model that
             cannot be trained or whose training diverged.
     """
+    if _command_name(request.method) in guard_methods():
+        return _guard(path, request, config=config, tokenizer=tokenizer, context=context)
     method = find_method(request.method)
     settings = settings_of(request.method, {**request.options, "seed": context.settings.seed})
     refuse_occupied(request.save, originals=[path])
-    (concept,) = (topic.concept for topic in load_concepts([request.forget]))
+    concept = _concept(request.forget)
     forget, retain = examples_of(concept), _retained(concept, request.retain)
     editable = open_editable(path, config, tokenizer, context)
     record = method.unlearn(editable.model, forget, retain, settings, context.progress)
@@ -75,6 +88,36 @@ def unlearn(
     context.progress.step(f"Saving {request.save.name}")
     editable.save(request.save, {**record.as_json(), "concept": concept.name})
     return record
+
+
+def guard_methods() -> dict[str, GuardMethod]:
+    """The guards by name, except where a method that changes weights has the same name."""
+    changing = {_command_name(module) for module in methods()}
+    return {name: method for name, method in guards.methods().items() if name not in changing}
+
+
+def _guard(
+    path: Path, request: UnlearnRequest, *, config: Path | None, tokenizer: Path | None, context: RunContext
+) -> Record:
+    """Fit a guard to some facts of the model in ``path``, and save it with queries to attack it with."""
+    name, seed = _command_name(request.method), context.settings.seed
+    options = own_options(name, request.options)
+    refuse_occupied(request.save, DOCUMENT, originals=[path])
+    concept = _concept(request.forget)
+    skills = fact_skills(concept, None if request.retain is None else _concept(request.retain))
+    options.check_skill(skills[0], split(skills[0], seed))
+    model = open_editable(path, config, tokenizer, context, partial(check_architecture, options)).model
+    tokenized = [tokenize_skill(skill, model, seed, ASK) for skill in skills]
+    fitted = guard_methods()[name].fit(model, tokenized, options, seed, context.progress)
+    context.progress.step(f"Saving {request.save.name}")
+    save_guard(fitted.guard, request.save, model, concept.title, attack_queries(tokenized))
+    return Record(
+        method=name,
+        settings={**asdict(options), "seed": seed, "forget": request.forget, "retain": request.retain},
+        examples={role: len(skill.prompts) for role, skill in zip(("forget", "retain"), tokenized, strict=True)},
+        trajectory=fitted.trajectory,
+        changed={"weights": "none"},
+    )
 
 
 def examples_of(concept: Concept) -> tuple[Example, ...]:
@@ -91,7 +134,8 @@ def find_method(name: str) -> Method:
     known = {_command_name(module): method for module, method in methods().items()}
     wanted = _command_name(name)
     if wanted not in known:
-        raise AuditError(f"no method {name!r}.", hint=f"Choose one of {', '.join(_nearest(wanted, known))}.")
+        nearest = _nearest(wanted, [*known, *guard_methods()])
+        raise AuditError(f"no method {name!r}.", hint=f"Choose one of {', '.join(nearest)}.")
     return known[wanted]
 
 
@@ -117,8 +161,12 @@ def settings_of(method: str, options: Mapping[str, Any]) -> MethodSettings:
 def _retained(concept: Concept, retain: str | None) -> tuple[Example, ...]:
     if retain is None:
         return training_examples(concept).retain
-    (kept,) = (topic.concept for topic in load_concepts([retain]))
-    return examples_of(kept)
+    return examples_of(_concept(retain))
+
+
+def _concept(name: str) -> Concept:
+    (topic,) = load_concepts([name])
+    return topic.concept
 
 
 def _nearest(name: str, known: Iterable[str]) -> list[str]:
