@@ -335,9 +335,12 @@ def skill(
 @app.command()
 def unlearn(
     model: Annotated[Path, typer.Argument(help="A checkpoint: folder with its config. It stays as it is.")],
-    method: Annotated[str, typer.Option(help=f"{plugin_names('unlearning/methods')}.")],
+    method: Annotated[
+        str,
+        typer.Option(help=f"{plugin_names('unlearning/methods')}; or a guard: {plugin_names('guards/methods')}."),
+    ],
     forget: Annotated[str, typer.Option(help="Library concept, or a file of questions with answers or of text.")],
-    save_to: Annotated[Path, typer.Option("--save", help="Folder for the unlearned model.")],
+    save_to: Annotated[Path, typer.Option("--save", help="Folder for the unlearned model, or the guard.")],
     retain: Annotated[
         str | None, typer.Option(help="The same of what is kept; by default general knowledge about other things.")
     ] = None,
@@ -352,10 +355,11 @@ def unlearn(
     quiet: QuietFlag = False,
     debug: DebugFlag = False,
 ) -> None:
-    """Train a copy of a model to forget, by a method of the field, and save it."""
+    """Train a copy of a model to forget, by a method of the field, or fit a guard, and save it."""
     with report_errors(as_json, debug):
         named = parse_options(option or [])
         from audit.commands.unlearn import UnlearnRequest, unlearn
+        from audit.guards.saving import is_guard
         from audit.request import RunContext
         from audit.settings import Settings
         from reports.text import render_unlearning
@@ -365,7 +369,7 @@ def unlearn(
             context = RunContext(Settings(seed=seed, device=device), progress, command_line())
             record = unlearn(model, request, config=config, tokenizer=tokenizer, context=context)
         print_record(record, render_unlearning, as_json)
-        print_paths(as_json, Model=save_to)
+        print_paths(as_json, **{"Guard" if is_guard(save_to) else "Model": save_to})
 
 
 @app.command()

@@ -27,7 +27,7 @@ from audit.guards.methods import (
 )
 from audit.guards.saving import DOCUMENT, save_guard
 from audit.guards.sites import Sites
-from audit.guards.splits import TokenizedSkill, held_out_queries, read_skills, tokenize_skill
+from audit.guards.splits import TokenizedSkill, attack_queries, read_skills, tokenize_skill
 from audit.metrics import weights_metrics
 from audit.models.editable import EditableModel, open_editable
 from audit.models.pair import open_pair
@@ -152,8 +152,7 @@ def _save(
     """The guard's folder and the edited model, as far as they are requested. Edits the model in memory."""
     if request.save is not None:
         context.progress.step(f"Saving {request.save.name}")
-        held_out = [*held_out_queries(skills[:1], forget=True), *held_out_queries(skills[1:], forget=False)]
-        save_guard(guard, request.save, editable.model, skills[0].title, held_out)
+        save_guard(guard, request.save, editable.model, skills[0].title, attack_queries(skills))
     if request.save_edited is not None:
         context.progress.step(f"Saving {request.save_edited.name}")
         assert isinstance(guard, WritableGuard), "checked with the request"

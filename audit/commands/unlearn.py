@@ -1,6 +1,8 @@
 """unlearn(): train a copy of a model to forget, by a method of the field, and save it with a record of what was done.
 
-The saved folder is a model like any other, to be audited with ``audit compare MODEL SAVED --concept FORGET``.
+The saved folder is a model like any other, to be audited with ``audit compare MODEL SAVED --concept FORGET``. A method
+that protects the model from outside instead (``audit.guards``) saves a guard, to be audited with
+``audit compare MODEL MODEL --guard SAVED --concept FORGET``.
 """
 
 from __future__ import annotations
@@ -8,8 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +20,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from audit.attacks.relearning import fact_examples
 from audit.checkpoint.saving import refuse_occupied, require_room
+from audit.commands.skill import check_architecture
 from audit.errors import AuditError, ModelError
+from audit.guards import methods as guards
+from audit.guards.facts import fact_skills
+from audit.guards.methods import GuardMethod, own_options
+from audit.guards.saving import DOCUMENT, save_guard
+from audit.guards.splits import attack_queries, tokenize_skill
 from audit.models.editable import EditableModel, open_editable
 from audit.models.loading import RunningModel
 from audit.models.packing import Example
@@ -32,6 +41,8 @@ from audit.unlearning.training import MethodSettings, Record, asked, refuse_over
 from audit.unlearning.training_examples import FactExample, continuations, training_examples
 from concepts.concept import Concept
 from concepts.facts import facts_of, subject_in
+from concepts.prompts import ASK
+from concepts.skill import split
 
 MEASURED: Final = 32
 """Answers of each set that are read before and after."""
@@ -43,7 +54,7 @@ class UnlearnRequest:
 
     Attributes:
         forget: library concept, or a file of questions with answers or of text.
-        save: folder for the unlearned model.
+        save: folder for the unlearned model, or the guard.
         retain: the same of what is to be kept; by default general knowledge that does not mention the concept.
         options: values for the method's settings, by name.
     """
@@ -63,7 +74,7 @@ def unlearn(
     tokenizer: Path | None = None,
     context: RunContext = RunContext(),
 ) -> Record:
-    """Train a copy of the model in ``path`` to forget, and save it.
+    """Train a copy of the model in ``path`` to forget, and save it; or fit a guard, and save that.
 
     Nothing is saved if training fails. The original is never touched. A run that was interrupted goes on where it was,
     if it is started again with the same arguments; until it is finished, its state is in ``SAVE.partial``.
@@ -75,10 +86,12 @@ def unlearn(
         AuditError: an unknown method or option, sets that overlap or are empty, a folder in use or without room, or a
             model that cannot be trained or whose training diverged.
     """
+    if _command_name(request.method) in guard_methods():
+        return _guard(path, request, config=config, tokenizer=tokenizer, context=context)
     method = find_method(request.method)
     settings = settings_of(request.method, {**request.options, "seed": context.settings.seed})
     refuse_occupied(request.save, originals=[path])
-    (concept,) = (topic.concept for topic in load_concepts([request.forget]))
+    concept = _concept(request.forget)
     forget, retain = examples_of(concept), _retained(concept, request.retain)
     refuse_overlap(forget, retain)
     editable = open_editable(path, config, tokenizer, context)
@@ -98,6 +111,36 @@ def unlearn(
         editable.save(request.save, {**record.as_json(), "concept": concept.name})
     run.remove()
     return record
+
+
+def guard_methods() -> dict[str, GuardMethod]:
+    """The guards by name, except where a method that changes weights has the same name."""
+    changing = {_command_name(module) for module in methods()}
+    return {name: method for name, method in guards.methods().items() if name not in changing}
+
+
+def _guard(
+    path: Path, request: UnlearnRequest, *, config: Path | None, tokenizer: Path | None, context: RunContext
+) -> Record:
+    """Fit a guard to some facts of the model in ``path``, and save it with queries to attack it with."""
+    name, seed = _command_name(request.method), context.settings.seed
+    options = own_options(name, request.options)
+    refuse_occupied(request.save, DOCUMENT, originals=[path])
+    concept = _concept(request.forget)
+    skills = fact_skills(concept, None if request.retain is None else _concept(request.retain))
+    options.check_skill(skills[0], split(skills[0], seed))
+    model = open_editable(path, config, tokenizer, context, partial(check_architecture, options)).model
+    tokenized = [tokenize_skill(skill, model, seed, ASK) for skill in skills]
+    fitted = guard_methods()[name].fit(model, tokenized, options, seed, context.progress)
+    context.progress.step(f"Saving {request.save.name}")
+    save_guard(fitted.guard, request.save, model, concept.title, attack_queries(tokenized))
+    return Record(
+        method=name,
+        settings={**asdict(options), "seed": seed, "forget": request.forget, "retain": request.retain},
+        examples={role: len(skill.prompts) for role, skill in zip(("forget", "retain"), tokenized, strict=True)},
+        trajectory=fitted.trajectory,
+        changed={"weights": "none"},
+    )
 
 
 def _key(editable: EditableModel, given: Sequence[Any]) -> str:
@@ -159,7 +202,8 @@ def find_method(name: str) -> Method:
     known = {_command_name(module): method for module, method in methods().items()}
     wanted = _command_name(name)
     if wanted not in known:
-        raise AuditError(f"no method {name!r}.", hint=f"Choose one of {', '.join(_nearest(wanted, known))}.")
+        nearest = _nearest(wanted, [*known, *guard_methods()])
+        raise AuditError(f"no method {name!r}.", hint=f"Choose one of {', '.join(nearest)}.")
     return known[wanted]
 
 
@@ -191,8 +235,12 @@ def _retained(concept: Concept, retain: str | None) -> tuple[Example, ...]:
     if retain is None:
         forgotten = {asked(example) for example in examples_of(concept)}
         return tuple(each for each in training_examples(concept).retain if asked(each) not in forgotten)
-    (kept,) = (topic.concept for topic in load_concepts([retain]))
-    return examples_of(kept)
+    return examples_of(_concept(retain))
+
+
+def _concept(name: str) -> Concept:
+    (topic,) = load_concepts([name])
+    return topic.concept
 
 
 def _nearest(name: str, known: Iterable[str]) -> list[str]:

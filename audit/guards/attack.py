@@ -25,7 +25,7 @@ from audit.guards.splits import HeldOutQuery
 from audit.models.loading import RunningModel
 from audit.models.opening import OpenedModel
 from audit.models.packing import Example
-from audit.models.scoring import fits, score
+from audit.models.scoring import fits
 from audit.progress import SILENT, Progress
 from audit.result import Control, Measurement
 from audit.settings import Settings
@@ -91,7 +91,8 @@ def attack_guard(
     before = None
     if base is not None:
         progress.step("Loading the base behind the guard")
-        before = answer_logprobs(base.load(settings.device, settings.dtype), [query.example() for query in forget])
+        examples = [query.example() for query in forget]
+        before = answer_logprobs(base.load(settings.device, settings.dtype), examples, saved.guard)
     progress.step("Loading the model behind the guard")
     model = unlearned.load(settings.device, settings.dtype)
     if digest(model.model) != saved.base_sha256:
@@ -123,20 +124,20 @@ def put_queries(
     examples = [query.example(prompt) for query, prompt in zip(queries, prompts, strict=True)]
     refused = guard.refused(model, prompts)
     if refused is not None:
-        off = answer_logprobs(model, examples) if score_refused else np.full(len(examples), np.nan)
+        off = answer_logprobs(model, examples, guard) if score_refused else np.full(len(examples), np.nan)
         return AttackedQueries(refused.astype(float), off, off)
-    off = answer_logprobs(model, examples)
+    off = answer_logprobs(model, examples, guard)
     with guard.apply(model.model, Sites.from_architecture(model.architecture)):
-        on = answer_logprobs(model, examples)
+        on = answer_logprobs(model, examples, guard)
     return AttackedQueries(np.where(np.isnan(on - off), np.nan, on - off < -HALF), off, on)
 
 
-def answer_logprobs(model: RunningModel, examples: Sequence[Example | None]) -> Float[np.ndarray, " n"]:
-    """Mean log-probability per token of each answer; NaN for none, or one that does not fit."""
+def answer_logprobs(model: RunningModel, examples: Sequence[Example | None], guard: Guard) -> Float[np.ndarray, " n"]:
+    """Mean log-probability per token of each answer, as ``guard`` scores; NaN for none, or one that does not fit."""
     logprobs = np.full(len(examples), np.nan)
     usable = [(at, example) for at, example in enumerate(examples) if example is not None and fits(example, model)]
     if usable:
-        logprobs[[at for at, _ in usable]] = score(model, [example for _, example in usable]).means
+        logprobs[[at for at, _ in usable]] = guard.score(model, [example for _, example in usable]).means
     return logprobs
 
 
@@ -155,7 +156,7 @@ def _run_attacks(
         sides = []
         for side, queries in enumerate((forget, retain)):
             rng = np.random.default_rng((seed, number, side))
-            prompts = [rewrite(name, query, rng) for query in queries]
+            prompts = [query.put(rewrite(name, query, rng)) for query in queries]
             sides.append(put_queries(model, guard, queries, prompts, side == 0 or name == "plain"))
         by_attack[name] = AttackedSkills(*sides)
     return by_attack

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -25,6 +25,7 @@ STRETCH_WORDS: Final = 60
 GIVEN_WORDS: Final = 3
 """First words of a stretch that are its prompt; the others are scored."""
 
+Scorer = Callable[[RunningModel, Sequence[Example]], AnswerScores]
 SkillRole = Literal["forget", "retain", "text"]
 
 
@@ -86,9 +87,9 @@ def guard_effects(
 ) -> list[GuardEffect]:
     """Held-out answers before and after, the skill to forget first, then the other skills, then neutral text."""
     answers = held_out_answers(model, skills)
-    before = score_answers(model, answers, "Answers before", progress)
+    before = score_answers(model, answers, "Answers before", progress, guard.score)
     with guard.apply(model.model, Sites.from_architecture(model.architecture)):
-        after = score_answers(model, answers, "Answers with the guard on", progress)
+        after = score_answers(model, answers, "Answers with the guard on", progress, guard.score)
     return pair_scores(answers, before, after)
 
 
@@ -105,13 +106,17 @@ def held_out_answers(model: RunningModel, skills: Sequence[TokenizedSkill]) -> l
 
 
 def score_answers(
-    model: RunningModel, answers: Sequence[HeldOutAnswers], step: str, progress: Progress = SILENT
+    model: RunningModel,
+    answers: Sequence[HeldOutAnswers],
+    step: str,
+    progress: Progress = SILENT,
+    scorer: Scorer = score,
 ) -> list[AnswerScores]:
     """Scores of every set in turn, by ``model`` as it is now."""
     scores = []
     for done, each in enumerate(answers):
         progress.step(step, done, len(answers))
-        scores.append(score(model, each.examples))
+        scores.append(scorer(model, each.examples))
     return scores
 
 

@@ -130,11 +130,11 @@ def best_cube(forget: SplitKeys, others: Sequence[SplitKeys], layers: Sequence[i
 
 def voting_layers(n_layers: int, layers: Sequence[int] = ()) -> list[tuple[int, ...]]:
     """Sets of layers that may vote together, with their last-token and their mean keys: up to ``VOTERS`` of a range."""
-    ranges = [tuple(layers)] if layers else [_spread(low, high, n_layers) for low, high in VOTING_DEPTHS]
+    ranges = [tuple(layers)] if layers else [spread(low, high, n_layers) for low, high in VOTING_DEPTHS]
     return [(*chosen, *(layer + n_layers for layer in chosen)) for chosen in ranges]
 
 
-def _spread(low: float, high: float, n_layers: int) -> tuple[int, ...]:
+def spread(low: float, high: float, n_layers: int) -> tuple[int, ...]:
     """Up to ``VOTERS`` layers at equal distances between two relative depths."""
     return tuple(sorted({round(depth * (n_layers - 1)) for depth in np.linspace(low, high, VOTERS)}))
 

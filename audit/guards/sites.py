@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +54,12 @@ class Sites:
         return bool((neurons >= 0).all() and (neurons < (len(self.out), self.d_mlp)).all())
 
 
+def generator_at(seed: int, *place: int) -> np.random.Generator:
+    """Draws that depend on the seed and up to four numbers, such as a position and a layer, and on nothing else."""
+    counter = np.array([*place, *[0] * (4 - len(place))], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=seed, counter=counter))
+
+
 def positions(kwargs: dict[str, Tensor | None], length: int, past: int) -> Tensor:
     """Position of every token in its own sequence ``[1 or batch, length]``, whatever is padded or cached."""
     given, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
@@ -62,7 +70,7 @@ def positions(kwargs: dict[str, Tensor | None], length: int, past: int) -> Tenso
     return torch.arange(past, past + length)[None]
 
 
-def past_length(kwargs: dict[str, Tensor | None]) -> int:
+def past_length(kwargs: Mapping[str, Any]) -> int:
     """Number of tokens whose keys and values are cached already."""
     cache = kwargs.get("past_key_values")
     return int(cache.get_seq_length()) if cache is not None and hasattr(cache, "get_seq_length") else 0

@@ -28,6 +28,9 @@ FEWEST_QUERIES: Final = 6
 ATTACK_QUERIES: Final = 40
 """Held-out queries of the skill, and of the others together, that are saved with a guard to attack it with."""
 
+PLAIN: Final = "{}"
+"""The form in which a query is put as it is written."""
+
 TokenIds = tuple[int, ...]
 
 
@@ -36,8 +39,10 @@ class TokenizedSkill:
     """One skill as the model reads it; a query too long for the model's context has no prompt here.
 
     Attributes:
+        prompts: as the model reads them.
         ids: token ids of every prompt.
         splits: indices of the prompts.
+        form: how a query is put; ``{}`` stands for its words.
         too_long: number of queries that were skipped because they do not fit the context.
     """
 
@@ -47,6 +52,7 @@ class TokenizedSkill:
     ids: tuple[TokenIds, ...]
     splits: Splits
     too_long: int
+    form: str = PLAIN
 
     @property
     def title(self) -> str:
@@ -55,6 +61,14 @@ class TokenizedSkill:
     def ids_of(self, name: Literal["fit", "choose", "report"]) -> list[TokenIds]:
         """Token ids of the prompts of one split."""
         return [self.ids[index] for index in getattr(self.splits, name)]
+
+    def wordings_of(self, name: Literal["fit", "choose", "report"]) -> list[tuple[int, str]]:
+        """Every wording of the queries of one split as the model reads it, each with its query's index."""
+        return [
+            (index, self.form.replace("{}", wording))
+            for index in getattr(self.splits, name)
+            for wording in (self.skill.queries[index].prompt, *self.skill.queries[index].paraphrases)
+        ]
 
     def answer_text(self, index: int) -> str | None:
         """The answer as it follows the prompt: a program unchanged, anything else after a space."""
@@ -70,6 +84,7 @@ class HeldOutQuery(BaseModel):
     Attributes:
         forget: whether it needs the guarded skill.
         answer: as it follows the prompt, white space included.
+        form: how a wording of it is put to the model; ``{}`` stands for the wording.
         paraphrases, translations: the query in other words and in other languages, where the skill's file has them.
     """
 
@@ -80,12 +95,17 @@ class HeldOutQuery(BaseModel):
     answer: str | None = None
     paraphrases: tuple[str, ...] = ()
     translations: Mapping[str, str] = Field(default_factory=dict)
+    form: str = Field(PLAIN, pattern=r"\{\}")
+
+    def put(self, wording: str) -> str:
+        """``wording`` as the model reads it."""
+        return self.form.replace("{}", wording)
 
     def example(self, prompt: str | None = None) -> Example | None:
-        """The query, or ``prompt`` in its place, with its right answer."""
+        """The query, or what the model reads in its place (``prompt``), with its right answer."""
         if self.answer is None or not self.answer.strip():
             return None
-        return Example(self.prompt if prompt is None else prompt, self.answer)
+        return Example(self.put(self.prompt) if prompt is None else prompt, self.answer)
 
 
 def read_skills(paths: Sequence[Path], limit: int | None = None) -> list[Skill]:
@@ -103,8 +123,7 @@ def read_skills(paths: Sequence[Path], limit: int | None = None) -> list[Skill]:
         skills = [load_skill(path) for path in paths]
     except ConceptFileError as error:
         raise AuditError(str(error)) from error
-    _check_overlap(paths, skills)
-    _check_titles(skills)
+    check_apart(skills)
     kept = [skill.model_copy(update={"queries": skill.queries[:limit]}) for skill in skills]
     for skill in kept:
         check_enough_queries(skill)
@@ -150,27 +169,37 @@ def check_enough_to_choose(skill: Skill, splits: Splits, misses: float) -> None:
         ) from error
 
 
-def tokenize_skill(skill: Skill, model: RunningModel, seed: int) -> TokenizedSkill:
+def tokenize_skill(skill: Skill, model: RunningModel, seed: int, form: str = PLAIN) -> TokenizedSkill:
     """``skill`` in token ids, split by ``seed``.
+
+    Args:
+        form: see ``TokenizedSkill``.
 
     Raises:
         AuditError: a prompt without a token, or too few prompts that fit the model's context.
     """
-    encoded = [(query, tuple(model.tokenizer(query.prompt)["input_ids"])) for query in skill.queries]
-    empty = next((query.prompt for query, ids in encoded if not ids), None)
+    prompts = [form.replace("{}", query.prompt) for query in skill.queries]
+    encoded = [(at, prompt, tuple(model.tokenizer(prompt)["input_ids"])) for at, prompt in enumerate(prompts)]
+    empty = next((prompt for _, prompt, ids in encoded if not ids), None)
     if empty is not None:
         raise AuditError(f"the query {empty!r} of {skill.title} holds no token.", hint="Leave it out.")
-    kept = [(query, ids) for query, ids in encoded if len(ids) < model.context]
-    fitting = skill.model_copy(update={"queries": tuple(query for query, _ in kept)})
+    kept = [(at, prompt, ids) for at, prompt, ids in encoded if len(ids) < model.context]
+    fitting = skill.model_copy(update={"queries": tuple(skill.queries[at] for at, _, _ in kept)})
     check_enough_queries(fitting, model.context)
     return TokenizedSkill(
         skill=fitting,
-        prompts=tuple(query.prompt for query, _ in kept),
-        answers=tuple(query.answer for query, _ in kept),
-        ids=tuple(ids for _, ids in kept),
+        prompts=tuple(prompt for _, prompt, _ in kept),
+        answers=tuple(query.answer for query in fitting.queries),
+        ids=tuple(ids for _, _, ids in kept),
         splits=split(fitting, seed),
         too_long=len(encoded) - len(kept),
+        form=form,
     )
+
+
+def attack_queries(skills: Sequence[TokenizedSkill]) -> list[HeldOutQuery]:
+    """Queries to attack a guard of the first skill with: its own, then those of the others."""
+    return [*held_out_queries(skills[:1], forget=True), *held_out_queries(skills[1:], forget=False)]
 
 
 def held_out_queries(skills: Sequence[TokenizedSkill], forget: bool) -> list[HeldOutQuery]:
@@ -179,10 +208,11 @@ def held_out_queries(skills: Sequence[TokenizedSkill], forget: bool) -> list[Hel
         [
             HeldOutQuery(
                 forget=forget,
-                prompt=skill.prompts[index],
+                prompt=skill.skill.queries[index].prompt,
                 answer=skill.answer_text(index),
                 paraphrases=skill.skill.queries[index].paraphrases,
                 translations=skill.skill.queries[index].translations,
+                form=skill.form,
             )
             for index in skill.splits.report
         ]
@@ -192,19 +222,15 @@ def held_out_queries(skills: Sequence[TokenizedSkill], forget: bool) -> list[Hel
     return alternating[:ATTACK_QUERIES]
 
 
-def _check_overlap(paths: Sequence[Path], skills: Sequence[Skill]) -> None:
-    """Raises AuditError where another skill has a query of the first."""
+def check_apart(skills: Sequence[Skill]) -> None:
+    """Raises AuditError where another skill has a query of the first, or two have one title."""
     first = {_comparable(query) for query in skills[0].queries}
-    for path, skill in zip(paths[1:], skills[1:], strict=True):
+    for skill in skills[1:]:
         shared = sum(_comparable(query) in first for query in skill.queries)
         if shared:
             raise AuditError(
-                f"{shared} queries of {path.name} are among those to forget.", hint="Leave them in one of the skills."
+                f"{shared} queries of {skill.title} are among those to forget.", hint="Leave them in one of the skills."
             )
-
-
-def _check_titles(skills: Sequence[Skill]) -> None:
-    """Raises AuditError where two skills have one title."""
     titles = [skill.title for skill in skills]
     repeated = next((title for title in titles if titles.count(title) > 1), None)
     if repeated is not None:

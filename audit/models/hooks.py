@@ -71,6 +71,13 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
         raise LookupError(f"{type(model).__name__} has no module {name!r}") from error
 
 
+def embedding_name(model: nn.Module) -> str:
+    """Name of the module that embeds the tokens of a transformers model."""
+    embedding: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
+    name: str = next(name for name, module in model.named_modules() if module is embedding)
+    return name
+
+
 @contextmanager
 def replaced_forward(model: nn.Module, forwards: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
     """Run ``forwards[name]`` in place of the ``forward`` of the module ``name``; hooks on it still fire.
@@ -127,8 +134,6 @@ def replacing_embeddings(
     model: RunningModel, ids: Sequence[int], embedded: Float[Tensor, "n_tokens d_model"]
 ) -> ExitStack:
     """Run with ``embedded[i]`` as the output of the embedding for token ``ids[i]``; a tied head stays as it is."""
-    embedding = model.model.get_input_embeddings()
-    name = next(name for name, module in model.model.named_modules() if module is embedding)
     place = torch.full((model.architecture.d_vocab,), -1)
     place[list(ids)] = torch.arange(len(ids))
 
@@ -138,7 +143,7 @@ def replacing_embeddings(
         replaced[places >= 0] = embedded.to(output)[places[places >= 0]]
         return replaced
 
-    return on_outputs(model.model, {name: replace})
+    return on_outputs(model.model, {embedding_name(model.model): replace})
 
 
 @dataclass

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, Pack, answer_logprobs, encode, in_rows, tokenize
+from audit.models.packing import Example, Pack, Tokens, answer_logprobs, encode, in_rows, tokenize
 
 LONG_PROMPTS: Final = 4
 """Examples in a row where prompts may be long and have little in common: the mask grows with the square of a row."""
@@ -65,6 +65,32 @@ def score_rows(model: RunningModel, rows: Iterable[Pack]) -> AnswerScores:
             means.append(answer_means(row, logprobs).double().numpy())
             exact.append(exact_answers(row, logprobs).numpy())
     return AnswerScores(np.concatenate([np.zeros(0), *means]), np.concatenate([np.zeros(0, dtype=bool), *exact]))
+
+
+def score_after_prompts(model: RunningModel, examples: Sequence[Example]) -> AnswerScores:
+    """The same numbers up to rounding, from passes as generation makes them: a prompt alone, then its answer.
+
+    Slower than ``score``, and right for what decides at the prompt how its answer is written.
+
+    Raises:
+        AuditError: a prompt or an answer is empty.
+    """
+    scored = [_score_after_prompt(model, tokens) for tokens in tokenize(model.tokenizer, examples)]
+    return AnswerScores(np.array([mean for mean, _ in scored]), np.array([exact for _, exact in scored], dtype=bool))
+
+
+def _score_after_prompt(model: RunningModel, tokens: Tokens) -> tuple[float, bool]:
+    """Mean log-probability of the answer's tokens, and whether each is the most probable one."""
+    prompt, answer = (torch.tensor([ids], device=model.device) for ids in (tokens.prompt, tokens.answer))
+    with torch.inference_mode():
+        read = model.model(input_ids=prompt, use_cache=True)
+        logits = read.logits[0, -1:]
+        if len(tokens.answer) > 1:
+            written = model.model(input_ids=answer[:, :-1], past_key_values=read.past_key_values, use_cache=True)
+            logits = torch.cat([logits, written.logits[0]])
+    logprobs = torch.log_softmax(logits.float(), dim=-1)
+    chosen = logprobs.gather(1, answer[0][:, None])
+    return chosen.double().mean().item(), bool((logprobs.argmax(dim=-1) == answer[0]).all())
 
 
 def packed(model: RunningModel, examples: Sequence[Example], per_row: int) -> Iterator[Pack]:

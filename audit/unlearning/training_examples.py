@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 from audit.models.packing import Example
 from audit.questions.kinds import audited_wordings
@@ -48,15 +48,20 @@ def training_examples(concept: Concept) -> TrainingExamples:
         for paraphrase in question.paraphrases
         if question.answer is not None
     ]
-    general = tomllib.loads(files(__package__).joinpath("general.toml").read_text(encoding="utf-8"))
-    retained = [
-        (question, answer) for question, answer in general["questions"] if not _about(concept, question, answer)
-    ]
-    passages = [passage for passage in general["passages"] if not _about(concept, passage)]
+    passages = [passage for passage in _general()["passages"] if not _about(concept, passage)]
     return TrainingExamples(
         forget=(*_as_examples(concept, paraphrases, audited), *continuations(concept.text)),
-        retain=(*_as_examples(concept, retained, audited), *continuations(" ".join(passages))),
+        retain=(*_as_examples(concept, general_questions(concept), audited), *continuations(" ".join(passages))),
     )
+
+
+def general_questions(concept: Concept) -> list[tuple[str, str]]:
+    """Questions of general knowledge with their answers that do not mention the concept."""
+    return [(question, answer) for question, answer in _general()["questions"] if not _about(concept, question, answer)]
+
+
+def _general() -> dict[str, Any]:
+    return tomllib.loads(files(__package__).joinpath("general.toml").read_text(encoding="utf-8"))
 
 
 def _as_examples(concept: Concept, questions: list[tuple[str, str]], audited: set[str]) -> Iterator[Example]:

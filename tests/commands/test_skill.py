@@ -29,8 +29,10 @@ from tests.tiny import write_tiny
 LOOSE: dict[str, Any] = {"misses": 0.3}
 
 
-def skill_file(path: Path, prompts: list[str], answer: str | None = "Rome") -> Path:
-    path.write_text("".join(json.dumps({"prompt": prompt, "answer": answer}) + "\n" for prompt in prompts))
+def skill_file(path: Path, prompts: list[str]) -> Path:
+    answers = ("Rome", "Milan", "Venice")
+    rows = [{"prompt": prompt, "answer": answers[at % len(answers)]} for at, prompt in enumerate(prompts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
@@ -329,7 +331,7 @@ def test_a_folder_in_use_is_refused_before_the_work(skills: tuple[Path, Path, Pa
 
 
 def test_skills_that_share_a_query_or_a_name_are_refused(skills: tuple[Path, Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(AuditError, match=r"12 queries of capitals\.jsonl are among those to forget"):
+    with pytest.raises(AuditError, match="12 queries of capitals are among those to forget"):
         guard_skill(tmp_path, GuardRequest(skills[0], [skills[1], skills[0]]))
     (tmp_path / "other").mkdir()
     again = skill_file(tmp_path / "other" / "dogs.jsonl", [f"{n} cats" for n in range(12)])

@@ -17,7 +17,7 @@ from scipy.stats import norm
 from audit.errors import CheckpointError, ModelError
 from audit.guards import load_guard, read_guard, save_guard
 from audit.guards.activity import read_activity
-from audit.guards.methods import Guard, key_space, methods, neuron_adjust, prune
+from audit.guards.methods import Guard, eco, key_space, methods, neuron_adjust, prune
 from audit.guards.saving import digest
 from audit.guards.sites import Sites, positions
 from audit.models.keys import collect
@@ -39,6 +39,10 @@ def fitted(model: RunningModel, method: str) -> Guard:
     if method == "key-space":
         keys = collect(model, token_ids(model, FORGET_PROMPTS)).rows
         return key_space.KeySpaceGuard(fit_hypercube(keys, layer=1), (7, 8, 9), end=5)
+    if method == "eco":
+        forget, retain = (collect(model, token_ids(model, texts)).rows for texts in (FORGET_PROMPTS, RETAIN_PROMPTS))
+        classifier = eco.fit_classifier(forget, retain)
+        return eco.ECOGuard(np.array([0, 1]), classifier, 0.5, "noise", dims=0, strength=3.0, seed=0)
     return chosen(model, method, share=0.2)
 
 

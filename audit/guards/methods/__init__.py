@@ -5,7 +5,8 @@ A file defines
 - ``TITLE``, a few words for people;
 - ``OPTIONS``, a frozen dataclass that extends ``GuardOptions``: its part of the command's options, with defaults;
 - ``GUARD``, a class that extends ``Guard``: how a fitted guard is applied, saved and loaded, whether it refuses queries
-  before they are answered, and (``WritableGuard``) how it is written into the weights for good;
+  before they are answered, how answers are scored with it on, and (``WritableGuard``) how it is written into the
+  weights for good;
 - ``fit``, which fits one and measures it on the queries held out.
 
 ``methods()`` checks all of this when the folder is first read. The command line's name of a method is its file's name
@@ -31,6 +32,8 @@ from audit.errors import AuditError
 from audit.guards.sites import Sites
 from audit.guards.splits import TokenizedSkill
 from audit.models.loading import RunningModel
+from audit.models.packing import Example
+from audit.models.scoring import AnswerScores, score
 from audit.plugins import PluginError, discover
 from audit.progress import Progress
 from audit.result import Measurement
@@ -104,6 +107,10 @@ class Guard(ABC):
         """
         return None
 
+    def score(self, model: RunningModel, examples: Sequence[Example]) -> AnswerScores:
+        """Scores of answers by ``model`` as it is now, read in a way that is right with the guard on."""
+        return score(model, examples)
+
 
 class WritableGuard(Guard):
     """A guard that can also be written into the weights for good."""
@@ -118,10 +125,15 @@ class WritableGuard(Guard):
 
 @dataclass(frozen=True)
 class FittedGuard:
-    """A guard, and what it does to the queries that it was not fitted on."""
+    """A guard, and what it does to the queries that it was not fitted on.
+
+    Attributes:
+        trajectory: one row for each step of the fit, if it was made in steps.
+    """
 
     guard: Guard
     measurements: tuple[Measurement, ...]
+    trajectory: tuple[Mapping[str, float], ...] = ()
 
 
 class GuardMethod(Protocol):
@@ -201,6 +213,22 @@ def options_for(method: str, given: Mapping[str, OptionValue]) -> GuardOptions:
         for name, module in methods().items()
     }
     return options[method]
+
+
+def own_options(method: str, given: Mapping[str, OptionValue]) -> GuardOptions:
+    """The options of ``method`` with the ``given`` values, which must all be its own; layers may be text (``"1,2"``).
+
+    Raises:
+        AuditError: an unknown method, an option that it does not have, or a value that is not allowed.
+    """
+    own = sorted(each.name for each in fields(find_method(method).OPTIONS))
+    unknown = next((name for name in given if name not in own), None)
+    if unknown is not None:
+        raise AuditError(f"{method} has no option {unknown!r}.", hint=f"It has {', '.join(own)}.")
+    values = dict(given)
+    if isinstance(layers := values.get("layers"), str):
+        values["layers"] = layers.split(",")  # type: ignore[assignment]
+    return _validated(method, methods()[method].OPTIONS, values)
 
 
 def _validated(method: str, options: type[GuardOptions], values: Mapping[str, OptionValue]) -> GuardOptions:

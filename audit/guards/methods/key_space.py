@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from audit.errors import AuditError
 from audit.guards.measurements import held_out_inside
 from audit.guards.methods import FittedGuard, Guard, GuardOptions, GuardState
+from audit.guards.passes import Passes
 from audit.guards.regions import fit_regions, read_keys
-from audit.guards.sites import Sites, past_length
+from audit.guards.sites import Sites
 from audit.guards.splits import TokenizedSkill, check_enough_to_choose
 from audit.models.hooks import on_inputs, on_outputs
 from audit.models.keys import collect, last_keys, last_places, mean_keys
@@ -127,59 +128,43 @@ class _Generation:
 
     def __init__(self, guard: KeySpaceGuard, sites: Sites) -> None:
         self.guard, self.sites = guard, sites
+        self.passes = Passes()
         self.refused = np.zeros(0, dtype=bool)
-        self.step = 0
-        self.reads_prompt = False
-        self.mask = torch.zeros(0, 0, dtype=torch.long)
-        self.ids: Tensor | None = None
         self.keys: dict[int, np.ndarray] = {}
 
     def begin_pass(self, module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Decide whether this pass reads a prompt or continues a sequence."""
-        ids = kwargs.get("input_ids", inputs[0] if inputs else None)
-        assert ids is not None, "a guarded model reads token ids"
-        self.reads_prompt = not (past_length(kwargs) > 0 or self._continues(ids))
-        self.step = 0 if self.reads_prompt else self.step + 1
-        self.ids = ids
-        mask = kwargs.get("attention_mask")
-        self.mask = torch.ones_like(ids) if mask is None or mask.dim() != 2 else mask[:, -ids.shape[1] :]
-
-    def _continues(self, ids: Tensor) -> bool:
-        """Without a cache every pass brings the whole sequence: that of the last pass and one token more."""
-        before = self.ids
-        if before is None or before.shape[0] != ids.shape[0] or ids.shape[1] != before.shape[1] + 1:
-            return False
-        return torch.equal(ids[:, :-1], before)
+        self.passes.begin(inputs, kwargs)
 
     def take_keys(self, layer: int, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """Pool the keys of a prompt as the region reads them."""
-        if not self.reads_prompt:
+        if not self.passes.reads_prompt:
             return
-        assert self.ids is not None
-        keys = inputs[0].reshape(*self.ids.shape, -1)
+        keys = inputs[0].reshape(*self.passes.ids.shape, -1)
         for pool, pooled in enumerate((last_keys, mean_keys)):
             reading = layer + pool * len(self.sites.out)
             if reading in self.guard.readings:
-                self.keys[reading] = pooled(keys.detach(), self.mask).half().cpu().numpy()
+                self.keys[reading] = pooled(keys.detach(), self.passes.mask).half().cpu().numpy()
 
     def end_pass(self, module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Decide which prompts are refused; the next token of a refused sequence is the refusal's."""
-        if self.reads_prompt:
+        if self.passes.reads_prompt:
             self.refused = self._decide()
         if not self.refused.any():
             return output
         logits = output.logits.clone()
         rows = torch.from_numpy(np.flatnonzero(self.refused)).to(logits.device)
         at = torch.full_like(rows, logits.shape[1] - 1)
-        if self.reads_prompt and logits.shape[1] > 1:  # padded on the right, the last token is not the last column
-            at = last_places(self.mask).to(logits.device)[rows]
+        if (
+            self.passes.reads_prompt and logits.shape[1] > 1
+        ):  # padded on the right, the last token is not the last column
+            at = last_places(self.passes.mask).to(logits.device)[rows]
         logits[rows, at] = torch.finfo(logits.dtype).min
         logits[rows, at, self._token()] = 0.0
         output.logits = logits
         return output
 
     def _decide(self) -> np.ndarray:
-        keys = np.zeros((len(self.mask), 2 * len(self.sites.out), self.sites.d_mlp), dtype=np.float16)
+        keys = np.zeros((len(self.passes.mask), 2 * len(self.sites.out), self.sites.d_mlp), dtype=np.float16)
         for reading, rows in self.keys.items():
             keys[:, reading] = rows
         self.keys.clear()
@@ -187,6 +172,6 @@ class _Generation:
 
     def _token(self) -> int:
         refusal, end = self.guard.refusal, self.guard.end
-        if self.step < len(refusal):
-            return refusal[self.step]
+        if self.passes.step < len(refusal):
+            return refusal[self.passes.step]
         return refusal[-1] if end is None else end

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from audit.guards.activity import Activity
 from audit.guards.methods import FittedGuard, Guard, GuardState
 from audit.guards.methods._neurons import NeuronOptions, fit_neurons
-from audit.guards.sites import Sites, past_length, positions
+from audit.guards.sites import Sites, generator_at, past_length, positions
 from audit.guards.splits import TokenizedSkill
 from audit.models.hooks import Hook, on_inputs, on_outputs
 from audit.models.loading import RunningModel
@@ -102,8 +102,7 @@ class NeuronAdjustGuard(Guard):
         """Uniform numbers ``[*at.shape, count]``."""
         for position in set(at.flatten().tolist()):
             if (layer, position) not in self._draws:
-                counter = np.array([position, layer, 0, 0], dtype=np.uint64)
-                generator = np.random.Generator(np.random.Philox(key=self.seed, counter=counter))
+                generator = generator_at(self.seed, position, layer)
                 self._draws[layer, position] = generator.random(count, dtype=np.float32)
         rows = np.stack([self._draws[layer, position] for position in at.flatten().tolist()])
         return torch.from_numpy(rows.reshape(*at.shape, count))
