@@ -3,8 +3,10 @@
 For each concept the base is unlearned by the gradient methods (GA, GradDiff, NPO, DPO), by training the concept's value
 vectors alone (needle) and by ablating them (noise, zero). The columns are those of the paper: cosine, L2 distance and
 Jaccard of the vectors; the answers to the concept's questions, to unrelated ones and the continuation of its text (BLEU
-and ROUGE-L against the base's own); and recovery by jailbreak prompts. The vectors are the set that ``audit find
---validate`` chose; half of these questions were not used for its choice.
+and ROUGE-L against the base's own); recovery by jailbreak prompts; and how much of the answers goes through the vectors
+as directions of the residual stream. Relabelling, which teaches what to say instead, is a control for the last; it is
+also trained on the questions themselves. The vectors are the set that ``audit find --validate`` chose; half of these
+questions were not used for its choice.
 
 Each concept and method is cached under ``audit-report/concepts/``, so that an interrupted run continues.
 """
@@ -24,6 +26,7 @@ import torch
 
 from audit.attacks import AttackInput, jailbreaks
 from audit.commands.demo import NEEDLE, model_folder
+from audit.commands.unlearn import examples_of
 from audit.evidence import SHOWN
 from audit.interventions import EditInputs, apply, methods, needle, stored_rows
 from audit.metrics import measure
@@ -31,6 +34,7 @@ from audit.metrics.contract import Evidence
 from audit.models.generation import greedy
 from audit.models.loading import RunningModel
 from audit.models.opening import open_model
+from audit.models.packing import Example
 from audit.progress import SILENT
 from audit.questions.conditions import AS_IS, Condition
 from audit.questions.items import Encoder, ItemSet
@@ -39,10 +43,11 @@ from audit.questions.topics import ConceptTopic
 from audit.settings import Settings as AuditSettings
 from audit.settings import default_cache
 from audit.statistics import bootstrap_interval
-from audit.unlearning.methods import dpo, grad_diff, gradient_ascent, npo
+from audit.unlearning.methods import dpo, grad_diff, gradient_ascent, npo, relabelling
 from audit.unlearning.methods import methods as unlearning_methods
 from audit.unlearning.training import TrainingSettings
 from audit.unlearning.training_examples import TrainingExamples, training_examples
+from audit.vectors.attribution import concept_attribution
 from audit.vectors.controls import matched_controls
 from audit.vectors.search import find_vectors
 from audit.vectors.trace import Projected, TracedVectors, join, project
@@ -51,6 +56,7 @@ from benchmarks.record import publish
 from concepts.concept import Concept, load_concept
 from concepts.discovery import FALSE_DISCOVERY_RATE
 from concepts.neuron import Neuron
+from concepts.prompts import answer_text, few_shot
 from concepts.similarity import bleu, rouge_l
 
 CONCEPTS = ("italy", "france", "dogs", "music", "months", "diabetes", "germany", "chemistry", "planets", "computers")
@@ -67,6 +73,7 @@ LEARNING_RATES: Final[Mapping[str, tuple[TrainingSettings, float]]] = {
     "grad_diff": (grad_diff.SETTINGS, 4e-5),
     "npo": (npo.SETTINGS, 6e-5),
     "dpo": (dpo.SETTINGS, 8e-5),
+    "relabelling": (relabelling.SETTINGS, 8e-5),
 }
 TRAINING: Mapping[str, TrainingSettings] = {
     method: replace(settings, learning_rate=learning_rate, steps=10, forget_batch=4, retain_batch=8, warmup=3)
@@ -138,6 +145,8 @@ class Subject:
         self.vectors: Projected = self.projected()
         tops = self.vectors.top[: len(self.neurons), :SHOWN].tolist()
         self.writes = tuple(tuple(tokenizer.decode([token]) for token in top) for top in tops)
+        self.directions = self.rows_of(self.neurons)
+        self.through = self.attributed()
         self.passages = self.continued()
 
     def chosen(self, document: Mapping[str, Any]) -> list[Neuron]:
@@ -159,6 +168,7 @@ class Subject:
             evidence = Evidence(None, self.topic, read, self.traced())  # type: ignore[arg-type]  # no metric reads files
             measurements = {name: measure(name, evidence) for name in METRICS}
             passages = self.continued()
+            through = self.attributed()
         finally:
             self.model.model.load_state_dict(self.stored)
         return {
@@ -169,10 +179,13 @@ class Subject:
             **{name: value.model_dump(mode="json", exclude={"items"}) for name, value in measurements.items()},
             "completion_bleu": compared(bleu, self.passages, passages),
             "completion_rouge_l": compared(rouge_l, self.passages, passages),
+            "through_vectors": {"value": through, "base": self.through},
         }
 
     def unlearn(self, method: str) -> None:
         forget, retain = self.examples.forget, self.examples.retain
+        if method == "relabelling":
+            forget = examples_of(self.concept)  # with their types
         if method in TRAINING:
             unlearning_methods()[method].unlearn(self.model, forget, retain, TRAINING[method], SILENT)
         elif method == "needle":
@@ -183,13 +196,33 @@ class Subject:
 
     def projected(self) -> Projected:
         """The current vectors and their controls."""
+        head = self.model.model.get_output_embeddings().weight.detach()
+        return project(self.rows_of(self.places), head, self.places, self.tokens)
+
+    def rows_of(self, places: Sequence[Neuron]) -> torch.Tensor:
+        """The value vectors that are at these places now."""
         rows = {
             Neuron(layer, neuron): value
-            for layer, stored in stored_rows(self.model, self.places).items()
+            for layer, stored in stored_rows(self.model, places).items()
             for neuron, value in zip(stored.neurons, stored.values, strict=True)
         }
-        head = self.model.model.get_output_embeddings().weight.detach()
-        return project(torch.stack([rows[place] for place in self.places]), head, self.places, self.tokens)
+        return torch.stack([rows[place] for place in places])
+
+    def attributed(self) -> float:
+        """What the base's vectors contribute to the answers, as coordinates of the stream above the last of them.
+
+        In nats per token, more than in unrelated questions.
+        """
+        questions, unrelated = (
+            [
+                Example(few_shot(each.question, self.concept.seeds, self.concept.examples), answer_text(each.answer))
+                for each in asked[:QUESTIONS]
+                if each.answer is not None
+            ]
+            for asked in (self.concept.questions, self.concept.unrelated)
+        )
+        layer = max(place.layer for place in self.neurons)
+        return concept_attribution(self.model, questions, unrelated, layer, self.directions).effect
 
     def traced(self) -> TracedVectors:
         traced = join(self.places, self.vectors, self.projected())
@@ -224,8 +257,8 @@ def table_row(method: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, 
         return f"{values.mean():.3g} [{low:.3g}, {high:.3g}]"
 
     def fall(one: Mapping[str, Any], metric: str) -> float | None:
-        measured = one[metric]
-        return None if measured["value"] is None else measured["base"] - measured["value"]
+        measured = one.get(metric)  # kept from a run that did not measure it yet
+        return None if measured is None or measured["value"] is None else measured["base"] - measured["value"]
 
     return {
         "method": method,
@@ -239,6 +272,7 @@ def table_row(method: str, documents: Sequence[Mapping[str, Any]]) -> dict[str, 
         "target fall, nats": mean(lambda one: fall(one, "answer_log_probability")),
         "unrelated fall, nats": mean(lambda one: fall(one, "unrelated_log_probability")),
         "perplexity, times": mean(lambda one: one["perplexity"]["value"] / one["perplexity"]["base"]),
+        "through the vectors, nats": mean(lambda one: fall(one, "through_vectors")),
         "jailbreak recovery": mean(lambda one: one["jailbreak_recovery"]["value"]),
     }
 

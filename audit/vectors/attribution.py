@@ -1,20 +1,24 @@
-"""Attribution: how much each neuron contributes to answers, by a few backward passes for all neurons at once.
+"""Attribution: how much each neuron, or each direction of the stream, contributes to answers, by backward passes.
 
 The estimate of neuron ``j`` is the sum over positions of ``k_j * d log p / d k_j``: to first order, the fall of the
 answer's mean log-probability when the neuron's value vector is set to zero. Plain gradients are wrong where functions
-saturate, so two other rules are used; ablation (``audit.vectors.effects``) gives the exact number.
+saturate, so two other rules are used; ablation (``audit.vectors.effects``) gives the exact number. For directions,
+integrated gradients add up to what changes if all of them are set to their mean elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from audit.errors import AuditError
 from audit.models.hooks import BlockInputs, by_layer, on_inputs, on_outputs, recording_block_inputs, starting_at
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, answer_logprobs
@@ -23,6 +27,10 @@ from audit.progress import SILENT, Progress
 
 POINTS = 5
 """Points of the integration path; 20 give the same ranking."""
+DIRECTION_POINTS = 50
+"""The same for directions, so that contributions add up within 1 %."""
+COLLINEAR = 1e6
+"""Condition number from which on directions count as linearly dependent: float32 has seven digits."""
 TINY = 1e-12
 """Inputs below this size have a quotient of rounding errors; their gradient is set to zero."""
 
@@ -79,6 +87,108 @@ def integrated_gradients(
                     torch.autograd.backward(_mean_answer(model, row))
                 total[layer] += _products(keys[layer]) / (share * points)
     return total / len(questions)
+
+
+@dataclass(frozen=True)
+class ConceptAttribution:
+    """What the coordinates of some directions contribute to answers.
+
+    Attributes:
+        contributions: to the mean log-probability of an answer's tokens, in nats, mean over questions.
+        effect: its fall if all coordinates are set to the baseline, to which the contributions add up.
+        condition: condition number of the directions at length 1; if it is large, similar directions share what belongs
+            to both as rounding will have it.
+    """
+
+    contributions: Float[Tensor, " k"]
+    effect: float
+    condition: float
+
+
+def concept_attribution(
+    model: RunningModel,
+    questions: Sequence[Example],
+    others: Sequence[Example],
+    layer: int,
+    directions: Float[Tensor, "k d_model"],
+    points: int = DIRECTION_POINTS,
+    progress: Progress = SILENT,
+) -> ConceptAttribution:
+    """Integrated gradients (arXiv 1703.01365) on the coordinates of concepts (as in arXiv 2405.15662).
+
+    Coordinates ``c`` are those of the least-squares fit ``c @ directions`` of the residual stream after ``layer`` where
+    answers' tokens are predicted; what no direction explains stays as it is. The path begins at their mean over
+    ``others``.
+
+    Raises:
+        AuditError: the directions are linearly dependent, or ``questions`` have the coordinates of ``others``.
+    """
+    condition = float(torch.linalg.cond(torch.nn.functional.normalize(directions.double(), dim=1)))
+    if not condition < COLLINEAR:
+        raise AuditError(
+            f"the {len(directions)} directions are linearly dependent (condition number {condition:.2g}).",
+            hint="Leave out those that others make up.",
+        )
+    inverse = torch.linalg.pinv(directions.double()).float()
+    found = [_coordinates(model, row, layer, inverse)[0] for row in packed(model, others, WITH_GRADIENTS)]
+    baseline = torch.cat(found).mean(dim=0)
+    total, effect, moved = torch.zeros(len(directions)), 0.0, False
+    rows = [*packed(model, questions, WITH_GRADIENTS)]
+    for done, row in enumerate(rows):
+        progress.step("Attributing answers to directions", done, len(rows))
+        point, entering = _coordinates(model, row, layer, inverse)
+        answer = partial(_answer_at, model, row, layer, entering, directions.float(), point)
+        start = baseline.expand_as(point)
+        total += path_integral(answer, point, start, points).sum(dim=0)
+        with torch.no_grad():
+            effect += (answer(point) - answer(start)).item()
+        moved |= not torch.equal(point, start)
+    if not moved:
+        raise AuditError("the questions have the coordinates of the others.", hint="Compare with other questions.")
+    return ConceptAttribution(total / len(questions), effect / len(questions), condition)
+
+
+def path_integral(
+    function: Callable[[Tensor], Float[Tensor, ""]],
+    point: Float[Tensor, "*shape"],
+    baseline: Float[Tensor, "*shape"],
+    points: int,
+) -> Float[Tensor, "*shape"]:
+    """Integrated gradients of ``function`` along the line from ``baseline`` to ``point``, at midpoints."""
+    total = torch.zeros_like(point)
+    for number in range(points):
+        between = torch.lerp(baseline, point, (number + 0.5) / points).requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(function(between), between)
+        total += gradient
+    return (point - baseline) * total / points
+
+
+def _coordinates(
+    model: RunningModel, row: Pack, layer: int, inverse: Float[Tensor, "d_model k"]
+) -> tuple[Float[Tensor, "m k"], BlockInputs]:
+    """Coordinates of the stream after ``layer`` where answers are predicted, and what enters the block above."""
+    with torch.no_grad(), recording_block_inputs(model, [layer + 1]) as entering:
+        answer_logprobs(model, row)
+    return entering.entering[layer + 1][0].float().cpu()[row.scored] @ inverse, entering
+
+
+def _answer_at(
+    model: RunningModel,
+    row: Pack,
+    layer: int,
+    entering: BlockInputs,
+    directions: Float[Tensor, "k d_model"],
+    point: Float[Tensor, "m k"],
+    coordinates: Float[Tensor, "m k"],
+) -> Float[Tensor, ""]:
+    """``_mean_answer`` with ``coordinates`` in place of ``point``."""
+    stream = entering.entering[layer + 1].clone()
+    change = ((coordinates - point) @ directions).to(stream.device, stream.dtype)
+    places = row.scored.to(stream.device)
+    stream[0, places] = stream[0, places] + change
+    with starting_at(model, layer + 1, BlockInputs({layer + 1: stream}, entering.tuples)):
+        return _mean_answer(model, row)
 
 
 def _entering(model: RunningModel, row: Pack, lowest: int) -> BlockInputs:
