@@ -124,7 +124,7 @@ class Target:
 
     @classmethod
     def of(cls, known: Tokens, unknown: Tokens, before: Tensor, stream: Tensor) -> Target:
-        """From both examples and their streams; tokens correspond from the end, as a name may have more than a subject."""
+        """From both examples and their streams; tokens correspond from the end, as a name may have more of them."""
         n_shared = len(shared_prefix([known.inputs, unknown.inputs]))
         n_tokens = min(len(before), len(stream)) - n_shared
         return cls(before[len(before) - n_tokens :], stream[len(stream) - n_tokens :])
