@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 from audit.errors import AuditError
@@ -94,6 +96,25 @@ def test_it_forgets_from_below_and_keeps_what_is_retained(tmp_path: Path) -> Non
     assert changed
     assert all(name.startswith("model.layers.0.") and before[name].ndim > 1 for name in changed)
     assert (record.settings["layer"], record.changed) == (0, {"matrices_of_layers": [0]})
+
+
+def test_errors_are_those_of_the_answers_mean_states_from_each_sets_own_plane(tmp_path: Path) -> None:
+    """Against plain passes and scikit-learn: the plane of the examples to forget, and the one of all examples."""
+    model = open_model(write_tiny(tmp_path / "model"))
+    states = []
+    for each in tokenize(model.tokenizer, [*CITIES, *RETAIN]):
+        with torch.no_grad():
+            stream = model.model(torch.tensor([each.inputs]), output_hidden_states=True).hidden_states[1][0]
+        states.append(stream[-len(each.answer) :].mean(dim=0).double().numpy())
+    every, own, kept = np.stack(states), np.stack(states[:4]), np.stack(states[4:])
+    spread = ((every - every.mean(axis=0)) ** 2).sum(axis=1).mean()
+
+    def error(plane: PCA, of: np.ndarray) -> float:
+        return float(((of - plane.inverse_transform(plane.transform(of))) ** 2).sum(axis=1).mean() / spread)
+
+    (row,) = laf.unlearn(model, CITIES, RETAIN, LAFSettings(steps=1, rank=1, layer=0)).trajectory
+    assert row["error"] == pytest.approx(error(PCA(1).fit(own), own), rel=1e-3)
+    assert row["retained_error"] == pytest.approx(error(PCA(1).fit(every), kept), rel=1e-3)
 
 
 def test_a_plane_that_holds_every_example_to_forget_is_refused(tmp_path: Path) -> None:
