@@ -50,7 +50,7 @@ def _adapters(model: RunningModel, seed: int) -> Iterator[list[nn.Parameter]]:
     from peft.tuners.lora import LoraModel
 
     flags = {name: parameter.requires_grad for name, parameter in model.model.named_parameters()}
-    linear = _linear(model)
+    linear = linear_layers(model)
     transposed = any(_is_transposed(module) for module in linear.values())
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(linear), fan_in_fan_out=transposed)
     with torch.random.fork_rng(devices=[]):
@@ -64,7 +64,7 @@ def _adapters(model: RunningModel, seed: int) -> Iterator[list[nn.Parameter]]:
             parameter.requires_grad_(flags[name])
 
 
-def _linear(model: RunningModel) -> dict[str, nn.Module]:
+def linear_layers(model: RunningModel) -> dict[str, nn.Module]:
     """The linear layers of the blocks by name."""
     architecture = model.architecture
     blocks = tuple(f"{architecture.block_module.format(layer=layer)}." for layer in range(architecture.n_layers))
@@ -73,6 +73,12 @@ def _linear(model: RunningModel) -> dict[str, nn.Module]:
         for name, module in model.model.named_modules()
         if name.startswith(blocks) and (isinstance(module, nn.Linear) or _is_transposed(module))
     }
+
+
+def widths(module: nn.Module) -> tuple[int, int]:
+    """Width of the input and of the output of one of the linear layers."""
+    rows, columns = module.get_parameter("weight").shape
+    return (rows, columns) if _is_transposed(module) else (columns, rows)
 
 
 def _is_transposed(module: nn.Module) -> bool:
