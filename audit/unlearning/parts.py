@@ -57,7 +57,7 @@ def adapters(model: RunningModel, rank: int, seed: int = 0, merge: bool = False)
     from peft.tuners.lora import LoraModel
 
     flags = {name: parameter.requires_grad for name, parameter in model.model.named_parameters()}
-    linear = _linear(model)
+    linear = linear_layers(model)
     transposed = any(_is_transposed(module) for module in linear.values())
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(linear), fan_in_fan_out=transposed)
     with torch.random.fork_rng(devices=[]):
@@ -76,11 +76,11 @@ def adapters(model: RunningModel, rank: int, seed: int = 0, merge: bool = False)
 
 def adapted_modules(model: RunningModel) -> list[str]:
     """The layers of a block that get an adapter, by their names in it."""
-    names, blocks = _linear(model), _blocks(model)
+    names, blocks = linear_layers(model), _blocks(model)
     return sorted({name.removeprefix(block) for block in blocks for name in names if name.startswith(block)})
 
 
-def _linear(model: RunningModel) -> dict[str, nn.Module]:
+def linear_layers(model: RunningModel) -> dict[str, nn.Module]:
     """The linear layers of the blocks by name."""
     blocks = _blocks(model)
     return {
@@ -94,6 +94,12 @@ def _blocks(model: RunningModel) -> tuple[str, ...]:
     """How the names of what lies in each block begin."""
     architecture = model.architecture
     return tuple(f"{architecture.block_module.format(layer=layer)}." for layer in range(architecture.n_layers))
+
+
+def widths(module: nn.Module) -> tuple[int, int]:
+    """Width of the input and of the output of one of the linear layers."""
+    rows, columns = module.get_parameter("weight").shape
+    return (rows, columns) if _is_transposed(module) else (columns, rows)
 
 
 def _is_transposed(module: nn.Module) -> bool:

@@ -40,7 +40,7 @@ RETAIN = [
     for animal, name in (("dog", "puppy"), ("cat", "kitten"), ("cow", "calf"))
     for kind in KINDS
 ]
-METHODS: dict[str, dict[str, Any]] = {"eco": {}}
+METHODS: dict[str, dict[str, Any]] = {"eco": {}, "o3": {"rank": 4, "steps": 60, "learning_rate": 5e-3}}
 """Method -> options that suit the tiny model."""
 
 
@@ -129,6 +129,17 @@ def test_the_command_fits_a_guard_by_name_and_says_where_it_is(folder: Path, tmp
     assert shown.output.startswith("eco, 2 steps; examples: 18 to forget")
     assert "Guard:" in shown.output
     assert read_guard(tmp_path / "guard").guard.layers.tolist() == [1]  # type: ignore[attr-defined]
+
+
+def test_a_model_with_alibi_can_be_guarded_by_eco(folder: Path, tmp_path: Path) -> None:
+    bloom = write_tiny(tmp_path / "bloom", "bloom")
+    request = UnlearnRequest(
+        "eco", str(folder / "capitals.jsonl"), tmp_path / "guard", str(folder / "animals.jsonl"), {"steps": 1}
+    )
+    assert len(unlearn(bloom, request).trajectory) == 1
+    finding = compare(bloom, bloom, request=Request(guard=tmp_path / "guard")).findings[0]
+    assert finding.verdict == "gated"
+    assert finding["gate_recall"].value is not None
 
 
 def test_general_knowledge_is_left_alone_by_default() -> None:

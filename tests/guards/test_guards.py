@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from scipy.stats import norm
 from audit.errors import CheckpointError, ModelError
 from audit.guards import load_guard, read_guard, save_guard
 from audit.guards.activity import read_activity
-from audit.guards.methods import Guard, eco, key_space, methods, neuron_adjust, prune
+from audit.guards.gates import fit_detector
+from audit.guards.methods import Guard, eco, key_space, methods, neuron_adjust, o3, prune
 from audit.guards.saving import digest
 from audit.guards.sites import Sites, positions
 from audit.models.keys import collect
 from audit.models.loading import RunningModel
+from audit.unlearning.parts import linear_layers, widths
 from concepts.adjust import SPREAD_FLOOR
 from concepts.regions import fit_hypercube, fit_region
 from tests.helpers import FORGET_PROMPTS, RETAIN_PROMPTS, greedy_tokens, open_model, token_ids
@@ -43,7 +46,27 @@ def fitted(model: RunningModel, method: str) -> Guard:
         forget, retain = (collect(model, token_ids(model, texts)).rows for texts in (FORGET_PROMPTS, RETAIN_PROMPTS))
         classifier = eco.fit_classifier(forget, retain)
         return eco.ECOGuard(np.array([0, 1]), classifier, 0.5, "noise", dims=0, strength=3.0, seed=0)
+    if method == "o3":
+        return o3.O3Guard(np.array([0, 1]), (o3_request(model),), least=0.3)
     return chosen(model, method, share=0.2)
+
+
+def o3_request(model: RunningModel, seed: int = 0) -> o3.Request:
+    """A gate that is open for the prompts to forget and closed for others, and a random adapter."""
+    forget, retain = (collect(model, token_ids(model, texts)).rows for texts in (FORGET_PROMPTS, RETAIN_PROMPTS))
+    detector = fit_detector(forget, np.arange(len(forget)), forget, retain)
+    scores, others = detector.score(forget), detector.score(retain)
+    centre, reach = scores.mean(), np.abs(scores - scores.mean()).max()
+    assert np.abs(others - centre).min() > 2 * reach
+    detector = replace(detector, score_mean=np.full(2, centre), score_std=np.full(2, reach))
+    generator = torch.Generator().manual_seed(seed)
+    matrices = {
+        name: tuple(
+            torch.randn(shape, generator=generator) for shape in ((2, widths(module)[0]), (widths(module)[1], 2))
+        )
+        for name, module in linear_layers(model).items()
+    }
+    return o3.Request(detector, matrices, scaling=0.2)
 
 
 def chosen(model: RunningModel, method: str, **options: Any) -> Any:

@@ -100,7 +100,9 @@ class Classifier:
         return np.asarray(1 / (1 + np.exp(-np.clip(logits, -500, 500))))
 
 
-def fit_classifier(forget: Keys, others: Keys) -> Classifier:
+def fit_classifier(
+    forget: Float[np.ndarray, "n n_read d_mlp"], others: Float[np.ndarray, "m n_read d_mlp"]
+) -> Classifier:
     """Both classes have the same weight."""
     from sklearn.linear_model import LogisticRegression
 
