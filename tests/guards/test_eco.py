@@ -179,6 +179,12 @@ def test_a_central_difference_is_exact_for_a_parabola() -> None:
     assert [step["strength"] for step in steps] == [1.0]
 
 
+def test_the_steps_become_shorter_so_that_the_search_settles_in_a_kink() -> None:
+    options = eco.ECOOptions(strength=0.0, steps=40, rate=1.0, epsilon=0.01)
+    _, steps = eco.search(lambda strength: 4 * abs(strength - 2.5), options, SILENT)
+    assert max(abs(step["strength"] - 2.5) for step in steps[30:]) < 0.15
+
+
 def test_next_to_0_the_difference_is_divided_by_the_shorter_way() -> None:
     """From 0.05 the strengths 0 and 0.15 are compared: their slope is -5.85, so the next one is 0.635."""
     options = eco.ECOOptions(strength=0.05, steps=1, rate=0.1, epsilon=0.1)

@@ -55,7 +55,7 @@ class ECOOptions(GuardOptions):
         strength: where the search begins: the noise's standard deviation relative to the root mean square of the
             embeddings' entries, or the share of the entries that are set to 0.
         steps: of the search; 0 keeps ``strength``.
-        rate: step size of the search.
+        rate: step size of the search; the n-th step has ``rate / n``.
         epsilon: the search compares strengths that lie so far on both sides.
     """
 
@@ -244,7 +244,8 @@ def search(
 ) -> tuple[float, tuple[dict[str, float], ...]]:
     """The strength of smallest distance that descent by central differences comes across, and its steps.
 
-    Strengths are at least 0; there the difference is divided by the shorter way between the two that are compared.
+    Steps become shorter, as the distance has a kink where it is 0. Strengths are at least 0; there the difference is
+    divided by the shorter way between the two that are compared.
     """
     tried: dict[float, float] = {}
     strength, steps = options.strength, []
@@ -253,7 +254,7 @@ def search(
         tried |= {at: distance(at) for at in (low, high)}
         slope = (tried[high] - tried[low]) / (high - low)
         steps.append({"step": step, "strength": strength, "below": tried[low], "above": tried[high]})
-        strength = max(strength - options.rate * slope, 0.0)
+        strength = max(strength - options.rate / (step + 1) * slope, 0.0)
         progress.step("Searching the strength", step + 1, options.steps)
     tried[strength] = distance(strength)
     return min(tried, key=lambda at: tried[at]), tuple(steps)
