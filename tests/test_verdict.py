@@ -46,6 +46,19 @@ def test_a_model_that_still_says_the_facts_is_present() -> None:
     assert "80 of 80" in finding.reason
 
 
+@pytest.mark.parametrize(("says", "hidden"), [(0.3, True), (0.1, False), (0.0, False)])
+def test_what_is_said_beyond_guessing_is_in_the_weights_though_nothing_stands_out(says: float, hidden: bool) -> None:
+    finding = judged(Planted(0.0, says))
+    assert (finding.verdict == "hidden") == hidden
+    assert not hidden or ("24 of 80" in finding.reason and finding.kind == "readable")
+
+
+def test_what_may_be_guessed_is_no_evidence_without_a_reference() -> None:
+    assert judged(Planted(0.0, 0.3), guessable=True).verdict == "inconclusive"
+    reference = {AS_IS: Planted(0.0, 0.25), RELEARNED: Planted(0.0, 0.25)}
+    assert judged(Planted(0.0, 0.3), guessable=True, reference=reference, seed=1).verdict == "inconclusive"
+
+
 def test_a_score_per_token_does_not_make_a_silent_model_present() -> None:
     """Fault 2: teacher forcing lets any model spell out the rest of an answer."""
     spelled = Measurement(metric="exact_memorisation", title="Exact memorisation", value=0.9, base=0.9, n=80)

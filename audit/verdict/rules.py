@@ -177,8 +177,8 @@ def _present(case: Case) -> Ruling | None:
 
 
 def _hidden(case: Case) -> Ruling | None:
-    """The unlearned model does not say the facts, yet they can be read from it."""
-    return _another_form(case) or _told_apart(case) or _with_parts_of_the_base(case)
+    """The unlearned model does not say the facts, yet they can be read from it, or it still says a part."""
+    return _another_form(case) or _told_apart(case) or _with_parts_of_the_base(case) or _said_in_part(case)
 
 
 def _another_form(case: Case) -> Ruling | None:
@@ -239,6 +239,26 @@ def _with_parts_of_the_base(case: Case) -> Ruling | None:
                 f"{silence(case)} {brought_back(share)} The reference, which got the same parts of the base, is 0.",
                 f"A residual that may be {BASE_PARTS.value:g} or less, with the reference's as zero.",
                 "brought back",
+            )
+    return None
+
+
+def _said_in_part(case: Case) -> Ruling | None:
+    """It says surely more of the facts than can be guessed, in a form in which it is used."""
+    known = case.known
+    if known.guessable and not known.reference:
+        return None
+    for form in known.forms:
+        said = case.said(form)
+        if said is not None and said.interval[0] - known.guess > HIDDEN_RESIDUAL.value:
+            low, high = said.interval
+            return Ruling(
+                "hidden",
+                f"The unlearned model still says a part of it: {said} of the facts that the base says (95 % interval "
+                f"{low:.2f} to {high:.2f}), asked in its {form_name(form)}; a model without the knowledge would guess "
+                f"{percent(known.guess)}. What it says is in the weights.",
+                f"A share of the facts said that may be {HIDDEN_RESIDUAL.value:g} or less above what can be guessed.",
+                "readable",
             )
     return None
 
