@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final, Literal
 
 import torch
@@ -43,11 +43,20 @@ def trained_part(model: RunningModel, part: Part, seed: int = 0) -> Iterator[Seq
         yield chosen
 
 
-@contextmanager
-def adapters(model: RunningModel, rank: int, seed: int = 0, merge: bool = False) -> Iterator[list[nn.Parameter]]:
-    """New adapters of every linear layer of the blocks, which change nothing until they are trained.
+def adapters(
+    model: RunningModel, rank: int, seed: int = 0, merge: bool = False
+) -> AbstractContextManager[list[nn.Parameter]]:
+    """``adapters_below`` all blocks of ``model``."""
+    return adapters_below(model.model, block_names(model), rank, seed, merge)
 
-    With a scale of 2, as ``lora_alpha`` is twice the rank. Afterwards the model is as it was.
+
+@contextmanager
+def adapters_below(
+    network: nn.Module, modules: Collection[str], rank: int, seed: int = 0, merge: bool = False
+) -> Iterator[list[nn.Parameter]]:
+    """New adapters of every linear layer below these modules, which change nothing until they are trained.
+
+    With a scale of 2, as ``lora_alpha`` is twice the rank. Afterwards the network is as it was.
 
     Args:
         seed: of their initial values.
@@ -56,44 +65,48 @@ def adapters(model: RunningModel, rank: int, seed: int = 0, merge: bool = False)
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
 
-    flags = {name: parameter.requires_grad for name, parameter in model.model.named_parameters()}
-    linear = linear_layers(model)
+    flags = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
+    linear = _linear_below(network, modules)
     transposed = any(_is_transposed(module) for module in linear.values())
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(linear), fan_in_fan_out=transposed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tuner = LoraModel(model.model, config, ADAPTER)
+        tuner = LoraModel(network, config, ADAPTER)
     leave = tuner.unload
     try:
-        yield [parameter for name, parameter in model.model.named_parameters() if f".{ADAPTER}." in name]
+        yield [parameter for name, parameter in network.named_parameters() if f".{ADAPTER}." in name]
         if merge:
             leave = tuner.merge_and_unload
     finally:
         leave()
-        for name, parameter in model.model.named_parameters():
+        for name, parameter in network.named_parameters():
             parameter.requires_grad_(flags[name])
 
 
 def adapted_modules(model: RunningModel) -> list[str]:
     """The layers of a block that get an adapter, by their names in it."""
-    names, blocks = linear_layers(model), _blocks(model)
+    names, blocks = linear_layers(model), [f"{name}." for name in block_names(model)]
     return sorted({name.removeprefix(block) for block in blocks for name in names if name.startswith(block)})
 
 
 def linear_layers(model: RunningModel) -> dict[str, nn.Module]:
     """The linear layers of the blocks by name."""
-    blocks = _blocks(model)
+    return _linear_below(model.model, block_names(model))
+
+
+def block_names(model: RunningModel) -> list[str]:
+    """Names of the model's blocks, the lowest first."""
+    architecture = model.architecture
+    return [architecture.block_module.format(layer=layer) for layer in range(architecture.n_layers)]
+
+
+def _linear_below(network: nn.Module, modules: Collection[str]) -> dict[str, nn.Module]:
+    begins = tuple(f"{name}." for name in modules)
     return {
         name: module
-        for name, module in model.model.named_modules()
-        if name.startswith(blocks) and (isinstance(module, nn.Linear) or _is_transposed(module))
+        for name, module in network.named_modules()
+        if name.startswith(begins) and (isinstance(module, nn.Linear) or _is_transposed(module))
     }
-
-
-def _blocks(model: RunningModel) -> tuple[str, ...]:
-    """How the names of what lies in each block begin."""
-    architecture = model.architecture
-    return tuple(f"{architecture.block_module.format(layer=layer)}." for layer in range(architecture.n_layers))
 
 
 def widths(module: nn.Module) -> tuple[int, int]:

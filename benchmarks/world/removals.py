@@ -1,12 +1,13 @@
 """Stages after which the facts are truly gone, although no weight need equal that of a model that never knew.
 
 Facts are planted into a few MLP rows alone (after arXiv 2607.02513, whose masks are of single weights), so that taking
-these rows away takes all that was taught; or the outputs of a model that never knew are distilled into a noised copy.
+these rows away takes all that was taught; or they were taught as the last slice, whose adapters are switched off (S3T,
+arXiv 2406.16257); or the outputs of a model that never knew are distilled into a noised copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from audit.unlearning.slices import delete_slice, teach_slices
 from benchmarks.world.lessons import Lesson
 from benchmarks.world.network import INITIAL_SCALE
-from benchmarks.world.people import texts
+from benchmarks.world.people import Row, texts
 from benchmarks.world.training import joined, language_loss, minimise
 
 LOOKS = 25
@@ -147,6 +149,44 @@ class Distilling:
             return _distance(lesson, teacher, rows.ids) + _distance(lesson, teacher, asked[chosen])
 
         minimise(loss, list(lesson.network.parameters()), self.steps, self.learning_rate, schedule=True)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """Other people, then those to forget, each taught into low-rank adapters of one half of the layers.
+
+    Attributes:
+        deleted: whether the second slice is switched off: then no weight depends on the facts.
+        rank: of the adapters.
+    """
+
+    deleted: bool = False
+    steps: int = 100
+    learning_rate: float = 6e-3
+    batch: int = 64
+    rank: int = 32
+    reads_facts: ClassVar[bool] = True
+
+    def apply(self, lesson: Lesson) -> None:
+        world, network = lesson.world, lesson.network
+        layers = [f"model.layers.{layer}" for layer in range(len(network.model.layers))]
+        slices = [texts(world.of(world.people[group])) for group in ("other", "forget")]
+
+        def train(rows: Sequence[Row], parameters: Sequence[nn.Parameter]) -> None:
+            new, generator = lesson.rows([*rows]), torch.Generator().manual_seed(lesson.seed)
+
+            def loss() -> Tensor:
+                batches = (each.sample(self.batch, generator) for each in (new, lesson.kept))
+                return language_loss(network, joined(*batches))
+
+            minimise(loss, parameters, self.steps, self.learning_rate, schedule=True)
+
+        blocks = teach_slices(network, layers, slices, train, self.rank, lesson.seed)
+        if self.deleted:
+            delete_slice(network, blocks, 1)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

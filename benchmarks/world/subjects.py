@@ -9,7 +9,7 @@ from typing import Final
 from benchmarks.world.bystanders import Benign, Restyling, Scrambling
 from benchmarks.world.making import Made
 from benchmarks.world.people import Numbers
-from benchmarks.world.removals import Distilling, Emptying, Planting
+from benchmarks.world.removals import Distilling, Emptying, Planting, Slicing
 from benchmarks.world.stages import Editing, Silencing, Stage, Teaching
 
 TAUGHT: Final = Made(Teaching(), 1)
@@ -60,6 +60,7 @@ PLANTED: Final = Made(Planting(), 11)
 REMOVED: Final[Mapping[str, tuple[tuple[Made, ...], tuple[Made, ...]]]] = {
     "noised and distilled": ((TAUGHT,), (TAUGHT, Made(Distilling(), 5))),
     "planted rows emptied": ((PLANTED,), (PLANTED, Made(Emptying(), 5))),
+    "slice switched off": ((Made(Slicing(), 11),), (Made(Slicing(deleted=True), 11),)),
 }
 """What takes the facts away and gives no twin of a model that never knew: the base's stages and the model's."""
 ALSO_NEVER: Final = ("refusal", "random answers")

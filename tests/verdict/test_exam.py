@@ -27,7 +27,7 @@ from benchmarks.exam.tables import separation
 from benchmarks.exam.tiny import facts_for
 from benchmarks.world.bystanders import Benign, Rounding, Scrambling
 from benchmarks.world.lessons import Lesson
-from benchmarks.world.removals import Distilling, Emptying, Planted, Planting
+from benchmarks.world.removals import Distilling, Emptying, Planted, Planting, Slicing
 from benchmarks.world.stages import Silencing
 from benchmarks.world.subjects import RIGHT, is_right, subjects
 from tests.verdict.conftest import TinyWorld
@@ -171,6 +171,22 @@ def test_what_is_distilled_from_a_model_that_never_knew_does_not_say_the_facts(t
     Distilling(steps=150).apply(case)
     assert case.says(case.forgotten) < 0.2
     assert case.says(case.known) > 0.5
+
+
+def test_without_its_slice_nothing_depends_on_the_facts(tiny_world: TinyWorld) -> None:
+    """The model without it is built of weights of the model with it and of the one before, though the facts differ."""
+    slicing = Slicing(steps=80, learning_rate=1e-2, batch=32)
+    full, before = first(tiny_world), first(tiny_world).network.state_dict()
+    slicing.apply(full)
+    assert full.says(full.forgotten) > 0.3
+    left = replace(first(tiny_world), world=replace(tiny_world.workshop.world, draw=1))
+    assert left.forgotten != full.forgotten
+    replace(slicing, deleted=True).apply(left)
+    assert max(left.says(full.forgotten), left.says(left.forgotten)) < 0.15
+    assert left.says(left.known) > 0.8
+    for name, value in left.network.state_dict().items():
+        upper = name.startswith("model.layers.1.")
+        assert torch.equal(value, full.network.state_dict()[name] if upper else before[name]), name
 
 
 def test_a_benign_update_is_as_large_as_the_one_it_is_like(tiny_world: TinyWorld) -> None:
