@@ -95,6 +95,21 @@ def fit_hypercube(forget: Float[np.ndarray, "n n_layers d_mlp"], layer: int, alp
     return Hypercube(layer, mean, std, float((farthest / std).max()), alpha)
 
 
+def at_wrong_centres(cubes: Sequence[Hypercube], seed: int) -> list[Hypercube]:
+    """Each cube round the centre of another one: a control, which should find none of the cube's own queries.
+
+    Every centre is used once, and none stays in its place (the permutation of clusters in arXiv 2301.01217).
+
+    Raises:
+        ValueError: a single cube, for which there is no other centre.
+    """
+    if len(cubes) < 2:
+        raise ValueError("a cube alone has no other centre; give at least two")
+    order = np.random.default_rng(seed).permutation(len(cubes))
+    other = dict(zip(order, np.roll(order, 1), strict=True))
+    return [replace(cube, mean=cubes[other[place]].mean) for place, cube in enumerate(cubes)]
+
+
 @dataclass(frozen=True)
 class Vote:
     """Where the smaller of two scores, each averaged over the layers, reaches the threshold.

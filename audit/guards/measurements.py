@@ -21,7 +21,7 @@ from audit.progress import SILENT, Progress
 from audit.result import Cell, Control, Measurement
 from audit.statistics import bootstrap_interval, share_interval
 from audit.thresholds import LARGEST_LOSS
-from concepts.regions import Hypercube, Region, Vote, fit_hypercube
+from concepts.regions import Hypercube, Region, Vote, at_wrong_centres, fit_hypercube
 
 INSIDE: Final = "held_out_inside"
 EFFECT: Final = "guard_effect"
@@ -41,15 +41,15 @@ class ShareInside:
 
     Attributes:
         layers: whose keys the region reads, as text.
-        name, role: the skill, and whether it is the one to forget, another one, one left out of the fit, or neutral
-            text.
+        name, role: the skill, and whether it is the one to forget, another one, one left out of the fit, neutral text,
+            or any one in its own cube round another's centre.
         inside: one entry a query, at least one.
     """
 
     kind: str
     layers: str
     name: str
-    role: Literal["forget", "retain", "left out", "text"]
+    role: Literal["forget", "retain", "left out", "text", "wrong centre"]
     inside: Bool[np.ndarray, " n"]
 
     @property
@@ -79,6 +79,7 @@ def held_out_inside(skills: Sequence[TokenizedSkill], keys: SkillKeys, regions: 
     shares = [*_shares(skills, keys, regions.kind, regions.region), *_shares_left_out(skills, keys, regions)]
     if regions.kind != "hypercube":
         shares += _shares(skills, keys, "hypercube", regions.cube)
+    shares += _shares_at_wrong_centres(skills, keys, regions.cube.layer)
     own, *_ = shares
     others = [share for share in shares if share.kind == own.kind and share.role == "retain"]
     worst = max(others, key=lambda share: share.value)
@@ -119,6 +120,16 @@ def _shares_left_out(
     layers = layers_of(regions.region, keys.n_layers)
     for name, region in regions.without.items():
         yield ShareInside(regions.kind, layers, name, "left out", region.inside(reported[name]))
+
+
+def _shares_at_wrong_centres(skills: Sequence[TokenizedSkill], keys: SkillKeys, layer: int) -> Iterator[ShareInside]:
+    """Each skill's held-out queries inside its own cube round the centre of another skill: a control, near 0."""
+    cubes = [
+        fit_hypercube(rows[list(skill.splits.fit)], layer) for skill, rows in zip(skills, keys.skills, strict=True)
+    ]
+    for skill, rows, cube in zip(skills, keys.skills, at_wrong_centres(cubes, seed=0), strict=True):
+        inside = cube.inside(_reported(skill, rows))
+        yield ShareInside("hypercube", str(layer), skill.title, "wrong centre", inside)
 
 
 def _reported(skill: TokenizedSkill, rows: np.ndarray) -> np.ndarray:

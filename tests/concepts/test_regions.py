@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from concepts.region_choice import SLACKS, SplitKeys, VoteSettings, choose_region, fit_with
-from concepts.regions import Hypercube, Vote, conformal_threshold, fit_hypercube, fit_region
+from concepts.regions import Hypercube, Vote, at_wrong_centres, conformal_threshold, fit_hypercube, fit_region
 
 N_LAYERS, D_MLP = 3, 40
 
@@ -42,6 +42,27 @@ def test_a_dimension_that_never_varies_does_not_decide() -> None:
     keys[..., 5] = 2
     assert np.isfinite(cube.k)
     assert cube.inside(keys).all()
+
+
+@pytest.mark.parametrize("n", [2, 3, 7])
+def test_round_the_centre_of_another_concept_a_cube_finds_none_of_its_own_queries(n: int) -> None:
+    cubes = [fit_hypercube(cloud(direction), layer=1) for direction in range(n)]
+    fresh = [cloud(direction, seed=1) for direction in range(n)]
+    for seed in range(5):
+        wrong = at_wrong_centres(cubes, seed)
+        centres = [tuple(cube.mean) for cube in cubes]
+        moved = [centres.index(tuple(cube.mean)) for cube in wrong]
+        assert sorted(moved) == list(range(n))
+        assert all(place != to for place, to in enumerate(moved))
+        for right, cube, keys in zip(cubes, wrong, fresh, strict=True):
+            assert (cube.k, cube.layer) == (right.k, right.layer)
+            assert right.inside(keys).mean() > 0.5
+            assert not cube.inside(keys).any()
+
+
+def test_a_cube_alone_has_no_other_centre() -> None:
+    with pytest.raises(ValueError, match="alone"):
+        at_wrong_centres([fit_hypercube(cloud(0), layer=1)], seed=0)
 
 
 def test_the_vote_holds_its_skill_and_neither_other_skills_nor_unseen_ones() -> None:
