@@ -1,6 +1,6 @@
 """Work in a second process while this one goes on, each on half of the cores.
 
-Two models that run side by side on one core each finish a sixth sooner than one after the other on two
+Two models that run side by side on one core each finish sooner than one after the other on two
 (``benchmarks/demo.py``): the small steps of writing and training do not fill two cores.
 """
 
