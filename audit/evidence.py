@@ -198,7 +198,7 @@ def _collector(pair: ModelPair, topic: Topic, identical: bool, context: RunConte
     """The collector of patching, if it is asked for and the topic has facts."""
     if not_collected(context.settings, identical) or "facts" in topic.missing_inputs():
         return None
-    return PatchCollector(pair.base.checkpoint, context.settings, context.progress)
+    return PatchCollector(pair.base.checkpoint, pair.unlearned.checkpoint, context.settings, context.progress)
 
 
 def _finish(pair: ModelPair, readers: Sequence[TopicReader], context: RunContext) -> None:

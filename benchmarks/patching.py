@@ -53,7 +53,7 @@ def main(cache: Path) -> None:
 
 def collected(pair: ModelPair, topic: ConceptTopic) -> PatchReadings:
     """What an audit collects, without its other readings."""
-    collector = PatchCollector(pair.base.checkpoint, SETTINGS)
+    collector = PatchCollector(pair.base.checkpoint, pair.unlearned.checkpoint, SETTINGS)
     base = pair.base.load()
     items = topic.items(Encoder(base.tokenizer, base.context))
     generated, _ = generate(base, items.facts())

@@ -18,6 +18,7 @@ from audit.architectures import Architecture
 from audit.checkpoint import Checkpoint
 from audit.errors import AuditError, is_out_of_memory
 from audit.models.loading import RunningModel
+from audit.patching.direction import TRAINING_PASSES, updates_along
 from audit.patching.injection import inject
 from audit.patching.items import PatchItem, patch_items
 from audit.patching.lens import LensReadings, in_item_order, read_lens
@@ -28,10 +29,12 @@ from audit.patching.sites import Alignment, sites_of
 from audit.progress import SILENT, Progress
 from audit.questions.items import ItemSet
 from audit.settings import Settings
+from audit.unlearning.direction import Along
 
 FULL: Final = "full"
 OTHER: Final = "other"
 TOO_FEW: Final = "the base says fewer than two facts that have a counterpart of the same type about another subject"
+NOT_READ: Final = "the base was not loaded a second time"
 SAME_WEIGHTS: Final = "the unlearned model has the base's weights, so nothing of the base can be put into it"
 
 
@@ -77,18 +80,20 @@ def forward_passes(items: Sequence[PatchItem], architecture: Architecture, other
     injected = (architecture.n_layers - 1) / 2  # a stream put in after each block, of which only those above run
     each = 2 + injected + others * (1 + 2 * injected) + 1 + others * injected
     facts = sum(not item.control for item in items)
-    return each * len(items) + others * n_patches(architecture) * facts
+    return each * len(items) + others * n_patches(architecture) * facts + TRAINING_PASSES
 
 
 class PatchCollector:
     """The readings of patching.
 
     Args:
-        checkpoint: the base's weights.
+        checkpoint, unlearned: the weights of base and unlearned model.
     """
 
-    def __init__(self, checkpoint: Checkpoint, settings: Settings, progress: Progress = SILENT) -> None:
-        self.checkpoint, self.settings, self.progress = checkpoint, settings, progress
+    def __init__(
+        self, checkpoint: Checkpoint, unlearned: Checkpoint, settings: Settings, progress: Progress = SILENT
+    ) -> None:
+        self.checkpoint, self.unlearned, self.settings, self.progress = checkpoint, unlearned, settings, progress
         self.reason: str | None = None
         self.items: tuple[PatchItem, ...] = ()
         self.batches: list[list[int]] = []
@@ -103,6 +108,7 @@ class PatchCollector:
         self.base_lens: dict[str, LensReadings] = {}
         self.moved: dict[str, np.ndarray] = {}
         self.shift: dict[str, np.ndarray] = {}
+        self.along: dict[str, Along] | str = NOT_READ
         self.passes = 0.0
 
     @property
@@ -124,6 +130,7 @@ class PatchCollector:
             self.moved,
             self.shift,
             round(self.passes),
+            self.along,
         )
 
     def read(self, model: RunningModel, role: str, items: ItemSet, right: Mapping[str, bool]) -> None:
@@ -140,6 +147,7 @@ class PatchCollector:
         if self.wants_base:
             self.progress.step("Patching the base with the other models' states")
             self._attempt(self._read_base_again, base, "base")
+            self._attempt(self._read_along, base, "base")
         self.base.clear()
 
     def _attempt(self, step: Callable[[RunningModel, str], None], model: RunningModel, role: str) -> None:
@@ -230,6 +238,17 @@ class PatchCollector:
             self.into_base[name] = in_order(self.batches, scores[name])
             self.base_lens[name] = self._lens(model, name)
         self.passes += run.passes
+
+    def _read_along(self, model: RunningModel, role: str) -> None:
+        """The direction in which the base moves when it is trained on the facts; all else is read already."""
+        facts = [item for item in self.items if not item.control]
+        try:
+            self.along = updates_along(model, self.unlearned, facts, self.progress)
+        except Exception as error:
+            if not (isinstance(error, AuditError) or is_out_of_memory(error)):
+                raise
+            self.along = error.message if isinstance(error, AuditError) else "out of memory"
+        self.passes += TRAINING_PASSES
 
     def _distances(self, role: str) -> tuple[np.ndarray, np.ndarray]:
         """See ``PatchReadings.moved`` and ``PatchReadings.shift``."""

@@ -15,6 +15,7 @@ from audit.patching.items import PatchItem
 from audit.patching.lens import LensReadings
 from audit.patching.restoration import Restored
 from audit.patching.runs import Scores
+from audit.unlearning.direction import Along
 
 DROP: Final = 0.05
 """A layer encodes a fact if the answer's mean log-probability falls by more (nats) when another state is put in there
@@ -52,6 +53,8 @@ class PatchReadings:
             states after the other question ``[n_layers, n]``.
         shift: the same, divided by the norm of the base's states.
         passes: number of forward passes of one question, all models together.
+        along: matrix -> its update from base to unlearned relative to the knowledge direction, or the reason why it was
+            not read.
     """
 
     items: tuple[PatchItem, ...]
@@ -65,6 +68,7 @@ class PatchReadings:
     moved: Mapping[str, Float[np.ndarray, "n_layers n"]]
     shift: Mapping[str, Float[np.ndarray, "n_layers n"]]
     passes: int
+    along: Mapping[str, Along] | str
 
     @cached_property
     def facts(self) -> Bool[np.ndarray, " n"]:

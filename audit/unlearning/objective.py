@@ -232,7 +232,7 @@ def train_all(
         else [*zip(answers)]
     )
     read = extras.forward or partial(answer_logprobs, model)
-    with _trained(model, settings, extras.parameters) as (parameters, name):
+    with trained(model, settings, extras.parameters) as (parameters, name):
         objective = Objective.start(loss, read, examples, held, settings, progress, extras)
         text, steps = f"Training {name} ({method})", (objective.batches, objective.step)
         trajectory = minimise(parameters, *steps, settings, progress, text, extras.after, objective.state)
@@ -247,8 +247,8 @@ def train_all(
 
 
 @contextmanager
-def _trained(
-    model: RunningModel, settings: TrainingSettings, chosen: Sequence[nn.Parameter] | None
+def trained(
+    model: RunningModel, settings: TrainingSettings, chosen: Sequence[nn.Parameter] | None = None
 ) -> Iterator[tuple[list[nn.Parameter], str]]:
     """What may be trained inside the block, and its name: adapters, the ``chosen`` parameters, or all of them."""
     if settings.lora_rank:

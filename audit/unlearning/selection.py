@@ -27,7 +27,8 @@ from audit.models.packing import Tokens, answer_logprobs, in_rows, pack
 from audit.models.scoring import answer_means, score_rows
 from audit.progress import SILENT, Progress
 from audit.unlearning.fine_tuning import preserved
-from audit.unlearning.training import TrainingSettings, batches_of_both, trainable
+from audit.unlearning.objective import trained
+from audit.unlearning.training import TrainingSettings, batches_of_both
 
 RATE: Final = 0.1
 """By how much a weight falls for each nat of loss in a round."""
@@ -61,7 +62,7 @@ def hardest_first(
     """Rank ``examples`` by the weight that they reach if ``m`` of them are chosen; ``model`` stays as it is.
 
     Args:
-        settings: learning rate, batches, retain weight and seed of the unlearning in each round.
+        settings: what is trained, learning rate, batches, retain weight and seed of the unlearning in each round.
         rounds: how often the model is made to forget and the weights are changed.
         steps: updates in each of them.
 
@@ -112,8 +113,7 @@ def _forget(
     tokens = [*examples, *retain]
     generator = torch.Generator().manual_seed(settings.seed)
     batches = batches_of_both(len(examples), len(retain), settings, generator)
-    parameters = list(model.model.parameters())
-    with trainable(model.model, every=True):
+    with trained(model, settings) as (parameters, _):
         for chosen, kept in islice(batches, steps):
             row = pack([(index, tokens[index]) for index in (*chosen, *kept)])
             losses = -answer_means(row, answer_logprobs(model, row))

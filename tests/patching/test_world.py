@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,9 +23,10 @@ from audit.questions.topics import ConceptTopic
 from audit.request import Request, RunContext
 from audit.result import Measurement
 from audit.settings import Settings
+from audit.unlearning.methods import task_vector
 from audit.weights.comparison import compare_weights
 from tests import helpers
-from tests.patching.world import CONCEPT, FORGET, N_LAYERS, PLANTED, RELATIONS, World, items_of
+from tests.patching.world import CONCEPT, FORGET, N_LAYERS, PLANTED, RELATIONS, World, examples, items_of
 
 Patched = Callable[[str], PatchReadings]
 METRICS = [name for name, metric in topic_metrics().items() if "patching" in metric.NEEDS]
@@ -51,6 +54,43 @@ def krs(readings: PatchReadings, component: str, layers: tuple[int, int] | None,
 def measured(readings: PatchReadings, name: str) -> Measurement:
     evidence = Evidence(pair=None, topic=ConceptTopic(CONCEPT), patching=readings)  # type: ignore[arg-type]
     return measure(name, evidence)
+
+
+# ---- the knowledge direction
+
+
+def test_a_model_without_the_facts_lies_back_along_their_direction_where_they_were_planted(patched: Patched) -> None:
+    measurement = measured(patched("never"), "knowledge_direction")
+    spread = measurement.details["spread_of_a_random_update"]
+    assert measurement.value is not None
+    assert measurement.value < -10 * spread
+    first, second, *planted = measurement.layers["cosine"]
+    assert (first, second) == (None, None)
+    assert all(cosine is not None and cosine < -10 * spread for cosine in planted)
+
+
+def test_an_update_of_the_last_block_has_nothing_along_it_below(patched: Patched) -> None:
+    *below, last = measured(patched("last block"), "knowledge_direction").layers["cosine"]
+    assert below == [None] * (N_LAYERS - 1)
+    assert last is not None
+
+
+def test_a_task_vector_is_opposite_to_the_direction_in_every_layer(world: World, tmp_path: Path) -> None:
+    model = world.open("base")
+    settings = task_vector.TaskVectorSettings(steps=6, learning_rate=2e-5, forget_batch=24, scale=20.0)
+    task_vector.unlearn(model, examples(FORGET), [], settings)
+    world.save(model, str(tmp_path / "opposite"))
+    measurement = measured(world.patched(str(tmp_path / "opposite")), "knowledge_direction")
+    assert measurement.layers["cosine"] == pytest.approx([-1] * N_LAYERS, abs=1e-3)
+    assert measurement.details["step"] == pytest.approx(-20, rel=1e-2)
+
+
+def test_without_a_direction_the_reason_is_given(patched: Patched) -> None:
+    readings = replace(patched("never"), along="training diverged")
+    assert measured(readings, "knowledge_direction").not_measured == "training diverged"
+    untouched = {name: replace(part, update=0.0, product=0.0) for name, part in patched("never").along.items()}  # type: ignore[union-attr]
+    reason = measured(replace(readings, along=untouched), "knowledge_direction").not_measured
+    assert reason == "no matrix of the blocks was changed"
 
 
 # ---- the invariants
@@ -209,7 +249,7 @@ def test_models_are_as_before_when_they_have_been_read(world: World) -> None:
     opened = helpers.opening.open_model(world.folder / "base")
     base, unlearned = opened.load(), world.open("never")
     before = {name: tensor.clone() for name, tensor in unlearned.model.state_dict().items()}
-    collector = PatchCollector(opened.checkpoint, Settings(attacks="full"))
+    collector = PatchCollector(opened.checkpoint, opened.checkpoint, Settings(attacks="full"))
     items = items_of(base)
     collector.read(base, "base", items, {prompt.id: True for prompt in items.written})
     collector.read(unlearned, "unlearned", items, {})
@@ -221,7 +261,7 @@ def test_models_are_as_before_when_they_have_been_read(world: World) -> None:
 def test_a_base_that_says_nothing_is_the_reason(world: World) -> None:
     opened = helpers.opening.open_model(world.folder / "base")
     model = opened.load()
-    collector = PatchCollector(opened.checkpoint, Settings(attacks="full"))
+    collector = PatchCollector(opened.checkpoint, opened.checkpoint, Settings(attacks="full"))
     collector.read(model, "base", items_of(model), {})
     collector.read(model, "unlearned", items_of(model), {})
     assert not collector.wants_base

@@ -86,7 +86,8 @@ class World:
     def patched(self, unlearned: str, retained: str | None = None) -> PatchReadings:
         """The readings of patching for the base and the named models."""
         base = helpers.opening.open_model(self.folder / "base")
-        collector = PatchCollector(base.checkpoint, Settings(attacks="full", batch_size=16))
+        changed = helpers.opening.open_model(self.folder / unlearned)
+        collector = PatchCollector(base.checkpoint, changed.checkpoint, Settings(attacks="full", batch_size=16))
         model = base.load()
         items = items_of(model)
         right = {prompt.id: True for prompt in items.written}

@@ -13,12 +13,11 @@ from audit.errors import AuditError, ModelError
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, tokenize
 from audit.models.scoring import score
-from audit.unlearning.direction import along, reinforce
-from audit.unlearning.fine_tuning import FineTuning, fine_tune, preserved
+from audit.unlearning.direction import along, reinforced, together
+from audit.unlearning.fine_tuning import FineTuning, fine_tune
 from audit.unlearning.methods import knowledge_direction, task_vector
 from audit.unlearning.methods.knowledge_direction import KnowledgeDirectionSettings, repulsion, squared_distance
 from audit.unlearning.parameters import block_matrices
-from audit.unlearning.training import TrainingSettings
 from tests.helpers import FORGET, RETAIN, Log, open_model
 from tests.tiny import write_tiny
 
@@ -37,51 +36,39 @@ def matrices(model: RunningModel) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in block_matrices(model).items()}
 
 
-def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value - other[name] for name, value in one.items()}
-
-
-def direction(model: RunningModel, settings: TrainingSettings) -> dict[str, torch.Tensor]:
-    before = matrices(model)
-    with preserved(model):
-        reinforce(model, tokenize(model.tokenizer, FACTS), settings, Log())
-        return difference(matrices(model), before)
-
-
 # ---- the measure
 
 
 def test_a_task_vector_goes_straight_back_in_every_matrix(taught: RunningModel) -> None:
     settings = task_vector.TaskVectorSettings(steps=6, learning_rate=1e-3, scale=2.5)
-    d, before = direction(taught, settings), matrices(taught)
+    found = reinforced(taught, tokenize(taught.tokenizer, FACTS), settings, Log())
     task_vector.unlearn(taught, FACTS, RETAIN, settings)
-    followed = along(difference(matrices(taught), before), d)
-    assert len(followed) == len(block_matrices(taught)) == 14
-    for name, each in followed.items():
+    parts = {name: along(value - found.before[name], found.direction(name)) for name, value in matrices(taught).items()}
+    assert len(parts) == 14
+    for name, each in {**parts, "together": together(parts.values())}.items():
         assert each.cosine == pytest.approx(-1, abs=1e-4), name
         assert each.step == pytest.approx(-2.5, rel=1e-3), name
 
 
 def test_a_random_update_has_no_part_along_the_direction() -> None:
     generator = torch.Generator().manual_seed(0)
-    shapes = {"small": (20, 30), "large": (300, 400)}
     draws = 200
-    for name, shape in shapes.items():
-        d = {name: torch.randn(shape, generator=generator) * 1e-4}
-        cosines = torch.tensor(
-            [along({name: torch.randn(shape, generator=generator)}, d)[name].cosine for _ in range(draws)]
-        )
+    for shape in ((20, 30), (300, 400)):
+        d = torch.randn(shape, generator=generator) * 1e-4
+        cosines = torch.tensor([along(torch.randn(shape, generator=generator), d).cosine for _ in range(draws)])
         spread = 1 / math.sqrt(math.prod(shape))
         assert cosines.std().item() == pytest.approx(spread, rel=0.2)
         assert abs(cosines.mean().item()) < 4 * spread / math.sqrt(draws)
 
 
 def test_an_update_elsewhere_is_zero_and_nothing_has_no_cosine() -> None:
-    d = {"one": torch.tensor([3.0, 0.0]), "two": torch.zeros(2)}
-    followed = along({"one": torch.tensor([0.0, 2.0]), "two": torch.ones(2)}, d)
-    assert (followed["one"].cosine, followed["one"].step) == (0.0, 0.0)
-    assert (followed["two"].cosine, followed["two"].step) == (None, None)
-    assert along({"one": torch.zeros(2)}, {"one": d["one"]})["one"].cosine is None
+    d = torch.tensor([3.0, 0.0])
+    elsewhere = along(torch.tensor([0.0, 2.0]), d)
+    assert (elsewhere.cosine, elsewhere.step) == (0.0, 0.0)
+    assert along(torch.ones(2), torch.zeros(2)).as_json() == {"cosine": None, "step": None}
+    assert along(torch.zeros(2), d).as_json() == {"cosine": None, "step": 0.0}
+    both = together([elsewhere, along(torch.tensor([4.0, 0.0]), torch.tensor([0.0, 0.0])), along(d, d)])
+    assert both.cosine == pytest.approx(9 / math.sqrt((4 + 16 + 9) * 18))
 
 
 # ---- repulsion

@@ -154,3 +154,13 @@ def test_all_of_the_examples_cannot_be_the_hardest(m: int, tmp_path: Path) -> No
 def test_settings_out_of_range_are_an_error(wrong: dict[str, float]) -> None:
     with pytest.raises(AuditError, match=next(iter(wrong))):
         worst_case.WorstCaseSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_adapters_rank_too_and_leave_the_model_as_it_is(taught: tuple[Taught, ...]) -> None:
+    model, retain = taught[0].model, taught[0].retain
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    facts, held = (tokenize(model.tokenizer, examples) for examples in (FACTS, retain))
+    low_rank = TrainingSettings(learning_rate=1e-2, lora_rank=4)
+    ranking = hardest_first(model, facts, held, 2, low_rank, rounds=1)
+    assert ranking.losses.max() > 1
+    assert all(torch.equal(value, before[name]) for name, value in model.model.state_dict().items())

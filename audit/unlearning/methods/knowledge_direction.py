@@ -16,20 +16,18 @@ matrix's update along ``d`` (``audit.unlearning.direction``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audit.errors import AuditError, ModelError
+from audit.errors import AuditError
 from audit.models.loading import RunningModel
-from audit.models.packing import Example, Tokens, in_rows
-from audit.models.scoring import SHORT_PROMPTS, score_rows
+from audit.models.packing import Example
 from audit.progress import SILENT, Progress
-from audit.unlearning.direction import along, reinforce
-from audit.unlearning.fine_tuning import preserved
+from audit.unlearning.direction import along, reinforced
 from audit.unlearning.objective import Scores, train_all
 from audit.unlearning.parameters import block_matrices
 from audit.unlearning.training import Record, TrainingSettings, continued, prepare, require_positive, unused
@@ -78,16 +76,8 @@ def unlearn(
         ModelError: the first stage did not make the answers likelier; see also ``objective.train_all``.
     """
     answers, _ = prepare(model.tokenizer, forget, retain, settings.retain_weight > 0)
-    parameters = list(model.model.parameters())
-    with preserved(model) as before:
-        known = _mean_logprob(model, answers)
-        first = reinforce(model, answers, replace(settings, steps=settings.adapt_steps), progress)
-        if not _mean_logprob(model, answers) > known:
-            raise ModelError(
-                "training on the answers did not make them likelier, so it shows no direction.",
-                hint="Change learning_rate or adapt_steps.",
-            )
-        adapted = [parameter.detach().clone() for parameter in parameters]
+    found = reinforced(model, answers, replace(settings, steps=settings.adapt_steps), progress)
+    parameters, before, adapted = list(model.model.parameters()), [*found.before.values()], [*found.after.values()]
     length = squared_distance(before, adapted)
 
     def repel(scores: Scores) -> tuple[Tensor, dict[str, float]]:
@@ -96,14 +86,12 @@ def unlearn(
         return repulsion(away, home, settings), {"distance": away.sqrt().item()}
 
     record = train_all("knowledge_direction", repel, model, forget, retain, settings, progress)
-    names = {name: place for place, (name, _) in enumerate(model.model.named_parameters())}
-    matrices = {name: names[name] for name in block_matrices(model)}
-    followed = along(
-        {name: parameters[at].detach() - before[at] for name, at in matrices.items()},
-        {name: adapted[at] - before[at] for name, at in matrices.items()},
-    )
-    record = record.with_changed(along_direction={name: asdict(each) for name, each in followed.items()})
-    return replace(record, trajectory=continued(first, record.trajectory))
+    updates = {
+        name: along(value.detach() - found.before[name], found.direction(name)).as_json()
+        for name, value in block_matrices(model).items()
+    }
+    record = record.with_changed(along_direction=updates)
+    return replace(record, trajectory=continued(found.trajectory, record.trajectory))
 
 
 def repulsion(
@@ -120,7 +108,3 @@ def repulsion(
 def squared_distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> Float[Tensor, ""]:
     """Over all tensors together."""
     return torch.stack([(a - b).square().sum() for a, b in zip(one, other, strict=True)]).sum().cpu()
-
-
-def _mean_logprob(model: RunningModel, answers: Sequence[Tokens]) -> float:
-    return float(score_rows(model, in_rows(answers, SHORT_PROMPTS)).means.mean())
