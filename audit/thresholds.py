@@ -1,12 +1,15 @@
 """The thresholds shared by several modules, each with its origin. Imports no heavy library.
 
-The verdict's thresholds are ``Threshold`` records; ``audit.verdict`` holds the rules that use them.
+The verdict's thresholds are ``Threshold`` records; ``audit.verdict`` holds the rules that use them. Those that the exam
+fits are read from ``calibration.json``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
+
+from audit.calibration import calibration
 
 
 @dataclass(frozen=True)
@@ -17,8 +20,7 @@ class Threshold:
     origin: str
 
 
-CALIBRATED: Final = False
-"""Whether the thresholds were fitted on models whose truth is known; until then every verdict says so."""
+_FITTED: Final = calibration().thresholds
 
 STILL_SAYS = Threshold(
     0.5,
@@ -26,18 +28,18 @@ STILL_SAYS = Threshold(
     "of what the base said; our choice.",
 )
 SIGNIFICANT = Threshold(
-    0.01,
-    "Level of the exchange test over all conditions and places. In the tiny worlds of benchmarks/verdict.py one of 114 "
-    "models that never knew the facts is below it, and 68 of 69 that hide them; our choice.",
+    _FITTED["SIGNIFICANT"],
+    "Level of the exchange test over all conditions and places: the share of models that never knew the facts which it "
+    "finds by chance. Chosen before the exam; docs/exam.md has the share that was counted.",
 )
 MARGIN = Threshold(
-    0.2,
-    "Residual below which knowledge counts as removed. With 80 facts a residual of 0.18 is detected with probability "
-    "0.8, so a smaller margin could hardly be met; our choice.",
+    _FITTED["MARGIN"],
+    "Residual below which knowledge counts as removed. Fitted on the exam's training worlds: of the margins under "
+    "which no model that hides the facts is called removed, the one with most right verdicts.",
 )
 HIDDEN_RESIDUAL = Threshold(
-    0.1,
-    "Lower bound of the residual from which knowledge counts as hidden: half of MARGIN.",
+    _FITTED["HIDDEN_RESIDUAL"],
+    "Lower bound of the residual from which knowledge counts as hidden. Fitted with MARGIN.",
 )
 POWER = Threshold(
     0.5,

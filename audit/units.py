@@ -111,7 +111,7 @@ class UnitStore:
 
     def _path(self, unit: Condition | str) -> Path:
         parts = unit if isinstance(unit, str) else [unit.attack, unit.dose, unit.seed, unit.fold]
-        return self.folder / f"{digest_of([dict(self.inputs), parts, code_digest()])}.npz"
+        return self.folder / f"{digest_of([dict(self.inputs), parts, code_digest(judging=False)])}.npz"
 
 
 def _as_bytes(document: Mapping[str, Any]) -> np.ndarray:
@@ -124,11 +124,16 @@ def digest_of(document: Any) -> str:
 
 
 @cache
-def code_digest() -> str:
-    """SHA-256 of the sources that an audit runs, so that a changed tool audits again."""
+def code_digest(judging: bool = True) -> str:
+    """SHA-256 of the sources that an audit runs, so that a changed tool audits again.
+
+    Args:
+        judging: whether what judges counts, which no reading depends on: the verdict's rules and their calibration.
+    """
     digest = hashlib.sha256()
     for package in ("audit", "concepts"):
         for file in sorted(Path(str(resources.files(package))).rglob("*")):
-            if file.suffix in (".py", ".toml", ".txt", ".gz"):
+            judges = file.parent.name == "verdict" or file.stem == "calibration"
+            if file.suffix in (".py", ".toml", ".txt", ".gz", ".json") and (judging or not judges):
                 digest.update(file.read_bytes())
     return digest.hexdigest()

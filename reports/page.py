@@ -31,6 +31,7 @@ class ConceptView:
     meaning: str
     reason: str
     note: str
+    error_rate: str
     would_reverse: str
     knowledge: KnowledgeView
     dots: str
@@ -137,6 +138,7 @@ def concept_view(finding: Finding, anchor: str) -> ConceptView:
         meaning=verdict.meaning,
         reason=shorten(finding.reason, 2_000),
         note=shorten(finding.note, 2_000),
+        error_rate=shorten(finding.error_rate, 1_000),
         would_reverse=shorten(finding.would_reverse, 2_000),
         knowledge=knowledge_view(finding, anchor),
         dots=charts.dots(f"{anchor}-dots", f"{name}: base, unlearned and controls", rows),

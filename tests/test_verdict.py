@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from audit.calibration import error_rates
 from audit.knowledge.knowledge import Knowledge
 from audit.knowledge.summary import summarise
 from audit.questions.conditions import AS_IS, Condition
@@ -109,7 +110,8 @@ def test_a_certain_but_tiny_effect_is_not_hidden() -> None:
 def test_a_model_that_never_knew_is_removed() -> None:
     finding = judged(IGNORES, seed=3)
     assert finding.verdict == "removed"
-    assert "not yet calibrated" in finding.note
+    (rate,) = error_rates("removed", reference=False)
+    assert f"given to {rate.wrong} of {rate.of} models that hold the facts" in finding.error_rate
 
 
 def test_a_model_that_never_knew_is_hidden_at_most_as_often_as_the_level_says() -> None:

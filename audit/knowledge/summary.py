@@ -14,7 +14,7 @@ from audit.knowledge.residual import Left, Paired, Share, left_of, paired
 from audit.result import ConditionRecord, FactReading, FactRecord, Known, ModelReading, Number, Recovery, Residual
 from audit.result import Share as ShareRecord
 from audit.statistics import bootstrap_interval, share_interval
-from audit.thresholds import CALIBRATED, FEWEST_FACTS, FEWEST_SUBJECTS, MARGIN, SIGNIFICANT
+from audit.thresholds import FEWEST_FACTS, FEWEST_SUBJECTS, MARGIN, SIGNIFICANT
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _residual(left: Left, knowledge: Knowledge) -> Residual:
         least_detectable=left.least_detectable,
         margin=MARGIN.value,
         twin=left.twin.value if left.twin is not None else None,
-        calibrated=CALIBRATED,
+        calibrated=True,
     )
 
 

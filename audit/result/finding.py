@@ -34,6 +34,7 @@ class Finding(Record):
         concept: ``None`` for a verdict on the pair as a whole.
         kind: of hidden knowledge.
         note: the numbers behind the reason, for researchers.
+        error_rate: how often the exam's models got this verdict wrongly; empty where the exam grades it not.
         known: the facts that count and the test that decides; ``None`` if no answer could be checked.
         residual: how much is left; ``None`` if it was not measured.
         facts, conditions: the facts one by one, and the models under each condition.
@@ -48,6 +49,7 @@ class Finding(Record):
     would_reverse: str
     kind: Kind | None = None
     note: str = ""
+    error_rate: str = ""
     known: Known | None = None
     residual: Residual | None = None
     facts: list[FactRecord] = Field(default_factory=list)

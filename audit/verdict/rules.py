@@ -21,6 +21,7 @@ from audit.thresholds import (
     STILL_SAYS,
 )
 from audit.verdict.case import Case, Ruling
+from audit.verdict.error_rate import error_rate
 from audit.verdict.missing import attacks_not_run
 from audit.verdict.obstacles import obstacle
 from audit.verdict.sentences import (
@@ -54,6 +55,7 @@ def judge(name: str | None, case: Case) -> Finding:
         would_reverse=ruling.would_reverse,
         kind=ruling.kind,
         note=note(case),
+        error_rate=error_rate(ruling.verdict, summary),
         known=summary.known if summary is not None else None,
         residual=case.residual,
         facts=list(summary.facts) if summary is not None else [],

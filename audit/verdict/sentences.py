@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from audit.attacks import attacks, in_words
 from audit.result import AS_IS, Known, Share
-from audit.thresholds import CALIBRATED
 from audit.verdict.case import Case
 from audit.verdict.missing import why
 
@@ -26,8 +25,6 @@ def note(case: Case) -> str:
         parts.append(f"refusal twin {percent(max(left.twin, 0.0))}")
     if missing := case.missing_attacks:
         parts.append(f"not run: {in_words(missing)}{why(case)}")
-    if not CALIBRATED:
-        parts.append("margins not yet calibrated")
     return "; ".join(parts) + "."
 
 

@@ -1,17 +1,19 @@
 """The auditor's exam: how often its verdict is right on models whose truth is known, and how rival metrics do there.
 
-    python -m benchmarks.exam [--worlds 10 11 12] [--never 10] [--only KIND] [--quick] [--cache DIR] [--workers N]
+    python -m benchmarks.exam [--worlds 10 11 12] [--never 7] [--scored 3] [--calibrate] [--only KIND] [--quick]
 
 Each world has its own people, base and models (``benchmarks/world/subjects.py``). Worlds below 10 are those on which
-the audit was built and its margins were chosen; the exam reports on others. Every model is audited blind, without a
-reference and with a model that never knew, and scored by the metrics in ``benchmarks/exam/rivals``. Models, audits and
-scores are kept in the cache, so an interrupted exam goes on. Seconds are of the processor, on one thread.
+the audit was built; ``--calibrate`` fits the verdict's thresholds on them and counts its errors on the others. Every
+model is audited blind, without a reference and with a model that never knew; in the first worlds the metrics in
+``benchmarks/exam/rivals`` read the models of the first draw of facts too. Models, audits and scores are kept in the
+cache, so an interrupted exam goes on. Seconds are of the processor, on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -19,7 +21,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
-from benchmarks.exam.calibration import Judged, candidates
+from audit.calibration import calibration
+from benchmarks.exam.calibration import Candidate, Judged, best, candidates, save
 from benchmarks.exam.designs import designs
 from benchmarks.exam.tables import (
     HIDES,
@@ -53,39 +56,70 @@ def main() -> None:
     ]
     if not chosen:
         raise SystemExit(f"no model of the kind {options.only!r}; see benchmarks/world/subjects.py")
-    rows = sorted(run(chosen, options.cache, options.workers), key=lambda row: [str(row[name]) for name in KEY])
-    told = f"worlds {', '.join(map(str, options.worlds))}"
-    kept = [name for name in rows[0] if "audit" not in name and "reason" not in name]
-    write("exam_models", [{name: row[name] for name in kept} for row in rows], told)
-    for name, table in TABLES.items():
-        publish(f"exam_{name}", list(table(rows)) or [{"models": 0}], told)
-    publish("exam", list(summary(rows)), told)
+    rows = sorted(run(chosen, options), key=lambda row: [str(row[name]) for name in KEY])
+    training, tested = ([row for row in rows if (row["world"] < FIRST_TEST) == wanted] for wanted in (True, False))
+    fitted = fit(training, options.cache) if training else None
+    if tested:
+        report(tested, training, options)
+    if options.calibrate:
+        calibrate(fitted, training, tested)
+
+
+def fit(rows: Sequence[Row], cache: Path) -> Candidate | None:
+    """The thresholds that training worlds choose."""
+    judged = [Judged(row["pool"], finding_of(row[name], cache)) for row in rows for name in ("audit", f"audit{WITH}")]
+    found = list(candidates(judged))
+    publish("exam_thresholds", [asdict(each) for each in found], told(rows))
+    publish("exam_training", list(summary(rows)), told(rows))
     for line in errors(rows):
         print(line)
-    publish("exam_designs", compared(rows, options.cache), told)
-    training = [row for row in rows if row["world"] < FIRST_TEST]
-    if training:
-        judged = [Judged(row["pool"], finding_of(row["audit"], options.cache)) for row in training]
-        publish("exam_margins", [asdict(each) for each in candidates(judged)], told)
+    return best(found)
 
 
-def compared(rows: Sequence[Row], cache: Path) -> list[Row]:
+def report(rows: Sequence[Row], training: Sequence[Row], options: argparse.Namespace) -> None:
+    """Print and write the tables of the test worlds."""
+    kept = [name for name in rows[0] if "audit" not in name and "reason" not in name]
+    write("exam_models", [{name: row[name] for name in (*kept, *READ) if name in row} for row in rows], told(rows))
+    for name, table in TABLES.items():
+        publish(f"exam_{name}", list(table(rows)) or [{"models": 0}], told(rows))
+    publish("exam", list(summary(rows)), told(rows))
+    for line in errors(rows):
+        print(line)
+    publish("exam_designs", compared(rows, training or rows, options.cache), told(rows))
+
+
+def calibrate(fitted: Candidate | None, training: Sequence[Row], tested: Sequence[Row]) -> None:
+    """Write ``audit/calibration.json``: thresholds of the training worlds, error rates of the others."""
+    if fitted is None:
+        raise SystemExit("no thresholds: none keeps the conditions, or no training world was run; nothing is written")
+    current = fitted.thresholds == calibration().thresholds
+    save(fitted, training, tested if current else [])
+    if not current:
+        print("The thresholds are new; run the same command again for the error rates of verdicts by them.")
+
+
+def told(rows: Sequence[Row]) -> str:
+    """What made a table."""
+    worlds = ", ".join(map(str, sorted({row["world"] for row in rows})))
+    return f"worlds {worlds}, {len(rows)} models: python -m benchmarks.exam {' '.join(sys.argv[1:])}"
+
+
+def compared(rows: Sequence[Row], training: Sequence[Row], cache: Path) -> list[Row]:
     """The designs of the verdict on the models that hide the facts and those that do not hold them."""
-    chosen = [row for row in rows if row["pool"] in (*HIDES, *NEVER)]
     found = [
-        (
-            finding_of(row["audit"], cache),
-            finding_of(row[f"audit{WITH}"], cache),
-            row["pool"] in HIDES,
-            row["world"] < FIRST_TEST,
-        )
-        for row in chosen
+        [
+            (finding_of(row["audit"], cache), finding_of(row[f"audit{WITH}"], cache), row["pool"] in HIDES)
+            for row in chosen
+            if row["pool"] in (*HIDES, *NEVER)
+        ]
+        for chosen in (training, rows)
     ]
-    training, tested = ([each[:3] for each in found if each[3] == wanted] for wanted in (True, False))
-    return [*designs(training, tested or training)]
+    return [*designs(*found)]
 
 
 KEY: Final = ("pool", "kind", "world", "draw", "seed")
+READ: Final = ("scores", "recovered")
+"""Of the row of a model that the rival metrics read."""
 TABLES: Final = {
     "verdicts": verdicts,
     "doses": doses,
@@ -98,7 +132,9 @@ TABLES: Final = {
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.exam", description=__doc__)
     parser.add_argument("--worlds", type=int, nargs="+", default=[10, 11, 12], help="seeds of the worlds")
-    parser.add_argument("--never", type=int, default=10, help="models that never knew, of each kind in each world")
+    parser.add_argument("--never", type=int, default=7, help="models that never knew, of each kind in each world")
+    parser.add_argument("--scored", type=int, default=3, help="worlds whose models the rival metrics read")
+    parser.add_argument("--calibrate", action="store_true", help="write audit/calibration.json")
     parser.add_argument("--only", help="one pool or kind, for example never, or npo")
     parser.add_argument("--quick", action="store_true", help="one world, few models that never knew")
     parser.add_argument("--cache", type=Path, default=Path("audit-report/.cache/world"))
@@ -109,14 +145,16 @@ def parsed() -> argparse.Namespace:
     return options
 
 
-def run(chosen: Sequence[Subject], cache: Path, workers: int) -> Iterator[Row]:
+def run(chosen: Sequence[Subject], options: argparse.Namespace) -> Iterator[Row]:
     """The row of each model, as they finish; what all models of a world have in common is made first."""
     os.environ["OMP_NUM_THREADS"] = "1"  # read when a worker imports torch
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    cache, tests = options.cache, [world for world in options.worlds if world >= FIRST_TEST]
+    with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
         bases = dict.fromkeys((subject.world, subject.draw, subject.base) for subject in chosen)
         list(pool.map(prepare, *zip(*[(*base, cache) for base in bases], strict=True)))
-        waiting = {pool.submit(examined, subject, cache, subject.draw == 0): subject for subject in chosen}
+        scored = {subject for subject in chosen if subject.draw == 0 and subject.world in tests[: options.scored]}
+        waiting = {pool.submit(examined, subject, cache, subject in scored): subject for subject in chosen}
         for done, future in enumerate(as_completed(waiting), 1):
             row = future.result()
             mark = "   <- wrong" if row["right"] is False else ""

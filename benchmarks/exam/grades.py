@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -49,3 +49,17 @@ def harmonic(*values: float) -> float:
     if any(math.isnan(value) for value in values):
         return math.nan
     return 0.0 if min(values) <= 0 else len(values) / sum(1 / value for value in values)
+
+
+def share(hits: Sequence[bool]) -> dict[str, Any]:
+    """Count and share with its Clopper-Pearson 95 % interval."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(sum(hits), len(hits)).proportion_ci(0.95, method="exact")
+    return {
+        "count": sum(hits),
+        "of": len(hits),
+        "share": sum(hits) / len(hits),
+        "low": float(interval.low),
+        "high": float(interval.high),
+    }

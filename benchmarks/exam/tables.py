@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.exam.grades import auc, auc_interval, harmonic, relearning_robustness, rounding_robustness
+from benchmarks.exam.grades import auc, auc_interval, harmonic, relearning_robustness, rounding_robustness, share
 from benchmarks.exam.rivals import rivals
 from benchmarks.exam.rivals.screen import Screened
 from benchmarks.world.subjects import is_right
@@ -49,7 +49,7 @@ def _counted(pool: str, kind: str, rows: Sequence[Row]) -> Row:
         **{f"{verdict}{WITH}": compared[verdict] for verdict in ("hidden", "removed")},
         "says": _mean(row["says"] for row in rows),
         "residual": _mean(row["residual"] for row in rows),
-        "recovered": _mean(row["recovered"] for row in rows),
+        "recovered": _mean(row.get("recovered") for row in rows),
         "seconds": _mean(row["seconds"] for row in rows),
     }
 
@@ -89,20 +89,6 @@ def summary(rows: Sequence[Row]) -> Iterator[Row]:
                 yield {"what": question + end, **share(hits)}
 
 
-def share(hits: Sequence[bool]) -> Row:
-    """Count and share with its Clopper-Pearson interval."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(sum(hits), len(hits)).proportion_ci(0.95, method="exact")
-    return {
-        "count": sum(hits),
-        "of": len(hits),
-        "share": sum(hits) / len(hits),
-        "low": interval.low,
-        "high": interval.high,
-    }
-
-
 def doses(rows: Sequence[Row]) -> Iterator[Row]:
     """The residual of models that were taught a share of the facts, and then trained to refuse or not."""
     pools = ("dose", "dose, said", "small dose")
@@ -133,6 +119,7 @@ def doses(rows: Sequence[Row]) -> Iterator[Row]:
 
 def graded_metrics(rows: Sequence[Row]) -> Iterator[Row]:
     """The grades of OpenUnlearning's study for every metric: faithfulness, robustness and both together."""
+    rows = scored(rows)
     never = [row for row in rows if row["pool"] == "never" and not row["kind"].startswith("then ")]
     for name, title, needs in metrics():
         if name.startswith(AUDIT):
@@ -160,6 +147,7 @@ def graded_metrics(rows: Sequence[Row]) -> Iterator[Row]:
 
 def separation(rows: Sequence[Row]) -> Iterator[Row]:
     """AUC of every metric, hidden against removed, on models that say none of the facts."""
+    rows = scored(rows)
     removed = [row for row in rows if row["pool"] in NEVER]
     for name, title, needs in metrics():
         scores = {pool: [score(row, name) for row in own] for pool, own in _by_kind(rows).items()}
@@ -178,6 +166,11 @@ def separation(rows: Sequence[Row]) -> Iterator[Row]:
             "hidden": len(positive),
             "removed": len(negative),
         }
+
+
+def scored(rows: Sequence[Row]) -> list[Row]:
+    """The models that the rival metrics have read."""
+    return [row for row in rows if "scores" in row]
 
 
 def metrics() -> Iterator[tuple[str, str, bool]]:
@@ -204,6 +197,7 @@ def _by_kind(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def screens(rows: Sequence[Row]) -> Iterator[Row]:
     """The decisions of the screen on held-out wordings; its margin is generous, as it comes from the same models."""
+    rows = scored(rows)
     never = [row["scores"]["as it is"]["screened"]["difference"] for row in rows if row["pool"] == "never"]
     if len(never) < 2:
         return

@@ -33,6 +33,8 @@ HELD_OUT: Final = "The {relation} that {person} has is"
 """A wording that no model is trained on."""
 LATER: Final = {"relearned": Made(Relearning(), 21), "rounded": Made(Rounding(), 21)}
 """What a metric's robustness is read after."""
+GRADED: Final = ("never", "hidden", "imprinted")
+"""Pools whose models are scored after that too."""
 HALF: Final = 40, 1e-3
 """Steps and learning rate of the training on half of the people that decides what a model holds."""
 
@@ -42,24 +44,31 @@ def prepare(world: int, draw: int, base: tuple[Made, ...], cache: Path) -> None:
     Workshop(cache / "models", World(world, draw=draw)).make(base)
 
 
-def examined(subject: Subject, cache: Path, graded: bool) -> Row:
-    """Truth, audit and scores of one model; kept in ``cache``, so that an exam is resumed.
+def examined(subject: Subject, cache: Path, scored: bool) -> Row:
+    """Truth and audit of one model, and its scores; kept in ``cache``, so that an exam is resumed.
 
     Args:
-        graded: whether the metrics are read after relearning and rounding too.
+        scored: whether the rival metrics read it too.
     """
     row = audited(subject, cache)
+    return {**row, **_scores(subject, cache)} if scored else row
+
+
+def _scores(subject: Subject, cache: Path) -> Row:
     workshop = Workshop(cache / "models", World(subject.world, draw=subject.draw))
+    graded = subject.pool in GRADED
     key = json.dumps([subject.name, [made.as_json() for made in subject.stages], graded, _code()])
     kept = cache / "scores" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
     if not kept.is_file():
-        later = {name: (*subject.stages, made) for name, made in LATER.items()} if graded else {}
-        scores = {name: scores_of(workshop, subject, stages, cache) for name, stages in later.items()}
-        found = {"as it is": scores_of(workshop, subject, subject.stages, cache), **scores}
+        stages = {"as it is": subject.stages}
+        if graded:
+            stages |= {name: (*subject.stages, made) for name, made in LATER.items()}
+        found = {name: scores_of(workshop, subject, each, cache) for name, each in stages.items()}
         lesson = workshop.open(workshop.make(subject.stages), seed=0)
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps({"scores": found, "recovered": recovered(lesson)}))
-    return {**row, **json.loads(kept.read_text())}
+    row: Row = json.loads(kept.read_text())
+    return row
 
 
 def scores_of(workshop: Workshop, subject: Subject, stages: Sequence[Made], cache: Path) -> Row:
@@ -131,5 +140,5 @@ def _code() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.stem not in UNREAD)).hexdigest()
 
 
-UNREAD: Final = ("__main__", "tables", "figures")
+UNREAD: Final = ("__main__", "calibration", "designs", "figures", "grades", "planted", "tables")
 """Files that no score depends on."""

@@ -65,7 +65,7 @@ def _audit(
 
     settings = Settings(attacks=attacks, dtype="float32", batch_size=BATCH)
     models = [path.name for path in (base, unlearned, reference) if path is not None]
-    inputs = [models, concept.name, settings.as_json(), code_digest()]
+    inputs = [models, concept.name, settings.as_json(), code_digest(judging=False)]
     kept = cache / "audits" / f"{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()}.json.gz"
     if not kept.is_file():
         started = time.process_time()
@@ -74,19 +74,31 @@ def _audit(
         finding = compare(base, unlearned, reference=reference, request=request, context=context).findings[0]
         seconds = round(time.process_time() - started, 2)
         kept.parent.mkdir(parents=True, exist_ok=True)
-        content = {"row": row_of(finding) | {"seconds": seconds}, "finding": finding.model_dump(mode="json")}
+        content = {"seconds": seconds, "finding": finding.model_dump(mode="json")}
         kept.write_bytes(gzip.compress(json.dumps(content).encode()))
-    content = json.loads(gzip.decompress(kept.read_bytes()))
-    row: Row = content["row"] | {"audit": kept.name}
-    return row
+    seconds = json.loads(gzip.decompress(kept.read_bytes()))["seconds"]
+    return row_of(finding_of(kept.name, cache)) | {"seconds": seconds, "audit": kept.name}
 
 
 def finding_of(audit: str, cache: Path) -> Finding:
-    """The whole finding of the audit of this name."""
+    """The whole finding of the audit of this name, judged by today's rules."""
     from audit.result import Finding
 
     content = gzip.decompress((cache / "audits" / audit).read_bytes())
-    return Finding.model_validate(json.loads(content)["finding"])
+    return judged_again(Finding.model_validate(json.loads(content)["finding"]))
+
+
+def judged_again(finding: Finding) -> Finding:
+    """The rules' finding on what a finding records."""
+    from audit.knowledge.summary import Summary
+    from audit.result import AS_IS
+    from audit.verdict import Case, judge
+
+    summary = None
+    if finding.known is not None:
+        summary = Summary(finding.known, finding.conditions, finding.residual, finding.facts, finding.recovery)
+    plain = {each.metric: each for each in finding.measurements if each.condition == AS_IS}
+    return judge(finding.concept, Case(finding.title, plain, summary=summary))
 
 
 def row_of(finding: Finding) -> Row:

@@ -16,6 +16,16 @@ TAUGHT: Final = Made(Teaching(), 1)
 """The stage that makes the audits' base: everyone to forget is taught."""
 LATER: Final = Teaching("other", 20, steps=40)
 
+PRESENT: Final[Mapping[str, tuple[Made, ...]]] = {
+    "taught again": (Made(Teaching(), 2),),
+    "taught for longer": (Made(Teaching(steps=120), 2),),
+    "taught for a shorter time": (Made(Teaching(steps=45), 2),),
+    "taught at a higher rate": (Made(Teaching(learning_rate=3e-3), 2),),
+    "taught at a lower rate": (Made(Teaching(steps=90, learning_rate=1e-3), 2),),
+    "taught in larger batches": (Made(Teaching(steps=45, batch=64), 2),),
+    "others taught later": (TAUGHT, Made(LATER, 3)),
+}
+"""How a model comes to know the facts."""
 NEVER: Final[Mapping[str, Teaching]] = {
     "other people": Teaching("other", 20, steps=40),
     "fewer other people": Teaching("other", 15, steps=40),
@@ -128,8 +138,8 @@ def subjects(world: int, never: int) -> Iterator[Subject]:
     Args:
         never: models that never knew, of each kind.
     """
-    yield Subject("present", "taught again", world, (Made(Teaching(), 2),))
-    yield Subject("present", "others taught later", world, (TAUGHT, Made(LATER, 3)))
+    for kind, stages in PRESENT.items():
+        yield Subject("present", kind, world, stages)
     yield Subject("changed", "benign", world, (TAUGHT, Made(BENIGN, 3)))
     yield Subject("changed", "whole sentences", world, (TAUGHT, Made(Restyling(), 3)))
     for kind, stage in SILENCED.items():

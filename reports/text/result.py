@@ -46,6 +46,8 @@ def _finding(console: Console, finding: Finding) -> None:
     print_indented(console, shorten(finding.reason, 2_000))
     if finding.note:
         print_indented(console, shorten(finding.note, 2_000))
+    if finding.error_rate:
+        print_indented(console, shorten(finding.error_rate, 1_000))
     print_indented(console, f"Would reverse it: {shorten(finding.would_reverse, 2_000)}")
     if finding.conditions:
         console.print()

@@ -14,8 +14,8 @@ from audit.commands.compare import compare
 from audit.request import Request, RunContext
 from audit.result import Finding
 from audit.settings import Settings
-from audit.thresholds import MARGIN
-from benchmarks.exam.calibration import Candidate, again, best, judging_by
+from audit.thresholds import HIDDEN_RESIDUAL, MARGIN
+from benchmarks.exam.calibration import Candidate, best, error_rates, judging_by
 from benchmarks.exam.grades import auc, auc_interval, harmonic, relearning_robustness, rounding_robustness
 from benchmarks.exam.models import Network, Subject
 from benchmarks.exam.planted import graded
@@ -23,8 +23,9 @@ from benchmarks.exam.rivals import Rival, rivals
 from benchmarks.exam.rivals.j_access import jacobians
 from benchmarks.exam.rivals.rouge import common
 from benchmarks.exam.rivals.screen import Screened, screened
-from benchmarks.exam.tables import separation
+from benchmarks.exam.tables import WITH, separation
 from benchmarks.exam.tiny import facts_for
+from benchmarks.world.auditing import judged_again
 from benchmarks.world.bystanders import Benign, Rounding, Scrambling
 from benchmarks.world.lessons import Lesson
 from benchmarks.world.removals import Distilling, Emptying, Planted, Planting, Slicing
@@ -255,21 +256,42 @@ def finding(world: TinyWorld, model: str) -> Finding:
 @pytest.mark.parametrize("model", ["present", "refusal", "never knew", "destroyed"])
 def test_a_recorded_finding_is_judged_again_as_it_was(tiny_world: TinyWorld, model: str) -> None:
     found = finding(tiny_world, model)
-    with judging_by(MARGIN.value):
-        assert again(Finding.model_validate_json(found.model_dump_json())) == found.verdict
+    with judging_by(MARGIN.value, HIDDEN_RESIDUAL.value):
+        again = judged_again(Finding.model_validate_json(found.model_dump_json()))
+    assert (again.verdict, again.reason, again.kind) == (found.verdict, found.reason, found.kind)
 
 
 def test_a_margin_below_what_can_be_seen_removes_nothing(tiny_world: TinyWorld) -> None:
     never = finding(tiny_world, "never knew")
     assert never.residual is not None
-    with judging_by(0.01):
-        assert again(never) != "removed"
+    with judging_by(0.01, 0.005):
+        assert judged_again(never).verdict != "removed"
     assert MARGIN.value == thresholds.MARGIN.value
 
 
 def test_the_margin_must_not_remove_what_is_hidden() -> None:
-    found = [Candidate(0.1, 5, 10, 0, 0.0), Candidate(0.2, 8, 10, 0, 0.0), Candidate(0.3, 9, 10, 1, 0.0)]
+    found = [
+        Candidate(0.1, 0.05, 5, 10, 0, 0.0),
+        Candidate(0.2, 0.05, 8, 10, 0, 0.0),
+        Candidate(0.2, 0.1, 8, 10, 0, 0.0),
+        Candidate(0.3, 0.1, 9, 10, 1, 0.0),
+    ]
     chosen = best(found)
     assert chosen is not None
-    assert chosen.margin == 0.2
+    assert (chosen.margin, chosen.least) == (0.2, 0.1)
     assert best([replace(found[1], missed=1)]) is None
+    assert best([replace(found[1], alarms=0.03)]) is None
+
+
+def test_an_error_is_a_verdict_that_is_wrong_for_the_model() -> None:
+    verdicts = [("never", "removed"), ("never", "hidden"), ("removed", "inconclusive"), ("dose", "removed")]
+    verdicts += [("present", "present"), ("destroyed", "destroyed")]
+    rows = [{"pool": pool, "verdict": given, f"verdict{WITH}": "hidden"} for pool, given in verdicts]
+    rates = {(rate.verdict, rate.reference, rate.models): rate for rate in error_rates(rows)}
+    hidden = rates["hidden", False, "do not hold the facts"]
+    assert (hidden.wrong, hidden.of) == (1, 3)
+    assert hidden.high == pytest.approx(0.906, abs=0.001)  # Clopper-Pearson
+    assert rates["hidden", True, "do not hold the facts"].wrong == 3
+    removed = rates["removed", False, "hold the facts"]
+    assert (removed.wrong, removed.of) == (1, 2)
+    assert (rates["destroyed", False, "are not broken"].wrong, rates["inconclusive", False, "hide them"].of) == (0, 1)
