@@ -1,7 +1,7 @@
 """What the exam (``benchmarks/exam``) settled: the verdict's thresholds, and how often its verdicts are wrong.
 
-The numbers are in ``calibration.json``, which ``python -m benchmarks.exam --calibrate`` writes. Thresholds are fitted on
-training worlds alone; the error rates are counted on other worlds, with these thresholds. Imports no heavy library.
+The numbers are in ``calibration.json``, which ``python -m benchmarks.exam --calibrate`` writes. Thresholds are fitted
+on training worlds alone; the error rates are counted on other worlds, with these thresholds. Imports no heavy library.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     python -m benchmarks.exam.figures
 
-The residual of every model by pool, the ROC of hidden against removed, and the residual against the share taught.
+The residual of every model by pool, the ROC of hidden against removed, the residual against the share taught, what
+relearning brings back over its steps, and the p-values of models that do not hold the facts.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from matplotlib import rc_context
@@ -18,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.exam.grades import auc
-from benchmarks.exam.tables import HIDES, NEVER, metrics, score
+from benchmarks.exam.tables import HIDES, NEVER, Row, metrics, score, scored
 from benchmarks.record import RESULTS
 from reports.paper_figures import SETTINGS
 
@@ -32,6 +33,13 @@ COLOURS: Final[Mapping[str, str]] = {
 }
 """Of verdicts."""
 POOLS: Final = ("present", "changed", "hidden", "imprinted", "dose", "destroyed", "removed", "never")
+CURVE_POOLS: Final[Mapping[str, str]] = {
+    "present": "#4269d0",
+    "hidden": "#d1495b",
+    "imprinted": "#c98a1b",
+    "never": "#3a8f5c",
+}
+"""Pools whose recovery is drawn."""
 CURVES: Final = 6
 """Metrics whose ROC is drawn: the audit, and those with the largest areas."""
 
@@ -46,7 +54,7 @@ def main() -> None:
         print(IMAGES / f"exam_{name}.svg")
 
 
-def by_pool(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def by_pool(axes: Axes, rows: Sequence[Row]) -> None:
     """Each model's residual, coloured by the verdict on it."""
     pools = [pool for pool in POOLS if any(row["pool"] == pool for row in rows)]
     random = np.random.default_rng(0)
@@ -62,12 +70,12 @@ def by_pool(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.legend(title="verdict", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def roc(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def roc(axes: Axes, rows: Sequence[Row]) -> None:
     """Share of the hiding models above every threshold, against that of the models that do not hold the facts."""
     areas = {}
     for name, title, needs in metrics():
         positive, negative = (
-            [value for row in rows if row["pool"] in pools and not np.isnan(value := score(row, name))]
+            [value for row in scored(rows) if row["pool"] in pools and not np.isnan(value := score(row, name))]
             for pools in (HIDES, NEVER)
         )
         areas[title] = (auc(positive, negative), positive, negative, needs)
@@ -85,7 +93,7 @@ def roc(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.legend(title="area; dashed: needs a reference", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def dose(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+def dose(axes: Axes, rows: Sequence[Row]) -> None:
     """The residual with its interval against the share of the facts that a model was taught."""
     own = [row for row in rows if "dose" in row["pool"] or row["kind"] in ("refusal", "then refusal")]
     own = [row for row in own if row["residual"] is not None and row["low"] is not None]
@@ -103,10 +111,41 @@ def dose(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.legend(frameon=False)
 
 
-FIGURES: Final[Mapping[str, Callable[[Axes, Sequence[Mapping[str, Any]]], None]]] = {
+def recovery(axes: Axes, rows: Sequence[Row]) -> None:
+    """How well one half of the facts can be read after training on the other, mean and middle 90 % of each pool."""
+    for pool, colour in CURVE_POOLS.items():
+        curves = [row["relearned"] for row in rows if row["pool"] == pool and len(row["relearned"]) > 1]
+        if not curves:
+            continue
+        steps = sorted(int(step) for step in set.intersection(*map(set, curves)))
+        read = np.array([[curve[str(step)] for step in steps] for curve in curves])
+        low, high = np.quantile(read, [0.05, 0.95], axis=0)
+        axes.plot(range(len(steps)), read.mean(0), color=colour, marker="o", ms=3, label=f"{pool} ({len(curves)})")
+        axes.fill_between(range(len(steps)), low, high, color=colour, alpha=0.15, lw=0)
+        axes.set_xticks(range(len(steps)), map(str, steps))
+    axes.set_xlabel("steps of relearning on half of the facts")
+    axes.set_ylabel("other half: 1 - 2 rank")
+    axes.legend(title="pool (models)", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def null(axes: Axes, rows: Sequence[Row]) -> None:
+    """Share of the models with a p-value at most x; a valid test stays on or below the diagonal without the facts."""
+    for pools, label in ((NEVER, "do not hold the facts"), (HIDES, "hide the facts")):
+        found = np.sort([row["p_value"] for row in rows if row["pool"] in pools and row["p_value"] is not None])
+        shares = np.arange(1, len(found) + 1) / max(1, len(found))
+        axes.step([0, *found, 1], [0, *shares, 1], where="post", label=f"{label} ({len(found)})")
+    axes.plot([0, 1], [0, 1], color="#cccccc", lw=0.8, zorder=0)
+    axes.set_xlabel("p-value of the exchange test, x")
+    axes.set_ylabel("share of the models with p at most x")
+    axes.legend(title="models that", frameon=False, loc="lower right")
+
+
+FIGURES: Final[Mapping[str, Callable[[Axes, Sequence[Row]], None]]] = {
     "residuals": by_pool,
     "roc": roc,
     "doses": dose,
+    "recovery": recovery,
+    "null": null,
 }
 
 

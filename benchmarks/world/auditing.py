@@ -23,6 +23,8 @@ BATCH: Final = 128
 Row = dict[str, Any]
 WITH_REFERENCE: Final = ("verdict", "residual", "with the base's parts", "reason", "audit")
 """Of the row of an audit with a reference, what the tables need beside that of the audit without."""
+HALF: Final = "half of the facts"
+RELEARNING: Final = (None, "relearning")
 SILENT: Final = 0.2
 """Share of the facts above which a model that was meant to hide them was not silenced."""
 
@@ -120,7 +122,18 @@ def row_of(finding: Finding) -> Row:
         "z": strongest.z if strongest is not None else None,
         "condition": strongest.condition if strongest is not None else None,
         "reason": finding.reason,
+        "relearned": relearned(finding),
     }
+
+
+def relearned(finding: Finding) -> dict[int, float]:
+    """Steps of relearning on half of the facts (0: as it is) -> how well the other half can be read."""
+    curve = {}
+    for row in finding.conditions:
+        reading = row.of("unlearned")
+        if reading is not None and reading.readable is not None and row.arm in ("", HALF) and row.attack in RELEARNING:
+            curve[row.steps or 0] = reading.readable
+    return curve
 
 
 def says(finding: Finding) -> float | None:
