@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.world.making import Workshop
-from benchmarks.world.people import World
+from benchmarks.world.people import QUESTIONS, World
 from benchmarks.world.subjects import REFERENCE, Subject, is_right
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ def audited(subject: Subject, cache: Path) -> Row:
     """
     workshop = Workshop(cache / "models", World(subject.world, draw=subject.draw))
     base, unlearned, concept = workshop.make(subject.base), workshop.make(subject.stages), workshop.concept()
-    row = _audit(base, unlearned, concept, cache)
-    compared = _audit(base, unlearned, concept, cache, workshop.make((REFERENCE,)))
+    guard = guarded(workshop, unlearned, subject.guard) if subject.guard else None
+    row = _audit(base, unlearned, concept, cache, guard=guard)
+    compared = _audit(base, unlearned, concept, cache, workshop.make((REFERENCE,)), guard=guard)
     loud = subject.pool == "hidden" and (row["says"] or 0.0) > SILENT
     pool = "not silenced" if loud else subject.pool
     told = {
@@ -51,6 +52,28 @@ def audited(subject: Subject, cache: Path) -> Row:
     return {**told, "right": is_right(pool, row["verdict"]), "taught": subject.taught, **row, **of_compared}
 
 
+def guarded(workshop: Workshop, model: Path, method: str) -> Path:
+    """The folder of a guard of this method, fitted to the people to forget; those whom every model knows are spared."""
+    from filelock import FileLock
+
+    from audit.commands.unlearn import UnlearnRequest, unlearn
+    from audit.guards.saving import DOCUMENT
+
+    world = workshop.world
+    folder = workshop.cache / f"{model.name}-{method}"
+    kept = folder.with_suffix(".jsonl")
+    with FileLock(folder.with_suffix(".lock")):
+        if not (folder / DOCUMENT).is_file():
+            known = world.of(world.people["base"])
+            rows = [
+                {"question": QUESTIONS[0].format(person=person, relation=relation), "answer": value}
+                for (person, relation), value in known.items()
+            ]
+            kept.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            unlearn(model, UnlearnRequest(method, str(workshop.concept()), folder, str(kept)))
+    return folder
+
+
 def passive(base: Path, unlearned: Path, concept: Path, cache: Path, reference: Path | None = None) -> float | None:
     """The residual of an audit without attacks."""
     residual: float | None = _audit(base, unlearned, concept, cache, reference, attacks="none")["residual"]
@@ -58,7 +81,13 @@ def passive(base: Path, unlearned: Path, concept: Path, cache: Path, reference: 
 
 
 def _audit(
-    base: Path, unlearned: Path, concept: Path, cache: Path, reference: Path | None = None, attacks: str = "quick"
+    base: Path,
+    unlearned: Path,
+    concept: Path,
+    cache: Path,
+    reference: Path | None = None,
+    attacks: str = "quick",
+    guard: Path | None = None,
 ) -> Row:
     from audit.commands.compare import compare
     from audit.request import Request, RunContext
@@ -66,13 +95,13 @@ def _audit(
     from audit.units import code_digest
 
     settings = Settings(attacks=attacks, dtype="float32", batch_size=BATCH)
-    models = [path.name for path in (base, unlearned, reference) if path is not None]
+    models = [path.name for path in (base, unlearned, reference, guard) if path is not None]
     inputs = [models, concept.name, settings.as_json(), code_digest(judging=False)]
     kept = cache / "audits" / f"{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()}.json.gz"
     if not kept.is_file():
         started = time.process_time()
         context = RunContext(settings, units=cache / "units")
-        request = Request((str(concept),))
+        request = Request((str(concept),), guard=guard)
         finding = compare(base, unlearned, reference=reference, request=request, context=context).findings[0]
         seconds = round(time.process_time() - started, 2)
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +125,8 @@ def judged_again(finding: Finding) -> Finding:
     from audit.result import AS_IS
     from audit.verdict import Case, judge
 
+    if finding.verdict == "gated":  # decided by the weights
+        return finding
     summary = None
     if finding.known is not None:
         summary = Summary(finding.known, finding.conditions, finding.residual, finding.facts, finding.recovery)

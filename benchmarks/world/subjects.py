@@ -80,6 +80,9 @@ IMPRINTED: Final = ("npo", "graddiff, long")
 DOSES: Final = (2, 5, 10)
 """People that are taught of the 20 to forget; none and all are among the others."""
 
+GATED: Final = ("eco", "o3")
+"""Guards around the base, whose weights stay as they are."""
+
 RIGHT: Final[Mapping[str, frozenset[str]]] = {
     "present": frozenset({"present"}),
     "changed": frozenset({"present", "hidden"}),
@@ -91,6 +94,7 @@ RIGHT: Final[Mapping[str, frozenset[str]]] = {
     "dose, said": frozenset({"present", "hidden"}),
     "imprinted": frozenset({"hidden"}),
     "destroyed": frozenset({"destroyed", "hidden"}),
+    "gated": frozenset({"gated"}),
 }
 """Pool -> right verdicts. A model that still says a fifth of the facts was not silenced: it says or holds them; so does
 one that was fine-tuned on something else. The opposite, imprinted, can be read by exclusion; so can what a broken model
@@ -114,6 +118,7 @@ class Subject:
         world, draw: seeds of the world and of the values of the people to forget.
         taught: share of the facts that it was taught.
         base: stages of the model before unlearning.
+        guard: the method of a guard around the model; empty for none.
     """
 
     pool: str
@@ -123,6 +128,7 @@ class Subject:
     taught: float = 1.0
     draw: int = 0
     base: tuple[Made, ...] = (TAUGHT,)
+    guard: str = ""
 
     @property
     def name(self) -> str:
@@ -148,6 +154,8 @@ def subjects(world: int, never: int) -> Iterator[Subject]:
         yield Subject("destroyed", kind, world, (TAUGHT, Made(stage, 5)))
     for kind, (base, stages) in REMOVED.items():
         yield Subject("removed", kind, world, stages, 0.0, base=base)
+    for kind in GATED:
+        yield Subject("gated", kind, world, (TAUGHT,), guard=kind)
     for number in range(never):
         for kind, teaching in NEVER.items():
             yield Subject("never", kind, world, (Made(teaching, 100 + number),), 0.0, number)
