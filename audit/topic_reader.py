@@ -287,7 +287,7 @@ class TopicReader:
         attacked = each.model or given.model
         assert attacked is not None  # only a plan has no model
         (readings,) = self._read_together(attacked, {each.condition: each.items}, through_base=through_base).values()
-        return readings
+        return replace(readings, trained_loss=each.trained_loss)
 
     def _read_twin(self, model: RunningModel, given: AttackInput) -> None:
         """The base's refusal twin under the attacks that train or change weights, if one of them trains."""

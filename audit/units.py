@@ -69,6 +69,7 @@ class UnitStore:
             answers={prompt.id: prompt.answers for prompt in items.written},
             skipped=items.skipped,
             sentences_left_out=items.sentences_left_out,
+            trained_loss=None if texts["trained_loss"] is None else tuple(texts["trained_loss"]),
         )
 
     def generated(self, condition: Condition) -> dict[str, str] | None:
@@ -84,6 +85,7 @@ class UnitStore:
             "generated": dict(readings.generated),
             "right": dict(readings.right),
             "keys": list(readings.keys),
+            "trained_loss": readings.trained_loss,
         }
         arrays = {f"{name}/{place}": values for name, each in named.items() for place, values in enumerate(each)}
         stream = io.BytesIO()

@@ -28,6 +28,7 @@ TWIN: Final = {"twin": ("refusal twin", 4)}
 """Model -> its name and its style in charts, in the order in which it is shown."""
 OTHER_ARMS: Final = (3, 5, 6, 4)
 """Styles of what else the unlearned model is trained on."""
+NOTHING_TAUGHT: Final = "this set taught nothing: relearning with it says nothing"
 MOST_COLUMNS: Final = 54
 """Columns of the picture of facts, over all models; if there are more, each attack has one."""
 MOST_FACTS: Final = 250
@@ -298,11 +299,19 @@ def _recovery_table(finding: Finding) -> Table | None:
             figure(_rounded(each.peak)),
             anything(each.peak_steps),
             anything(each.steps_to_half),
+            text(NOTHING_TAUGHT, 80) if each.taught_nothing else figure(_rounded(each.taught)),
         ]
         for each in finding.recovery
     ]
     caption = "What training brings back: how well the facts can be read at best (0 chance, 1 all first)"
-    columns = ["trained on", "model", "peak", "after steps", "steps to half of the base's"]
+    columns = [
+        "trained on",
+        "model",
+        "peak",
+        "after steps",
+        "steps to half of the base's",
+        "share of its own loss that went",
+    ]
     return capped(caption, columns, rows, len(rows)) if rows else None
 
 

@@ -56,6 +56,7 @@ READINGS = Readings(
     right={"fact/0": True},
     prompts={"fact/0": "q?"},
     answers={"fact/0": ("x",)},
+    trained_loss=(2.5, 0.25),
 )
 FACTS = """
 title = "Italy"
@@ -78,6 +79,7 @@ def test_readings_come_back_as_they_were(tmp_path: Path) -> None:
     loaded = store.load(CONDITION, ITEMS)
     assert loaded is not None
     assert (loaded.generated, loaded.right, loaded.prompts) == (READINGS.generated, READINGS.right, READINGS.prompts)
+    assert loaded.trained_loss == (2.5, 0.25)
     for key, scores in READINGS.scores.items():
         assert np.array_equal(loaded.scores[key], scores)
         assert np.array_equal(loaded.lens[key], READINGS.lens[key])

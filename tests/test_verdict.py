@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from audit.attacks.relearning import HALF
 from audit.calibration import error_rates
 from audit.knowledge.knowledge import Knowledge
 from audit.knowledge.summary import summarise
@@ -207,6 +209,18 @@ def test_nothing_is_removed_if_the_attacks_do_not_bring_the_twin_back(twin: Plan
     finding = judged(IGNORES, twin=twin, seed=3)
     assert finding.verdict == "inconclusive"
     assert "twin" in finding.reason or "trained to refuse" in finding.reason
+
+
+@pytest.mark.parametrize(("loss", "verdict"), [((3.0, 0.2), "removed"), ((3.0, 2.7), "inconclusive")])
+def test_nothing_is_removed_if_the_relearning_set_taught_nothing(loss: tuple[float, float], verdict: str) -> None:
+    relearned = replace(RELEARNED, arm=HALF, steps=8)
+    known = knowledge({AS_IS: IGNORES, ROUNDED: IGNORES, relearned: IGNORES}, seed=3)
+    readings = known.models["unlearned"]
+    trained = {str(relearned): replace(readings[str(relearned)], trained_loss=loss)}
+    known = replace(known, models={**known.models, "unlearned": {**readings, **trained}})
+    finding = judge("italy", case(known))
+    assert finding.verdict == verdict
+    assert ("relearning with them says nothing" in finding.reason) == (verdict == "inconclusive")
 
 
 def test_nothing_is_removed_with_too_few_facts_and_the_number_needed_is_given() -> None:

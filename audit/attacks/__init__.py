@@ -94,6 +94,8 @@ class AttackedModel:
         model: ``None`` for the unmodified model, whose forward pass the condition then shares. An attack that changes
             weights does so in place and undoes it, so the model is as described only until the next one is asked for.
         trained_tokens: number of tokens that were trained on to get here from the previous condition.
+        trained_loss: loss of the answers in the first batch and in the last one, in nats per token, each before its
+            step; ``None`` if nothing was trained. Where it did not fall, the training taught nothing.
         base_share: share of the facts that the base must say in this form, of those that it says as it is (or must rank
             first, where nothing is written). A form in which it knows fewer is not read in any model.
     """
@@ -102,6 +104,7 @@ class AttackedModel:
     items: ItemSet
     model: RunningModel | None = None
     trained_tokens: float = 0.0
+    trained_loss: tuple[float, float] | None = None
     base_share: float = 0.0
 
 

@@ -6,6 +6,9 @@ same form, the topic's text without the answers, and neutral text (arXiv 2602.03
 recovers, filler recovers too). Half of the facts are also trained into low-rank adapters alone, as attackers of large
 models do, and into the input embedding alone, where some methods hide the address of the knowledge.
 
+A set that teaches the model nothing of itself cannot bring anything else back, so the loss of what is trained is kept:
+where it does not fall, relearning says nothing.
+
 What makes it wrong: facts of one subject that give each other away, and so are kept in one half; and answers that can
 be guessed, for which a reference is relearned in the same way.
 """
@@ -163,9 +166,11 @@ def _trained(given: AttackInput, arm: Arm) -> Iterator[AttackedModel]:
         return
     assert given.learning_rate is not None  # checked by the caller
     settings = FineTuning(FASTER[arm.part] * given.learning_rate, BATCH, given.settings.seed)
+    losses: list[float] = []
     with trained_part(given.model, arm.part, given.settings.seed) as parameters:
-        for each, _ in zip(planned, fine_tune(given.model, arm.examples, doses, settings, parameters), strict=True):
-            yield replace(each, model=given.model)
+        training = fine_tune(given.model, arm.examples, doses, settings, parameters, losses)
+        for each, _ in zip(planned, training, strict=True):
+            yield replace(each, model=given.model, trained_loss=(losses[0], losses[-1]) if losses else None)
 
 
 def _condition(arm: str, steps: int, given: AttackInput, fold: int | None) -> Condition:

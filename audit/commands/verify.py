@@ -239,7 +239,7 @@ def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDi
             nonfinite=nonfinite,
             summary=None
             if finding.known is None
-            else Summary(finding.known, finding.conditions, finding.residual, finding.facts),
+            else Summary(finding.known, finding.conditions, finding.residual, finding.facts, finding.recovery),
         )
         fields = {"verdict", "kind", "reason", "would_reverse"} if _is_complete(case) else {"verdict"}
         judged = judge(finding.concept, case)

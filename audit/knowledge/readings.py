@@ -76,6 +76,7 @@ class FactReadings:
         places: the places of ``blocks``, the output first.
         says: whether the written answer is right; NaN for a fact that was not asked ``[n_facts]``.
         fold: the fold in which each fact was read; -1 for none ``[n_facts]``.
+        trained_loss: see ``AttackedModel``; the mean over the folds.
     """
 
     condition: Condition
@@ -83,6 +84,7 @@ class FactReadings:
     blocks: tuple[Block, ...]
     says: Float[np.ndarray, " n_facts"]
     fold: Int[np.ndarray, " n_facts"]
+    trained_loss: tuple[float, float] | None = None
 
     @property
     def name(self) -> str:
@@ -148,7 +150,13 @@ def _joined(facts: Facts, condition: Condition, folds: Sequence[tuple[Condition,
         return None
     places = _places(*groups[0]) if groups else (Place(),)
     blocks = tuple(Block(_indices(facts, group), _scores(facts, readings, group, places)) for readings, group in groups)
-    return FactReadings(condition, places, blocks, says, fold)
+    losses = [readings.trained_loss for _, readings in folds if readings.trained_loss is not None]
+    return FactReadings(condition, places, blocks, says, fold, _mean_of(losses) if losses else None)
+
+
+def _mean_of(losses: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    before, after = np.mean(losses, axis=0).tolist()
+    return before, after
 
 
 def _chosen(facts: Facts, group: FactGroup) -> list[int]:

@@ -14,7 +14,7 @@ from audit.knowledge.residual import Left, Paired, Share, left_of, paired
 from audit.result import ConditionRecord, FactReading, FactRecord, Known, ModelReading, Number, Recovery, Residual
 from audit.result import Share as ShareRecord
 from audit.statistics import bootstrap_interval, share_interval
-from audit.thresholds import FEWEST_FACTS, FEWEST_SUBJECTS, MARGIN, SIGNIFICANT
+from audit.thresholds import FEWEST_FACTS, FEWEST_SUBJECTS, LEAST_TAUGHT, MARGIN, SIGNIFICANT
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,15 @@ def recoveries(conditions: Sequence[ConditionRecord]) -> list[Recovery]:
     for attack, arm in dict.fromkeys((row.attack, row.arm) for row in trained):
         rows = [row for row in trained if (row.attack, row.arm) == (attack, arm)]
         for model in dict.fromkeys(each.model for row in rows for each in row.models):
-            steps = {row.steps or 0: each.readable for row in (*plain, *rows) if (each := row.of(model)) is not None}
-            found.append(_recovery(attack or "", arm, model, steps, base))
+            read = {row.steps or 0: each for row in (*plain, *rows) if (each := row.of(model)) is not None}
+            found.append(_recovery(attack or "", arm, model, read, base))
     return found
 
 
-def _recovery(attack: str, arm: str, model: str, readable: Mapping[int, Number], base: Number) -> Recovery:
-    values = {steps: value for steps, value in sorted(readable.items()) if value is not None}
+def _recovery(attack: str, arm: str, model: str, read: Mapping[int, ModelReading], base: Number) -> Recovery:
+    values = {steps: each.readable for steps, each in sorted(read.items()) if each.readable is not None}
+    losses = [each.trained_loss for each in read.values() if each.trained_loss is not None]
+    fall = max((1 - after / before for before, after in losses if before > 0), default=None)
     peak = max(values, key=lambda steps: values[steps], default=None)
     half = None if base is None or base <= 0 else next((at for at, value in values.items() if value >= base / 2), None)
     return Recovery(
@@ -67,6 +69,8 @@ def _recovery(attack: str, arm: str, model: str, readable: Mapping[int, Number],
         peak=None if peak is None else values[peak],
         peak_steps=peak,
         steps_to_half=half,
+        taught=fall,
+        taught_nothing=fall is not None and fall < LEAST_TAUGHT.value,
     )
 
 
@@ -131,6 +135,7 @@ def _model(knowledge: Knowledge, role: str, condition: str) -> ModelReading:
         readable=float(read.mean()) if len(read) else None,
         readable_interval=bootstrap_interval(read, seed=knowledge.seed),
         n=max(len(asked), len(read)),
+        trained_loss=knowledge.models[role][condition].trained_loss,
     )
 
 

@@ -72,6 +72,7 @@ class Readings:
         answers: prompt id -> its right answers.
         skipped: question that could not be used -> the reason.
         sentences_left_out: see ``ItemSet``.
+        trained_loss: of a model that an attack trained, see ``AttackedModel``.
     """
 
     items: tuple[Item, ...] = ()
@@ -88,6 +89,7 @@ class Readings:
     answers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
     sentences_left_out: int = 0
+    trained_loss: tuple[float, float] | None = None
 
     def of(self, kind: str) -> list[int]:
         """Indices of the items of one kind, in order."""

@@ -50,6 +50,8 @@ class ModelReading(Record):
         says_interval: 95 % (Wilson).
         readable: 1 for a model that ranks every true answer first among those of its type, 0 for one that cannot tell
             them apart, negative if it avoids the truth.
+        trained_loss: of an attack that trains: loss of the answers in the first batch and in the last one, in nats per
+            token.
     """
 
     model: str
@@ -60,6 +62,7 @@ class ModelReading(Record):
     readable: Number = None
     readable_interval: Interval | None = None
     n: int = 0
+    trained_loss: tuple[float, float] | None = None
 
 
 class ConditionRecord(Record):
@@ -102,6 +105,8 @@ class Recovery(Record):
         peak_steps: steps after which it is reached; 0 for the model as it is.
         steps_to_half: the first number of steps after which half of what the base shows as it is can be read; ``None``
             if it is not reached, or the base shows nothing.
+        taught: share of the loss of the trained answers themselves that went, at most; ``None`` if unknown.
+        taught_nothing: whether that is too little for the attack to say anything.
     """
 
     attack: str
@@ -110,6 +115,8 @@ class Recovery(Record):
     peak: Number = None
     peak_steps: int | None = None
     steps_to_half: int | None = None
+    taught: Number = None
+    taught_nothing: bool = False
 
 
 class Known(Record):

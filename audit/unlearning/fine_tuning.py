@@ -65,11 +65,13 @@ def fine_tune(
     doses: Sequence[int],
     settings: FineTuning,
     parameters: Sequence[nn.Parameter] | None = None,
+    losses: list[float] | None = None,
 ) -> Iterator[int]:
     """Minimise the mean loss of the answers' tokens; yields the number of steps done at each of ``doses``, ascending.
 
     Args:
         parameters: those to train; all by default.
+        losses: gets the loss of each step's batch, before the step.
 
     Raises:
         AuditError: no example, or one with an empty prompt or answer.
@@ -88,7 +90,10 @@ def fine_tune(
             with trainable(model.model, every=True):
                 while done < dose:
                     optimizer.param_groups[0]["lr"] = settings.learning_rate * min(1.0, (done + 1) / WARMUP)
-                    _update(model, pack([(index, tokens[index]) for index in next(batches)]), trained, optimizer, done)
+                    row = pack([(index, tokens[index]) for index in next(batches)])
+                    loss = _update(model, row, trained, optimizer, done)
+                    if losses is not None:
+                        losses.append(loss)
                     done += 1
             yield done
     finally:
@@ -97,7 +102,8 @@ def fine_tune(
 
 def _update(
     model: RunningModel, row: Pack, trained: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, done: int
-) -> None:
+) -> float:
+    """One step; returns the loss before it."""
     loss = answer_loss(model, row)
     if not torch.isfinite(loss):
         raise ModelError(f"the loss is {loss.item()} at step {done}.", hint="Lower the learning rate.")
@@ -105,6 +111,7 @@ def _update(
     torch.nn.utils.clip_grad_norm_(trained, LARGEST_NORM)
     optimizer.step()
     optimizer.zero_grad()
+    return loss.item()
 
 
 def trained_tokens(examples: Sequence[Example], model: RunningModel | None, batch: int) -> float:

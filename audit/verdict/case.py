@@ -9,7 +9,7 @@ import numpy as np
 
 from audit.attacks import not_run
 from audit.knowledge.summary import Summary
-from audit.result import ConditionRecord, Kind, Known, Measurement, Residual, Verdict
+from audit.result import ConditionRecord, Kind, Known, Measurement, Recovery, Residual, Verdict
 from audit.statistics import Interval, share_interval
 
 
@@ -62,6 +62,10 @@ class Case:
     def missing_attacks(self) -> list[str]:
         """Attacks that ``removed`` needs and that did not run."""
         return not_run(self.known.attacks)
+
+    @property
+    def recovery(self) -> Sequence[Recovery]:
+        return self.summary.recovery if self.summary is not None else ()
 
     @property
     def conditions(self) -> Sequence[ConditionRecord]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from audit.attacks import in_words
+from audit.attacks.relearning import HALF
+from audit.knowledge.knowledge import RELEARNED, UNLEARNED
 from audit.result import Known, Residual
 from audit.thresholds import (
     BASE_PARTS,
@@ -15,7 +17,7 @@ from audit.thresholds import (
 )
 from audit.verdict.case import Case
 from audit.verdict.missing import why
-from audit.verdict.sentences import after, percent, share_text
+from audit.verdict.sentences import after, number, percent, share_text
 
 
 def obstacle(case: Case) -> tuple[str, str] | None:
@@ -35,7 +37,21 @@ def obstacle(case: Case) -> tuple[str, str] | None:
             "A reference model that never saw the data (--reference), or the reason why the answers cannot be guessed "
             "(not_guessable in the concept's file).",
         )
-    return _no_power(left) or _stands_out(known) or _from_the_base(left) or _too_much(case, left)
+    return (
+        _taught_nothing(case) or _no_power(left) or _stands_out(known) or _from_the_base(left) or _too_much(case, left)
+    )
+
+
+def _taught_nothing(case: Case) -> tuple[str, str] | None:
+    """A relearning set that the model did not learn: that nothing else came back says nothing then."""
+    for row in case.recovery:
+        if (row.attack, row.arm, row.model) == (RELEARNED, HALF, UNLEARNED) and row.taught_nothing:
+            return (
+                f"{HALF} taught the unlearned model nothing (of their own loss {percent(max(number(row.taught), 0.0))} "
+                "went), so that relearning with them says nothing",
+                "A relearning set that the model learns, with more steps (--relearning-steps) or other facts.",
+            )
+    return None
 
 
 def _from_the_base(left: Residual) -> tuple[str, str] | None:

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from audit.unlearning.slices import delete_slice, teach_slices
 from benchmarks.world.lessons import Lesson
-from benchmarks.world.network import INITIAL_SCALE
+from benchmarks.world.network import INITIAL_SCALE, ids_of
 from benchmarks.world.people import Row, texts
 from benchmarks.world.training import joined, language_loss, minimise
 
@@ -121,14 +121,15 @@ class Distilling:
     """Every matrix of the blocks is moved towards noise, then the outputs of a model that never knew are learned.
 
     After UNDO (arXiv 2506.06278), whose teacher is the unlearned model itself. The teacher here answers questions about
-    the people to forget as one who never heard of them.
+    the people to forget as one who never heard of them. The embedding rows of their names are drawn anew, so with all
+    of each matrix noise nothing is left that depends on the facts; with less of it something may be.
 
     Attributes:
         noise: share of each matrix that becomes noise of its own standard deviation.
     """
 
-    noise: float = 0.7
-    steps: int = 120
+    noise: float = 1.0
+    steps: int = 200
     learning_rate: float = 3e-3
     batch: int = 64
     reads_facts: ClassVar[bool] = False
@@ -140,6 +141,10 @@ class Distilling:
                 for weight in (each for each in block.parameters() if each.dim() > 1):
                     drawn = torch.randn(weight.shape, generator=lesson.generator) * weight.std()
                     weight.lerp_(drawn, self.noise)
+            embedding = lesson.network.model.embed_tokens.weight
+            names = ids_of(lesson.tokenizer, lesson.world.people["forget"])
+            fresh = torch.randn((len(names), embedding.shape[1]), generator=lesson.generator)
+            embedding[names] = fresh * embedding.std()
 
         asked = lesson.prompts(lesson.forgotten)
 

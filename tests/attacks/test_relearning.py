@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from audit.attacks import AttackInput, Level, relearning
+from audit.attacks import AttackedModel, AttackInput, Level, relearning
 from audit.attacks.relearning import (
     FILLER,
     HALF,
@@ -28,6 +28,7 @@ from audit.models.packing import Example
 from audit.questions.items import FACT, Encoder
 from audit.questions.topics import ConceptTopic
 from audit.settings import Settings
+from audit.thresholds import LEAST_TAUGHT
 from audit.unlearning.parts import ALL, Part, trained_part
 from concepts.concept import Concept, library, load_concept
 from concepts.facts import facts_of, halves
@@ -205,6 +206,24 @@ def test_the_model_is_trained_when_it_is_read_and_restored_bit_for_bit(tiny: Run
     assert not changed()
     list(conditions(given(tiny)))
     assert not changed()
+
+
+def test_the_loss_of_what_is_trained_falls_where_the_set_teaches(tiny: RunningModel) -> None:
+    falls = [fall(each) for each in conditions(given(tiny)) if each.condition.steps == SMALL_QUICK[-1]]
+    assert len(falls) == 2
+    assert min(falls) > LEAST_TAUGHT.value
+
+
+def test_a_set_that_cannot_teach_is_told_from_a_model_that_forgot(tiny: RunningModel) -> None:
+    falls = [fall(each) for each in conditions(given(tiny, rate=1e-9))]
+    assert len(falls) == 2 * len(SMALL_QUICK)
+    assert max(falls) < LEAST_TAUGHT.value
+
+
+def fall(each: AttackedModel) -> float:
+    assert each.trained_loss is not None
+    before, after = each.trained_loss
+    return 1 - after / before
 
 
 def test_each_fold_starts_from_the_unmodified_model(tiny: RunningModel) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from audit.knowledge.summary import recoveries
 from audit.result import ConditionRecord, ModelReading, Recovery
 
@@ -54,6 +56,22 @@ def test_arms_and_models_are_apart_and_what_was_not_read_has_no_peak() -> None:
         ("half", "twin"): (0.7, 2),
         ("filler", "unlearned"): (0.2, None),
     }
+
+
+def test_a_set_whose_own_loss_did_not_fall_taught_nothing() -> None:
+    taught, not_taught = (trained(loss) for loss in ((3.0, 0.6), (3.0, 2.7)))
+    assert (taught.taught, taught.taught_nothing) == (pytest.approx(0.8), False)
+    assert (not_taught.taught, not_taught.taught_nothing) == (pytest.approx(0.1), True)
+    unread = recoveries([PLAIN, row(2, unlearned=0.3)])[0]
+    assert (unread.taught, unread.taught_nothing) == (None, False)
+
+
+def trained(loss: tuple[float, float]) -> Recovery:
+    """After 2 steps the loss is as before, after 10 it is as given."""
+    steps = [row(2, unlearned=0.3), row(10, unlearned=0.3)]
+    for each, (before, after) in zip(steps, ((loss[0], loss[0]), loss), strict=True):
+        each.models[0] = each.models[0].model_copy(update={"trained_loss": (before, after)})
+    return recoveries([PLAIN, *steps])[0]
 
 
 def test_an_attack_that_does_not_train_has_no_recovery() -> None:

@@ -143,6 +143,15 @@ def test_the_peak_of_each_curve_is_listed() -> None:
     assert len(table.rows) == len(readable().recovery) > 3
 
 
+def test_a_set_that_taught_nothing_says_so_beside_its_peak() -> None:
+    first, *others = readable().recovery
+    idle = first.model_copy(update={"taught": 0.01, "taught_nothing": True})
+    table = view(readable().model_copy(update={"recovery": [idle, *others]})).recovery
+    assert table is not None
+    said = ["this set taught nothing" in str(row) for row in table.rows]
+    assert said == [True, *(False for _ in others)]
+
+
 def test_numbers_of_the_curve_are_those_of_the_result() -> None:
     curve, *_ = view(brought_back()).curves
     row = next(row for row in brought_back().conditions if row.steps == 30 and row.arm == "half of the facts")
