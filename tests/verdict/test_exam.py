@@ -269,18 +269,28 @@ def test_a_margin_below_what_can_be_seen_removes_nothing(tiny_world: TinyWorld) 
     assert MARGIN.value == thresholds.MARGIN.value
 
 
-def test_the_margin_must_not_remove_what_is_hidden() -> None:
+def test_the_margin_is_the_smallest_that_is_right_often_and_removes_nothing_hidden() -> None:
     found = [
-        Candidate(0.1, 0.05, 5, 10, 0, 0.0),
-        Candidate(0.2, 0.05, 8, 10, 0, 0.0),
-        Candidate(0.2, 0.1, 8, 10, 0, 0.0),
-        Candidate(0.3, 0.1, 9, 10, 1, 0.0),
+        Candidate(0.1, 0.05, 50, 100, 0, 0.0),
+        Candidate(0.2, 0.05, 96, 100, 0, 0.01),
+        Candidate(0.2, 0.1, 96, 100, 0, 0.0),
+        Candidate(0.2, 0.15, 95, 100, 0, 0.0),
+        Candidate(0.3, 0.1, 99, 100, 0, 0.0),
     ]
     chosen = best(found)
     assert chosen is not None
     assert (chosen.margin, chosen.least) == (0.2, 0.1)
-    assert best([replace(found[1], missed=1)]) is None
-    assert best([replace(found[1], alarms=0.03)]) is None
+    larger = best([replace(each, missed=int(each.margin < 0.3)) for each in found])
+    assert larger is not None
+    assert larger.margin == 0.3
+    assert best([replace(each, alarms=0.03) for each in found]) is None
+
+
+def test_where_too_few_verdicts_are_right_the_margin_is_the_one_with_most() -> None:
+    found = [Candidate(0.1, 0.05, 50, 100, 0, 0.0), Candidate(0.2, 0.1, 80, 100, 0, 0.0)]
+    chosen = best(found)
+    assert chosen is not None
+    assert chosen.margin == 0.2
 
 
 def test_an_error_is_a_verdict_that_is_wrong_for_the_model() -> None:
