@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "concepts": {"concepts"},
 }
 LEVELS = (
-    {"errors", "plugins", "progress", "request", "result", "settings", "statistics", "thresholds"},
+    {"calibration", "errors", "plugins", "progress", "request", "result", "settings", "statistics", "thresholds"},
     {"architectures", "checkpoint"},
     {"models"},
     {"guards", "interventions", "knowledge", "lenses", "patching", "questions", "unlearning", "vectors", "weights"},

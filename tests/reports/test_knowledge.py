@@ -196,7 +196,7 @@ def test_the_residual_is_drawn_with_its_margin_and_its_controls() -> None:
     assert left is not None
     assert left.twin is not None
     drawn = view(brought_back()).residual
-    labels = {"0: never knew", "1: the base", "removed: below 0.2", "refusal twin", "would not be seen"}
+    labels = {"0: never knew", "1: the base", f"removed: below {left.margin:.2g}", "refusal twin", "would not be seen"}
     assert labels <= set(re.findall(r">([^<]*)</text>", drawn))
     assert f"refusal twin: {left.twin:.2f}" in drawn
 
