@@ -31,6 +31,8 @@ format: $(VENV)/.ready-dev
 
 bench: $(VENV)/.ready-dev
 	for file in benchmarks/[a-z]*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; done
+	$(BIN)/python -m benchmarks.exam
+	$(BIN)/python -m benchmarks.exam.planted
 
 # A CPU build of torch is taken from the configured package index where it has one, else uv finds it.
 $(VENV)/.ready: requirements.lock pyproject.toml
