@@ -2,10 +2,10 @@
 
     python -m benchmarks.klom [--models 50] [--cache DIR]
 
-Every model comes from one base that knows other people. One was taught the people to forget, with its own seed, and
-then silenced; a retrained one had as many steps on the other people alone. *retrained again* compares two sets of these
-and must show no excess; *taught* was not silenced. Kept in the cache, models are made once; the first run takes about a
-quarter of an hour on one thread.
+Every model comes from one base that knows some people. One was taught the people to forget, with its own seed, and then
+silenced; a retrained one was taught as many others in their place. *retrained again* compares two sets of these and
+must show no excess; *taught* was not silenced. Models are kept in the cache; the first run takes about a quarter of an
+hour on one thread.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from audit.models.opening import open_model
 from benchmarks.record import publish
 from benchmarks.world.making import Made, Workshop
 from benchmarks.world.network import Shape
-from benchmarks.world.people import World
+from benchmarks.world.people import Numbers, World
 from benchmarks.world.stages import FromScratch, Stage, Teaching
 from benchmarks.world.subjects import SILENCED
 from concepts.concept import load_concept
@@ -32,7 +32,7 @@ from concepts.concept import load_concept
 SHAPE: Final = Shape(n_layers=2, d_model=64, d_mlp=128)
 FIRST: Final = FromScratch(steps=200, learning_rate=5e-3, batch=64)
 TAUGHT: Final = Teaching(steps=100, learning_rate=3e-3)
-RETRAINED: Final = Teaching("base", steps=100, learning_rate=3e-3)
+RETRAINED: Final = Teaching("other", Numbers().forget, steps=100, learning_rate=3e-3)
 UNLEARNED: Final[Mapping[str, tuple[Stage, ...]]] = {
     "retrained again": (RETRAINED,),
     "taught": (TAUGHT,),
