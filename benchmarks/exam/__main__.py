@@ -155,11 +155,14 @@ def run(chosen: Sequence[Subject], options: argparse.Namespace) -> Iterator[Row]
         list(pool.map(prepare, *zip(*[(*base, cache) for base in bases], strict=True)))
         scored = {subject for subject in chosen if subject.draw == 0 and subject.world in tests[: options.scored]}
         waiting = {pool.submit(examined, subject, cache, subject in scored): subject for subject in chosen}
-        for done, future in enumerate(as_completed(waiting), 1):
-            row = future.result()
-            mark = "   <- wrong" if row["right"] is False else ""
-            print(f"{done}/{len(chosen)} {waiting[future].name}: {row['verdict']}{mark}", flush=True)
-            yield row
+        try:
+            for done, future in enumerate(as_completed(waiting), 1):
+                row = future.result()
+                mark = "   <- wrong" if row["right"] is False else ""
+                print(f"{done}/{len(chosen)} {waiting[future].name}: {row['verdict']}{mark}", flush=True)
+                yield row
+        finally:  # after an error, at once
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 if __name__ == "__main__":
