@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from audit.thresholds import SIGNIFICANT
 from benchmarks.exam.grades import auc, auc_interval, harmonic, relearning_robustness, rounding_robustness, share
 from benchmarks.exam.rivals import rivals
 from benchmarks.exam.rivals.screen import Screened
@@ -47,6 +48,7 @@ def _counted(pool: str, kind: str, rows: Sequence[Row]) -> Row:
         "n": len(rows),
         **{verdict: found[verdict] for verdict in VERDICTS},
         **{f"{verdict}{WITH}": compared[verdict] for verdict in ("hidden", "removed")},
+        "p below 0.01": sum(row["p_value"] is not None and row["p_value"] < SIGNIFICANT.value for row in rows),
         "says": _mean(row["says"] for row in rows),
         "residual": _mean(row["residual"] for row in rows),
         "recovered": _mean(row.get("recovered") for row in rows),
@@ -75,7 +77,7 @@ def summary(rows: Sequence[Row]) -> Iterator[Row]:
         ),
         "p below 0.01, of models that do not hold the facts": (
             lambda row: row["pool"] in NEVER and row["p_value"] is not None,
-            lambda row, _: row["p_value"] < 0.01,
+            lambda row, _: row["p_value"] < SIGNIFICANT.value,
         ),
         "right, of all": (
             lambda row: is_right(row["pool"], row["verdict"]) is not None,
