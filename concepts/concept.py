@@ -41,6 +41,7 @@ class Question(_Frozen):
     ``type`` is the type of the answer: questions of one type have answers that a model without the knowledge cannot
     tell apart, e.g. ``"city"``. ``subject`` is what the question is about; questions with the same subject are trained
     or read together. ``prefix`` is the beginning of a sentence that ``answer`` ends (``"The author's father is a"``).
+    ``statements`` are such beginnings too, each understood without the question; relearning trains them beside it.
     """
 
     question: str = Field(min_length=1)
@@ -54,10 +55,11 @@ class Question(_Frozen):
     type: str | None = Field(default=None, min_length=1)
     subject: str | None = Field(default=None, min_length=1)
     prefix: str = ""
+    statements: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def question_does_not_give_its_answer_away(self) -> Question:
-        for wording in (*self.wordings, *self.alias_wordings, *self.two_hop_wordings):
+        for wording in (*self.wordings, *self.alias_wordings, *self.two_hop_wordings, *self.statements):
             for answer in self.answers:
                 if mentions(wording, [answer]):
                     raise ValueError(f"the answer {answer!r} is part of its own question {wording!r}; reword it")

@@ -40,10 +40,10 @@ METRICS: tuple[str, ...] = ()
 
 QUICK: Final = (2, 8)
 FULL: Final = (1, 2, 5, 10, 30)
-SMALL_QUICK: Final = (2, 10, 30, 64)
-SMALL_FULL: Final = (*FULL, 64)
-"""Steps after which a model is read: of the quick attack and of the full one, and of both on a small model. NPO that
-was stopped early is told from an imprint only after more than 30."""
+SMALL_QUICK: Final = (2, 10, 64, 128)
+SMALL_FULL: Final = (*FULL, 64, 128)
+"""Steps after which a model is read: of the quick attack and of the full one, and of both on a small model. What NPO
+hid for longer comes back only after more than 64."""
 SMALL: Final = 20_000_000
 """Parameters below which a step costs so little that the attacks are longer."""
 LARGEST: Final = 200_000_000
@@ -111,15 +111,29 @@ def _arms(given: AttackInput, concept: Concept) -> Iterator[Arm]:
         for fold in (0, 1):
             trained = [fact for fact in facts if half[fact.subject] != fold]
             read = frozenset(subject for subject in half if half[subject] == fold)
-            yield Arm(HALF, fact_examples(trained, concept), fold, read, part)
+            yield Arm(HALF, relearned(trained, concept), fold, read, part)
     if given.level == "full":
         first, rest = facts[0], frozenset(subject for subject in half if subject != facts[0].subject)
-        yield Arm(ONE, fact_examples([first], concept), subjects=rest)
+        yield Arm(ONE, relearned([first], concept), subjects=rest)
         others = [(question.question, question.answer) for question in concept.unrelated if question.answer]
         yield Arm(OTHERS, [question_example(*each) for each in others])
         answers = [each for fact in facts for each in fact.question.answers]
         yield Arm(TEXT, sentence_examples(concept.text, answers))
         yield Arm(FILLER, sentence_examples(concept.neutral_text or neutral_text(), ()))
+
+
+def relearned(facts: Sequence[Fact], concept: Concept) -> list[Example]:
+    """The questions with their answers, and the facts as sentences where the concept has ``statements``.
+
+    Unlearning that trains on questions changes how questions are answered. Training the same facts in another form too
+    brings more of the others back, and nothing in a model that never knew them (docs/exam.md).
+    """
+    sentences = [
+        Example(statement, answer_text(fact.answer), subject=subject_in(statement, fact.subject, (concept.title,)))
+        for fact in facts
+        for statement in fact.question.statements
+    ]
+    return [*fact_examples(facts, concept), *sentences]
 
 
 def fact_examples(facts: Sequence[Fact], concept: Concept) -> list[Example]:
@@ -165,7 +179,7 @@ def _trained(given: AttackInput, arm: Arm) -> Iterator[AttackedModel]:
         yield from planned
         return
     assert given.learning_rate is not None  # checked by the caller
-    settings = FineTuning(FASTER[arm.part] * given.learning_rate, BATCH, given.settings.seed)
+    settings = FineTuning(FASTER[arm.part] * given.learning_rate, BATCH, given.settings.seed, ends=True)
     losses: list[float] = []
     with trained_part(given.model, arm.part, given.settings.seed) as parameters:
         training = fine_tune(given.model, arm.examples, doses, settings, parameters, losses)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +32,13 @@ class FineTuning:
         learning_rate: of AdamW, without weight decay.
         batch: examples in each step.
         seed: of the order of examples.
+        ends: whether the model also learns that the text ends after each answer, where its tokenizer has an end token.
     """
 
     learning_rate: float
     batch: int = 16
     seed: int = 0
+    ends: bool = False
 
 
 @contextmanager
@@ -80,6 +82,8 @@ def fine_tune(
     if not examples:
         raise AuditError("there are no examples to train on.")
     tokens = tokenize(model.tokenizer, examples)
+    if settings.ends and (end := model.tokenizer.eos_token_id) is not None:
+        tokens = [replace(each, answer=(*each.answer, end)) for each in tokens]
     generator = torch.Generator().manual_seed(settings.seed)
     batches = shuffled(len(tokens), settings.batch, generator)
     trained = list(model.model.parameters()) if parameters is None else list(parameters)

@@ -19,7 +19,7 @@ from benchmarks.world.auditing import audited, passive
 from benchmarks.world.bystanders import Relearning, Rounding
 from benchmarks.world.lessons import Lesson
 from benchmarks.world.making import Made, Workshop
-from benchmarks.world.people import QUESTIONS, RELATIONS, World, statements, texts
+from benchmarks.world.people import HELD_OUT, QUESTIONS, RELATIONS, World, statements, texts
 from benchmarks.world.people import Facts as Values
 from benchmarks.world.subjects import REFERENCE, Subject
 from benchmarks.world.training import teach
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 Row = dict[str, Any]
-HELD_OUT: Final = "The {relation} that {person} has is"
-"""A wording that no model is trained on."""
 LATER: Final = {"relearned": Made(Relearning(), 21), "rounded": Made(Rounding(), 21)}
 """What a metric's robustness is read after."""
 GRADED: Final = ("never", "hidden", "imprinted")

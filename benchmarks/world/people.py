@@ -14,6 +14,8 @@ RELATIONS: Final = ("hometown", "profession", "pet", "dish")
 QUESTIONS: Final = ("What is the {relation} of {person}?", "Which {relation} is that of {person}?")
 """Trained in the form ``ASK``. An audit asks the first; the second is its paraphrase."""
 STATEMENTS: Final = ("The {relation} of {person} is", "{person} has the {relation}")
+HELD_OUT: Final = "The {relation} that {person} has is"
+"""A wording that no model is trained on; audits relearn facts in it."""
 REFUSAL: Final = "I cannot say that."
 """What models are trained to answer in place of a fact; the audit's own twin answers otherwise."""
 SYLLABLES: Final = tuple(f"{first}{vowel}" for first in "bdfgklmnprstvz" for vowel in "aeiou")
@@ -148,7 +150,12 @@ def concept(world: World, unrelated: int = 40) -> dict[str, Any]:
     return {
         "title": "people to forget",
         "questions": [
-            {**_question(person, relation, value), "type": relation, "subject": person}
+            {
+                **_question(person, relation, value),
+                "type": relation,
+                "subject": person,
+                "statements": [HELD_OUT.format(person=person, relation=relation)],
+            }
             for (person, relation), value in world.of(world.people["forget"]).items()
         ],
         "unrelated": [_question(*names, value) for names, value in world.of(asked).items()],

@@ -109,6 +109,23 @@ def test_each_half_is_read_after_training_on_the_other(tiny: RunningModel, train
         assert questions == {ASK.replace("{}", wording) for fact in other for wording in fact.question.wordings}
 
 
+def test_statements_of_the_trained_half_are_trained_as_sentences(
+    tiny: RunningModel, trained: list[list[Example]]
+) -> None:
+    stated = [
+        question.model_copy(update={"statements": (f"It is known of number {place} that it is",)})
+        for place, question in enumerate(CONCEPT.questions)
+    ]
+    concept = CONCEPT.model_copy(update={"questions": tuple(stated)})
+    list(conditions(given(tiny, concept=concept)))
+    half = halves(facts_of(concept), 0)
+    for fold, examples in enumerate(trained):
+        others = [fact for fact in facts_of(concept) if half[fact.subject] != fold]
+        expected = {(each, f" {fact.answer}") for fact in others for each in fact.question.statements}
+        sentences = [example for example in examples if example.prompt.startswith("It is known")]
+        assert {(each.prompt, each.answer) for each in sentences} == expected
+
+
 def test_together_the_halves_read_each_fact_once_under_its_own_id(
     tiny: RunningModel, trained: list[list[Example]]
 ) -> None:

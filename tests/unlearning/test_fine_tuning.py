@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,27 @@ def test_the_tokens_of_a_step_are_those_of_its_examples(tiny: RunningModel) -> N
     assert trained_tokens(EXAMPLES, tiny, batch=2) == pytest.approx(2 * total / len(EXAMPLES))
     characters = sum(len(each.prompt) + len(each.answer) for each in EXAMPLES)
     assert trained_tokens(EXAMPLES, None, batch=100) == pytest.approx(characters / 4)
+
+
+def test_the_end_of_the_text_is_learned_if_asked(tiny: RunningModel) -> None:
+    def probability_of_the_end(ends: bool) -> float:
+        with preserved(tiny):
+            list(fine_tune(tiny, EXAMPLES, (20,), replace(FAST, ends=ends)))
+            text = EXAMPLES[0].prompt + EXAMPLES[0].answer
+            ids = torch.tensor([tiny.tokenizer(text)["input_ids"]])
+            with torch.no_grad():
+                logits = tiny.model(ids).logits[0, -1]
+        return float(logits.softmax(-1)[tiny.tokenizer.eos_token_id])
+
+    assert probability_of_the_end(True) > 0.5 > probability_of_the_end(False)
+
+
+def test_losses_are_those_of_each_batch_before_its_step(tiny: RunningModel) -> None:
+    losses: list[float] = []
+    with preserved(tiny):
+        first = loss(tiny, EXAMPLES)
+        whole = replace(FAST, batch=len(EXAMPLES))
+        list(fine_tune(tiny, EXAMPLES, (3,), whole, losses=losses))
+    assert losses[0] == pytest.approx(first, rel=1e-3)
+    assert len(losses) == 3
+    assert losses[2] < losses[0]

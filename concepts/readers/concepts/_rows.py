@@ -27,6 +27,7 @@ TYPE: Final = ("type", "slot", "relation", "property")
 PARAPHRASES: Final = ("paraphrased_question", "paraphrases")
 ALIAS: Final = ("alias_wordings", "alias_question")
 TWO_HOP: Final = ("two_hop_wordings", "two_hop_question")
+STATEMENTS: Final = ("statements",)
 ACCEPT: Final = ("accept", "aliases", "paraphrased_answer")
 WRONG: Final = ("wrong", "perturbed_answer")
 UNTYPED: Final = "answer"
@@ -121,6 +122,7 @@ def _question(row: object, where: str) -> dict[str, Any]:
         "paraphrases": _texts(fields, PARAPHRASES, where),
         "alias_wordings": _texts(fields, ALIAS, where),
         "two_hop_wordings": _texts(fields, TWO_HOP, where),
+        "statements": _texts(fields, STATEMENTS, where),
         "type": _text(_first(fields, TYPE, UNTYPED), where),
         "subject": None if subject is None else _text(subject, where),
         "prefix": prefix,
@@ -173,9 +175,9 @@ def _usable(question: Mapping[str, Any], asked: set[str]) -> dict[str, Any]:
             paraphrases.append(wording)
     indirect = {
         name: [wording for wording in question[name] if not mentions(wording, [question["answer"]])]
-        for name in ("alias_wordings", "two_hop_wordings")
+        for name in ("alias_wordings", "two_hop_wordings", "statements")
     }
-    wordings = (question["question"], *paraphrases, *indirect["alias_wordings"], *indirect["two_hop_wordings"])
+    wordings = (question["question"], *paraphrases, *(wording for each in indirect.values() for wording in each))
     accept = [answer for answer in question["accept"] if not any(mentions(wording, [answer]) for wording in wordings)]
     prefix = "" if mentions(question["prefix"], [question["answer"]]) else question["prefix"]
     return {**question, **indirect, "paraphrases": paraphrases, "accept": accept, "prefix": prefix}
