@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -101,7 +102,9 @@ def calibrate(fitted: Candidate | None, training: Sequence[Row], tested: Sequenc
 def told(rows: Sequence[Row]) -> str:
     """What made a table."""
     worlds = ", ".join(map(str, sorted({row["world"] for row in rows})))
-    return f"worlds {worlds}, {len(rows)} models: python -m benchmarks.exam {' '.join(sys.argv[1:])}"
+    given = " ".join(sys.argv[1:])
+    command = re.sub(r" ?--(cache|workers)[ =]\S+", "", given)  # of one machine
+    return f"worlds {worlds}, {len(rows)} models: python -m benchmarks.exam {command}"
 
 
 def compared(rows: Sequence[Row], training: Sequence[Row], cache: Path) -> list[Row]:

@@ -63,7 +63,9 @@ def by_pool(axes: Axes, rows: Sequence[Row]) -> None:
             row for row in rows if row["verdict"] == verdict and row["pool"] in pools and row["residual"] is not None
         ]
         heights = [pools.index(row["pool"]) + random.uniform(-0.3, 0.3) for row in own]
-        axes.scatter([row["residual"] for row in own], heights, s=9, color=colour, alpha=0.7, lw=0, label=verdict)
+        if own:
+            read = [row["residual"] for row in own]
+            axes.scatter(read, heights, s=9, color=colour, alpha=0.7, lw=0, label=verdict)
     axes.set_yticks(range(len(pools)), pools)
     axes.invert_yaxis()
     axes.set_xlabel("residual where most shows (0: a model that never knew, 1: the base)")
