@@ -1,8 +1,8 @@
 """The auditor's exam: how often its verdict is right on models whose truth is known, and how rival metrics do there.
 
-    python -m benchmarks.exam [--worlds 10 11 12] [--never 7] [--scored 3] [--calibrate] [--only KIND] [--quick]
+    python -m benchmarks.exam [--worlds 20 21 22] [--never 7] [--scored 3] [--calibrate] [--only KIND] [--quick]
 
-Each world has its own people, base and models (``benchmarks/world/subjects.py``). Worlds below 10 are those on which
+Each world has its own people, base and models (``benchmarks/world/subjects.py``). Worlds below 20 are those on which
 the audit was built; ``--calibrate`` fits the verdict's thresholds on them and counts its errors on the others. Every
 model is audited blind, without a reference and with a model that never knew; in the first worlds the metrics in
 ``benchmarks/exam/rivals`` read the models of the first draw of facts too. Models, audits and scores are kept in the
@@ -42,7 +42,7 @@ from benchmarks.record import publish, write
 from benchmarks.world.auditing import finding_of
 from benchmarks.world.subjects import Subject, subjects
 
-FIRST_TEST: Final = 10
+FIRST_TEST: Final = 20
 """The first world on which nothing was chosen."""
 QUICK: Final = {"worlds": [FIRST_TEST], "never": 2}
 
@@ -134,7 +134,7 @@ TABLES: Final = {
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.exam", description=__doc__)
-    parser.add_argument("--worlds", type=int, nargs="+", default=[10, 11, 12], help="seeds of the worlds")
+    parser.add_argument("--worlds", type=int, nargs="+", default=[20, 21, 22], help="seeds of the worlds")
     parser.add_argument("--never", type=int, default=7, help="models that never knew, of each kind in each world")
     parser.add_argument("--scored", type=int, default=3, help="worlds whose models the rival metrics read")
     parser.add_argument("--calibrate", action="store_true", help="write audit/calibration.json")
