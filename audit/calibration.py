@@ -44,7 +44,7 @@ class Calibration:
     Attributes:
         thresholds: name -> value.
         fitted: on how many models of which worlds.
-        tested: the same for the error rates.
+        tested: the same for the error rates, and the digest of the audit's code that they were counted with.
     """
 
     thresholds: Mapping[str, float]

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from audit.attacks.relearning import HALF
-from audit.calibration import error_rates
+from audit.calibration import calibration, error_rates
 from audit.knowledge.knowledge import Knowledge
 from audit.knowledge.summary import summarise
 from audit.questions.conditions import AS_IS, Condition
 from audit.result import Control, Finding, Measurement
 from audit.verdict import Case, judge
 from audit.verdict import case as cases
+from audit.verdict import error_rate
 from tests.knowledge.planted import CHAT, IGNORES, KNOWS, RAN, RELEARNED, ROUNDED, Planted, facts, knowledge
 
 
@@ -114,6 +115,12 @@ def test_a_model_that_never_knew_is_removed() -> None:
     assert finding.verdict == "removed"
     (rate,) = error_rates("removed", reference=False)
     assert f"given to {rate.wrong} of {rate.of} models that hold the facts" in finding.error_rate
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_an_error_rate_of_another_version_says_so(monkeypatch: pytest.MonkeyPatch, same: bool) -> None:
+    monkeypatch.setattr(error_rate, "code_digest", lambda judging: calibration().tested["code"] if same else "another")
+    assert ("another version" in judged(IGNORES, seed=3).error_rate) == (not same)
 
 
 def test_a_model_that_never_knew_is_hidden_at_most_as_often_as_the_level_says() -> None:

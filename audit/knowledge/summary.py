@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from audit.calibration import calibration
 from audit.knowledge.beliefs import belief_p_value
 from audit.knowledge.knowledge import BASE, UNLEARNED, Knowledge
 from audit.knowledge.residual import Left, Paired, Share, left_of, paired
@@ -157,7 +158,7 @@ def _residual(left: Left, knowledge: Knowledge) -> Residual:
         least_detectable=left.least_detectable,
         margin=MARGIN.value,
         twin=left.twin.value if left.twin is not None else None,
-        calibrated=True,
+        calibrated=bool(calibration().fitted),
     )
 
 
