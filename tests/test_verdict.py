@@ -14,9 +14,8 @@ from audit.knowledge.knowledge import Knowledge
 from audit.knowledge.summary import summarise
 from audit.questions.conditions import AS_IS, Condition
 from audit.result import Control, Finding, Measurement
-from audit.verdict import Case, judge
+from audit.verdict import Case, error_rate, judge
 from audit.verdict import case as cases
-from audit.verdict import error_rate
 from tests.knowledge.planted import CHAT, IGNORES, KNOWS, RAN, RELEARNED, ROUNDED, Planted, facts, knowledge
 
 
