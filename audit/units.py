@@ -24,6 +24,13 @@ from audit.questions.items import ItemSet
 from audit.questions.readings import Readings
 from audit.result.files import write_bytes
 
+JUDGING: Final = ("audit/verdict/", "audit/calibration.")
+"""Sources that judge what was measured: the verdict's rules and their calibration."""
+AFTER_READING: Final = (
+    *JUDGING,
+    *(f"audit/knowledge/{name}.py" for name in ("beliefs", "klom", "knowledge", "margins", "residual", "summary")),
+)
+"""Sources that no unit depends on: what is made of readings later."""
 BY_GROUP: Final = ("scores", "lens", "base_lens")
 BY_ITEM: Final = ("answer_logprobs", "answer_hits")
 
@@ -113,7 +120,7 @@ class UnitStore:
 
     def _path(self, unit: Condition | str) -> Path:
         parts = unit if isinstance(unit, str) else [unit.attack, unit.dose, unit.seed, unit.fold]
-        return self.folder / f"{digest_of([dict(self.inputs), parts, code_digest(judging=False)])}.npz"
+        return self.folder / f"{digest_of([dict(self.inputs), parts, code_digest(AFTER_READING)])}.npz"
 
 
 def _as_bytes(document: Mapping[str, Any]) -> np.ndarray:
@@ -126,16 +133,17 @@ def digest_of(document: Any) -> str:
 
 
 @cache
-def code_digest(judging: bool = True) -> str:
+def code_digest(without: tuple[str, ...] = ()) -> str:
     """SHA-256 of the sources that an audit runs, so that a changed tool audits again.
 
     Args:
-        judging: whether what judges counts, which no reading depends on: the verdict's rules and their calibration.
+        without: what paths of sources that do not count begin with.
     """
     digest = hashlib.sha256()
     for package in ("audit", "concepts"):
-        for file in sorted(Path(str(resources.files(package))).rglob("*")):
-            judges = file.parent.name == "verdict" or file.stem == "calibration"
-            if file.suffix in (".py", ".toml", ".txt", ".gz", ".json") and (judging or not judges):
+        root = Path(str(resources.files(package)))
+        for file in sorted(root.rglob("*")):
+            counts = not file.relative_to(root.parent).as_posix().startswith(without)
+            if counts and file.suffix in (".py", ".toml", ".txt", ".gz", ".json"):
                 digest.update(file.read_bytes())
     return digest.hexdigest()

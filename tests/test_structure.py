@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from audit.units import AFTER_READING
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("audit", "concepts", "reports")
 MAY_IMPORT = {
@@ -135,6 +137,15 @@ def test_every_part_of_audit_has_a_level() -> None:
 
 def test_imports_inside_audit_go_downwards() -> None:
     assert upward(IMPORTS) == set()
+
+
+def test_no_unit_depends_on_what_is_made_of_readings_later() -> None:
+    """Else a change there would leave old units in use."""
+    reading = [name for name in SOURCES if name == "audit.topic_reader" or name.startswith("audit.attacks.")]
+    reached = set(reading).union(*(reachable(IMPORTS, name) for name in reading))
+    later = {name for name, path in SOURCES.items() if path.relative_to(ROOT).as_posix().startswith(AFTER_READING)}
+    assert len(later) > len(AFTER_READING)
+    assert reached & later == set()
 
 
 def test_an_upward_import_would_be_noticed() -> None:

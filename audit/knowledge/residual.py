@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 
 from audit.knowledge.exchange import ROUNDING
 from audit.knowledge.knowledge import BASE, REFERENCE, TWIN, UNLEARNED, Knowledge
@@ -27,6 +27,8 @@ RESAMPLES: Final = 2_000
 DETECTED: Final = 1.645 + 0.842
 """Standard deviations between nothing and what a one-sided test at 5 % sees with probability 0.8."""
 SIGN_FLIPS: Final = 19_999
+SPLITS: Final = 10
+"""Random halvings of the subjects over which a cross-fitted residual is averaged."""
 ENOUGH: Final = 0.5
 """Share of the facts that a condition must read, of the most that any reads, for a residual of its own."""
 
@@ -52,7 +54,8 @@ class Left:
     """What is left.
 
     Attributes:
-        most: by the condition and place that show most, chosen on one half of the subjects and read on the other.
+        most: by the condition and place that show most, chosen on one half of the subjects and read on the other, over
+            several halvings.
         inverted: the same for the truth being avoided: the most negative one.
         shares: at the output under every condition that reads enough of the facts.
         without_null: under the conditions that bring in something of the base, with the reference (if it could
@@ -87,18 +90,17 @@ def left_of(knowledge: Knowledge) -> Left | None:
 
 
 class _Residual:
-    """One model's residuals; resamples of subjects are drawn once and used for all."""
+    """One model's residuals; halvings and resamples of subjects are drawn once and used for all."""
 
     def __init__(self, knowledge: Knowledge, role: str) -> None:
         self.knowledge, self.role = knowledge, role
         self.base = knowledge.excess(BASE, str(AS_IS))
-        names = np.array(knowledge.facts.subjects)
-        self.subjects, self.subject = np.unique(names, return_inverse=True)
+        subjects, self.subject = np.unique(np.array(knowledge.facts.subjects), return_inverse=True)
+        self.n_subjects = len(subjects)
         rng = np.random.default_rng(knowledge.seed)
-        self.half = rng.permutation(len(self.subjects))[self.subject] % 2
-        self.counts = rng.multinomial(
-            len(self.subjects), np.full(len(self.subjects), 1 / len(self.subjects)), RESAMPLES
-        )
+        self.halves = [rng.permutation(self.n_subjects) % 2 for _ in range(SPLITS)]
+        shares = np.full(self.n_subjects, 1 / self.n_subjects)
+        self.counts = rng.multinomial(self.n_subjects, shares, RESAMPLES).astype(float)
         self.candidates = list(self._candidates())
 
     def _candidates(self) -> Iterator[tuple[str, int]]:
@@ -120,69 +122,84 @@ class _Residual:
 
     def share(self, condition: str, place: int) -> Share:
         """The residual under one condition at one place."""
-        above, below = self._terms(condition, place)
-        mask = ~np.isnan(above)
-        value, interval = self._ratio(above, below, mask)
-        return Share(condition, self._place(condition, place), value, interval, int(mask.sum()))
+        above, below, facts = self._sums(condition, place)
+        whole = np.ones(self.n_subjects)
+        value, interval = _ratio((whole @ above, whole @ below), (self.counts @ above, self.counts @ below))
+        return Share(condition, self._place(condition, place), value, interval, int(facts.sum()))
 
     def most(self, sign: int) -> Share:
-        """The residual of the condition with the most (``sign`` 1) or least (-1), cross-fitted over two halves."""
-        above, below = np.full(len(self.base), np.nan), np.full(len(self.base), np.nan)
-        for half in (0, 1):
-            name, place = self._best(sign, self.half != half)
-            terms = self._terms(name, place)
-            own = self.half == half
-            above[own], below[own] = terms[0][own], terms[1][own]
-        name, place = self._best(sign, np.ones(len(self.base), dtype=bool))
-        mask = ~np.isnan(above)
-        value, interval = self._ratio(above, below, mask)
-        return Share(name, self._place(name, place), value, interval, int(mask.sum()))
+        """The residual of the condition with the most (``sign`` 1) or least (-1).
+
+        The condition is chosen on one half of the subjects and read on the other, both ways, over ``SPLITS`` halvings.
+        The interval repeats the choice in every resample.
+        """
+        candidates = [each for each in self.candidates if sign > 0 or not self._is_folded(each[0])]
+        sums = np.array([self._sums(*each) for each in candidates])
+        whole = np.ones((1, self.n_subjects))
+        top, bottom = self._crossed(sign, sums, whole)
+        value, interval = _ratio((top[0], bottom[0]), self._crossed(sign, sums, self.counts))
+        best = int(_chosen(sign, sums, whole)[0])
+        condition, place = candidates[best]
+        return Share(condition, self._place(condition, place), value, interval, int(sums[best, 2].sum()))
+
+    def _crossed(
+        self,
+        sign: int,
+        sums: Float[np.ndarray, "n_candidates 3 n_subjects"],
+        weights: Float[np.ndarray, "n n_subjects"],
+    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """Sums of u - r and b - r of the facts of each half under the condition that the other half chooses."""
+        top, bottom = np.zeros(len(weights)), np.zeros(len(weights))
+        for halves in self.halves:
+            for half in (0, 1):
+                chosen = _chosen(sign, sums, weights * (halves != half))
+                read = weights * (halves == half)
+                top += (read * sums[chosen, 0]).sum(axis=1)
+                bottom += (read * sums[chosen, 1]).sum(axis=1)
+        return top, bottom
 
     def _place(self, condition: str, place: int) -> Place:
         return self.knowledge.models[self.role][condition].places[place]
 
-    def _terms(self, condition: str, place: int) -> tuple[np.ndarray, np.ndarray]:
-        """u - r and b - r of each fact; NaN where one of them was not read."""
+    def _sums(self, condition: str, place: int) -> Float[np.ndarray, "3 n_subjects"]:
+        """Sums of u - r and of b - r over the facts of each subject, and how many facts these are."""
         unlearned = self.knowledge.excess(self.role, condition, place)
         reference: np.ndarray | float = 0.0
         got_the_same = condition in self.knowledge.models.get(REFERENCE, {})
         if self.knowledge.is_relative or (condition in self.knowledge.without_null and got_the_same):
             reference = self.knowledge.excess(REFERENCE, condition, place)
-        above = unlearned - reference
-        below = np.where(np.isnan(above), np.nan, self.base - reference)
-        return above, below
-
-    def _best(self, sign: int, chosen: Bool[np.ndarray, " n_facts"]) -> tuple[str, int]:
-        """The condition and place with the largest (or, for -1, smallest) mean over the ``chosen`` facts."""
-
-        def mean(candidate: tuple[str, int]) -> float:
-            above, _ = self._terms(*candidate)
-            values = above[chosen & ~np.isnan(above)]
-            return sign * float(values.mean()) if len(values) else -np.inf
-
-        return max((each for each in self.candidates if sign > 0 or not self._is_folded(each[0])), key=mean)
+        terms = np.array([unlearned - reference, self.base - reference, np.ones(len(self.base))])
+        read = ~np.isnan(terms).any(axis=0)
+        return np.array([np.bincount(self.subject[read], each[read], self.n_subjects) for each in terms], dtype=float)
 
     def _is_folded(self, condition: str) -> bool:
         """Whether an attack was given half of the facts; what it leaves avoided says nothing of what was learned."""
         return bool((self.knowledge.models[self.role][condition].fold >= 0).any())
 
-    def _ratio(
-        self, above: Float[np.ndarray, " n"], below: Float[np.ndarray, " n"], mask: Bool[np.ndarray, " n"]
-    ) -> tuple[float | None, Interval | None]:
-        """Ratio of the means, and its percentile interval over resampled subjects.
 
-        ``None`` if the mean of the denominators is not positive in at least 95 % of the resamples.
-        """
-        if not mask.any():
-            return None, None
-        sums = [np.bincount(self.subject[mask], each[mask], len(self.subjects)) for each in (above, below)]
-        top, bottom = self.counts @ sums[0], self.counts @ sums[1]
-        if sums[1].sum() <= 0 or (bottom <= 0).mean() > 0.05:
-            return None, None
-        ratios = top[bottom > 0] / bottom[bottom > 0]
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(ratios, [tail, 1 - tail])
-        return float(sums[0].sum() / sums[1].sum()), (float(low), float(high))
+def _chosen(
+    sign: int, sums: Float[np.ndarray, "n_candidates 3 n_subjects"], weights: Float[np.ndarray, "n n_subjects"]
+) -> Int[np.ndarray, " n"]:
+    """For each row of weights, the candidate with the largest (or, for -1, smallest) mean of u - r."""
+    facts = weights @ sums[:, 2].T
+    means = np.divide(sign * (weights @ sums[:, 0].T), facts, out=np.full_like(facts, -np.inf), where=facts > 0)
+    best: np.ndarray = means.argmax(axis=1)
+    return best
+
+
+def _ratio(
+    sums: tuple[float, float], resampled: tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
+) -> tuple[float | None, Interval | None]:
+    """Ratio of the sums, and its percentile interval over resampled subjects.
+
+    ``None`` if the denominator is not positive in at least 95 % of the resamples.
+    """
+    top, bottom = resampled
+    if sums[1] <= 0 or (bottom <= 0).mean() > 0.05:
+        return None, None
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(top[bottom > 0] / bottom[bottom > 0], [tail, 1 - tail])
+    return float(sums[0] / sums[1]), (float(low), float(high))
 
 
 def _least_detectable(knowledge: Knowledge, shares: Sequence[Share]) -> float | None:

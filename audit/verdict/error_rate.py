@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from audit.calibration import ErrorRate, calibration, error_rates
 from audit.knowledge.summary import Summary
-from audit.units import code_digest
+from audit.units import JUDGING, code_digest
 
 EXAM = "In the exam on small models whose truth is known (docs/exam.md)"
 OTHER_CODE = " It was counted with another version of this audit."
@@ -19,7 +19,7 @@ def error_rate(verdict: str, summary: Summary | None) -> str:
         return ""
     compared = "with a reference" if rates[0].reference else "without a reference"
     counted = f"{EXAM}, {compared}, it was given to {'; to '.join(map(_counted, rates))}."
-    return counted if calibration().tested.get("code") == code_digest(judging=False) else counted + OTHER_CODE
+    return counted if calibration().tested.get("code") == code_digest(JUDGING) else counted + OTHER_CODE
 
 
 def _counted(rate: ErrorRate) -> str:

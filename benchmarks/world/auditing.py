@@ -92,11 +92,11 @@ def _audit(
     from audit.commands.compare import compare
     from audit.request import Request, RunContext
     from audit.settings import Settings
-    from audit.units import code_digest
+    from audit.units import JUDGING, code_digest
 
     settings = Settings(attacks=attacks, dtype="float32", batch_size=BATCH)
     models = [path.name for path in (base, unlearned, reference, guard) if path is not None]
-    inputs = [models, concept.name, settings.as_json(), code_digest(judging=False)]
+    inputs = [models, concept.name, settings.as_json(), code_digest(JUDGING)]
     kept = cache / "audits" / f"{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()}.json.gz"
     if not kept.is_file():
         started = time.process_time()

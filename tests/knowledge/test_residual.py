@@ -122,3 +122,36 @@ def test_less_than_the_reference_is_not_more() -> None:
 
 def test_without_the_condition_in_both_models_nothing_is_compared() -> None:
     assert paired(compared([1.0] * 4, 5), str(AS_IS)) is None
+
+
+@pytest.mark.parametrize("left", [0.0, 0.4])
+def test_the_interval_holds_the_share_though_one_of_many_conditions_was_chosen(left: float) -> None:
+    """Twelve conditions show the same share, each with its own chance; the interval pays for the choice."""
+    held, errors = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        known = knowledge({AS_IS: IGNORES}, seed=seed)
+        taught = rng.permutation(len(known.facts.ids)) < left * len(known.facts.ids)
+        own = [partly(known.models["unlearned"][str(AS_IS)], taught, number, rng) for number in range(12)]
+        found = left_of(
+            replace(known, models={**known.models, "unlearned": {str(each.condition): each for each in own}})
+        )
+        assert found is not None
+        assert found.most.interval is not None
+        assert found.most.value is not None
+        low, high = found.most.interval
+        held.append(low <= left <= high)
+        errors.append(found.most.value - left)
+    assert np.mean(held) >= 0.9
+    assert abs(np.mean(errors)) < 0.06
+
+
+def partly(readings: FactReadings, taught: np.ndarray, number: int, rng: np.random.Generator) -> FactReadings:
+    """A condition under which the ``taught`` facts can be read, and the others cannot."""
+    blocks = []
+    for block in readings.blocks:
+        m = len(block.facts)
+        scores = rng.normal(0, 1, (1, m, m)) + 6 * np.diag(taught[block.facts].astype(float))
+        blocks.append(Block(block.facts, scores))
+    condition = AS_IS if number == 0 else Condition("paraphrase", f"wording {number}")
+    return replace(readings, condition=condition, blocks=tuple(blocks))
