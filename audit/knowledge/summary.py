@@ -181,7 +181,7 @@ def _known(knowledge: Knowledge, compared: Paired | None) -> Known:
         attacks=sorted({condition.attack for condition in conditions if condition.attack is not None}),
         p_value=p_value,
         test=test,
-        beliefs=belief_p_value(knowledge) if knowledge.n else None,
+        beliefs=belief_p_value(knowledge) if knowledge.n and knowledge.guessable else None,
         **strongest,
     )
 

@@ -135,7 +135,7 @@ class Known(Record):
             could run.
         test: that test in words.
         beliefs: p-value of true answers being preferred by more than a model that guesses as the reference does; it
-            explains a preference or leaves it open, and decides nothing.
+            explains a preference or leaves it open, and decides nothing. Only where answers may be guessed.
         strongest: condition and place of the largest ``|z|`` of the exchange test, in words; empty if it could not run.
         z, n: there.
     """
