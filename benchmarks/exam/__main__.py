@@ -28,7 +28,6 @@ from benchmarks.exam.designs import designs
 from benchmarks.exam.tables import (
     HIDES,
     NEVER,
-    WITH,
     doses,
     errors,
     graded_metrics,
@@ -39,7 +38,7 @@ from benchmarks.exam.tables import (
 )
 from benchmarks.exam.tiny import Row, examined, prepare
 from benchmarks.record import publish, write
-from benchmarks.world.auditing import finding_of
+from benchmarks.world.auditing import WITH, finding_of
 from benchmarks.world.subjects import Subject, subjects
 
 FIRST_TEST: Final = 20

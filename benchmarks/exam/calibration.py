@@ -21,12 +21,12 @@ from audit.thresholds import SIGNIFICANT, Threshold
 from audit.units import JUDGING, code_digest
 from audit.verdict import obstacles, rules
 from benchmarks.exam.grades import share
-from benchmarks.exam.tables import NEVER, WITH
-from benchmarks.world.auditing import judged_again
+from benchmarks.exam.tables import NEVER
+from benchmarks.world.auditing import WITH, judged_again
 from benchmarks.world.subjects import is_right
 
 MARGINS: Final = (0.1, 0.15, 0.2, 0.25, 0.3)
-LEAST: Final = (0.05, 0.1, 0.15)
+LEAST: Final = (0.02, 0.05, 0.1, 0.15)
 """Lower bounds of the residual from which knowledge counts as hidden."""
 FALSE_ALARMS: Final = 0.02
 ENOUGH: Final = 0.95

@@ -12,20 +12,20 @@ from audit.thresholds import SIGNIFICANT
 from benchmarks.exam.grades import auc, auc_interval, harmonic, relearning_robustness, rounding_robustness, share
 from benchmarks.exam.rivals import rivals
 from benchmarks.exam.rivals.screen import Screened
+from benchmarks.world.auditing import WITH
 from benchmarks.world.subjects import is_right
 
 Row = dict[str, Any]
 VERDICTS: Final = ("present", "hidden", "destroyed", "removed", "inconclusive")
-WITH: Final = ", with a reference"
 NEVER: Final = ("never", "removed")
 """Pools of models that truly do not hold the facts."""
 HIDES: Final = ("hidden", "dose")
 AUDIT: Final = "audit"
-OURS: Final[Mapping[str, tuple[str, bool]]] = {
-    "residual": ("residual without attacks", False),
-    "residual, with a reference": ("residual without attacks, with a reference", True),
+OURS: Final[Mapping[str, str]] = {
+    AUDIT: "the audit's residual, either way",
+    "residual": "the same without attacks",
 }
-"""Our own metric -> its title, and whether it needs a reference."""
+"""Our own scores, and their titles."""
 
 
 # ---- verdicts
@@ -124,8 +124,6 @@ def graded_metrics(rows: Sequence[Row]) -> Iterator[Row]:
     rows = scored(rows)
     never = [row for row in rows if row["pool"] == "never" and not row["kind"].startswith("then ")]
     for name, title, needs in metrics():
-        if name.startswith(AUDIT):
-            continue  # it is not made again after relearning and rounding, which are among its attacks
         present = _scores(rows, name, ("present",))
         unlearned = [row for row in rows if row["pool"] in ("hidden", "imprinted") and "relearned" in row["scores"]]
         retained = [row for row in never if "relearned" in row["scores"]]
@@ -176,16 +174,14 @@ def scored(rows: Sequence[Row]) -> list[Row]:
 
 
 def metrics() -> Iterator[tuple[str, str, bool]]:
-    """Name, title and whether it needs a reference, of the audit and of every metric."""
-    yield from ((f"{AUDIT}{end}", f"the audit's residual{end}", bool(end)) for end in ("", WITH))
-    yield from ((name, title, needs) for name, (title, needs) in OURS.items())
+    """Name, title and whether it needs a reference, of our scores and of every rival."""
+    yield from ((name + end, title + end, bool(end)) for name, title in OURS.items() for end in ("", WITH))
     yield from ((name, rival.TITLE, rival.NEEDS_REFERENCE) for name, rival in rivals().items())
 
 
 def score(row: Mapping[str, Any], name: str, when: str = "as it is") -> float:
     """What a metric says of a model; NaN if it is undefined."""
-    is_audit = name.startswith(AUDIT)
-    value = row["residual" + name.removeprefix(AUDIT)] if is_audit else row["scores"][when][name]
+    value = row["scores"][when][name]
     return float("nan") if value is None else float(value)
 
 

@@ -15,7 +15,7 @@ from benchmarks.exam.models import Facts, Ids, Item, Network
 from benchmarks.exam.models import Subject as Scored
 from benchmarks.exam.rivals import rivals
 from benchmarks.exam.rivals.screen import screened
-from benchmarks.world.auditing import audited, passive
+from benchmarks.world.auditing import WITH, audited, scores
 from benchmarks.world.bystanders import Relearning, Rounding
 from benchmarks.world.lessons import Lesson
 from benchmarks.world.making import Made, Workshop
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 LATER: Final = {"relearned": Made(Relearning(), 21), "rounded": Made(Rounding(), 21)}
 """What a metric's robustness is read after."""
+OURS: Final = {"audit": "quick", "residual": "none"}
+"""Our own scores, and the attacks of the audit that gives each."""
 GRADED: Final = ("never", "hidden", "imprinted")
 """Pools whose models are scored after that too."""
 HALF: Final = 40, 1e-3
@@ -70,19 +72,20 @@ def _scores(subject: Subject, cache: Path) -> Row:
 
 
 def scores_of(workshop: Workshop, subject: Subject, stages: Sequence[Made], cache: Path) -> Row:
-    """Every rival metric of the model after ``stages``, the screen's numbers, and the audit's without attacks."""
-    audited, base, reference = (
-        Network(workshop.network(workshop.make(each))) for each in (stages, subject.base, (REFERENCE,))
-    )
-    scored = Scored(audited, base, reference, facts_for(workshop.world, workshop.tokenizer))
+    """Every rival metric of the model after ``stages``, the numbers of the screen, and our own scores."""
+    networks = [Network(workshop.network(workshop.make(each))) for each in (stages, subject.base, (REFERENCE,))]
+    scored = Scored(*networks, facts_for(workshop.world, workshop.tokenizer))
     numbers = {name: rival.score(scored) for name, rival in rivals().items()}
     folders = workshop.make(subject.base), workshop.make(stages), workshop.concept(), cache
-    residual, compared = passive(*folders), passive(*folders, workshop.make((REFERENCE,)))
+    ours = {
+        name + end: scores(*folders, attacks, reference)
+        for name, attacks in OURS.items()
+        for end, reference in {"": None, WITH: workshop.make((REFERENCE,))}.items()
+    }
     return {
         **numbers,
+        **ours,
         "screened": asdict(screened(scored)),
-        "residual": residual,
-        "residual, with a reference": compared,
     }
 
 

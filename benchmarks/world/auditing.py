@@ -15,14 +15,16 @@ from benchmarks.world.people import QUESTIONS, World
 from benchmarks.world.subjects import REFERENCE, Subject, is_right
 
 if TYPE_CHECKING:
-    from audit.result import Finding
+    from audit.result import Finding, Residual
 
 BATCH: Final = 128
 """Prompts in a pass; a tiny model takes as long for 16."""
 
 Row = dict[str, Any]
-WITH_REFERENCE: Final = ("verdict", "residual", "with the base's parts", "reason", "audit")
+WITH_REFERENCE: Final = ("verdict", "residual", "either way", "with the base's parts", "reason", "audit")
 """Of the row of an audit with a reference, what the tables need beside that of the audit without."""
+WITH: Final = ", with a reference"
+"""Ends the names of what an audit with a reference says, in a row of both."""
 HALF: Final = "half of the facts"
 RELEARNING: Final = (None, "relearning")
 SILENT: Final = 0.2
@@ -48,7 +50,7 @@ def audited(subject: Subject, cache: Path) -> Row:
         "draw": subject.draw,
         "seed": subject.stages[-1].seed,
     }
-    of_compared = {f"{name}, with a reference": compared[name] for name in WITH_REFERENCE}
+    of_compared = {name + WITH: compared[name] for name in WITH_REFERENCE}
     return {**told, "right": is_right(pool, row["verdict"]), "taught": subject.taught, **row, **of_compared}
 
 
@@ -74,10 +76,12 @@ def guarded(workshop: Workshop, model: Path, method: str) -> Path:
     return folder
 
 
-def passive(base: Path, unlearned: Path, concept: Path, cache: Path, reference: Path | None = None) -> float | None:
-    """The residual of an audit without attacks."""
-    residual: float | None = _audit(base, unlearned, concept, cache, reference, attacks="none")["residual"]
-    return residual
+def scores(
+    base: Path, unlearned: Path, concept: Path, cache: Path, attacks: str, reference: Path | None = None
+) -> float | None:
+    """How far the true answers stand out in an audit with these ``attacks``, either way."""
+    score: float | None = _audit(base, unlearned, concept, cache, reference, attacks)["either way"]
+    return score
 
 
 def _audit(
@@ -148,6 +152,7 @@ def row_of(finding: Finding) -> Row:
         "residual": residual.value if residual is not None else None,
         "low": low,
         "high": high,
+        "either way": either_way(residual),
         "with the base's parts": max((share.value or 0.0 for share in without_null), default=None),
         "p_value": finding.known.p_value if finding.known is not None else None,
         "z": strongest.z if strongest is not None else None,
@@ -155,6 +160,14 @@ def row_of(finding: Finding) -> Row:
         "reason": finding.reason,
         "relearned": relearned(finding),
     }
+
+
+def either_way(residual: Residual | None) -> float | None:
+    """How far the true answers stand out, preferred or avoided: who knows what to avoid can read the fact."""
+    if residual is None or residual.value is None:
+        return None
+    avoided = residual.inverted.value if residual.inverted is not None else None
+    return max(residual.value, -(avoided or 0.0))
 
 
 def relearned(finding: Finding) -> dict[int, float]:
