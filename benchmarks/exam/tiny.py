@@ -73,14 +73,16 @@ def _scores(subject: Subject, cache: Path) -> Row:
 
 def scores_of(workshop: Workshop, subject: Subject, stages: Sequence[Made], cache: Path) -> Row:
     """Every rival metric of the model after ``stages``, the numbers of the screen, and our own scores."""
-    networks = [Network(workshop.network(workshop.make(each))) for each in (stages, subject.base, (REFERENCE,))]
-    scored = Scored(*networks, facts_for(workshop.world, workshop.tokenizer))
+    model, base, reference = (
+        Network(workshop.network(workshop.make(each))) for each in (stages, subject.base, (REFERENCE,))
+    )
+    scored = Scored(model, base, reference, facts_for(workshop.world, workshop.tokenizer))
     numbers = {name: rival.score(scored) for name, rival in rivals().items()}
     folders = workshop.make(subject.base), workshop.make(stages), workshop.concept(), cache
     ours = {
-        name + end: scores(*folders, attacks, reference)
+        name + end: scores(*folders, attacks, never)
         for name, attacks in OURS.items()
-        for end, reference in {"": None, WITH: workshop.make((REFERENCE,))}.items()
+        for end, never in {"": None, WITH: workshop.make((REFERENCE,))}.items()
     }
     return {
         **numbers,
