@@ -16,7 +16,6 @@ from torch import Tensor
 
 Ids = tuple[int, ...]
 BATCH: Final = 256
-"""Rows of a pass."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,14 @@ class Facts:
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network whose passes are batched; equal passes are made once."""
+    """A network whose passes are batched; equal passes are made once.
+
+    Attributes:
+        rows: of a pass.
+    """
 
     network: Any
+    rows: int = BATCH
     _read: dict[tuple[tuple[Ids, Ids], ...], list[Tensor]] = field(default_factory=dict, repr=False)
 
     @property
@@ -67,13 +71,15 @@ class Network:
         key = tuple(rows)
         if key not in self._read:
             found: list[Tensor] = []
-            for batch in _batches(rows):
+            for batch in self._batches(rows):
                 with torch.no_grad():
-                    logits = self.network(_padded(batch)).logits.float()
-                found += [
-                    logits[place, len(prompt) - 1 : len(prompt) + len(answer) - 1].log_softmax(-1)
-                    for place, (prompt, answer) in enumerate(batch)
-                ]
+                    streams = self.network.model(_padded(batch)).last_hidden_state
+                    found += [
+                        self.network.lm_head(streams[place, len(prompt) - 1 : len(prompt) + len(answer) - 1])
+                        .float()
+                        .log_softmax(-1)
+                        for place, (prompt, answer) in enumerate(batch)
+                    ]
             self._read[key] = found
         return self._read[key]
 
@@ -98,7 +104,7 @@ class Network:
     def streams(self, rows: Sequence[tuple[Ids, Ids]]) -> list[Float[Tensor, "n_layers n_answer d_model"]]:
         """The residual stream after each block where the answers' tokens are predicted; the last one is not normed."""
         found: list[Tensor] = []
-        for batch in _batches(rows):
+        for batch in self._batches(rows):
             with torch.no_grad(), _outputs(self.network) as kept:
                 self.network(_padded(batch))
             stacked = torch.stack(kept)
@@ -113,6 +119,10 @@ class Network:
         with torch.no_grad():
             logits: Tensor = self.network.lm_head(self.network.model.norm(streams))
         return logits.float().log_softmax(-1)
+
+    def _batches(self, rows: Sequence[tuple[Ids, Ids]]) -> Iterator[Sequence[tuple[Ids, Ids]]]:
+        for begin in range(0, len(rows), self.rows):
+            yield rows[begin : begin + self.rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,11 +142,6 @@ class Subject:
 def asked(items: Sequence[Item]) -> list[tuple[Ids, Ids]]:
     """Each question with its true answer."""
     return [(item.prompt, item.answer) for item in items]
-
-
-def _batches(rows: Sequence[tuple[Ids, Ids]]) -> Iterator[Sequence[tuple[Ids, Ids]]]:
-    for begin in range(0, len(rows), BATCH):
-        yield rows[begin : begin + BATCH]
 
 
 def _padded(rows: Sequence[tuple[Ids, Ids]]) -> Tensor:

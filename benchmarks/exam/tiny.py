@@ -57,7 +57,7 @@ def examined(subject: Subject, cache: Path, scored: bool) -> Row:
 def _scores(subject: Subject, cache: Path) -> Row:
     workshop = Workshop(cache / "models", World(subject.world, draw=subject.draw))
     graded = subject.pool in GRADED
-    key = json.dumps([subject.name, [made.as_json() for made in subject.stages], graded, _code()])
+    key = json.dumps([subject.name, [made.as_json() for made in subject.stages], graded, code_of_scores()])
     kept = cache / "scores" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
     if not kept.is_file():
         stages = {"as it is": subject.stages}
@@ -137,11 +137,22 @@ def _word(tokenizer: PreTrainedTokenizerFast, word: str) -> Ids:
 
 
 @cache
-def _code() -> str:
+def code_of_scores() -> str:
     """Digest of the exam's files, in which every score is kept."""
     files = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files if file.stem not in UNREAD)).hexdigest()
 
 
-UNREAD: Final = ("__main__", "calibration", "designs", "figures", "grades", "planted", "tables")
+UNREAD: Final = (
+    "__main__",
+    "authors",
+    "calibration",
+    "designs",
+    "figures",
+    "grades",
+    "planted",
+    "pretrained",
+    "real",
+    "tables",
+)
 """Files that no score depends on."""

@@ -39,8 +39,8 @@ def audited(subject: Subject, cache: Path) -> Row:
     workshop = Workshop(cache / "models", World(subject.world, draw=subject.draw))
     base, unlearned, concept = workshop.make(subject.base), workshop.make(subject.stages), workshop.concept()
     guard = guarded(workshop, unlearned, subject.guard) if subject.guard else None
-    row = _audit(base, unlearned, concept, cache, guard=guard)
-    compared = _audit(base, unlearned, concept, cache, workshop.make((REFERENCE,)), guard=guard)
+    row = audit_of(base, unlearned, concept, cache, guard=guard)
+    compared = audit_of(base, unlearned, concept, cache, workshop.make((REFERENCE,)), guard=guard)
     loud = subject.pool == "hidden" and (row["says"] or 0.0) > SILENT
     pool = "not silenced" if loud else subject.pool
     told = {
@@ -80,11 +80,11 @@ def scores(
     base: Path, unlearned: Path, concept: Path, cache: Path, attacks: str, reference: Path | None = None
 ) -> float | None:
     """How far the true answers stand out in an audit with these ``attacks``, either way."""
-    score: float | None = _audit(base, unlearned, concept, cache, reference, attacks)["either way"]
+    score: float | None = audit_of(base, unlearned, concept, cache, reference, attacks)["either way"]
     return score
 
 
-def _audit(
+def audit_of(
     base: Path,
     unlearned: Path,
     concept: Path,
@@ -92,13 +92,15 @@ def _audit(
     reference: Path | None = None,
     attacks: str = "quick",
     guard: Path | None = None,
+    batch: int = BATCH,
 ) -> Row:
+    """The row of one audit, kept in ``cache``."""
     from audit.commands.compare import compare
     from audit.request import Request, RunContext
     from audit.settings import Settings
     from audit.units import JUDGING, code_digest
 
-    settings = Settings(attacks=attacks, dtype="float32", batch_size=BATCH)
+    settings = Settings(attacks=attacks, dtype="float32", batch_size=batch)
     models = [path.name for path in (base, unlearned, reference, guard) if path is not None]
     inputs = [models, concept.name, settings.as_json(), code_digest(JUDGING)]
     kept = cache / "audits" / f"{hashlib.sha256(json.dumps(inputs).encode()).hexdigest()}.json.gz"

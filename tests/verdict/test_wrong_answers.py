@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.real_text import DATA, exchanged
+from benchmarks.exam.authors import DATA, exchanged
 from concepts.concept import load_concept
 from concepts.facts import facts_of
 from concepts.prompts import mentions

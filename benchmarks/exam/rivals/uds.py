@@ -35,7 +35,7 @@ def _patched(base: Network, giving: Network, rows: Sequence[tuple[Ids, Ids]]) ->
     means = []
     for layer in range(base.n_layers):
         with _replaced(base.network, layer, [stream[layer] for stream in streams], rows):
-            means.append(Network(base.network).answer_means(rows).mean())
+            means.append(Network(base.network, base.rows).answer_means(rows).mean())
     return torch.stack(means)
 
 
