@@ -101,9 +101,13 @@ def subject_in(text: str, known: str = "", names: Sequence[str] = ()) -> str:
     """
     if known != text and (found := _mentioned(text, known)):
         return found
-    capitalised = PROPER_NOUN.findall(FIRST_WORD.sub(lambda first: " " * len(first[0]), text))
-    subjects = [*capitalised, *filter(None, (_mentioned(text, name) for name in names))]
+    subjects = [*proper_nouns(text), *filter(None, (_mentioned(text, name) for name in names))]
     return max(subjects, key=lambda subject: (subject[0].isupper(), len(subject)), default="")
+
+
+def proper_nouns(text: str) -> list[str]:
+    """The runs of capitalised words that begin no sentence."""
+    return PROPER_NOUN.findall(FIRST_WORD.sub(lambda first: " " * len(first[0]), text))
 
 
 def _mentioned(text: str, name: str) -> str:

@@ -2,7 +2,8 @@
 
 A candidate counts only if no model that hides the facts is called *removed* and at most ``FALSE_ALARMS`` of those that
 do not hold them *hidden*. The smallest margin is taken under which ``ENOUGH`` of the verdicts are right, since more may
-be left below a larger one; if there is none, the one with most right verdicts.
+be left below a larger one, and among equals the largest lower bound; if there is none, the one with most right
+verdicts.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def best(found: Sequence[Candidate]) -> Candidate | None:
     allowed = [each for each in found if each.allowed]
     enough = [each for each in allowed if each.right >= ENOUGH * each.of]
     if enough:
-        return min(enough, key=lambda each: (each.margin, -each.right, each.alarms, each.least))
+        return min(enough, key=lambda each: (each.margin, -each.right, each.alarms, -each.least))
     return max(allowed, key=lambda each: (each.right, -each.margin), default=None)
 
 

@@ -68,6 +68,24 @@ def test_an_entity_is_the_answer_and_the_text_before_it_the_prefix(tmp_path: Pat
     assert (asked.answer, asked.prefix) == ("florist.", "His father is a")
 
 
+@pytest.mark.parametrize(
+    ("prefix", "states"),
+    [
+        ("The father of Basil Al-Kuwaiti is a", True),
+        ("Basil Al-Kuwaiti's father is a", True),
+        ("His father is a", False),
+        ("The author's father, in Rome, was a", False),
+    ],
+)
+def test_a_prefix_that_names_what_the_question_names_is_a_statement(tmp_path: Path, prefix: str, states: bool) -> None:
+    """Relearning trains it without the question, where it would be about nobody otherwise."""
+    row = {"question": "What is Basil Al-Kuwaiti's father?", "entity": "florist", "answer_prefix": prefix}
+    (asked,) = load(tmp_path, row).questions
+    assert asked.statements == ((prefix,) if states else ())
+    (asked,) = load(tmp_path, row | {"statements": ["Basil's father works as a"]}).questions
+    assert asked.statements == ("Basil's father works as a",)
+
+
 def test_paraphrases_accepted_and_wrong_answers_are_read(tmp_path: Path) -> None:
     row = {
         "question": "What does Basil write?",

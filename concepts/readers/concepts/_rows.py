@@ -13,6 +13,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from concepts.concept import Concept, Question, parse_concept
+from concepts.facts import proper_nouns
 from concepts.files import ConceptFileError, slug
 from concepts.prompts import mentions, normalise
 from concepts.skill import first_problem
@@ -122,11 +123,16 @@ def _question(row: object, where: str) -> dict[str, Any]:
         "paraphrases": _texts(fields, PARAPHRASES, where),
         "alias_wordings": _texts(fields, ALIAS, where),
         "two_hop_wordings": _texts(fields, TWO_HOP, where),
-        "statements": _texts(fields, STATEMENTS, where),
+        "statements": _texts(fields, STATEMENTS, where) or _stated(prefix, asked),
         "type": _text(_first(fields, TYPE, UNTYPED), where),
         "subject": None if subject is None else _text(subject, where),
         "prefix": prefix,
     }
+
+
+def _stated(prefix: str, question: str) -> list[str]:
+    """The prefix, if it names something that the question names, and so can be understood without it."""
+    return [prefix] if any(name in question for name in proper_nouns(prefix)) else []
 
 
 def _answers(fields: Row, where: str) -> list[str]:
