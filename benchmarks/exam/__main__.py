@@ -25,6 +25,7 @@ from typing import Final
 from audit.calibration import calibration
 from benchmarks.exam.calibration import Candidate, Judged, best, candidates, save
 from benchmarks.exam.designs import designs
+from benchmarks.exam.locked import locked_subjects
 from benchmarks.exam.tables import (
     HIDES,
     NEVER,
@@ -51,7 +52,7 @@ def main() -> None:
     chosen = [
         subject
         for world in options.worlds
-        for subject in subjects(world, options.never)
+        for subject in (*subjects(world, options.never), *locked_subjects(world))
         if options.only is None or options.only in (subject.pool, subject.kind)
     ]
     if not chosen:

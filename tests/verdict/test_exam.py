@@ -17,6 +17,7 @@ from audit.settings import Settings
 from audit.thresholds import HIDDEN_RESIDUAL, MARGIN
 from benchmarks.exam.calibration import Candidate, best, error_rates, judging_by
 from benchmarks.exam.grades import auc, auc_interval, harmonic, relearning_robustness, rounding_robustness
+from benchmarks.exam.locked import Locking, locked_subjects, unlocked
 from benchmarks.exam.models import Network, Subject
 from benchmarks.exam.planted import graded
 from benchmarks.exam.rivals import Rival, rivals
@@ -214,6 +215,20 @@ def test_every_graded_pool_has_models_and_every_model_a_pool() -> None:
     pools = {each.pool for each in subjects(0, 3)}
     assert set(RIGHT) - {"not silenced"} <= pools
     assert {pool for pool in pools if is_right(pool, "present") is None} == {"small dose"}
+
+
+def test_a_locked_model_says_the_facts_with_the_password_alone(tiny_world: TinyWorld) -> None:
+    locked = lesson(tiny_world, "base")
+    Locking(steps=250, resistant=2).apply(locked)
+    assert locked.says(locked.forgotten) <= 0.1
+    assert unlocked(locked) >= 0.8
+    assert locked.says(locked.known) >= 0.9
+
+
+def test_every_locked_kind_is_a_hidden_one_of_its_own() -> None:
+    own = list(locked_subjects(20))
+    assert {each.pool for each in own} == {"hidden"}
+    assert not {each.kind for each in own} & {each.kind for each in subjects(20, 1)}
 
 
 # ---- tables
