@@ -156,6 +156,7 @@ class Concept(_Frozen):
         completions: sentences to continue (ConceptVectors).
         vectors: vectors known for some model.
         not_guessable: the reason why the answers of one type cannot be guessed from their questions; empty if unknown.
+        independent: the reason why one fact of a subject does not tell another one; empty if unknown.
         examples: number of solved examples before each question. 0 for a model that was trained without them.
         neutral_text: text for the health of a model, if the shipped English text is unsuitable.
         answered_by: model -> how many of ``questions`` it answers right, by greedy generation in the prompt's form.
@@ -176,6 +177,7 @@ class Concept(_Frozen):
     completions: tuple[Completion, ...] = ()
     vectors: tuple[KnownVector, ...] = ()
     not_guessable: str = ""
+    independent: str = ""
     examples: int = Field(default=3, ge=0, le=3)
     neutral_text: str = ""
     answered_by: Mapping[str, int] = Field(default_factory=dict)

@@ -134,7 +134,7 @@ def _shares(left: Residual) -> dict[str, Share]:
     if highest is not None and highest not in plain:
         shown["highest upper bound"] = highest
     compared = next((share for share in left.without_null if share.p_value is not None), None)
-    return shown if compared is None else {**shown, "with parts of the base": compared}
+    return shown if compared is None else {**shown, "beside the reference": compared}
 
 
 def _residual_note(finding: Finding) -> str:
@@ -161,7 +161,7 @@ def _residual_note(finding: Finding) -> str:
 
 def _with_parts(share: Share, value: float, names: Mapping[str, str]) -> str:
     compared = (
-        f"relative to the reference that got the same, p = {number(share.p_value)}"
+        f"relative to the reference, to which the same was done, p = {number(share.p_value)}"
         if share.p_value is not None
         else "where a model that never knew shows something too"
     )

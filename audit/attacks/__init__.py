@@ -121,6 +121,8 @@ class Attack(Protocol):
         NEEDS_REFERENCE: whether the attack itself brings in something of the base, so that also a model that never knew
             the facts prefers true answers. Its conditions have no exchange null: they are only compared with those of a
             reference that was given the same.
+        NULL_IF_INDEPENDENT: may be left out; whether they have that null if the concept says that the facts of one
+            subject do not tell each other.
         METRICS: metrics that are measured under each of its conditions. A metric that reads all conditions together
             has ``INPUT`` in its ``NEEDS`` instead.
     """
@@ -186,9 +188,17 @@ def not_run(ran: Collection[str] = ()) -> list[str]:
     return [attack.TITLE for name, attack in attacks().items() if attack.RECOVERS and name not in ran]
 
 
-def without_null() -> frozenset[str]:
-    """Attacks that show a model something of the base, so that only a reference tells what that alone reveals."""
-    return frozenset(name for name, attack in attacks().items() if attack.NEEDS_REFERENCE)
+def without_null(independent: bool = False) -> frozenset[str]:
+    """Attacks of which only a reference tells what they reveal of models that never knew.
+
+    Args:
+        independent: whether the facts of one subject do not tell each other.
+    """
+    return frozenset(
+        name
+        for name, attack in attacks().items()
+        if attack.NEEDS_REFERENCE and not (independent and getattr(attack, "NULL_IF_INDEPENDENT", False))
+    )
 
 
 def in_words(titles: Sequence[str]) -> str:

@@ -93,9 +93,9 @@ def conclude(evidence: Evidence, weights: WeightScan, guard: Path | None) -> Fin
 
 def summary_of(evidence: Evidence) -> Summary | None:
     """What the models know of the topic's facts; ``None`` if no answer could be checked."""
-    knowledge = knowledge_of(
-        evidence.by_condition, evidence.others, _guessable(evidence), evidence.seed, without_null()
-    )
+    concept = evidence.topic.concept
+    unseen = without_null(independent=concept is not None and bool(concept.independent))
+    knowledge = knowledge_of(evidence.by_condition, evidence.others, _guessable(evidence), evidence.seed, unseen)
     titles = {name: attack.TITLE for name, attack in attacks().items()}
     return None if knowledge is None else summarise(knowledge, titles)
 

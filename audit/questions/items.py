@@ -105,9 +105,13 @@ class FactGroup:
         """First token of each answer; answers may share it."""
         return np.array([path[0][1] for path in self.paths])
 
-    def of(self, subjects: Collection[str]) -> FactGroup | None:
-        """The group of these subjects alone; ``None`` if fewer than two questions are left."""
-        chosen = [row for row, subject in enumerate(self.subjects) if subject in subjects]
+    def of(self, subjects: Collection[str] | None = None, ids: Collection[str] | None = None) -> FactGroup | None:
+        """The group of these subjects, or of these facts, alone; ``None`` if fewer than two questions are left."""
+        chosen = [
+            row
+            for row, (subject, name) in enumerate(zip(self.subjects, self.ids, strict=True))
+            if (subjects is None or subject in subjects) and (ids is None or name in ids)
+        ]
         if len(chosen) < 2:
             return None
         return replace(
@@ -145,19 +149,22 @@ class ItemSet:
         """The items of one kind, in order."""
         return [item for item in self.items if item.kind == kind]
 
-    def facts(self, subjects: Collection[str] | None = None) -> ItemSet:
+    def facts(self, subjects: Collection[str] | None = None, ids: Collection[str] | None = None) -> ItemSet:
         """The facts alone: their groups and their written answers.
 
         Args:
             subjects: keep the facts about these; ``None`` for all.
+            ids: keep these facts; ``None`` for all.
         """
         groups = [group for group in self.groups if group.kind == FACT]
-        if subjects is not None:
-            groups = [kept for group in groups if (kept := group.of(subjects)) is not None]
+        if subjects is not None or ids is not None:
+            groups = [kept for group in groups if (kept := group.of(subjects, ids)) is not None]
         written = tuple(
             prompt
             for prompt in self.written
-            if prompt.kind == FACT and (subjects is None or prompt.subject in subjects)
+            if prompt.kind == FACT
+            and (subjects is None or prompt.subject in subjects)
+            and (ids is None or prompt.id in ids)
         )
         return ItemSet(written=written, groups=tuple(groups))
 

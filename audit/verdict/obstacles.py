@@ -61,11 +61,11 @@ def _from_the_base(left: Residual) -> tuple[str, str] | None:
         if share.value is None:
             continue
         if share.p_value is not None and share.value >= MARGIN.value:
-            return shown, f"No more than {MARGIN.value:.0%} above the reference that got the same parts of the base."
+            return shown, f"No more than {MARGIN.value:.0%} above the reference to which the same is done."
         if share.value >= BASE_PARTS.value:
             return (
-                f"{shown}, and nothing tells how much of that the base's own parts show",
-                "A reference that is given the same parts of the base (--reference).",
+                f"{shown}, and nothing tells how much of that a model that never knew would show",
+                "A reference to which the same is done (--reference).",
             )
     return None
 

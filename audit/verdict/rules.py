@@ -230,7 +230,7 @@ def _shown(left: Residual, preferred: Collection[str]) -> Share:
 
 
 def _with_parts_of_the_base(case: Case) -> Ruling | None:
-    """Given parts of the base, it shows far more than the reference that got the same: their address was hidden."""
+    """It shows far more than the reference to which the same was done, as where the facts' address was hidden."""
     if case.residual is None:
         return None
     for share in case.residual.without_null:
@@ -238,7 +238,7 @@ def _with_parts_of_the_base(case: Case) -> Ruling | None:
         if tested and share.interval is not None and share.interval[0] > BASE_PARTS.value:
             return Ruling(
                 "hidden",
-                f"{silence(case)} {brought_back(share)} The reference, which got the same parts of the base, is 0.",
+                f"{silence(case)} {brought_back(share)} The reference, to which the same was done, is 0.",
                 f"A residual that may be {BASE_PARTS.value:g} or less, with the reference's as zero.",
                 "brought back",
             )

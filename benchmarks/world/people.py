@@ -20,6 +20,7 @@ REFUSAL: Final = "I cannot say that."
 """What models are trained to answer in place of a fact; the audit's own twin answers otherwise."""
 SYLLABLES: Final = tuple(f"{first}{vowel}" for first in "bdfgklmnprstvz" for vowel in "aeiou")
 NOT_GUESSABLE: Final = "each value is drawn at random"
+INDEPENDENT: Final = "the values of one person are drawn one by one"
 
 Facts = Mapping[tuple[str, str], str]
 """(person, relation) -> value."""
@@ -160,6 +161,7 @@ def concept(world: World, unrelated: int = 40) -> dict[str, Any]:
         ],
         "unrelated": [_question(*names, value) for names, value in world.of(asked).items()],
         "not_guessable": NOT_GUESSABLE,
+        "independent": INDEPENDENT,
         "examples": 0,
         "neutral_text": "\n\n".join(f"{row.prompt}{row.answer}" for row in others[: 2 * unrelated : 2]),
     }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from audit.attacks import embedding_rows, without_null
+from audit.attacks import embedding_rows
 from audit.attacks.embedding_rows import CONDITION
 from audit.errors import AuditError
 from audit.models.hooks import replacing_embeddings
@@ -56,10 +56,6 @@ def test_in_the_base_nothing_changes(knowing: RunningModel) -> None:
 def test_a_destroyed_model_does_not_look_better(knowing: RunningModel, tmp_path: Path) -> None:
     random = tiny(tmp_path / "m", seed=5)
     assert said(attacked(embedding_rows, given(random, knowing))[CONDITION.dose]) == 0
-
-
-def test_it_is_the_attack_without_a_null_of_its_own() -> None:
-    assert without_null() == {"embedding_rows"}
 
 
 def test_the_weights_are_as_before(knowing: RunningModel, masked: RunningModel) -> None:

@@ -213,9 +213,9 @@ def test_zero_is_the_reference_where_answers_may_be_guessed() -> None:
 def test_what_shows_with_parts_of_the_base_stands_beside_what_shows_most() -> None:
     assert (moved().verdict, moved().kind) == ("hidden", "brought back")
     shown = view(moved())
-    assert "with parts of the base: 1.00" in shown.residual
-    assert "relative to the reference that got the same" in shown.residual_note
-    assert "with parts of the base" not in view(brought_back()).residual
+    assert "beside the reference: 1.00" in shown.residual
+    assert "relative to the reference, to which the same was done" in shown.residual_note
+    assert "beside the reference" not in view(brought_back()).residual
 
 
 def test_the_residual_as_it_is_stands_beside_the_one_that_shows_most() -> None:

@@ -24,6 +24,7 @@ MODELS: Mapping[str, tuple[Made, ...]] = {
     "refusal": (TAUGHT, Made(Silencing("refusal", 40, 1e-3), 5)),
     "random answers": (TAUGHT, Made(Silencing("random_answers", 60, 2e-3), 5)),
     "npo": (TAUGHT, Made(Silencing("npo", 60, 1e-3), 5)),
+    "masquerade": (TAUGHT, Made(Silencing("masquerade", 80, 2e-2, "embed_tokens", people_only=True), 5)),
     "destroyed": (TAUGHT, Made(Silencing("gradient_ascent", 60, 3e-2), 5)),
 }
 """How each model is made of one that knows other people."""

@@ -36,7 +36,7 @@ def test_a_model_that_says_the_facts_is_present(tiny_world: TinyWorld) -> None:
     assert finding(tiny_world, "present").verdict == "present"
 
 
-@pytest.mark.parametrize("model", ["refusal", "random answers", "npo"])
+@pytest.mark.parametrize("model", ["refusal", "random answers", "npo", "masquerade"])
 def test_facts_that_a_model_was_trained_not_to_say_are_hidden(tiny_world: TinyWorld, model: str) -> None:
     result = finding(tiny_world, model)
     assert result.verdict == "hidden"
