@@ -109,6 +109,21 @@ def test_a_certain_but_tiny_effect_is_not_hidden() -> None:
     assert finding.verdict != "hidden"
 
 
+@pytest.mark.parametrize(("nats", "seed", "hidden"), [(0.6, 3, True), (0.5, 2, False)])
+def test_what_is_certainly_there_is_hidden_though_its_size_is_not_certain(nats: float, seed: int, hidden: bool) -> None:
+    """As after a quarter of the facts was taught: the residual's lower bound is low, and the test is below 0.001."""
+    finding = judged({AS_IS: Planted(nats), RELEARNED: Planted(nats)}, facts=facts(10), seed=seed)
+    assert finding.known is not None
+    assert finding.known.p_value is not None
+    assert (finding.known.p_value < 0.001) == hidden
+    left = finding.residual
+    assert left is not None
+    assert left.value is not None
+    assert left.interval is not None
+    assert left.interval[0] < 0.1 < 0.15 < left.value
+    assert finding.verdict == ("hidden" if hidden else "inconclusive")
+
+
 def test_a_model_that_never_knew_is_removed() -> None:
     finding = judged(IGNORES, seed=3)
     assert finding.verdict == "removed"

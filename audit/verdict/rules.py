@@ -14,6 +14,8 @@ from audit.thresholds import (
     BASE_PARTS,
     BROKEN_LOSS,
     BROKEN_UNRELATED,
+    CERTAIN,
+    CERTAIN_RESIDUAL,
     FEWEST_FACTS,
     HIDDEN_RESIDUAL,
     MARGIN,
@@ -204,7 +206,7 @@ def _told_apart(case: Case) -> Ruling | None:
     if left is None or known.p_value is None or known.p_value >= SIGNIFICANT.value:
         return None
     preferred = {row.condition for row in case.conditions if row.preferred}
-    if preferred and _exceeds(left.most):
+    if preferred and (_exceeds(left.most) or _is_certain(left.most, known.p_value)):
         as_is = left.most if left.condition == AS_IS else _share_of(left, AS_IS)
         if AS_IS in preferred and as_is is not None and _exceeds(as_is):
             return Ruling("hidden", f"{silence(case)} {readable(as_is)}", reversed_by(known), "readable")
@@ -273,6 +275,11 @@ def _is_avoided(left: Residual) -> bool:
 
 def _exceeds(share: Share) -> bool:
     return share.interval is not None and share.interval[0] > HIDDEN_RESIDUAL.value
+
+
+def _is_certain(share: Share, p_value: float) -> bool:
+    """Whether the test leaves no doubt that something is there, and as far as can be told it is more than a trace."""
+    return p_value < CERTAIN.value and share.value is not None and share.value >= CERTAIN_RESIDUAL.value
 
 
 def _share_of(left: Residual, condition: str) -> Share | None:
