@@ -45,7 +45,8 @@ CERTAIN = Threshold(
     0.001,
     "Level of the same test from which the size of the residual decides, and not its lower bound: models that were "
     "taught a quarter of the facts and then a refusal give p = 0.0004 and a residual of 0.17 to 0.27, whose lower "
-    "bound 80 facts leave at 0.01 to 0.08. Chosen on the exam's training worlds.",
+    "bound 80 facts leave at 0.01 to 0.08. Chosen after such models of the exam's worlds 0, 1, "
+    "20 and 21 had been seen.",
 )
 CERTAIN_RESIDUAL = Threshold(
     0.15,

@@ -4,8 +4,7 @@ Unlearning may only move the address of the knowledge, so that a subject looks l
 subjects does not move this one's address back, but its own facts do: nothing but what the embedding gives for the
 subjects' tokens is trained, on the facts of half of the types, and the facts of the other types are read, both ways.
 If the blocks still hold what is known of a subject, the embedding at which some of it comes out is one at which the
-rest does (tiny models after a masquerade: 0.07 of the base's knowledge as they are, 0.85 and more after 40 steps; after
-NPO -0.48 and 0.52 to 0.66; models that never knew -0.06 to 0.12).
+rest does: in the exam's masquerades in embedding rows 0.71 to 0.82 of the base's knowledge (docs/exam.md).
 
 What makes it wrong: facts of one subject that tell each other, as a father's name tells a surname. The exchange test
 reads it only if the concept says why they do not (``independent``); else it is compared with a reference alone.
@@ -31,6 +30,7 @@ from audit.questions.conditions import Condition
 from audit.unlearning.fine_tuning import FineTuning, fine_tune, trained_tokens
 from concepts.concept import Concept
 from concepts.facts import Fact, facts_of
+from concepts.prompts import mentions
 
 TITLE = "relearning of the subjects' embeddings"
 COST = "training"
@@ -87,7 +87,10 @@ def conditions(given: AttackInput) -> Iterator[AttackedModel]:
 
 
 def _halves(facts: Sequence[Fact], concept: Concept) -> Iterator[Half]:
-    """The types are divided so that both halves have about as many facts."""
+    """The types are divided so that both halves have about as many facts.
+
+    What mentions an answer of the facts that are read is not trained.
+    """
     counts = Counter(fact.type for fact in facts if fact.type is not None)
     fold = {type_: place % 2 for place, (type_, _) in enumerate(counts.most_common())}
     for own in (0, 1):
@@ -98,7 +101,9 @@ def _halves(facts: Sequence[Fact], concept: Concept) -> Iterator[Half]:
             for place, fact in enumerate(facts)
             if fact.type is not None and fold[fact.type] == own and fact.subject in subjects
         }
-        yield Half(own, relearned(trained, concept), frozenset(read))
+        answers = [answer for name in read for answer in facts[int(name.removeprefix("fact/"))].question.answers]
+        examples = [each for each in relearned(trained, concept) if not mentions(each.prompt + each.answer, answers)]
+        yield Half(own, examples, frozenset(read))
 
 
 def _trained(given: AttackInput, half: Half) -> Iterator[AttackedModel]:

@@ -79,3 +79,12 @@ def test_a_plan_has_the_same_conditions(knowing: RunningModel) -> None:
     run = list(subject_rows.conditions(given(knowing)))
     assert [(each.condition, each.items) for each in planned] == [(each.condition, each.items) for each in run]
     assert all(each.trained_tokens > 0 for each in planned)
+
+
+def test_what_mentions_an_answer_that_is_read_is_not_trained() -> None:
+    first, *others = CONCEPT.questions
+    telling = first.model_copy(update={"paraphrases": (f"Home of {first.subject}, who has a {others[-12].answer}?",)})
+    concept = CONCEPT.model_copy(update={"questions": (telling, *others)})
+    for half in _halves(facts_of(concept), concept):
+        assert not any("who has a" in example.prompt for example in half.examples)
+        assert half.examples
