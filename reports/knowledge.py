@@ -44,6 +44,14 @@ class LensView:
 
 
 @dataclass(frozen=True)
+class TrainingChart:
+    """What one attack that trains brings back; ``title`` says what is trained on."""
+
+    title: str
+    chart: str
+
+
+@dataclass(frozen=True)
 class KnowledgeView:
     """Figures and tables of a finding's facts; empty or ``None`` where the result has no such data.
 
@@ -59,7 +67,7 @@ class KnowledgeView:
     grid_note: str
     grid_key: Sequence[tuple[str, str]]
     facts: Table | None
-    curves: Sequence[str]
+    curves: Sequence[TrainingChart]
     recovery: Table | None
     attacks: str
     conditions: Table | None
@@ -257,13 +265,13 @@ def _reading_cell(reading: FactReading | None) -> Cell:
 # ---- what attacks bring back
 
 
-def _curves(finding: Finding, anchor: str) -> list[str]:
+def _curves(finding: Finding, anchor: str) -> list[TrainingChart]:
     """Two charts for each attack that trains: every model on what it trains on first, then its controls.
 
     What is trained into a part of the model is drawn with the first.
     """
     trained = [row for row in finding.conditions if row.attack is not None and row.steps is not None]
-    drawn: list[str] = []
+    drawn: list[TrainingChart] = []
     for attack, title in dict.fromkeys((row.attack, row.title) for row in trained):
         rows: dict[str, list[ConditionRecord]] = {}
         for row in (row for row in trained if row.attack == attack):
@@ -285,8 +293,10 @@ def _curves(finding: Finding, anchor: str) -> list[str]:
             ]
             if begun is models or arms:
                 heading = f"{shorten(title, 60)}: {shorten(of, 60)}"
-                drawn.append(charts.recovery(f"{anchor}-recovery-{len(drawn)}", heading, curves))
-    return [chart for chart in drawn if chart]
+                drawn.append(
+                    TrainingChart(heading, charts.recovery(f"{anchor}-recovery-{len(drawn)}", heading, curves))
+                )
+    return [each for each in drawn if each.chart]
 
 
 def _recovery_table(finding: Finding) -> Table | None:
@@ -394,10 +404,10 @@ def _model(row: ConditionRecord, role: str) -> ModelReading | None:
 
 
 def _short(row: ConditionRecord) -> str:
-    """Its name for a narrow place; for a step of training, what is trained on."""
+    """Its name for a narrow place; for a step of training, the step and what is trained on."""
     if row.attack is None:
         return "as it is"
-    return shorten(row.condition if row.steps is None else row.dose, 60)
+    return shorten(row.condition if row.steps is None else f"{row.steps} steps: {row.arm}", 60)
 
 
 def _long(row: ConditionRecord) -> str:

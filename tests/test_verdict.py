@@ -285,13 +285,13 @@ def test_the_condition_that_was_compared_with_the_reference_is_named() -> None:
     assert finding.verdict == "hidden"
     assert finding.residual is not None
     assert finding.residual.condition == str(AS_IS)
-    assert f"Yet {RELEARNED} brings it back" in finding.reason
+    assert "Yet relearning (half of the facts, 8 steps) brings it back" in finding.reason
 
 
 def test_a_condition_is_named_by_the_title_of_its_attack() -> None:
     finding = judged({AS_IS: IGNORES, RELEARNED: IGNORES, ROUNDED: KNOWS})
-    assert "Yet rounding to fewer bits: 4 bits brings it back" in finding.reason
-    assert "after rounding to fewer bits: 4 bits" in finding.note
+    assert "Yet rounding to fewer bits (4 bits) brings it back" in finding.reason
+    assert "after rounding to fewer bits (4 bits)" in finding.note
 
 
 def test_silence_in_the_chat_form_alone_is_hidden() -> None:

@@ -90,7 +90,7 @@ def _in_words(condition: str) -> str:
     """The condition with its attack's title in place of its name."""
     name, _, dose = condition.partition(": ")
     attack = attacks().get(name)
-    return condition if attack is None else f"{attack.TITLE}: {dose}"
+    return condition if attack is None else f"{attack.TITLE} ({dose})"
 
 
 def share_text(share: Share) -> str:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
@@ -265,15 +265,20 @@ def scores_of(folder: Path, base: Path, cache_: Path, questions: int) -> dict[st
     names = folder.name, base.name, retained.name
     file = cache_ / "scores" / f"{digest_of([*names, questions, code_of_scores()])}.json"
     if not file.is_file():
-        opened = [open_model(path).load() for path in (folder, base, retained)]
-        networks = [Network(running.model, PROMPTS) for running in opened]
+        audited = open_model(folder).load()
         concept = concept_of(cache_, questions, "authors")[1]
-        facts = facts_for(concept, lessons_of(concept), opened[0].tokenizer)
-        scored = Scored(networks[0], networks[1], networks[2], facts)
+        facts = facts_for(concept, lessons_of(concept), audited.tokenizer)
+        scored = Scored(Network(audited.model, PROMPTS), _unchanged(base), _unchanged(retained), facts)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({name: rival.score(scored) for name, rival in rivals().items()}))
     found: dict[str, float] = json.loads(file.read_text())
     return found
+
+
+@lru_cache(maxsize=2)
+def _unchanged(folder: Path) -> Network:
+    """A network that is only read; what was read of it is kept for the models beside it."""
+    return Network(open_model(folder).load().model, PROMPTS)
 
 
 def facts_for(concept: Concept, lessons: Lessons, tokenizer: Any) -> Facts:

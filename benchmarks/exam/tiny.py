@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -73,9 +73,8 @@ def _scores(subject: Subject, cache: Path) -> Row:
 
 def scores_of(workshop: Workshop, subject: Subject, stages: Sequence[Made], cache: Path) -> Row:
     """Every rival metric of the model after ``stages``, the numbers of the screen, and our own scores."""
-    model, base, reference = (
-        Network(workshop.network(workshop.make(each))) for each in (stages, subject.base, (REFERENCE,))
-    )
+    model = Network(workshop.network(workshop.make(stages)))
+    base, reference = (_unchanged(workshop, workshop.make(each)) for each in (subject.base, (REFERENCE,)))
     scored = Scored(model, base, reference, facts_for(workshop.world, workshop.tokenizer))
     numbers = {name: rival.score(scored) for name, rival in rivals().items()}
     folders = workshop.make(subject.base), workshop.make(stages), workshop.concept(), cache
@@ -89,6 +88,12 @@ def scores_of(workshop: Workshop, subject: Subject, stages: Sequence[Made], cach
         **ours,
         "screened": asdict(screened(scored)),
     }
+
+
+@lru_cache(maxsize=4)
+def _unchanged(workshop: Workshop, folder: Path) -> Network:
+    """A network that is only read; what was read of it is kept for the models beside it."""
+    return Network(workshop.network(folder))
 
 
 def recovered(lesson: Lesson) -> float:

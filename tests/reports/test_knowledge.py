@@ -115,7 +115,9 @@ def test_of_too_many_conditions_each_attack_shows_its_worst() -> None:
 
 
 def test_the_recovery_curve_has_the_models_and_the_controls_and_every_step() -> None:
-    curve, controls = view(readable()).curves
+    first, second = view(readable()).curves
+    assert [first.title, second.title] == ["relearning: half of the facts", "relearning: other training"]
+    curve, controls = first.chart, second.chart
     assert {"base", "unlearned", "reference", "refusal twin"} <= labels(curve)
     assert {"unlearned", "unlearned, neutral text"} <= labels(controls)
     assert "base" not in labels(controls)
@@ -134,7 +136,7 @@ def test_what_is_trained_into_a_part_of_the_model_is_drawn_with_the_models() -> 
         for row in readable().conditions
     ]
     (curve,) = view(readable().model_copy(update={"conditions": rows})).curves
-    assert {"base", "unlearned, low rank"} <= labels(curve)
+    assert {"base", "unlearned, low rank"} <= labels(curve.chart)
 
 
 def test_the_peak_of_each_curve_is_listed() -> None:
@@ -157,7 +159,7 @@ def test_numbers_of_the_curve_are_those_of_the_result() -> None:
     row = next(row for row in brought_back().conditions if row.steps == 30 and row.arm == "half of the facts")
     unlearned = next(each for each in row.models if each.model == "unlearned")
     assert unlearned.says is not None
-    assert f"unlearned, after 30 steps: {unlearned.says:.2f}" in curve
+    assert f"unlearned, after 30 steps: {unlearned.says:.2f}" in curve.chart
 
 
 def test_attacks_that_do_not_train_are_points_beside_the_curve() -> None:
@@ -233,7 +235,7 @@ def test_of_a_removed_finding_what_decided_it_is_drawn() -> None:
     left = removed().residual
     assert left is not None
     assert left.condition == "jailbreaks: persona"
-    assert "jailbreak prompts: persona" in removed().reason
+    assert "after jailbreak prompts (persona) at the output" in removed().reason
     assert left.value is not None
     highest = max((share for share in left.shares if share.interval), key=lambda share: share.interval[1])  # type: ignore[index]
     assert highest.value is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,10 +24,16 @@ NEEDS_REFERENCE = True
 
 def score(subject: Subject) -> float:
     """1 - UDS: 0 if erased as in the reference, 1 if intact."""
-    rows = asked(subject.facts.forget)
+    rows = tuple(asked(subject.facts.forget))
     known = subject.base.answer_means(rows).mean()
-    never, audited = (_patched(subject.base, each, rows) for each in (subject.reference, subject.audited))
-    return kept(known - never, known - audited)
+    never = _first_stage(subject.base, subject.reference, rows)
+    return kept(known - never, known - _patched(subject.base, subject.audited, rows))
+
+
+@lru_cache(maxsize=2)
+def _first_stage(base: Network, reference: Network, rows: tuple[tuple[Ids, Ids], ...]) -> Float[Tensor, " n_layers"]:
+    """The same for all models that are audited against this base."""
+    return _patched(base, reference, rows)
 
 
 def _patched(base: Network, giving: Network, rows: Sequence[tuple[Ids, Ids]]) -> Float[Tensor, " n_layers"]:
