@@ -157,6 +157,7 @@ def test_the_search_is_graded_by_the_planted_rows(tiny_world: TinyWorld) -> None
     assert found["most changed neurons of the report"]["precision"] == 1
     chance = found["RelP"]["planted"] / (2 * 128)
     assert found["RelP"]["precision"] > 1.5 * chance
+    assert found["mean ablation one by one"]["precision"] > 1.5 * chance
     assert found["RelP"]["auc"] > 0.7
 
 
