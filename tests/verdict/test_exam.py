@@ -281,11 +281,11 @@ def test_a_margin_below_what_can_be_seen_removes_nothing(tiny_world: TinyWorld) 
 
 def test_the_margin_is_the_smallest_that_is_right_often_and_removes_nothing_hidden() -> None:
     found = [
-        Candidate(0.1, 0.05, 50, 100, 0, 0.0),
-        Candidate(0.2, 0.05, 96, 100, 0, 0.01),
-        Candidate(0.2, 0.1, 96, 100, 0, 0.0),
-        Candidate(0.2, 0.15, 95, 100, 0, 0.0),
-        Candidate(0.3, 0.1, 99, 100, 0, 0.0),
+        Candidate(0.1, 0.05, 50, 100, 0, 0.0, 0.95),
+        Candidate(0.2, 0.05, 96, 100, 0, 0.01, 0.95),
+        Candidate(0.2, 0.1, 96, 100, 0, 0.0, 0.95),
+        Candidate(0.2, 0.15, 95, 100, 0, 0.0, 0.95),
+        Candidate(0.3, 0.1, 99, 100, 0, 0.0, 0.95),
     ]
     chosen = best(found)
     assert chosen is not None
@@ -294,10 +294,13 @@ def test_the_margin_is_the_smallest_that_is_right_often_and_removes_nothing_hidd
     assert larger is not None
     assert larger.margin == 0.3
     assert best([replace(each, alarms=0.03) for each in found]) is None
+    seldom = best([replace(each, removed=0.83 if each.margin < 0.3 else 0.95) for each in found])
+    assert seldom is not None
+    assert seldom.margin == 0.3
 
 
 def test_where_too_few_verdicts_are_right_the_margin_is_the_one_with_most() -> None:
-    found = [Candidate(0.1, 0.05, 50, 100, 0, 0.0), Candidate(0.2, 0.1, 80, 100, 0, 0.0)]
+    found = [Candidate(0.1, 0.05, 50, 100, 0, 0.0, 0.95), Candidate(0.2, 0.1, 80, 100, 0, 0.0, 0.95)]
     chosen = best(found)
     assert chosen is not None
     assert chosen.margin == 0.2
