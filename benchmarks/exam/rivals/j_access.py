@@ -40,12 +40,18 @@ def score(subject: Subject) -> float:
 
 
 def jacobians(base: Network, facts: Facts) -> Float[Tensor, "n_layers d_model d_model"]:
-    """``J_l`` after each block, from the last tokens of the neutral texts; the identity after the last block."""
+    """``J_l`` after each block, from the last tokens of the neutral texts; the identity after the last block.
+
+    A later token changes no earlier one, so the tokens before the last are run without gradients.
+    """
     texts = facts.neutral[:CONTEXTS]
     length = min(map(len, texts))
     ids = torch.tensor([text[:length] for text in texts])
+    with torch.no_grad():
+        before = base.network(ids[:, :-1], use_cache=True).past_key_values
+        embedded = base.network.get_input_embeddings()(ids[:, -1:])
     with torch.enable_grad(), _outputs(base.network) as kept:
-        base.network(ids)
+        base.network(inputs_embeds=embedded.detach().requires_grad_(), past_key_values=before, use_cache=True)
         last = kept[-1][:, -1]
         rows = [
             torch.autograd.grad(last[:, dimension].sum(), kept, retain_graph=True) for dimension in range(last.shape[1])
