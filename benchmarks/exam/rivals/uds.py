@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -39,29 +39,42 @@ def _first_stage(base: Network, reference: Network, rows: tuple[tuple[Ids, Ids],
 def _patched(base: Network, giving: Network, rows: Sequence[tuple[Ids, Ids]]) -> Float[Tensor, " n_layers"]:
     """The answers' mean log-probability in ``base``, with the stream after each block taken from ``giving``."""
     streams = giving.streams(rows)
-    means = []
-    for layer in range(base.n_layers):
-        with _replaced(base.network, layer, [stream[layer] for stream in streams], rows):
-            means.append(Network(base.network, base.rows).answer_means(rows).mean())
-    return torch.stack(means)
+    means = [_of_answer(base.network, *row, own) for row, own in zip(rows, streams, strict=True)]
+    return torch.stack(means).mean(0)
+
+
+def _of_answer(
+    network: Any, prompt: Ids, answer: Ids, given: Float[Tensor, "n_layers n_answer d_model"]
+) -> Float[Tensor, " n_layers"]:
+    """One answer's mean log-probability; row ``l`` of a batch is patched after block ``l``, where tokens are predicted.
+
+    No stream of the prompt but that of its last token is patched, so the others are computed once.
+    """
+    n_layers, n_answer, _ = given.shape
+    ids = torch.tensor([[prompt[-1], *answer[:-1]]]).expand(n_layers, n_answer)
+    with torch.no_grad():
+        before = network(torch.tensor([prompt[:-1]]), use_cache=True).past_key_values
+        before.batch_repeat_interleave(n_layers)
+        with _replaced(network, given):
+            logits = network(ids, past_key_values=before).logits
+    wanted = torch.tensor(answer).expand(n_layers, n_answer)[..., None]
+    said: Tensor = logits.float().log_softmax(-1).gather(2, wanted)[..., 0]
+    return said.mean(1)
 
 
 @contextmanager
-def _replaced(network: Any, layer: int, given: Sequence[Tensor], rows: Sequence[tuple[Ids, Ids]]) -> Iterator[None]:
-    """Replace the output of one block where the answers are predicted; the rows of all passes are in order."""
-    done = 0
+def _replaced(network: Any, given: Float[Tensor, "n_layers n_answer d_model"]) -> Iterator[None]:
+    """Replace the output of block ``l`` in row ``l`` of a batch with a row for each block."""
 
-    def hook(_: Any, __: Any, output: Any) -> Any:
-        nonlocal done
+    def replaced(layer: int, _: Any, __: Any, output: Any) -> Any:
         stream = first(output).clone()
-        for place in range(len(stream)):
-            prompt, answer = rows[done + place]
-            stream[place, len(prompt) - 1 : len(prompt) + len(answer) - 1] = given[done + place]
-        done += len(stream)
+        stream[layer] = given[layer]
         return (stream, *output[1:]) if isinstance(output, tuple) else stream
 
-    handle = network.model.layers[layer].register_forward_hook(hook)
+    layers = network.model.layers
+    handles = [layer.register_forward_hook(partial(replaced, number)) for number, layer in enumerate(layers)]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
