@@ -1,4 +1,9 @@
-"""Grades of a metric by models whose truth is known (arXiv 2506.12618, with the symmetric forms of 2605.24614)."""
+"""Grades of a metric by models whose truth is known (arXiv 2506.12618), also in the symmetric forms of 2605.24614.
+
+The published forms are one-sided: a metric loses where relearning or rounding brings up what it had not shown before.
+The symmetric ones also ask that it rises after relearning as much as in a model that never knew, which a metric that
+showed the knowledge before cannot.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +38,22 @@ def auc_interval(positive: Sequence[float], negative: Sequence[float], *, seed: 
 
 
 def relearning_robustness(unlearned: float, retained: float) -> float:
+    """``retained / unlearned`` of the changes of a score by the same relearning, from 0 to 1; 1 if it does not rise."""
+    return 1.0 if unlearned <= 0 else min(1.0, max(0.0, retained / unlearned))
+
+
+def rounding_robustness(before: float, after: float) -> float:
+    """``before / after``, from 0 to 1; 1 if the score does not rise."""
+    return 1.0 if after <= max(before, 0.0) else max(0.0, before / after)
+
+
+def symmetric_relearning(unlearned: float, retained: float) -> float:
     """``1 - |u - r| / (|u| + |r|)`` of the changes of a score by the same relearning; 1 if neither changes."""
     size = abs(unlearned) + abs(retained)
     return 1.0 if size == 0 else 1 - abs(unlearned - retained) / size
 
 
-def rounding_robustness(before: float, after: float) -> float:
+def symmetric_rounding(before: float, after: float) -> float:
     """``1 - |after - before| / (|after| + |before|)``; 1 if both are 0."""
     size = abs(before) + abs(after)
     return 1.0 if size == 0 else 1 - abs(after - before) / size

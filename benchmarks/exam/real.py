@@ -48,7 +48,7 @@ from benchmarks.exam.models import Facts, Ids, Item, Network
 from benchmarks.exam.models import Subject as Scored
 from benchmarks.exam.pretrained import pretrained
 from benchmarks.exam.rivals import rivals
-from benchmarks.exam.tables import errors, separation, summary, verdicts
+from benchmarks.exam.tables import OURS, errors, separation, summary, verdicts
 from benchmarks.exam.tiny import code_of_scores
 from benchmarks.record import publish, write
 from benchmarks.world.auditing import SILENT, WITH, WITH_REFERENCE, audit_of
@@ -248,7 +248,7 @@ def examined(name: str, cache_: Path, questions: int) -> Row:
 def ours(row: Row, compared: Row) -> dict[str, float | None]:
     """The audit's own scores; those without attacks are not made here."""
     whole = {"audit": row["either way"], f"audit{WITH}": compared["either way"]}
-    return whole | {"residual": None, f"residual{WITH}": None}
+    return {name + end: whole.get(name + end) for name in OURS for end in ("", WITH)}
 
 
 def remembered(cache_: Path, key: Sequence[Any], folder: Path, lessons: Lessons) -> float:

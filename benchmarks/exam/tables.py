@@ -9,7 +9,16 @@ from typing import Any, Final
 import numpy as np
 
 from audit.thresholds import SIGNIFICANT
-from benchmarks.exam.grades import auc, auc_interval, harmonic, relearning_robustness, rounding_robustness, share
+from benchmarks.exam.grades import (
+    auc,
+    auc_interval,
+    harmonic,
+    relearning_robustness,
+    rounding_robustness,
+    share,
+    symmetric_relearning,
+    symmetric_rounding,
+)
 from benchmarks.exam.rivals import rivals
 from benchmarks.exam.rivals.screen import Screened
 from benchmarks.world.auditing import WITH
@@ -24,6 +33,7 @@ AUDIT: Final = "audit"
 OURS: Final[Mapping[str, str]] = {
     AUDIT: "the audit's residual, either way",
     "residual": "the same without attacks",
+    "exchange": "the exchange test's z as it is",
 }
 """Our own scores, and their titles."""
 
@@ -119,30 +129,31 @@ def doses(rows: Sequence[Row]) -> Iterator[Row]:
 # ---- metrics
 
 
+FORMS: Final[Mapping[str, tuple[Callable[[float, float], float], Callable[[float, float], float]]]] = {
+    "": (relearning_robustness, rounding_robustness),
+    ", symmetric": (symmetric_relearning, symmetric_rounding),
+}
+"""Ends of the names of the grades -> robustness against relearning and against rounding."""
+
+
 def graded_metrics(rows: Sequence[Row]) -> Iterator[Row]:
     """The grades of OpenUnlearning's study for every metric: faithfulness, robustness and both together."""
     rows = scored(rows)
     never = [row for row in rows if row["pool"] == "never" and not row["kind"].startswith("then ")]
+    unlearned = [row for row in rows if row["pool"] in ("hidden", "imprinted") and "relearned" in row["scores"]]
+    retained = [row for row in never if "relearned" in row["scores"]]
     for name, title, needs in metrics():
-        present = _scores(rows, name, ("present",))
-        unlearned = [row for row in rows if row["pool"] in ("hidden", "imprinted") and "relearned" in row["scores"]]
-        retained = [row for row in never if "relearned" in row["scores"]]
-        change = _mean(_change(row, name) for row in retained)
-        after_relearning = [relearning_robustness(_change(row, name), change or 0.0) for row in unlearned]
-        after_rounding = [rounding_robustness(score(row, name), score(row, name, "rounded")) for row in unlearned]
-        r, q = _mean(after_relearning), _mean(after_rounding)
-        faithful = auc(present, _scores(never, name))
-        robust = harmonic(r, q) if r is not None and q is not None else None
-        yield {
-            "metric": title,
-            "needs a reference": needs,
-            "faithfulness": faithful,
-            "relearning": r,
-            "rounding": q,
-            "robustness": robust,
-            "overall": harmonic(faithful, robust) if robust is not None else None,
-            "n": len(unlearned),
-        }
+        change = _mean(_change(row, name) for row in retained) or 0.0
+        faithful = auc(_scores(rows, name, ("present",)), _scores(never, name))
+        graded: Row = {"metric": title, "needs a reference": needs, "faithfulness": faithful}
+        for end, (relearning, rounding) in FORMS.items():
+            r = _mean(relearning(_change(row, name), change) for row in unlearned)
+            q = _mean(rounding(score(row, name), score(row, name, "rounded")) for row in unlearned)
+            robust = harmonic(r, q) if r is not None and q is not None else None
+            overall = harmonic(faithful, robust) if robust is not None else None
+            found = {"relearning": r, "rounding": q, "robustness": robust, "overall": overall}
+            graded |= {each + end: value for each, value in found.items()}
+        yield graded | {"n": len(unlearned)}
 
 
 def separation(rows: Sequence[Row]) -> Iterator[Row]:

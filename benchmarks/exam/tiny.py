@@ -11,11 +11,12 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from audit.result import AS_IS
 from benchmarks.exam.models import Facts, Ids, Item, Network
 from benchmarks.exam.models import Subject as Scored
 from benchmarks.exam.rivals import rivals
 from benchmarks.exam.rivals.screen import screened
-from benchmarks.world.auditing import WITH, audited, scores
+from benchmarks.world.auditing import WITH, audit_of, audited, finding_of
 from benchmarks.world.bystanders import Relearning, Rounding
 from benchmarks.world.lessons import Lesson
 from benchmarks.world.making import Made, Workshop
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 LATER: Final = {"relearned": Made(Relearning(), 21), "rounded": Made(Rounding(), 21)}
 """What a metric's robustness is read after."""
-OURS: Final = {"audit": "quick", "residual": "none"}
-"""Our own scores, and the attacks of the audit that gives each."""
+OURS: Final = {"audit": "quick", "residual": "none", "exchange": "none"}
+"""Our own scores, and the attacks of the audit that gives each; the last is z of the exchange test as it is."""
 GRADED: Final = ("never", "hidden", "imprinted")
 """Pools whose models are scored after that too."""
 HALF: Final = 40, 1e-3
@@ -57,37 +58,43 @@ def examined(subject: Subject, cache: Path, scored: bool) -> Row:
 def _scores(subject: Subject, cache: Path) -> Row:
     workshop = Workshop(cache / "models", World(subject.world, draw=subject.draw))
     graded = subject.pool in GRADED
+    stages = {"as it is": subject.stages}
+    if graded:
+        stages |= {name: (*subject.stages, made) for name, made in LATER.items()}
     key = json.dumps([subject.name, [made.as_json() for made in subject.stages], graded, code_of_scores()])
     kept = cache / "scores" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
     if not kept.is_file():
-        stages = {"as it is": subject.stages}
-        if graded:
-            stages |= {name: (*subject.stages, made) for name, made in LATER.items()}
-        found = {name: scores_of(workshop, subject, each, cache) for name, each in stages.items()}
+        found = {name: scores_of(workshop, subject, each) for name, each in stages.items()}
         lesson = workshop.open(workshop.make(subject.stages), seed=0)
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps({"scores": found, "recovered": recovered(lesson)}))
     row: Row = json.loads(kept.read_text())
+    for name, each in stages.items():  # audits are kept by themselves, and judged by today's rules
+        row["scores"][name] |= our_scores(workshop, subject, each, cache)
     return row
 
 
-def scores_of(workshop: Workshop, subject: Subject, stages: Sequence[Made], cache: Path) -> Row:
-    """Every rival metric of the model after ``stages``, the numbers of the screen, and our own scores."""
+def scores_of(workshop: Workshop, subject: Subject, stages: Sequence[Made]) -> Row:
+    """Every rival metric of the model after ``stages``, and the numbers of the screen."""
     model = Network(workshop.network(workshop.make(stages)))
     base, reference = (_unchanged(workshop, workshop.make(each)) for each in (subject.base, (REFERENCE,)))
     scored = Scored(model, base, reference, facts_for(workshop.world, workshop.tokenizer))
     numbers = {name: rival.score(scored) for name, rival in rivals().items()}
+    return {**numbers, "screened": asdict(screened(scored))}
+
+
+def our_scores(workshop: Workshop, subject: Subject, stages: Sequence[Made], cache: Path) -> dict[str, float | None]:
+    """Our own scores of the model after ``stages``, without and with a reference."""
     folders = workshop.make(subject.base), workshop.make(stages), workshop.concept(), cache
-    ours = {
-        name + end: scores(*folders, attacks, never)
-        for name, attacks in OURS.items()
-        for end, never in {"": None, WITH: workshop.make((REFERENCE,))}.items()
-    }
-    return {
-        **numbers,
-        **ours,
-        "screened": asdict(screened(scored)),
-    }
+    found: dict[str, float | None] = {}
+    for name, attacks in OURS.items():
+        for end, never in {"": None, WITH: workshop.make((REFERENCE,))}.items():
+            row = audit_of(*folders, never, attacks)
+            found[name + end] = row["either way"]
+            if name == "exchange":
+                conditions = finding_of(row["audit"], cache).conditions
+                found[name + end] = next((each.z for each in conditions if each.condition == AS_IS), None)
+    return found
 
 
 @lru_cache(maxsize=4)

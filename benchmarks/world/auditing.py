@@ -76,14 +76,6 @@ def guarded(workshop: Workshop, model: Path, method: str) -> Path:
     return folder
 
 
-def scores(
-    base: Path, unlearned: Path, concept: Path, cache: Path, attacks: str, reference: Path | None = None
-) -> float | None:
-    """How far the true answers stand out in an audit with these ``attacks``, either way."""
-    score: float | None = audit_of(base, unlearned, concept, cache, reference, attacks)["either way"]
-    return score
-
-
 def audit_of(
     base: Path,
     unlearned: Path,

@@ -16,7 +16,15 @@ from audit.result import Finding
 from audit.settings import Settings
 from audit.thresholds import HIDDEN_RESIDUAL, MARGIN
 from benchmarks.exam.calibration import Candidate, best, error_rates, judging_by
-from benchmarks.exam.grades import auc, auc_interval, harmonic, relearning_robustness, rounding_robustness
+from benchmarks.exam.grades import (
+    auc,
+    auc_interval,
+    harmonic,
+    relearning_robustness,
+    rounding_robustness,
+    symmetric_relearning,
+    symmetric_rounding,
+)
 from benchmarks.exam.locked import Locking, locked_subjects, unlocked
 from benchmarks.exam.models import Network, Subject
 from benchmarks.exam.planted import graded
@@ -24,7 +32,7 @@ from benchmarks.exam.rivals import Rival, rivals
 from benchmarks.exam.rivals.j_access import jacobians
 from benchmarks.exam.rivals.rouge import common
 from benchmarks.exam.rivals.screen import Screened, screened
-from benchmarks.exam.tables import OURS, separation
+from benchmarks.exam.tables import OURS, graded_metrics, separation
 from benchmarks.exam.tiny import facts_for
 from benchmarks.world.auditing import WITH, judged_again
 from benchmarks.world.bystanders import Benign, Rounding, Scrambling
@@ -58,17 +66,42 @@ def test_the_interval_of_an_auc_holds_it_and_shrinks_with_more_models() -> None:
     assert widths[1] < widths[0] / 2
 
 
-@pytest.mark.parametrize(("unlearned", "retained", "grade"), [(0.2, 0.2, 1), (0.4, 0.0, 0), (0.3, 0.1, 0.5), (0, 0, 1)])
-def test_relearning_must_change_a_metric_as_in_the_retained_model(
-    unlearned: float, retained: float, grade: float
+@pytest.mark.parametrize(
+    ("unlearned", "retained", "one_sided", "symmetric"),
+    [(0.2, 0.2, 1, 1), (0.4, 0.0, 0, 0), (0.3, 0.1, 1 / 3, 0.5), (0, 0, 1, 1), (0.0, 0.3, 1, 0), (-0.1, 0.1, 1, 0)],
+)
+def test_relearning_must_not_bring_up_more_than_in_the_retained_model(
+    unlearned: float, retained: float, one_sided: float, symmetric: float
 ) -> None:
-    assert relearning_robustness(unlearned, retained) == pytest.approx(grade)
+    assert relearning_robustness(unlearned, retained) == pytest.approx(one_sided)
+    assert symmetric_relearning(unlearned, retained) == pytest.approx(symmetric)
 
 
-def test_rounding_must_not_change_a_metric() -> None:
-    assert rounding_robustness(0.5, 0.5) == 1
-    assert rounding_robustness(0.0, 0.5) == 0
-    assert rounding_robustness(0.2, 0.6) == pytest.approx(0.5)
+@pytest.mark.parametrize(
+    ("before", "after", "one_sided", "symmetric"),
+    [(0.5, 0.5, 1, 1), (0.0, 0.5, 0, 0), (0.2, 0.6, 1 / 3, 0.5), (0.6, 0.2, 1, 0.5), (-0.1, 0.2, 0, 0), (0, 0, 1, 1)],
+)
+def test_rounding_must_not_bring_up_what_a_metric_had_not_shown(
+    before: float, after: float, one_sided: float, symmetric: float
+) -> None:
+    assert rounding_robustness(before, after) == pytest.approx(one_sided)
+    assert symmetric_rounding(before, after) == pytest.approx(symmetric)
+
+
+def test_a_score_that_shows_what_is_hidden_has_nothing_to_gain_by_relearning() -> None:
+    """The symmetric form grades it down for that: the model that never knew does gain."""
+    rows = [read("present", 1.0, 1.0, 1.0), read("never", 0.0, 0.8, 0.0), read("hidden", 0.9, 1.0, 0.9)]
+    table = {each["metric"]: each for each in graded_metrics(rows)}
+    audit = table["the audit's residual, either way"]
+    assert audit["overall"] == pytest.approx(1.0)
+    assert audit["relearning, symmetric"] == pytest.approx(1 - 0.7 / 0.9)
+
+
+def read(pool: str, as_it_is: float, relearned: float, rounded: float) -> dict[str, object]:
+    """The row of a model on which every metric says the same."""
+    names = [*rivals(), *(name + end for name in OURS for end in ("", WITH))]
+    values = {"as it is": as_it_is, "relearned": relearned, "rounded": rounded}
+    return {"pool": pool, "kind": "a", "scores": {when: dict.fromkeys(names, value) for when, value in values.items()}}
 
 
 def test_a_harmonic_mean_is_no_better_than_its_worst() -> None:
