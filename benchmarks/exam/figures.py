@@ -41,7 +41,8 @@ CURVE_POOLS: Final[Mapping[str, str]] = {
 }
 """Pools whose recovery is drawn."""
 CURVES: Final = 6
-"""Metrics whose ROC is drawn: the audit, and those with the largest areas."""
+"""Metrics whose ROC is drawn, those with the largest areas; beside them ``USUAL``."""
+USUAL: Final = "accuracy"
 
 
 def main() -> None:
@@ -82,7 +83,7 @@ def roc(axes: Axes, rows: Sequence[Row]) -> None:
         )
         areas[title] = (auc(positive, negative), positive, negative, needs)
     best = sorted(areas, key=lambda title: -areas[title][0])[:CURVES]
-    for title in best:
+    for title in dict.fromkeys((*best, USUAL)):
         area, positive, negative, needs = areas[title]
         thresholds = np.sort(np.unique([*positive, *negative, np.inf]))[::-1]
         caught, alarms = (
