@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
 
 from audit.architectures.family import families
-
-WRAPPERS: Final = ("module.", "_orig_mod.", "base_model.model.")
-"""Prefixes that DataParallel, torch.compile and a merged PEFT model put on every name."""
+from audit.checkpoint.formats.torch_pickle.state_dict import PREFIXES
 
 
 def canonical_names(stored: Collection[str]) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -33,7 +30,7 @@ def canonical_names(stored: Collection[str]) -> tuple[dict[str, str], tuple[str,
 
 def _shared_wrapper(names: Collection[str]) -> str | None:
     """The wrapper prefix that every name has, if there is one."""
-    for prefix in WRAPPERS:
+    for prefix in PREFIXES:
         if names and all(name.startswith(prefix) for name in names):
             return prefix
     return None

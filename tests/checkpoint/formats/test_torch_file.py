@@ -121,6 +121,66 @@ def test_networks_saved_side_by_side_are_one_state_dict(tmp_path: Path) -> None:
     assert checkpoint.notes == ("joined G, D, ignored epoch, optimizer",)
 
 
+ADAM = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": []}
+TRACED = {name: {"exp_avg": value} for name, value in STATE.items()}
+"""The state of an optimizer that names its parameters."""
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "note"),
+    [
+        ({"nets": {"G": STATE, "D": STATE}, "step": 1}, ("G.", "D."), "unwrapped 'nets', ignored step; joined G, D"),
+        ({"G": {"state_dict": STATE, "lr": 1}, "D": STATE, "opt": ADAM}, ("G.", "D."), "joined G, D, ignored opt"),
+        ({"net": {"weights": STATE}, "step": 1}, ("",), "unwrapped 'net', ignored step; unwrapped 'weights'"),
+        ({"G": {f"module.{n}": v for n, v in STATE.items()}, "D": STATE}, ("G.", "D."), "joined G, D; G: stripped"),
+        ({"net": STATE, "optim": {"state": TRACED, "param_groups": []}}, ("",), "unwrapped 'net', ignored optim"),
+        ({"net": STATE, "rng": {"cpu": torch.get_rng_state()}}, ("",), "unwrapped 'net', ignored rng"),
+    ],
+    ids=["container", "wrapped each", "twice", "one parallel", "named optimizer", "random state"],
+)
+def test_networks_are_found_at_any_depth(tmp_path: Path, content: Any, names: tuple[str, ...], note: str) -> None:
+    torch.save(content, tmp_path / "nets.pt")
+    checkpoint = open_checkpoint(tmp_path / "nets.pt")
+    assert set(checkpoint.tensors) == {prefix + name for prefix in names for name in STATE}
+    assert "; ".join(checkpoint.notes).startswith(note)
+
+
+@pytest.mark.parametrize(
+    "copy", [{}, {"prefix": "online."}, {"prefix": "module."}], ids=["plain", "online", "parallel"]
+)
+def test_a_moving_average_beside_the_network_is_read_too(tmp_path: Path, copy: dict[str, str]) -> None:
+    average = {copy.get("prefix", "") + name: value for name, value in STATE.items()}
+    torch.save({"model": STATE, "ema": average, "head": {"c": torch.ones(2)}, "optimizer": ADAM}, tmp_path / "net.pt")
+    checkpoint = open_checkpoint(tmp_path / "net.pt")
+    prefix = "ema.online." if copy.get("prefix") == "online." else "ema."
+    assert set(checkpoint.tensors) == {*STATE, *(prefix + name for name in STATE)}
+    assert checkpoint.notes[0] == "joined model, ema, ignored head, optimizer"
+    torch.save({"model": {**STATE, "new": torch.ones(2)}, "ema": average}, tmp_path / "net.pt")
+    assert open_checkpoint(tmp_path / "net.pt").tensors.keys() == {"new", *checkpoint.tensors}
+
+
+def test_tensors_beside_networks_are_read_and_counters_are_not(tmp_path: Path) -> None:
+    content = {"actor": STATE, "log_alpha": torch.ones(()), "steps": torch.tensor(3), "rng": torch.get_rng_state()}
+    torch.save(content, tmp_path / "net.pt")
+    checkpoint = open_checkpoint(tmp_path / "net.pt")
+    assert set(checkpoint.tensors) == {"log_alpha", *(f"actor.{name}" for name in STATE)}
+    assert checkpoint.notes == ("joined actor and the tensors beside, ignored rng, steps",)
+
+
+def test_the_extra_state_of_a_module_is_no_network(tmp_path: Path) -> None:
+    torch.save({**STATE, "a._extra_state": {"scale": torch.ones(2)}}, tmp_path / "net.pt")
+    checkpoint = open_checkpoint(tmp_path / "net.pt")
+    assert set(checkpoint.tensors) == set(STATE)
+    assert checkpoint.notes == ("ignored entries that are not tensors: a._extra_state",)
+
+
+def test_networks_that_contain_themselves_are_refused(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"a": STATE}
+    content["b"] = content
+    torch.save(content, tmp_path / "net.pt")
+    assert "nested without end" in refusal(tmp_path / "net.pt")
+
+
 def test_a_lone_network_under_any_name_is_unwrapped(tmp_path: Path) -> None:
     torch.save({"net": STATE, "step": 1}, tmp_path / "net.pt")
     checkpoint = open_checkpoint(tmp_path / "net.pt")
@@ -132,7 +192,7 @@ def test_a_lone_network_under_any_name_is_unwrapped(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ({"model": STATE, "state_dict": STATE}, "found several (state_dict, model)"),
-        ({"net": {"weights": STATE}, "step": 1}, "found none (its keys: net, step)"),
+        ({"net": {"sizes": [4, 3]}, "step": 1}, "found none (its keys: net, step)"),
         ({"a": {"b.c": torch.ones(1)}, "a.b": {"c": torch.ones(1)}}, "two tensors of its networks have the same name"),
         ({}, "found none"),
         ([STATE], "contains a list, not a state dict"),
