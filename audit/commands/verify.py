@@ -178,6 +178,8 @@ def _headers(result: AuditResult, pair: ModelPair) -> Iterator[Difference]:
             yield from differences(recorded_names, names, f"{field}.files")
     rows = result.weights.per_tensor
     yield from differences([row.name for row in rows], [*pair.shared, *pair.views], "weights.per_tensor")
+    for field, names in zip(("only_base", "only_unlearned"), pair.unpaired(), strict=True):
+        yield from differences(getattr(result.weights, field), names, f"weights.{field}")
     for row in rows:
         header = shared_tensor(pair, row.name).header
         yield from differences(row.model_dump(include=set(header)), header, f"weights.per_tensor[{row.name}]")
@@ -237,6 +239,7 @@ def _verdicts(result: AuditResult, pair: ModelPair, read: Mapping[str, _TensorDi
             equal_at_coarser=equal_at_coarser,
             guard=guard_name(result.run.settings.get("guard")),
             nonfinite=nonfinite,
+            missing=pair.base.missing if finding.concept is None else {},
             summary=None
             if finding.known is None
             else Summary(finding.known, finding.conditions, finding.residual, finding.facts, finding.recovery),
