@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -83,6 +84,9 @@ PAIR_HEADLINES: Final[dict[Verdict, str]] = {
     "inconclusive": "The change of the weights was measured; no concept was tested.",
 }
 
+MOST_NAMES: Final = 5
+"""Tensors that are named in a sentence."""
+
 READINGS: Final[dict[Reading, str]] = {
     "none": "true answers are not told apart from others",
     "readable": "true answers are preferred to others of their type",
@@ -155,7 +159,19 @@ def counts(result: AuditResult) -> list[tuple[Verdict | None, int, str]]:
 
 
 def weights_summary(weights: Weights) -> str:
-    """How many tensors changed, in a sentence."""
+    """How many tensors changed, and which could not be compared."""
+    unpaired = [
+        f"{integer(len(names))} of the {role} ({', '.join(shorten(name, 60) for name in names[:MOST_NAMES])}"
+        f"{', ...' if len(names) > MOST_NAMES else ''})"
+        for role, names in (("base", weights.only_base), ("unlearned model", weights.only_unlearned))
+        if names
+    ]
+    if not unpaired:
+        return _changed(weights)
+    return f"{_changed(weights)} Without a counterpart of the same name and shape: {', '.join(unpaired)}."
+
+
+def _changed(weights: Weights) -> str:
     changed, total = weights.changed_tensors, weights.total_tensors
     if not changed:
         none = f"None of the {integer(total)} tensors differs"
@@ -169,7 +185,14 @@ def weights_summary(weights: Weights) -> str:
 
 def most_changed(weights: Weights) -> list[TensorChange]:
     """The tensors that changed, those that changed most relative to the base first."""
-    return sorted((row for row in weights.per_tensor if row.changed), key=lambda row: -(row.relative_change or 0.0))
+    return sorted((row for row in weights.per_tensor if row.changed), key=_size_of_change, reverse=True)
+
+
+def _size_of_change(row: TensorChange) -> float:
+    """Relative to the base; infinite where the base is zero, and 0 where no norm is defined."""
+    if row.relative_change is None:
+        return math.inf if row.l2 else 0.0
+    return row.relative_change
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,12 @@ class ModelPair:
         base, unlearned = self.base.checkpoint, self.unlearned.checkpoint
         return base.rows(view.base, start, stop), unlearned.rows(view.unlearned, start, stop)
 
+    def unpaired(self) -> tuple[list[str], list[str]]:
+        """Tensors of base and unlearned without a counterpart; none in models of a family, which are complete."""
+        if self.architecture is not None:
+            return [], []
+        return _unpaired(self.base.checkpoint, self.unlearned.checkpoint)
+
     def layout(self, name: str) -> tuple[tuple[int, ...], torch.dtype, torch.dtype]:
         """Shape of a shared tensor or a view, and its number format in base and unlearned."""
         view = self.views.get(name, View(name, name, 0))
@@ -181,7 +187,9 @@ def _check_comparable(base: OpenedModel, other: OpenedModel) -> None:
     a, b = base.architecture, other.architecture
     if a is None and b is None:
         if not _shared(base.checkpoint, other.checkpoint):
-            raise _incomparable(base, other, ["no tensor has the same name and shape in both"])
+            first, second = (listed(list(model.checkpoint.tensors), 2) for model in (base, other))
+            reason = f"no tensor has the same name and shape in both ({first} against {second})"
+            raise _incomparable(base, other, [reason])
         return
     if a is None or b is None:
         names = [architecture.name if architecture else "unknown" for architecture in (a, b)]
@@ -275,14 +283,20 @@ def _difference_notes(base: OpenedModel, role: Role, other: OpenedModel) -> list
 
 
 def _unpaired_notes(base: Checkpoint, role: Role, other: Checkpoint) -> list[str]:
-    """How many tensors of each file are not compared."""
-    n_shared = len(_shared(base, other))
-    counts = {"base": len(base.tensors) - n_shared, role: len(other.tensors) - n_shared}
+    """The tensors of each file that are not compared."""
+    counted = zip(("base", role), _unpaired(base, other), strict=True)
     return [
-        f"{count} tensors of {name} have no counterpart of the same name and shape"
-        for name, count in counts.items()
-        if count
+        f"{len(names)} tensors of {name} have no counterpart of the same name and shape: {listed(names)}"
+        for name, names in counted
+        if names
     ]
+
+
+def _unpaired(base: Checkpoint, other: Checkpoint) -> tuple[list[str], list[str]]:
+    """The tensors of each that the other has not, or in another shape."""
+    shared = set(_shared(base, other))
+    first, second = ([name for name in each.tensors if name not in shared] for each in (base, other))
+    return first, second
 
 
 def _dtypes(checkpoint: Checkpoint) -> str:

@@ -100,6 +100,7 @@ class Weights(Record):
         identical: whether both models have the same parameters, bit for bit; ``None`` in documents that do not say.
         equal_at_coarser: the number format to which parameters were rounded for the comparison, if they are equal in it
             and the checkpoints store them in different formats.
+        only_base, only_unlearned: names of tensors that the other model has not, or in another shape; not compared.
         columns: descriptions of the columns of ``per_tensor`` and ``per_layer``, from the metrics that fill them.
     """
 
@@ -108,6 +109,8 @@ class Weights(Record):
     changed_fraction: Number
     identical: bool | None = None
     equal_at_coarser: str | None = None
+    only_base: list[str] = Field(default_factory=list)
+    only_unlearned: list[str] = Field(default_factory=list)
     columns: list[Column] = Field(default_factory=list)
     per_tensor: list[TensorChange] = Field(default_factory=list)
     per_layer: list[LayerChange] = Field(default_factory=list)

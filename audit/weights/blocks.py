@@ -24,6 +24,9 @@ COUNTS = (torch.bool, torch.int32, torch.int64)
 """Types of counters, indices and masks, of which a norm means nothing; smaller integers may be quantised weights."""
 RUNNING = ("running_mean", "running_var")
 """Last parts of the names of what batch normalisation keeps of its inputs: no training step moves them."""
+ITERATED = ("_u", "_v", "weight_u", "weight_v")
+"""Of the vectors that spectral normalisation keeps of its last forward pass; weight normalisation trains a matrix or
+kernel of the last name."""
 INTEGER_OF_WIDTH = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -64,7 +67,8 @@ class SharedTensor:
     @property
     def is_trained(self) -> bool:
         """Whether it is a parameter, as far as its name and type tell."""
-        return self.has_norm and self.name.rpartition(".")[2] not in RUNNING
+        name = self.name.rpartition(".")[2]
+        return self.has_norm and name not in RUNNING and not (name in ITERATED and len(self.shape) == 1)
 
     @property
     def header(self) -> dict[str, str | int | list[int] | None]:

@@ -42,8 +42,8 @@ class OutputChange:
 
 def compare_outputs(
     function: Callable[[State, Inputs], Float[Tensor, " n"]],
-    before: Path | State,
-    after: Path | State,
+    before: Path | str | State,
+    after: Path | str | State,
     inputs: Inputs,
 ) -> OutputChange:
     """Compare what ``function`` computes with the weights ``before`` and ``after``.
@@ -74,8 +74,8 @@ def compare_outputs(
     return OutputChange(float(found.statistic), float(found.pvalue), len(one))
 
 
-def _tensors(state: Path | State) -> State:
+def _tensors(state: Path | str | State) -> State:
     if isinstance(state, Mapping):
         return state
-    checkpoint = open_checkpoint(state)
+    checkpoint = open_checkpoint(Path(state))
     return {name: checkpoint.tensor(name) for name in checkpoint.tensors}

@@ -201,12 +201,15 @@ def _weights(
 ) -> Weights:
     changed = sum(row.changed for row in rows)
     n_layers = pair.architecture.n_layers if pair.architecture else 0
+    only_base, only_unlearned = pair.unpaired()
     return Weights(
         changed_tensors=changed,
         total_tensors=len(rows),
         changed_fraction=changed / len(rows) if rows else None,
         identical=identical,
         equal_at_coarser=equal_at_coarser,
+        only_base=only_base,
+        only_unlearned=only_unlearned,
         columns=tables.columns(),
         per_tensor=rows,
         per_layer=[tables.layer(layer) for layer in range(n_layers)],

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 
-from audit.result import AuditResult, Finding, Measurement, ModelReading, Weights
+from audit.result import AuditResult, Finding, Measurement, ModelReading, TensorChange, Weights
 from reports.formatting import integer, interval, moment, number, shorten
 from reports.text.layout import number_or_dash, print_indented, print_labelled, printed, share_or_dash, table
 from reports.wording import compare_to_base, headline, most_changed, name_of, text_of, title_of, weights_summary
@@ -112,12 +112,18 @@ def weights_lines(weights: Weights) -> Iterable[str]:
         yield f"Most in layers {listed}, relative to the base."
     elif not weights.per_layer:
         tensors = most_changed(weights)
-        named = [f"{shorten(row.name, 60)} ({number_or_dash(row.relative_change)})" for row in tensors[:MOST_TENSORS]]
+        named = [_named(row) for row in tensors[:MOST_TENSORS]]
         if named:
             yield f"Most in {', '.join(named)}, relative to the base."
     if weights.themes:
         themes = ", ".join(shorten(theme, 30) for theme in weights.themes[:MOST_THEMES])
         yield f"The neurons that changed most write: {themes}"
+
+
+def _named(row: TensorChange) -> str:
+    """A tensor with its relative change, where it has one."""
+    change = "" if row.relative_change is None else f" ({number(row.relative_change)})"
+    return shorten(row.name, 60) + change
 
 
 def not_checked(result: AuditResult) -> str:

@@ -177,15 +177,16 @@ def test_any_other_state_dicts_are_compared_by_tensor(tmp_path: Path) -> None:
     assert [note.partition(":")[0] for note in pair.notes[:2]] == ["base", "unlearned"]
     assert "of no supported family" in pair.notes[0]
     assert pair.notes[2:] == (
-        "2 tensors of base have no counterpart of the same name and shape",
-        "1 tensors of unlearned have no counterpart of the same name and shape",
+        "2 tensors of base have no counterpart of the same name and shape: old.weight, resized",
+        "1 tensors of unlearned have no counterpart of the same name and shape: resized",
     )
 
 
 def test_state_dicts_with_nothing_in_common_are_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2), "b": torch.ones(1)}, tmp_path / "base.pt")
     torch.save({"a": torch.ones(3), "c": torch.ones(1)}, tmp_path / "unlearned.pt")
-    assert "no tensor has the same name and shape in both" in refusal(tmp_path / "base.pt", tmp_path / "unlearned.pt")
+    message = refusal(tmp_path / "base.pt", tmp_path / "unlearned.pt")
+    assert "no tensor has the same name and shape in both (a, b against a, c)" in message
 
 
 def test_a_model_against_a_part_of_one_is_refused(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from audit.commands.compare import compare
+from audit.commands.verify import verify
 from audit.errors import AuditError
 from audit.result import AuditResult, TensorChange
 from audit.weights.outputs import compare_outputs
@@ -94,6 +95,7 @@ def test_a_regression_networks_changed_layers_are_named_and_its_outputs_change_w
     assert kept.distance < 0.2 < 0.9 < forgotten.distance
     assert forgotten.p_value < 1e-6 < 0.05 < kept.p_value
     assert (kept.n, forgotten.n) == (150, 50)
+    assert compare_outputs(curve, str(files[0]), str(files[1]), RETAINED) == kept
 
 
 def test_a_network_of_another_seed_has_like_outputs_and_does_not_pass_as_unchanged(tmp_path: Path) -> None:
@@ -273,6 +275,61 @@ def test_counters_that_float32_does_not_tell_apart_are_changed(tmp_path: Path) -
     before = {**fitted(0).state_dict(), "1.num_batches_tracked": torch.tensor(2**24)}
     result = audited(tmp_path, before, {**before, "1.num_batches_tracked": torch.tensor(2**24 + 1)})
     assert changed(result) == {"1.num_batches_tracked"}
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["weight_u", "_u"])
+def test_what_spectral_normalisation_keeps_of_a_forward_pass_does_not_count_as_change(
+    tmp_path: Path, old: bool
+) -> None:
+    normalise = nn.utils.spectral_norm if old else nn.utils.parametrizations.spectral_norm
+    layer = normalise(nn.Linear(6, 6))
+    before = copy.deepcopy(layer.state_dict())
+    layer.train()(torch.randn(3, 6))
+    result = audited(tmp_path, before, layer.state_dict())
+    assert {name.rpartition(".")[2].removeprefix("weight") for name in changed(result)} == {"_u", "_v"}
+    assert measured(result, "weight_change") == 0
+    assert measured(audited(tmp_path, before, normalise(nn.Linear(6, 6)).state_dict()), "weight_change") > 0
+
+
+def test_the_direction_of_weight_normalisation_is_trained(tmp_path: Path) -> None:
+    before = {"weight_g": torch.ones(4, 1), "weight_v": torch.ones(4, 3)}
+    assert measured(audited(tmp_path, before, {**before, "weight_v": torch.randn(4, 3)}), "weight_change") > 0
+
+
+def test_tensors_without_a_counterpart_are_named_wherever_the_change_is_summed_up(tmp_path: Path) -> None:
+    before = fitted(0).state_dict()
+    replaced = {**before, "5.weight": torch.zeros(2, 64), "6.weight": torch.zeros(1)}
+    result = audited(tmp_path, before, replaced)
+    assert (result.weights.only_base, result.weights.only_unlearned) == (["5.weight"], ["5.weight", "6.weight"])
+    assert result.weights.identical is False
+    for said in (" ".join(text(result).split()), render(result)):
+        assert "1 of the base (5.weight), 2 of the unlearned model (5.weight, 6.weight)." in said
+    path = tmp_path / "result.json"
+    result.write(path)
+    assert verify(path).difference is None
+    weights = result.weights.model_copy(update={"only_unlearned": []})
+    result.model_copy(update={"weights": weights}).write(path)
+    assert "weights.only_unlearned" in str(verify(path).difference)
+
+
+def test_a_moving_average_that_alone_was_changed_does_not_pass_as_unchanged(tmp_path: Path) -> None:
+    before, after = fitted(0).state_dict(), without_the_right().state_dict()
+    result = audited(tmp_path, {"model": before, "ema": before}, {"model": before, "ema": after})
+    assert result.weights.identical is False
+    assert changed(result) == {"ema.3.weight", "ema.3.bias", "ema.5.weight", "ema.5.bias"}
+
+
+def test_a_layer_that_was_zero_is_named_first(tmp_path: Path) -> None:
+    before = {**fitted(0).state_dict(), "gate.weight": torch.zeros(3, 3)}
+    after = {**without_the_right().state_dict(), "gate.weight": torch.ones(3, 3)}
+    assert "Most in gate.weight, " in " ".join(text(audited(tmp_path, before, after)).split())
+
+
+def test_a_matrix_without_entries_is_listed(tmp_path: Path) -> None:
+    before = {**fitted(0).state_dict(), "none.weight": torch.zeros(0, 3), "kernel.weight": torch.zeros(3, 0, 2)}
+    result = audited(tmp_path, before, before)
+    assert result.weights.identical is True
+    assert row_of(result, "none.weight").flipped_4bit is None
 
 
 # ---- what cannot be compared

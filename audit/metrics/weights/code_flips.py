@@ -41,12 +41,12 @@ COLUMNS = tuple(
 
 
 class Tally(contract.Tally[dict[int, int] | None]):
-    """Bits -> codes of one matrix that differ; ``None`` for a vector."""
+    """Bits -> codes of one matrix that differ; ``None`` for a vector and for a matrix without entries."""
 
     def __init__(self, tensor: SharedTensor) -> None:
         super().__init__(tensor)
         self.flips = dict.fromkeys(LARGEST, 0)
-        self._is_matrix = len(tensor.shape) > 1 and tensor.has_norm
+        self._is_matrix = len(tensor.shape) > 1 and tensor.has_norm and tensor.numel > 0
 
     def add(self, block: Block) -> None:
         if block.changed and self._is_matrix:
