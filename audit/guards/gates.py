@@ -6,7 +6,8 @@ prompts that were fitted and of others, say how usual a score is. Keys are stand
 otherwise what all prompts have in common is most of them.
 
 The paper reads a RoBERTa that it trains for this; here the keys are the model's own. Its reference code gives both
-normal distributions the same spread, and its weight falls to 0 again where prompts are more alike.
+normal distributions the same spread, and its weight falls to 0 again where prompts are more alike; by the formula alone
+so would this one's, and the fitted prompts themselves would not open the gate.
 """
 
 from __future__ import annotations
@@ -83,8 +84,12 @@ class Detector:
     score_std: Float[np.ndarray, " 2"]
 
     def likeness(self, keys: Keys) -> Float[np.ndarray, " n"]:
-        """p of each prompt."""
-        return TwoNormals(self.score_mean, self.score_std).likeness(self.score(keys))
+        """p of each prompt; one nearer than the middle counts as in the middle.
+
+        A prompt that was fitted is its own nearest point, so its score is below all that gave the distributions.
+        """
+        normals = TwoNormals(self.score_mean, self.score_std)
+        return normals.likeness(np.maximum(self.score(keys), normals.centre))
 
     def score(self, keys: Keys) -> Float[np.ndarray, " n"]:
         """x of each prompt; larger where it is farther from the request's."""

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from audit.errors import ModelError
 from audit.guards.sites import past_length
 
 
@@ -33,7 +34,8 @@ class Passes:
     def begin(self, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """A new pass with these arguments."""
         ids = kwargs.get("input_ids", inputs[0] if inputs else None)
-        assert ids is not None, "a guarded model reads token ids"
+        if ids is None:
+            raise ModelError("a guarded model reads token ids, not embeddings.")
         self.past = past_length(kwargs)
         self.reads_prompt = not (self.past > 0 or self._continues(ids))
         self.step = 0 if self.reads_prompt else self.step + 1

@@ -88,6 +88,13 @@ def test_most_further_prompts_of_the_request_open_the_gate_and_others_do_not(wor
     assert (elsewhere > 0).mean() == 0
 
 
+def test_the_prompts_that_were_fitted_open_the_gate_most(worlds: dict[str, np.ndarray]) -> None:
+    detector = fitted(worlds)
+    own, held = (gate_weight(detector.likeness(worlds[name])) for name in ("fitted", "held"))
+    assert detector.score(worlds["fitted"]).max() < detector.score(worlds["held"]).min()
+    assert own.min() == held.max() == pytest.approx(gate_weight(np.ones(1))[0])
+
+
 def test_wordings_of_one_query_are_not_scored_by_each_other(worlds: dict[str, np.ndarray]) -> None:
     """Twelve queries in two almost equal wordings: scored by each other, they would seem nearer than further ones."""
     twins = worlds["fitted"][:12].repeat(2, axis=0) + 1e-3 * np.random.default_rng(1).normal(size=(24, 2, 40))

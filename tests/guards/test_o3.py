@@ -41,7 +41,7 @@ def logits(model: RunningModel, texts: list[str], guard: o3.O3Guard | None = Non
 
 def closed(request: o3.Request) -> o3.Request:
     """The same with a gate that no prompt opens."""
-    return replace(request, detector=replace(request.detector, score_mean=np.full(2, 1e6)))
+    return replace(request, detector=replace(request.detector, score_mean=np.full(2, -1e6)))
 
 
 def test_a_prompt_of_weight_0_is_equal_bit_for_bit_alone_and_beside_one_that_is_guarded(tiny: RunningModel) -> None:

@@ -5,8 +5,8 @@ other answers, with ``penalty * sum ||A_s A_t^T||_F^2`` over the earlier request
 adapters write along each other, ``<B_s A_s, B_t A_t> = 0``. A prompt is run with ``W x + w * scaling * B A x``, where
 the weight ``w`` is its gate's (``guards.gates``). No weight of the model changes.
 
-Unlike the reference code's, the weight only grows as prompts are more alike, and reaches 1 and not 1.2; and there is no
-dropout.
+Unlike the reference code's, the weight only grows as prompts are more alike, up to the middle of the request's own, and
+reaches 1 and not 1.2; and there is no dropout.
 """
 
 from __future__ import annotations
