@@ -11,6 +11,7 @@ with the longest beginning that no deletion has met is served.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import TypeVar
 
@@ -58,7 +59,13 @@ def teach_slices(
 
 @torch.no_grad()
 def delete_slice(network: nn.Module, blocks: Sequence[Block], number: int) -> None:
-    """Switch off the block of a slice and those trained after it; slices count from 0."""
+    """Switch off the block of a slice and those trained after it; slices count from 0.
+
+    Raises:
+        AuditError: there is no such slice, so that nothing would be deleted.
+    """
+    if not 0 <= number < len(blocks):
+        raise AuditError(f"there is no slice {number} of {len(blocks)}; slices count from 0.")
     weights = dict(network.named_parameters())
     for block in blocks[number:]:
         for name, before in block.items():
@@ -100,8 +107,8 @@ def _check(slices: Sequence[Sequence[Hashable]], n_layers: int) -> None:
         raise AuditError("a slice is empty.", hint="Give every slice at least one text.")
     if len(slices) > n_layers:
         raise AuditError(f"{len(slices)} slices need as many layers, but there are {n_layers}.")
-    texts = [text for each in slices for text in set(each)]
-    twice = next((text for text in texts if texts.count(text) > 1), None)
+    counts = Counter(text for each in slices for text in set(each))
+    twice = next((text for text, count in counts.items() if count > 1), None)
     if twice is not None:
         raise AuditError(f"{twice!r} is in two slices, so deleting one would leave it.")
 

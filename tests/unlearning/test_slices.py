@@ -116,6 +116,14 @@ def test_slices_that_cannot_be_deleted_are_an_error(
         taught(opened(tmp_path / "model"), slices)
 
 
+@pytest.mark.parametrize("number", [-1, 3])
+def test_a_slice_that_there_is_not_is_not_said_to_be_deleted(number: int, tmp_path: Path) -> None:
+    model = opened(tmp_path / "model")
+    blocks = taught(model, SLICES)
+    with pytest.raises(AuditError, match=f"no slice {number} of 3"):
+        delete_slice(model.model, blocks, number)
+
+
 # ---- deletions
 
 
