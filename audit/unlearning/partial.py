@@ -55,12 +55,17 @@ class Usable:
     alone: int
 
     def listed(self, share: float, seed: int) -> Bool[np.ndarray, " n_facts"]:
-        """A random ``share`` of each subject's facts; what a smaller share lists is part of it."""
+        """A random ``share`` of each subject's facts; what a smaller share lists is part of it.
+
+        Where that is no whole number, some subjects have one more listed and others one less, evenly.
+        """
         listed = np.zeros(len(self.facts), dtype=bool)
-        for subject in dict.fromkeys(fact.subject for fact in self.facts):
+        subjects = list(dict.fromkeys(fact.subject for fact in self.facts))
+        Random(seed).shuffle(subjects)
+        for number, subject in enumerate(subjects):
             own = [place for place, fact in enumerate(self.facts) if fact.subject == subject]
             Random(f"{seed}, {subject}").shuffle(own)
-            listed[own[: int(share * len(own) + 0.5)]] = True
+            listed[own[: int(share * len(own) + (number + 0.5) / len(subjects))]] = True
         return listed
 
 

@@ -98,6 +98,14 @@ def test_every_subject_is_split_and_what_a_smaller_share_lists_stays_listed() ->
     assert all((larger | smaller).sum() == larger.sum() for smaller, larger in pairwise(shares))
 
 
+@pytest.mark.parametrize("share", [0.125, 0.25, 0.5, 0.75])
+def test_a_share_of_few_facts_is_met_over_all_subjects(share: float) -> None:
+    usable = usable_facts(CONCEPT)  # two facts of each subject
+    assert usable.listed(share, seed=0).mean() == share
+    smaller, larger = usable.listed(share, seed=3), usable.listed(share + 0.125, seed=3)
+    assert (larger | smaller).sum() == larger.sum() > smaller.sum()
+
+
 # ---- the curve
 
 
