@@ -47,6 +47,8 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=FEWEST, help="models on each side")
     parser.add_argument("--cache", type=Path, default=Path("audit-report/.cache/klom"))
     options = parser.parse_args()
+    if options.models < FEWEST:
+        parser.error(f"KLoM needs at least {FEWEST} models on each side")
     torch.set_num_threads(1)
     workshop = Workshop(options.cache, World(), SHAPE, FIRST)
     retrained = read(workshop, (RETRAINED,), range(options.models))
