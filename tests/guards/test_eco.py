@@ -119,6 +119,19 @@ def test_a_prompt_of_one_token_passes_through(tiny: RunningModel, guard: eco.ECO
     assert not torch.equal(logits(tiny, ["a b"], always), logits(tiny, ["a b"]))
 
 
+def test_a_prompt_that_follows_its_own_beginning_is_flagged_all_the_same(
+    tiny: RunningModel, guard: eco.ECOGuard
+) -> None:
+    (ids,) = token_ids(tiny, [FLAGGED])
+    begun = tiny.tokenizer.decode(ids[:-1])
+    assert guard.decide(eco.read_prompts(tiny, [begun, FLAGGED], guard.layers)).tolist() == [[0.0], [1.0]]
+    plain = logits(tiny, [FLAGGED])
+    with torch.no_grad(), guard.apply(tiny.model, Sites.from_architecture(tiny.architecture)):
+        for length in (len(ids) - 1, len(ids)):
+            found = tiny.model(torch.tensor([ids[:length]])).logits
+    assert not torch.allclose(found[0, -1], plain[0, -1], atol=0.1)
+
+
 def test_hooks_of_others_stay_and_keep_firing(tiny: RunningModel, guard: eco.ECOGuard) -> None:
     fired: list[str] = []
     for name in (embedding_name(tiny.model), Sites.from_architecture(tiny.architecture).out[1], ""):

@@ -1,8 +1,9 @@
 """What the guards share that read a prompt first, and then decide how its sequence is run.
 
 The prompt's last-token keys are read by a pass of its own before the pass that answers it: hooks that others put on the
-model's modules see that pass too. Sequences of a batch are decided one by one, and each decision holds to the end of
-its sequence. Beam search is not guarded.
+model's modules see that pass too. Sequences of a batch are decided one by one, and a decision to act holds to the end
+of its sequence. A prompt that is one token longer than the one before looks like its next pass without a cache: it is
+read as well, unless ``use_cache=False`` says that it is that. Beam search is not guarded.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ class GuardedPrompts:
         if self.passes.reads_prompt:
             self.mask = self.passes.mask
             self.amounts = self._guard.decide(self._read(model, kwargs))
+        elif not self.passes.past and kwargs.get("use_cache") is not False:
+            self.amounts = np.maximum(self.amounts, self._guard.decide(self._read(model, kwargs)))
         self.acts = bool(self.amounts.any())
 
     def end_pass(self, model: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
