@@ -15,6 +15,7 @@ from audit.models.scoring import score
 from audit.unlearning.fine_tuning import FineTuning, fine_tune
 from audit.unlearning.methods import relabelling
 from audit.unlearning.training_examples import FactExample
+from audit.vectors.attribution import concept_attribution
 from concepts.concept import load_concept
 from concepts.facts import Fact, facts_of, wrong_answers
 from tests.helpers import DIFFERENT, RETAIN, open_model
@@ -90,6 +91,29 @@ def test_the_wrong_answer_takes_the_place_of_the_right_one(tmp_path: Path) -> No
     assert score(model, RETAIN).means.mean() > -0.5
     assert record.examples == {"forget": 2, "retain": 3}
     assert record.changed["left_out"] == 1
+
+
+def test_the_new_answers_rest_on_the_coordinates_of_the_old_ones(tmp_path: Path) -> None:
+    """By integrated gradients: what the answers' directions contribute to the right ones goes to the wrong ones."""
+    model = open_model(write_tiny(tmp_path / "model"))
+    for _ in fine_tune(model, [*DIFFERENT, *RETAIN], [80], FineTuning(2e-2)):
+        pass
+    swapped = [Example(one.prompt, other.answer) for one, other in zip(DIFFERENT, DIFFERENT[::-1], strict=True)]
+    own = [{*model.tokenizer(example.answer)["input_ids"]} for example in DIFFERENT]
+    tokens = [min(own[0] - own[1]), min(own[1] - own[0])]
+    directions = model.model.get_output_embeddings().weight[tokens].detach().clone()
+
+    def effects() -> tuple[float, float]:
+        right, wrong = (
+            concept_attribution(model, examples, RETAIN, 1, directions).effect for examples in (DIFFERENT, swapped)
+        )
+        return right, wrong
+
+    before = effects()
+    relabelling.unlearn(model, DIFFERENT, RETAIN, relabelling.RelabellingSettings(steps=25, learning_rate=6e-3))
+    after = effects()
+    assert before[0] > before[1] + 1
+    assert after[1] > after[0] + 1
 
 
 def test_without_a_wrong_answer_of_the_type_there_is_nothing_to_train(tmp_path: Path) -> None:
