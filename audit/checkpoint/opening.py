@@ -36,7 +36,7 @@ def open_checkpoint(path: Path, base: Checkpoint | None = None) -> Checkpoint:
                 f"{name!r} is not a valid tensor name.", where=str(path), hint="Do not trust this file."
             )
     canonical, name_notes = canonical_names(stored)
-    parts = canonical_parts({canonical[name]: TensorPart(file, name) for name, file in stored.items()})
+    parts = canonical_parts({name: TensorPart(stored[given], given) for given, name in canonical.items()})
     folder = path if path.is_dir() else path.parent
     file_notes = dict.fromkeys(note for file in files for note in file.notes)
     return Checkpoint(
