@@ -136,7 +136,7 @@ def check_architecture(options: GuardOptions, architecture: Architecture) -> Non
     Sites.from_architecture(architecture)
     absent = [layer for layer in options.layers if not 0 <= layer < architecture.n_layers]
     if absent:
-        raise AuditError(f"--layers names {absent[0]}; the model has layers 0 to {architecture.n_layers - 1}.")
+        raise AuditError(f"layers names {absent[0]}; the model has layers 0 to {architecture.n_layers - 1}.")
 
 
 # ---- what is saved

@@ -99,7 +99,9 @@ def fit_regions(
     try:
         region, settings = choose_region(forget, others, voting_layers(keys.n_layers, layers), misses, keys.background)
     except ValueError as error:
-        raise AuditError(f"{skills[0].title}: {error}.", hint="Give more queries, or another --misses.") from error
+        raise AuditError(
+            f"{skills[0].title}: {error}.", hint="Give more queries, or another value of misses."
+        ) from error
     named = {skill.title: kept for skill, kept in zip(skills[1:], others, strict=True)}
     return FittedRegions(kind, region, cube, regions_without(forget, named, settings, misses, keys))
 

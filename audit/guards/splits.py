@@ -159,13 +159,13 @@ def check_enough_to_choose(skill: Skill, splits: Splits, misses: float) -> None:
         conformal_place(len(splits.choose), misses)
     except ValueError as error:
         if not 0 < misses < 1:
-            raise AuditError(f"--misses is {misses:g}.", hint="Give a share between 0 and 1.") from error
+            raise AuditError(f"misses is {misses:g}.", hint="Give a share between 0 and 1.") from error
         needed = 3 * (math.ceil(1 / misses - 1e-9) - 1) - 1  # a third of them chooses
         enough = math.ceil(1000 / (len(splits.choose) + 1)) / 1000
         raise AuditError(
             f"{len(skill.queries)} queries of {skill.title} are too few to miss {misses:.2%} of them: a third chooses "
             f"the threshold, so {needed} different ones are needed.",
-            hint=f"Give more queries, or --misses {enough:g} or more.",
+            hint=f"Give more queries, or misses of {enough:g} or more.",
         ) from error
 
 

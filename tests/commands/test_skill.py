@@ -271,12 +271,12 @@ def test_a_pruned_model_answers_as_the_guarded_one_and_is_compared_with_the_orig
     [
         ("prayer", LOOSE, "no method 'prayer'"),
         ("key-space", {"region": "sphere"}, "no region 'sphere'"),
-        ("prune", {"share": 0.0}, "--share is 0"),
-        ("prune", {"share": float("nan")}, "--share is nan"),
-        ("key-space", {"misses": 0.0}, "--misses is 0"),
-        ("key-space", {"misses": 0.02}, r"12 queries of capitals .* so 146 .* or --misses 0\.2 or more"),
-        *((method, {"layers": (99,), "misses": 0.3}, "--layers names 99; .* layers 0 to 1") for method in methods()),
-        *((method, {"layers": (-1,), "misses": 0.3}, "--layers names -1") for method in methods()),
+        ("prune", {"share": 0.0}, "^share is 0"),
+        ("prune", {"share": float("nan")}, "^share is nan"),
+        ("key-space", {"misses": 0.0}, "^misses is 0"),
+        ("key-space", {"misses": 0.02}, r"12 queries of capitals .* so 146 .* or misses of 0\.2 or more"),
+        *((method, {"layers": (99,), "misses": 0.3}, "^layers names 99; .* layers 0 to 1") for method in methods()),
+        *((method, {"layers": (-1,), "misses": 0.3}, "^layers names -1") for method in methods()),
     ],
 )
 def test_a_wrong_request_is_refused_before_the_model_is_loaded(

@@ -155,7 +155,7 @@ def test_general_knowledge_is_left_alone_by_default() -> None:
     [
         ({"method": "eco", "options": {"sharpness": "1"}}, "eco has no option 'sharpness'"),
         ({"method": "eco", "options": {"layers": "one"}}, "option 'layers' of eco"),
-        ({"method": "eco", "options": {"layers": "9"}}, "--layers names 9"),
+        ({"method": "eco", "options": {"layers": "9"}}, "^layers names 9"),
         ({"method": "eko"}, "no method 'eko'"),
         ({"method": "eco", "retain": "capitals.jsonl"}, "18 queries of capitals are among those to forget"),
         ({"method": "eco", "forget": "few.jsonl"}, "few has 1 different queries"),

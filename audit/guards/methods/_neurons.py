@@ -27,7 +27,7 @@ class NeuronOptions(GuardOptions):
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
-            raise AuditError(f"--share is {self.share:g}.", hint="Give a share above 0 and at most 1.")
+            raise AuditError(f"share is {self.share:g}.", hint="Give a share above 0 and at most 1.")
 
 
 def fit_neurons(

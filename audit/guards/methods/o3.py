@@ -226,7 +226,7 @@ def _earlier(model: RunningModel, options: O3Options) -> O3Guard | None:
         raise AuditError("is a guard of another model.", where=options.after)
     if options.layers and list(options.layers) != saved.guard.layers.tolist():
         raise AuditError(
-            "reads other layers.", where=options.after, hint="All requests read the same; leave --layers out."
+            "reads other layers.", where=options.after, hint="All requests read the same; leave layers out."
         )
     return saved.guard
 
