@@ -59,6 +59,11 @@ class RunningModel:
     translate: Callable[[Tensor], Tensor] | None = None
 
     @property
+    def span(self) -> int:
+        """The most tokens of a text that every layer can look back over."""
+        return min(self.context, self.window or self.context)
+
+    @property
     def device(self) -> torch.device:
         device: torch.device = self.model.device
         return device
@@ -135,12 +140,14 @@ def load_model(
         dtype: number format to run in; weights stored in another one are converted.
 
     Raises:
-        ModelError: the config does not make this model, or the weights hold values that are not finite.
+        ModelError: the config does not make this model, the weights hold values that are not finite, or there is no
+            such device.
     """
     if dtype not in DTYPES:
         raise ModelError(f"cannot run in {dtype}.", hint=f"Choose one of {', '.join(DTYPES)}.")
     os.environ[SHARED_HEADS] = "1" if device == "cpu" else "0"
     model = _empty(config, architecture, DTYPES[dtype], str(checkpoint.path))
+    _require_device(device)
     if device == "cpu":
         set_up_memory(sum(parameter.nbytes for parameter in model.parameters()))
     _fill(model, checkpoint, architecture, torch.device(device))
@@ -158,6 +165,16 @@ def load_model(
             getattr(settings, architecture.alibi) if isinstance(architecture.alibi, str) else architecture.alibi
         ),
     )
+
+
+def _require_device(device: str) -> None:
+    """Raises ModelError where no tensor can be made on ``device`` and read from it."""
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
+        raise ModelError(
+            f"cannot run on device {device!r} ({_first_line(error)}).", hint="Choose another --device."
+        ) from error
 
 
 def load_bridge(checkpoint: Checkpoint, architecture: Architecture, config: Config, tokenizer: Tokenizer) -> Bridge:

@@ -157,9 +157,10 @@ def answer_logprobs(model: RunningModel, row: Pack) -> Float[Tensor, "m d_vocab"
             hint="Audit it, or edit value vectors with a method that does not train.",
         )
     longest = max(len(path) for path in row.paths)
-    limit = min(model.context, model.window or model.context)
-    if longest > limit:
-        raise ModelError(f"an example of {longest} tokens exceeds the model's {limit}.", hint="Give shorter examples.")
+    if longest > model.span:
+        raise ModelError(
+            f"an example of {longest} tokens exceeds the model's {model.span}.", hint="Give shorter examples."
+        )
     dtype = next(model.model.parameters()).dtype
     logits = model.model(
         input_ids=row.ids.to(model.device),

@@ -40,9 +40,8 @@ class AnswerScores:
 
 def fits(example: Example, model: RunningModel) -> bool:
     """Whether ``model`` can read prompt and answer at once, and they have at most ``LONGEST`` tokens."""
-    limit = min(LONGEST, model.context, model.window or model.context)
     tokens = encode(model.tokenizer, example)
-    return len(tokens.prompt + tokens.answer) <= limit
+    return len(tokens.prompt + tokens.answer) <= min(LONGEST, model.span)
 
 
 def score(model: RunningModel, examples: Sequence[Example], per_row: int = LONG_PROMPTS) -> AnswerScores:

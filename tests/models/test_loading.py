@@ -16,6 +16,7 @@ from audit.architectures import identify
 from audit.checkpoint import open_checkpoint
 from audit.checkpoint.config import read_config
 from audit.errors import ModelError
+from audit.models import opening
 from audit.models.loading import load_model, load_tokenizer, verify
 from tests.helpers import open_model
 from tests.tiny import FAMILIES, edit, edit_config, write_tiny
@@ -116,6 +117,12 @@ def test_a_config_that_does_not_make_this_model_is_refused(
     with pytest.raises(ModelError, match=said) as caught:
         load_model(checkpoint, architecture, config, tokenizer)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "meta"])
+def test_a_device_that_there_is_not_is_one_line(device: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"cannot run on device '{device}'"):
+        opening.open_model(write_tiny(tmp_path / "m")).load(device)
 
 
 def test_an_unknown_number_format_names_the_known_ones(tmp_path: Path) -> None:
