@@ -79,11 +79,9 @@ def require_room(target: Path, size: int) -> None:
     """Check that ``size`` bytes can be written to the new folder ``target``, before slow work starts.
 
     Raises:
-        CheckpointError: the disk has less room, or the folder around ``target`` cannot be written to.
+        CheckpointError: the disk has less room.
     """
-    around = next(folder for folder in target.absolute().parents if folder.exists())
-    if not (around.is_dir() and os.access(around, os.W_OK)):
-        raise CheckpointError("cannot be written to.", where=str(around), hint="Name another folder.")
+    around = _around(target)
     free = shutil.disk_usage(around).free
     if free < size:
         raise CheckpointError(
@@ -107,12 +105,31 @@ def refuse_occupied(target: Path, marker: str = RECORD, originals: Iterable[Path
 
     Args:
         marker: a file that marks a folder as one that this tool wrote.
+        originals: what the command reads.
 
     Raises:
-        CheckpointError: ``target`` contains one of the ``originals``, or something that this tool did not write.
+        CheckpointError: ``target`` contains one of the ``originals`` or lies in it, contains something that this tool
+            did not write, or cannot be written or replaced.
     """
-    if any(path.resolve().is_relative_to(target.resolve()) for path in originals):
-        raise CheckpointError("contains the original, which is never overwritten.", where=str(target))
+    place = target.resolve()
+    for original in (path.resolve() for path in originals):
+        if original.is_relative_to(place):
+            raise CheckpointError(f"contains the original {original}, which is never overwritten.", where=str(target))
+        if original.is_dir() and place.is_relative_to(original):
+            raise CheckpointError(
+                f"lies in the original {original}, which stays as it is.",
+                where=str(target),
+                hint="Name a folder outside of it.",
+            )
+    if place.is_mount() or place == Path.cwd():
+        raise CheckpointError(
+            "is the current folder, or a disk of its own, and cannot be replaced by a new folder.",
+            where=str(target),
+            hint="Name a folder inside it.",
+        )
+    around = _around(target)
+    if not (around.is_dir() and os.access(around, os.W_OK)):
+        raise CheckpointError("cannot be written to.", where=str(around), hint="Name another folder.")
     if target.exists() and not (target.is_dir() and ((target / marker).is_file() or not any(target.iterdir()))):
         raise CheckpointError(
             "exists and was not written by this command, so it is left alone.",
@@ -121,18 +138,24 @@ def refuse_occupied(target: Path, marker: str = RECORD, originals: Iterable[Path
         )
 
 
+def _around(target: Path) -> Path:
+    """The folder in which ``target``, and what is missing of the path to it, is made."""
+    return next(folder for folder in target.resolve().parents if folder.exists())
+
+
 @contextmanager
 def writing_folder(target: Path, marker: str = RECORD) -> Iterator[Path]:
     """A new folder that becomes ``target`` when the block ends, and is removed if the block raises.
 
     An existing ``target`` is replaced only if it is empty or contains ``marker``, which means that this tool wrote it.
+    Where ``target`` is a link, the folder that it leads to is written.
 
     Raises:
         CheckpointError: ``target`` contains something else, or cannot be written, as on a full disk.
     """
     refuse_occupied(target, marker)
     try:
-        with _becoming(target) as new:
+        with _becoming(target.resolve()) as new:
             yield new
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
