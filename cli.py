@@ -583,7 +583,11 @@ def parse_options(texts: list[str]) -> dict[str, str]:
     wrong = next((text for text in texts if not text.partition("=")[1]), None)
     if wrong is not None:
         raise typer.BadParameter(f"{wrong!r} is not NAME=VALUE", param_hint="--option")
-    return {name.strip().replace("-", "_"): value for name, _, value in (text.partition("=") for text in texts)}
+    named = [(name.strip().replace("-", "_"), value) for name, _, value in (text.partition("=") for text in texts)]
+    twice = next((name for at, (name, _) in enumerate(named) if name in dict(named[:at])), None)
+    if twice is not None:
+        raise typer.BadParameter(f"{twice!r} is given twice", param_hint="--option")
+    return dict(named)
 
 
 def deliver(

@@ -83,7 +83,7 @@ def curve(setting: Setting, name: str, seeds: int) -> Iterator[dict[str, Any]]:
     print(f"{name} ...", flush=True)
     found: dict[float, list[dict[str, float | None]]] = {share: [] for share in SHARES}
     for seed in range(seeds):
-        settings = settings_of(name, {**METHODS[name], "seed": seed})
+        settings = settings_of(name, METHODS[name], seed)
         points = partial_curve(
             setting.base,
             setting.concept,

@@ -84,13 +84,13 @@ def unlearn(
 
     Raises:
         AuditError: an unknown method or option, sets that overlap or are empty, a folder in use or without room, or a
-            model that cannot be trained or whose training diverged.
+            model that cannot be trained, whose training diverged, or in which nothing changed.
     """
     if _command_name(request.method) in guard_methods():
         return _guard(path, request, config=config, tokenizer=tokenizer, context=context)
     method = find_method(request.method)
-    settings = settings_of(request.method, {**request.options, "seed": context.settings.seed})
-    refuse_occupied(request.save, originals=[path])
+    settings = settings_of(request.method, request.options, context.settings.seed)
+    refuse_occupied(request.save, originals=_inputs(path, request))
     concept = _concept(request.forget)
     forget, retain = examples_of(concept), _retained(concept, request.retain)
     refuse_overlap(forget, retain)
@@ -99,11 +99,17 @@ def unlearn(
     sets = {"forget": forget, "retain": retain}
     examples = {name: [(each.prompt, each.answer, each.subject) for each in own] for name, own in sets.items()}
     given = [_command_name(request.method), settings.as_json(), context.settings.device, examples]
-    run = UnfinishedRun(request.save.with_name(f"{request.save.name}.partial"), _key(editable, given))
+    place = request.save.resolve()
+    run = UnfinishedRun(place.with_name(f"{place.name}.partial"), _key(editable, given))
     with _explained(run):
         before = _said(editable.model, sets, context.progress)
         with resumable(run):
             record = method.unlearn(editable.model, forget, retain, settings, context.progress)
+        if not editable.round_as_stored():
+            raise ModelError(
+                f"{request.method} changed no stored weight, so nothing was saved.",
+                hint=f"Choose other settings; it has {', '.join(_own_options(method))}.",
+            )
         after = _said(editable.model, sets, context.progress)
         chosen = {**record.settings, "forget": request.forget, "retain": request.retain}
         record = replace(record, settings=chosen, said={name: (before[name], after[name]) for name in before})
@@ -125,7 +131,7 @@ def _guard(
     """Fit a guard to some facts of the model in ``path``, and save it with queries to attack it with."""
     name, seed = _command_name(request.method), context.settings.seed
     options = own_options(name, request.options)
-    refuse_occupied(request.save, DOCUMENT, originals=[path])
+    refuse_occupied(request.save, DOCUMENT, originals=_inputs(path, request))
     concept = _concept(request.forget)
     skills = fact_skills(concept, None if request.retain is None else _concept(request.retain))
     options.check_skill(skills[0], split(skills[0], seed))
@@ -141,6 +147,12 @@ def _guard(
         trajectory=fitted.trajectory,
         changed={"weights": "none"},
     )
+
+
+def _inputs(path: Path, request: UnlearnRequest) -> list[Path]:
+    """The model, and the other files and folders that are read."""
+    named = [request.forget, request.retain, *request.options.values()]
+    return [path, *(Path(each) for each in named if isinstance(each, str) and Path(each).exists())]
 
 
 def _key(editable: EditableModel, given: Sequence[Any]) -> str:
@@ -207,27 +219,31 @@ def find_method(name: str) -> Method:
     return known[wanted]
 
 
-def settings_of(method: str, options: Mapping[str, Any]) -> MethodSettings:
-    """The settings of ``method`` with ``options`` in place of its defaults.
+def settings_of(method: str, options: Mapping[str, Any], seed: int = 0) -> MethodSettings:
+    """The settings of ``method``: its defaults, with ``options`` in their place, and the seed, which is no option.
 
     Raises:
         AuditError: an option that the method does not have, or one that it needs and that is not given (its default is
             ``None``), or a value that is not allowed.
     """
     defaults = find_method(method).SETTINGS
-    own = [each.name for each in fields(defaults) if each.init]
+    own = _own_options(find_method(method))
     unknown = next((name for name in options if name not in own), None)
     if unknown is not None:
         raise AuditError(f"{method} has no option {unknown!r}.", hint=f"It has {', '.join(_nearest(unknown, own))}.")
-    given = {each.name: getattr(defaults, each.name) for each in fields(defaults) if each.init} | dict(options)
+    given = {name: getattr(defaults, name) for name in own} | dict(options)
     missing = next((name for name, value in given.items() if value is None), None)
     if missing is not None:
         raise AuditError(f"{method} needs the option {missing!r}.", hint=f"Give it with --option {missing}=VALUE.")
     try:
-        return TypeAdapter(type(defaults)).validate_python(given)
+        return TypeAdapter(type(defaults)).validate_python({**given, "seed": seed})
     except ValidationError as error:
         problem = error.errors()[0]
         raise AuditError(f"option {problem['loc'][0]!r} of {method}: {problem['msg']}.") from error
+
+
+def _own_options(method: Method) -> list[str]:
+    return [each.name for each in fields(method.SETTINGS) if each.init and each.name != "seed"]
 
 
 def _retained(concept: Concept, retain: str | None) -> tuple[Example, ...]:

@@ -101,7 +101,7 @@ def train(
         ModelError: training diverged.
     """
     before, loss = stored_rows(model, neurons), partial(forget_loss, beta=settings.beta)
-    answers, held = prepare(model.tokenizer, forget, retain, settings.retain_weight > 0)
+    answers, held = prepare(model, forget, retain, settings.retain_weight > 0)
     changes = {layer: nn.Parameter(torch.zeros_like(rows.values)) for layer, rows in before.items()}
     upper = UpperLayers(model, lowest=min(before))
     deltas = {layer: (rows.neurons, changes[layer]) for layer, rows in before.items()}

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from audit.architectures import Architecture, Config
+from audit.checkpoint.runtime_parameters import under_stored_names
 from audit.checkpoint.saving import save_model
 from audit.errors import ModelError
 from audit.models.loading import RunningModel
@@ -26,6 +29,17 @@ class EditableModel:
     opened: OpenedModel
     model: RunningModel
     config: Path | None = None
+
+    @torch.no_grad()
+    def round_as_stored(self) -> bool:
+        """Give each weight the value that it will have when it is saved; whether any is another than in the files."""
+        checkpoint, changed = self.opened.checkpoint, False
+        state = under_stored_names(self.model.model.state_dict(), checkpoint.runtime_parameters)
+        for name in state.keys() & checkpoint.tensors.keys():
+            stored = state[name].to(checkpoint.tensors[name].dtype)
+            state[name].copy_(stored)
+            changed = changed or not torch.equal(stored.cpu(), checkpoint.tensor(name))
+        return changed
 
     def save(self, target: Path, record: Mapping[str, Any]) -> Path:
         """Write the model as it is now; see ``checkpoint.saving.save_model``."""

@@ -225,7 +225,7 @@ def train_all(
         AuditError: see ``training.prepare``.
         ModelError: training diverged.
     """
-    answers, held = prepare(model.tokenizer, forget, retain, settings.retain_weight > 0)
+    answers, held = prepare(model, forget, retain, settings.retain_weight > 0)
     examples = (
         [*zip(answers, tokenize(model.tokenizer, extras.preferred), strict=True)]
         if extras.preferred

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
+from textwrap import shorten
 from typing import Any, Final, Literal, TypeVar
 
 import torch
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from audit.errors import AuditError, ModelError
 from audit.models.loading import RunningModel
 from audit.models.packing import Example, Pack, Tokens, answer_loss, in_rows, pack, tokenize
-from audit.models.tokenizer import Tokenizer
 from audit.progress import SILENT, Progress
 from audit.unlearning.resumption import Training
 from concepts.prompts import ASK
@@ -25,6 +25,10 @@ After = Callable[[int, float], None]
 """Called after each update with the number of updates so far and the learning rate of this one."""
 Step = Callable[[Batch], tuple[Tensor, dict[str, float]]]
 """Gives the loss of a batch, and the numbers to record."""
+SHOWN: Final = 80
+"""Characters of an example in an error."""
+LOWER: Final = "Lower learning_rate."
+WEAKER: Final = "Nothing was trained yet: choose smaller values for the other options."
 READING: Final = "Reading the model before training"
 Trajectory = tuple[Mapping[str, float], ...]
 """One row for each step, numbered by ``step``."""
@@ -36,9 +40,18 @@ class MethodSettings:
 
     Attributes:
         seed: of the random draws.
+
+    Raises:
+        AuditError: a number is not finite.
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise AuditError(f"{each.name} must be a finite number, not {value}.")
 
     def as_json(self) -> dict[str, Any]:
         """The settings that can be chosen."""
@@ -78,6 +91,7 @@ class TrainingSettings(MethodSettings):
     lora_rank: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(self, "steps", "learning_rate", "forget_batch", "retain_batch", "warmup")
         for name in ("retain_weight", "lora_rank"):
             if not getattr(self, name) >= 0:
@@ -124,19 +138,36 @@ class Record:
 
 
 def prepare(
-    tokenizer: Tokenizer, forget: Sequence[Example], retain: Sequence[Example], needs_retain: bool
+    model: RunningModel, forget: Sequence[Example], retain: Sequence[Example], needs_retain: bool
 ) -> tuple[list[Tokens], list[Tokens]]:
-    """Both sets as token ids.
+    """Both sets as token ids of ``model``.
 
     Raises:
-        AuditError: a set that the method needs is empty, an answer is empty, or the sets overlap.
+        AuditError: a set that the method needs is empty or has an example that is too long for the model, an answer is
+            empty, or the sets overlap.
     """
     if not forget:
         raise AuditError("there is nothing to forget.", hint="Give at least one example.")
     if needs_retain and not retain:
-        raise AuditError("there is nothing to retain.", hint="Give examples, or set retain_weight to 0.")
+        raise AuditError("there is nothing to retain.", hint="Give examples, or retain_weight=0 if the method has it.")
     refuse_overlap(forget, retain)
-    return tokenize(tokenizer, forget), tokenize(tokenizer, retain)
+    sets = tokenize(model.tokenizer, forget), tokenize(model.tokenizer, retain)
+    _refuse_long(model, forget, sets[0])
+    if needs_retain:
+        _refuse_long(model, retain, sets[1])
+    return sets
+
+
+def _refuse_long(model: RunningModel, examples: Sequence[Example], tokens: Sequence[Tokens]) -> None:
+    lengths = [len(each.inputs) for each in tokens]
+    if max(lengths, default=0) > model.span:
+        longest = lengths.index(max(lengths))
+        number = sum(length > model.span for length in lengths)
+        raise AuditError(
+            f"{number} of {len(examples)} examples exceed the model's {model.span} tokens; the longest has "
+            f"{lengths[longest]}: {shorten(asked(examples[longest]), SHOWN)!r}.",
+            hint="Shorten them, or leave them out.",
+        )
 
 
 def rows_of(examples: Sequence[Tokens], size: int, progress: Progress = SILENT, text: str = READING) -> Iterator[Pack]:
@@ -234,24 +265,24 @@ def minimise(
         optimizer.param_groups[0]["lr"] = settings.learning_rate * min(1.0, (done + 1) / settings.warmup)
         with training.kept_if_interrupted(trajectory):
             loss, readings = step(batch)
-            _require_finite("the loss", loss.item(), done)
+            _require_finite("the loss", loss.item(), done, LOWER if done else WEAKER)
             torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
         if after is not None:
             with torch.no_grad():
                 after(done + 1, optimizer.param_groups[0]["lr"])
-        _require_finite("the norm of the weights", torch.nn.utils.get_total_norm(trained).item(), done)
+        _require_finite("the norm of the weights", torch.nn.utils.get_total_norm(trained).item(), done, LOWER)
         trajectory.append({"step": done, "loss": loss.item(), **readings})
         progress.step(f"{text}{training.note}", done + 1, settings.steps, f"loss {loss.item():.3g}")
         training.keep_if_due(trajectory)
     return tuple(trajectory)
 
 
-def _require_finite(what: str, value: float, done: int) -> None:
+def _require_finite(what: str, value: float, done: int, hint: str) -> None:
     if not math.isfinite(value):
         good = f"the last good step is {done - 1}" if done else "no step was good"
-        raise ModelError(f"{what} is {value} at step {done}; {good}.", hint="Lower learning_rate.")
+        raise ModelError(f"{what} is {value} at step {done}; {good}.", hint=hint)
 
 
 def continued(first: Trajectory, second: Trajectory) -> Trajectory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import tomllib
@@ -23,12 +24,13 @@ from audit.commands.unlearn import UnlearnRequest, examples_of, find_method, set
 from audit.errors import AuditError, CheckpointError, ModelError
 from audit.models.packing import Example
 from audit.questions.topics import load_concepts
+from audit.request import RunContext
 from audit.unlearning import training_examples
 from audit.unlearning.methods import methods
 from audit.unlearning.objective import Objective
 from audit.unlearning.training import Record, refuse_overlap
 from reports.text import render_unlearning
-from tests.helpers import needed_options
+from tests.helpers import Log, needed_options
 from tests.tiny import edit, edit_config, write_tiny
 
 FACTS = (
@@ -302,6 +304,96 @@ def test_a_folder_in_use_is_left_alone(model: Path, forget: str, tmp_path: Path)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
 
 
+def test_a_folder_in_the_original_or_with_an_input_is_refused(model: Path, forget: str, tmp_path: Path) -> None:
+    reference = tmp_path / "reference"
+    unlearn(model, UnlearnRequest("npo", forget, reference, options=QUICK))
+    inside = reference / "forget.jsonl"
+    inside.write_bytes(Path(forget).read_bytes())
+    before = digests(model), digests(reference)
+    oracle = {**QUICK, "reference": str(reference)}
+    for request, said in (
+        (UnlearnRequest("npo", forget, model / "new", options=QUICK), "lies in the original .*model"),
+        (UnlearnRequest("eco", forget, model / "deep" / "new"), "lies in the original .*model"),
+        (UnlearnRequest("npo", str(inside), reference, options=QUICK), "contains the original .*forget.jsonl"),
+        (UnlearnRequest("prune", forget, reference, str(inside)), "contains the original .*forget.jsonl"),
+        (UnlearnRequest("oracle-matching", forget, reference, options=oracle), "contains the original .*reference"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            unlearn(model, request)
+    assert (digests(model), digests(reference)) == before
+
+
+@pytest.mark.parametrize("method", ["npo", "eco"])
+def test_a_folder_that_cannot_be_replaced_is_refused_before_the_model_is_read(
+    method: str, model: Path, forget: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "file").write_text("x")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "disk")
+    monkeypatch.setattr("audit.commands.unlearn.open_editable", None)
+    for folder, said in (
+        (Path(), "is the current folder"),
+        (tmp_path / "disk", "a disk of its own"),
+        (tmp_path / "file" / "new", "cannot be written to"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            unlearn(model, UnlearnRequest(method, forget, folder))
+
+
+def test_a_link_leads_to_the_folder_that_is_written(model: Path, forget: str, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "new"
+    for target in ("disk", "disk/not there yet"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / target)
+        unlearn(model, UnlearnRequest("npo", forget, link, options=QUICK))
+        assert link.is_symlink()
+        assert (tmp_path / target / "model.safetensors").is_file()
+
+
+def test_examples_that_are_too_long_are_counted_and_named_before_the_training(
+    model: Path, forget: str, tmp_path: Path
+) -> None:
+    long = tmp_path / "long.txt"
+    long.write_text(f"Milan is a city {'in Italy ' * 300}. Venice has many canals.", encoding="utf-8")
+    said = r"1 of 2 examples exceed the model's 256 tokens; the longest has \d+: 'milan is a city in italy"
+    for sets in ((str(long), str(retained(tmp_path))), (forget, str(long))):
+        log = Log()
+        for method in ("ssd", "l1-sparse", "npo"):
+            request = UnlearnRequest(method, sets[0], tmp_path / "new", sets[1])
+            with pytest.raises(AuditError, match=said):
+                unlearn(model, request, context=RunContext(progress=log))
+        assert not any("Training" in text or "importance" in text for text, _, _ in log.steps)
+    unlearn(
+        model, UnlearnRequest("gradient-ascent", forget, tmp_path / "new", str(long), QUICK)
+    )  # which retains nothing
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("ssd", {"alpha": 1e9}), ("rmu", {"steps": 1, "learning_rate": 1e-30})],
+)
+def test_a_method_that_changes_nothing_is_an_error_that_names_its_options(
+    method: str, options: dict[str, float], model: Path, forget: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=f"{method} changed no stored weight") as caught:
+        unlearn(model, UnlearnRequest(method, forget, tmp_path / "new", options=options))
+    assert all(name in str(caught.value.hint) for name in options)
+    assert [path.name for path in tmp_path.glob("new*")] == []
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_what_is_read_afterwards_is_what_is_stored(family: str, forget: str, tmp_path: Path) -> None:
+    coarse = write_tiny(tmp_path / "coarse", family, dtype=torch.bfloat16)
+    options = {"steps": 6, "learning_rate": 1e-3}
+    record = unlearn(coarse, UnlearnRequest("npo", forget, tmp_path / "new", options=options))
+    pruned = unlearn(tmp_path / "new", UnlearnRequest("prune", forget, tmp_path / "next"))
+    assert pruned.said["forget"][0] == record.said["forget"][1]
+    assert pruned.said["forget"][0] != pruned.said["forget"][1]
+
+
 def test_an_unknown_method_lists_the_nearest() -> None:
     with pytest.raises(AuditError) as caught:
         find_method("gradient-accent")
@@ -324,6 +416,25 @@ def test_options_are_those_of_the_method_and_are_checked() -> None:
             settings_of("npo", options)
     with pytest.raises(AuditError, match="gradient-ascent has no option 'retain_weight'"):
         settings_of("gradient-ascent", {"retain_weight": "1"})
+
+
+@pytest.mark.parametrize("name", methods())
+def test_the_seed_is_no_option_and_every_number_is_finite(name: str, tmp_path: Path) -> None:
+    needed = needed_options(name, tmp_path)
+    settings = settings_of(name, needed, seed=7)
+    assert settings.seed == 7
+    with pytest.raises(AuditError, match="no option 'seed'"):
+        settings_of(name, {**needed, "seed": "5"})
+    numbers = [each for each, value in settings.as_json().items() if isinstance(value, float)]
+    for option, value in itertools.product(numbers, ("nan", "inf")):
+        with pytest.raises(AuditError, match=f"{option} must be"):
+            settings_of(name, {**needed, option: value})
+
+
+def test_an_option_that_is_given_twice_is_wrong_usage(model: Path, forget: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli.app, words(model, forget, tmp_path / "new", "--option", "steps=7"))
+    assert result.exit_code == 2
+    assert "'steps' is given twice" in result.output
 
 
 def test_the_command_prints_the_steps_and_where_the_model_is(model: Path, forget: str, tmp_path: Path) -> None:

@@ -230,5 +230,6 @@ def test_a_loss_that_is_not_finite_names_the_last_good_step(bad: int, said: str)
     def step(batch: int) -> tuple[torch.Tensor, dict[str, float]]:
         return parameter.sum() * (torch.inf if batch == bad else 1.0), {}
 
-    with pytest.raises(ModelError, match=f"the loss is inf {said}"):
+    with pytest.raises(ModelError, match=f"the loss is inf {said}") as caught:
         minimise([parameter], iter(range(9)), step, TrainingSettings(), Log(), "")
+    assert ("learning_rate" in str(caught.value.hint)) == (bad > 0)  # before the first step it has no effect

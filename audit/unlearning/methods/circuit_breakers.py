@@ -66,7 +66,7 @@ def unlearn(
     layers = sorted(
         {min(int(depth * model.architecture.n_layers), model.architecture.n_layers - 1) for depth in DEPTHS}
     )
-    answers, held = prepare(model.tokenizer, forget, retain, settings.retain_weight > 0)
+    answers, held = prepare(model, forget, retain, settings.retain_weight > 0)
     trained = block_matrices(model, layers[-1] + 1)
     with trainable(model.model, every=False):
         rerouting = _Rerouting(model, layers, answers, held if settings.retain_weight else [], settings)

@@ -73,7 +73,7 @@ def unlearn(
             where=settings.reference,
             hint="Give a version of the model.",
         )
-    answers, _ = prepare(model.tokenizer, forget, retain, settings.retain_weight > 0)
+    answers, _ = prepare(model, forget, retain, settings.retain_weight > 0)
     targets = read_reference(opened, model, answers, targets_of, settings, progress)
     distillation = _Distillation(model, targets, settings.activation_weight)
     extras = Extras(forward=distillation.streams.forward)

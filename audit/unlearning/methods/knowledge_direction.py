@@ -75,7 +75,7 @@ def unlearn(
         AuditError: see ``objective.train_all``.
         ModelError: the first stage did not make the answers likelier; see also ``objective.train_all``.
     """
-    answers, _ = prepare(model.tokenizer, forget, retain, settings.retain_weight > 0)
+    answers, _ = prepare(model, forget, retain, settings.retain_weight > 0)
     found = reinforced(model, answers, replace(settings, steps=settings.adapt_steps), progress)
     parameters, before, adapted = list(model.model.parameters()), [*found.before.values()], [*found.after.values()]
     length = squared_distance(before, adapted)

@@ -71,7 +71,7 @@ def unlearn(
         AuditError: see ``training.prepare``.
         ModelError: training diverged.
     """
-    _, held = prepare(model.tokenizer, forget, retain, needs_retain=True)
+    _, held = prepare(model, forget, retain, needs_retain=True)
     matrices = block_matrices(model)
     batches = shuffled(len(held), settings.retain_batch, torch.Generator().manual_seed(settings.seed))
 

@@ -73,10 +73,10 @@ def unlearn(
         ModelError: see ``objective.train_all``.
     """
     layer = layer_at(model, settings.layer, 1 / 2)
-    answers, held = prepare(model.tokenizer, forget, retain, needs_retain=True)
+    answers, held = prepare(model, forget, retain, needs_retain=True)
     if len(forget) < settings.rank + 2:
         raise AuditError(
-            f"the plane of rank {settings.rank} holds all of {len(forget)} examples to forget: they cannot leave it.",
+            f"{len(forget)} examples to forget all lie in a plane of rank {settings.rank}: they cannot leave it.",
             hint=f"Give at least {settings.rank + 2} examples, or a lower rank.",
         )
     before = _representations(model, layer, [*answers, *held], settings, progress)

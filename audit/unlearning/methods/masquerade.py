@@ -72,7 +72,7 @@ def unlearn(
     named = [example for example in forget if example.subject and example.subject in example.prompt]
     if forget and not named:
         raise AuditError("no prompt to forget names its subject.", hint="Reword them, or choose another method.")
-    answers, _ = prepare(model.tokenizer, named, retain, settings.retain_weight > 0)
+    answers, _ = prepare(model, named, retain, settings.retain_weight > 0)
     names = invented_names((example.subject for example in named), model.tokenizer, Random(settings.seed))
     renamed = [replace(each, prompt=each.prompt.replace(each.subject, names[each.subject])) for each in named]
     unknown = tokenize(model.tokenizer, renamed)

@@ -56,7 +56,7 @@ def unlearn(
         ModelError: training diverged.
     """
     opened = open_reference(settings, model)
-    answers, held = prepare(model.tokenizer, forget, retain, settings.retain_weight > 0)
+    answers, held = prepare(model, forget, retain, settings.retain_weight > 0)
     kept = held if settings.retain_weight else []
     tokens = [*answers, *kept]
     wanted = read_reference(opened, model, tokens, _outputs, settings, progress)

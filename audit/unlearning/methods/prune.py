@@ -30,6 +30,7 @@ class PruneSettings(MethodSettings):
     sparsity: float = 0.3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_sparsity(self.sparsity)
 
 

@@ -79,7 +79,7 @@ def unlearn(
     layer = layer_at(model, settings.layer, 1 / 4)
     layers = range(max(0, layer - TRAINED + 1), layer + 1)
     trained = [_value_vectors(model, each) for each in layers]
-    answers, held = prepare(model.tokenizer, forget, retain, settings.retain_weight > 0)
+    answers, held = prepare(model, forget, retain, settings.retain_weight > 0)
     with trainable(model.model, every=False):
         steering = _Steering.start(model, layer, answers, held, settings, progress)
         for parameter in trained:

@@ -39,6 +39,7 @@ class SSDSettings(MethodSettings):
     dampening: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive(self, "alpha", "dampening")
 
 
@@ -58,7 +59,7 @@ def unlearn(
         AuditError: see ``training.prepare``.
         ModelError: see ``packing.answer_logprobs``.
     """
-    answers, held = prepare(model.tokenizer, forget, retain, needs_retain=True)
+    answers, held = prepare(model, forget, retain, needs_retain=True)
     matrices = block_matrices(model)
     total = len(answers) + len(held)
     with trainable(model.model, every=False):

@@ -58,7 +58,7 @@ def unlearn(
         AuditError: see ``training.prepare``.
         ModelError: training diverged.
     """
-    answers, _ = prepare(model.tokenizer, forget, retain, needs_retain=False)
+    answers, _ = prepare(model, forget, retain, needs_retain=False)
     parameters = list(model.model.parameters())
     before = [parameter.detach().clone() for parameter in parameters]
     trajectory = reinforce(model, answers, settings, progress)

@@ -74,7 +74,7 @@ def unlearn(
         AuditError, ModelError: see ``objective.train_all``.
     """
     first = npo.unlearn(model, forget, retain, settings, progress)
-    _, held = prepare(model.tokenizer, forget, retain, needs_retain=True)
+    _, held = prepare(model, forget, retain, needs_retain=True)
     whole = [Tokens(ids[:1], ids[1:]) for ids in (each.prompt + each.answer for each in held)]  # prompts are taught too
     taught = _distributions(model, whole, settings.retain_batch)
     generator = torch.Generator().manual_seed(settings.seed)

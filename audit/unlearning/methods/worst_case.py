@@ -61,7 +61,7 @@ def unlearn(
         AuditError: there are too few examples to choose among; see also ``objective.train_all``.
         ModelError: see ``objective.train_all``.
     """
-    answers, held = prepare(model.tokenizer, forget, retain, settings.retain_weight > 0)
+    answers, held = prepare(model, forget, retain, settings.retain_weight > 0)
     m = max(1, round(settings.share * len(forget)))
     kept = held if settings.retain_weight else []
     ranking = hardest_first(model, answers, kept, m, settings, settings.rounds, settings.selection_steps, progress)
