@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,16 @@ def test_an_error_is_json_where_json_was_asked(monkeypatch: pytest.MonkeyPatch) 
     shown = run.invoke(cli.app, ["compare", "a.pt", "b.pt", "--json"])
     assert shown.exit_code == 1
     assert json.loads(shown.stdout)["error"]["kind"] == "checkpoint"
+
+
+def test_a_stop_by_a_scheduler_interrupts_as_the_keyboard_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(cli, "app", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cli.main()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_interrupting_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:

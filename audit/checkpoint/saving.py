@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -168,7 +170,8 @@ def writing_folder(target: Path, marker: str = RECORD) -> Iterator[Path]:
 @contextmanager
 def _becoming(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    _remove_abandoned(target)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.{os.getpid()}."))
     try:
         new = temporary / "new"
         new.mkdir()
@@ -179,6 +182,14 @@ def _becoming(target: Path) -> Iterator[Path]:
         new.rename(target)
     finally:
         shutil.rmtree(temporary)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what a killed process was writing in place of ``target``."""
+    for folder in target.parent.iterdir():
+        made = re.fullmatch(rf"\.{re.escape(target.name)}\.(\d+)\.\w{{8}}", folder.name)
+        if made and not psutil.pid_exists(int(made[1])) and {each.name for each in folder.iterdir()} <= {"new", "old"}:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _tensors(model: torch.nn.Module, source: Checkpoint) -> dict[str, torch.Tensor]:

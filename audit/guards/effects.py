@@ -78,7 +78,7 @@ def check_scorable(model: RunningModel) -> None:
         raise ModelError(
             f"{model.architecture.name} here counts positions from the attention mask (ALiBi), so its answers cannot "
             "be scored with a guard on.",
-            hint="Choose the method key-space.",
+            hint="Use --method key-space.",
         )
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +94,26 @@ def test_an_earlier_edit_is_replaced_and_nothing_else_is(tmp_path: Path) -> None
             save_model(model.model, original, place, {})
         assert kept is None or digests(place) == kept
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["base", "edited", "own"]
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    folders = {
+        "killed": f".edited.{ended.pid}.abcd1234",
+        "running": f".edited.{os.getpid()}.abcd1234",
+        "of another folder": f".edited2.{ended.pid}.abcd1234",
+        "somebody's": f".edited.{ended.pid}.mine5678",
+        "backup": ".edited.backup",
+    }
+    for name in folders.values():
+        (tmp_path / name / "new").mkdir(parents=True)
+        (tmp_path / name / "new" / "model.safetensors").write_text("half")
+    (tmp_path / folders.pop("somebody's") / "notes.txt").write_text("keep")
+    with writing_folder(tmp_path / "edited") as new:
+        (new / RECORD).write_text("{}")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"edited", f".edited.{ended.pid}.mine5678", *folders.values()} - {folders["killed"]}
 
 
 def test_a_failure_leaves_neither_half_a_folder_nor_a_changed_one(tmp_path: Path) -> None:
