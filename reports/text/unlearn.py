@@ -57,7 +57,7 @@ def _unlearning(console: Console, record: Training) -> None:
 
 
 def _steps(console: Console, trajectory: Sequence[Mapping[str, float]]) -> None:
-    columns = list(trajectory[0])
+    columns = list(dict.fromkeys(name for row in trajectory for name in row))  # a second training may record others
     steps = table(columns, text_columns=0)
     for place in dict.fromkeys(np.linspace(0, len(trajectory) - 1, MOST_ROWS).round().astype(int).tolist()):
         row = trajectory[place]

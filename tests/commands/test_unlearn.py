@@ -295,6 +295,16 @@ def test_numbers_that_are_not_finite_are_null_in_the_record() -> None:
     assert Record("npo", trajectory=({"step": 0, "W": math.inf},)).as_json()["trajectory"] == [{"step": 0, "W": None}]
 
 
+def test_what_only_a_second_training_records_is_shown_too() -> None:
+    rows = ({"step": 0, "loss": 2.5}, {"step": 1, "loss": 0.5, "distance": 1.25})
+    shown = render_unlearning(Record("knowledge_direction", trajectory=rows)).splitlines()
+    assert [line.split() for line in shown if line.split()[:1] in (["step"], ["0"], ["1"])] == [
+        ["step", "loss", "distance"],
+        ["0", "2.5", "–"],
+        ["1", "0.5", "1.25"],
+    ]
+
+
 def test_a_folder_in_use_is_left_alone(model: Path, forget: str, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")

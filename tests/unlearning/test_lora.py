@@ -56,6 +56,7 @@ def test_every_method_with_the_option_changes_linear_layers_alone_and_by_its_ran
     changed, record = changes(model, method, 2, needed_options(method, tmp_path))
     require_low_rank(model, changed, rank=2)
     assert record.settings["lora_rank"] == record.changed["rank"] == 2
+    assert record.changed["parameters"] == "low rank"
     assert record.changed["modules"] == [
         *(f"mlp.{name}_proj" for name in ("down", "gate", "up")),
         *(f"self_attn.{name}_proj" for name in "koqv"),

@@ -52,7 +52,7 @@ def unlearn(
     layers = _Layers(model)
     extras = Extras(forward=layers.streams.forward, parameters=[*block_parameters(model).values()])
     record = train_all("layer_wise", layers.loss, model, forget, retain, settings, progress, extras)
-    return record.with_changed(parameters="blocks")
+    return record if settings.lora_rank else record.with_changed(parameters="blocks")
 
 
 class _Layers:
