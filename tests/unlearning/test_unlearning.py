@@ -290,6 +290,27 @@ def test_rmu_steers_what_is_forgotten_holds_what_is_retained_and_trains_value_ve
     assert record.changed == {"value_vectors_of_layers": [0, 1]}
 
 
+def test_the_loss_of_rmu_is_the_distance_from_a_target_of_so_many_mean_norms(tiny: RunningModel) -> None:
+    """Against a plain pass: the mean over tokens and dimensions, and of the retained tokens the move alone."""
+    (tokens,) = tokenize(tiny.tokenizer, FORGET[:1])
+    passed = tiny.model(input_ids=torch.tensor([tokens.inputs]), output_hidden_states=True)
+    stream = passed.hidden_states[1][0]  # after the first of two layers
+    direction = torch.randn(stream.shape[1], generator=torch.Generator().manual_seed(5))
+    target = 3.0 * stream.norm(dim=1).mean() * direction / direction.norm()
+    expected = (stream - target).square().mean().item()
+    settings = rmu.RMUSettings(steps=1, retain_weight=0, layer=0, steering=3.0, seed=5)
+    record = rmu.unlearn(tiny, FORGET[:1], [], settings)
+    assert record.trajectory[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_circuit_breakers_weigh_turning_less_and_holding_more_from_step_to_step(tiny: RunningModel) -> None:
+    settings = circuit_breakers.CircuitBreakerSettings(steps=4, learning_rate=1e-2, retain_weight=3.0)
+    for row in circuit_breakers.unlearn(tiny, DIFFERENT, RETAIN, settings).trajectory:
+        share = row["step"] / 8
+        expected = (1 - share) * row["cosine"] + 3.0 * share * row["retain"]
+        assert row["loss"] == pytest.approx(expected, rel=1e-5)
+
+
 def test_rmu_reads_a_layer_that_there_is(taught: RunningModel) -> None:
     with pytest.raises(AuditError, match="no layer 2"):
         rmu.unlearn(taught, DIFFERENT, RETAIN, rmu.RMUSettings(layer=2))
