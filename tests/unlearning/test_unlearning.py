@@ -129,6 +129,25 @@ def test_the_retain_term_starts_at_zero_and_counts_retained_answers_only(tiny: R
     )
 
 
+def test_the_retain_term_is_the_mean_divergence_of_a_token_from_the_first_model(tiny: RunningModel) -> None:
+    forget, retain = [*zip(tokenize(tiny.tokenizer, FORGET[:1]))], tokenize(tiny.tokenizer, RETAIN)
+    settings = NPOSettings(forget_batch=1, retain_batch=len(retain))
+    kl = Objective.start(npo_loss, partial(answer_logprobs, tiny), forget, retain, settings, Log())
+
+    def distributions() -> torch.Tensor:
+        places = [slice(len(one.prompt) - 1, len(one.prompt + one.answer) - 1) for one in retain]
+        logits = [tiny.model(torch.tensor([one.prompt + one.answer])).logits[0] for one in retain]
+        return torch.cat([own[place] for own, place in zip(logits, places, strict=True)]).log_softmax(dim=-1)
+
+    with torch.no_grad():
+        first = distributions()
+        for parameter in tiny.model.parameters():
+            parameter.mul_(1.05)
+        divergence = (first.exp() * (first - distributions())).sum(dim=-1)
+        assert len(divergence) > len(retain)
+        assert kl.step(next(kl.batches))[1]["retain"] == pytest.approx(divergence.mean().item(), rel=1e-3)
+
+
 # ---- the whole method
 
 
@@ -386,6 +405,28 @@ def test_layer_wise_ascent_silences_every_layer_and_leaves_the_head(taught: Runn
     changed = [name for name, value in weights(taught).items() if not torch.equal(value, before[name])]
     assert changed
     assert all(name.startswith("model.layers.") for name in changed)
+
+
+def test_a_layer_that_guesses_is_not_driven_further(taught: RunningModel) -> None:
+    """The loss of each layer counts up to that of guessing, and no further gradient comes from it."""
+    settings = layer_wise.LayerWiseSettings(steps=60, learning_rate=2e-2, retain_weight=0)
+    record = layer_wise.unlearn(taught, DIFFERENT, [], settings)
+    guessing = math.log(taught.model.config.vocab_size)
+    assert max(row["last_layer"] for row in record.trajectory) > guessing
+    assert max(row["mean_layer"] for row in record.trajectory) == pytest.approx(guessing, rel=1e-3)
+
+
+def test_circuit_breakers_do_not_turn_what_points_away_already(tiny: RunningModel) -> None:
+    settings = circuit_breakers.CircuitBreakerSettings(retain_weight=0)
+    layers = [0, 1]
+    tokens = tokenize(tiny.tokenizer, DIFFERENT)
+    rerouting = circuit_breakers._Rerouting(tiny, layers, tokens, [], settings)
+    with torch.no_grad():
+        rerouting.read(Log())
+        batches = next(rerouting.batches)
+        assert rerouting.step(batches)[0].item() == pytest.approx(1.0, abs=1e-5)
+        rerouting.before = [{layer: -each[layer] for layer in layers} for each in rerouting.before]
+        assert rerouting.step(batches)[0].item() == 0
 
 
 def test_circuit_breakers_turn_the_stream_and_hold_what_is_retained(taught: RunningModel) -> None:
