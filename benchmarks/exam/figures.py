@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.exam.grades import auc
-from benchmarks.exam.tables import HIDES, NEVER, Row, metrics, score, scored
+from benchmarks.exam.tables import NEVER, Row, metrics, score, scored
 from benchmarks.record import RESULTS
 from reports.paper_figures import SETTINGS
 
@@ -79,7 +79,7 @@ def roc(axes: Axes, rows: Sequence[Row]) -> None:
     for name, title, needs in metrics():
         positive, negative = (
             [value for row in scored(rows) if row["pool"] in pools and not np.isnan(value := score(row, name))]
-            for pools in (HIDES, NEVER)
+            for pools in (("hidden",), NEVER)
         )
         areas[title] = (auc(positive, negative), positive, negative, needs)
     best = sorted(areas, key=lambda title: -areas[title][0])[:CURVES]
