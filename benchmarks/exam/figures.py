@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.exam.grades import auc
-from benchmarks.exam.tables import NEVER, Row, metrics, score, scored
+from benchmarks.exam.tables import HIDES, NEVER, Row, metrics, score, scored
 from benchmarks.record import RESULTS
 from reports.paper_figures import SETTINGS
 
