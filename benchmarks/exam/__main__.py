@@ -6,8 +6,8 @@ Each world has its own people, base and models (``benchmarks/world/subjects.py``
 the audit was built; ``--calibrate`` fits the verdict's thresholds on them and counts its errors on the others. Every
 model is audited blind, without a reference and with a model that never knew; in the first worlds the metrics in
 ``benchmarks/exam/rivals`` read the models of the first draw of facts too. Models, audits and scores are kept in the
-cache, so an interrupted exam goes on. Two worlds take three quarters of an hour on two cores. Seconds are of the
-processor, on one thread.
+cache, so an interrupted exam goes on. Two worlds take some 80 minutes of the processor. Seconds are of the processor,
+on one thread.
 """
 
 from __future__ import annotations
