@@ -38,12 +38,19 @@ def auc_interval(positive: Sequence[float], negative: Sequence[float], *, seed: 
 
 
 def relearning_robustness(unlearned: float, retained: float) -> float:
-    """``retained / unlearned`` of the changes of a score by the same relearning, from 0 to 1; 1 if it does not rise."""
+    """``retained / unlearned`` of the changes of a score by the same relearning, from 0 to 1; 1 if it does not rise.
+
+    NaN if one of them is undefined.
+    """
+    if math.isnan(unlearned + retained):
+        return math.nan
     return 1.0 if unlearned <= 0 else min(1.0, max(0.0, retained / unlearned))
 
 
 def rounding_robustness(before: float, after: float) -> float:
-    """``before / after``, from 0 to 1; 1 if the score does not rise."""
+    """``before / after``, from 0 to 1; 1 if the score does not rise, or only below 0; NaN if one is undefined."""
+    if math.isnan(before + after):
+        return math.nan
     return 1.0 if after <= max(before, 0.0) else max(0.0, before / after)
 
 

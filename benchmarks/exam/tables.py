@@ -143,11 +143,11 @@ def graded_metrics(rows: Sequence[Row]) -> Iterator[Row]:
     unlearned = [row for row in rows if row["pool"] in ("hidden", "imprinted") and "relearned" in row["scores"]]
     retained = [row for row in never if "relearned" in row["scores"]]
     for name, title, needs in metrics():
-        change = _mean(_change(row, name) for row in retained) or 0.0
+        change = _mean(_change(row, name) for row in retained)
         faithful = auc(_scores(rows, name, ("present",)), _scores(never, name))
         graded: Row = {"metric": title, "needs a reference": needs, "faithfulness": faithful}
         for end, (relearning, rounding) in FORMS.items():
-            r = _mean(relearning(_change(row, name), change) for row in unlearned)
+            r = None if change is None else _mean(relearning(_change(row, name), change) for row in unlearned)
             q = _mean(rounding(score(row, name), score(row, name, "rounded")) for row in unlearned)
             robust = harmonic(r, q) if r is not None and q is not None else None
             overall = harmonic(faithful, robust) if robust is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -102,6 +103,21 @@ def read(pool: str, as_it_is: float, relearned: float, rounded: float) -> dict[s
     names = [*rivals(), *(name + end for name in OURS for end in ("", WITH))]
     values = {"as it is": as_it_is, "relearned": relearned, "rounded": rounded}
     return {"pool": pool, "kind": "a", "scores": {when: dict.fromkeys(names, value) for when, value in values.items()}}
+
+
+@pytest.mark.parametrize(
+    "grade", [relearning_robustness, rounding_robustness, symmetric_relearning, symmetric_rounding]
+)
+def test_a_score_that_is_undefined_is_not_graded(grade: Callable[[float, float], float]) -> None:
+    assert np.isnan(grade(float("nan"), 0.5))
+    assert np.isnan(grade(0.5, float("nan")))
+
+
+def test_without_a_model_that_never_knew_relearning_is_not_graded() -> None:
+    rows = [read("present", 1.0, 1.0, 1.0), read("hidden", 0.9, 1.0, 0.9)]
+    (first, *_) = graded_metrics(rows)
+    assert first["relearning"] is None
+    assert first["overall"] is None
 
 
 def test_a_harmonic_mean_is_no_better_than_its_worst() -> None:
