@@ -57,7 +57,7 @@ class Usable:
     def listed(self, share: float, seed: int) -> Bool[np.ndarray, " n_facts"]:
         """A random ``share`` of each subject's facts; what a smaller share lists is part of it.
 
-        Where that is no whole number, some subjects have one more listed and others one less, evenly.
+        A number of facts that is not whole is rounded up for some subjects and down for the others.
         """
         listed = np.zeros(len(self.facts), dtype=bool)
         subjects = list(dict.fromkeys(fact.subject for fact in self.facts))
