@@ -1,6 +1,6 @@
 """What base, unlearned, reference and twin know of a topic's facts, and the tests that compare them.
 
-Only facts that the base says count. With a reference, facts that the reference alone says are left out too.
+Only facts that the base says count. Where answers may be guessed, facts that the reference says too are left out.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from audit.knowledge.exchange import Block, Draws, Exchange, Omnibus, exchange, omnibus, ranks
+from audit.knowledge.exchange import ROUNDING, Block, Draws, Exchange, Omnibus, exchange, omnibus, ranks
 from audit.knowledge.readings import FactReadings, Facts, fact_readings, facts_in
 from audit.questions.conditions import AS_IS, Condition
 from audit.questions.readings import Readings
+from audit.thresholds import SIGNIFICANT
 
 BASE, UNLEARNED, REFERENCE, TWIN = "base", "unlearned", "reference", "twin"
 CHAT: Final = "chat"
@@ -37,6 +38,8 @@ class Knowledge:
         guessed: facts that were left out because the reference says them.
         models: role -> condition -> readings.
         guessable: whether answers may be guessed from their questions, as far as is known.
+        contradicted: whether they are taken as such although the concept says that they cannot be: the reference tells
+            them apart.
         unseen: attacks that have no null of their own and count only against the reference.
     """
 
@@ -47,6 +50,7 @@ class Knowledge:
     guessable: bool
     seed: int
     unseen: frozenset[str] = frozenset()
+    contradicted: bool = False
 
     @property
     def n(self) -> int:
@@ -154,6 +158,16 @@ class Knowledge:
         models = self.models[UNLEARNED]
         return [name for name, each in models.items() if each.condition.attack in self.unseen and self.blocks(each)]
 
+    @property
+    def reference_knows(self) -> bool:
+        """Whether the reference as it is prefers the true answers, by the exchange test at its output."""
+        readings = self.models.get(REFERENCE, {}).get(str(AS_IS))
+        blocks = [Block(each.facts, each.scores[:1]) for each in self.blocks(readings)] if readings is not None else []
+        if not blocks:
+            return False
+        test = exchange(blocks, self.draws)
+        return self.draws.p_value(int((test.null_z[0] >= test.z[0] - ROUNDING).sum())) < SIGNIFICANT.value
+
     def blocks(self, readings: FactReadings, blind: bool = False) -> list[Block]:
         """The blocks of the known facts; those with at least two.
 
@@ -224,8 +238,26 @@ def knowledge_of(
     }
     roles.update({role: readings for role, readings in others.items() if readings})
     models = {name: fact_readings(facts, each) for name, each in roles.items() if each}
-    known, guessed = (_said_in_any_form(models.get(role, {}), len(facts.ids)) for role in (BASE, REFERENCE))
-    return Knowledge(facts, known & ~guessed, int((known & guessed).sum()), models, guessable, seed, unseen)
+    known = _said_in_any_form(models[BASE], len(facts.ids))
+    return without_guesses(Knowledge(facts, known, 0, models, guessable, seed, unseen))
+
+
+def without_guesses(knowledge: Knowledge) -> Knowledge:
+    """The same without the facts that the reference says too, where answers may be guessed.
+
+    That they cannot be guessed is what a concept's file says; a reference that tells the answers apart contradicts it.
+    Else the few facts that a reference says are chance, and count.
+    """
+    if not knowledge.guessable and not knowledge.reference_knows:
+        return knowledge
+    guessed = _said_in_any_form(knowledge.models.get(REFERENCE, {}), len(knowledge.known))
+    return replace(
+        knowledge,
+        known=knowledge.known & ~guessed,
+        guessed=int((knowledge.known & guessed).sum()),
+        guessable=True,
+        contradicted=not knowledge.guessable,
+    )
 
 
 def _said_in_any_form(readings: Mapping[str, FactReadings], n: int) -> Bool[np.ndarray, " n"]:

@@ -176,6 +176,7 @@ def _known(knowledge: Knowledge, compared: Paired | None) -> Known:
         guessed=knowledge.guessed,
         guess=knowledge.guess,
         guessable=knowledge.guessable,
+        contradicted=knowledge.contradicted,
         reference=knowledge.has_reference,
         forms=knowledge.forms,
         attacks=sorted({condition.attack for condition in conditions if condition.attack is not None}),
@@ -193,6 +194,8 @@ def _test(knowledge: Knowledge, compared: Paired | None) -> tuple[float | None, 
         if compared is None or p_value is None:
             return None, ""
         where = f"most at {compared.place}"
+        if knowledge.contradicted:
+            where += "; the concept says that the answers cannot be guessed, but the reference tells them apart"
         return p_value, f"more than the reference after the same relearning, signs of subjects flipped, {where}"
     if knowledge.omnibus is None or knowledge.n_exchanged < FEWEST_FACTS:
         return None, ""

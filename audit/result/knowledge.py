@@ -124,10 +124,12 @@ class Known(Record):
 
     Attributes:
         facts: number of facts.
-        known: those that the base says and the reference does not; only they count.
-        guessed: those that are left out because the reference says them too.
+        known: those that the base says, less ``guessed``; only they count.
+        guessed: those that are left out because answers may be guessed and the reference says them too.
         guess: share of the known facts that a model without the knowledge says.
         guessable: whether answers may be guessed from their questions, as far as is known.
+        contradicted: whether they are taken as such although the concept says that they cannot be: the reference tells
+            them apart.
         reference: whether there is a reference.
         forms: conditions that are forms in which the models are used, the deployed one first.
         attacks: those under which the unlearned model was read.
@@ -145,6 +147,7 @@ class Known(Record):
     guessed: int = 0
     guess: float = 0.0
     guessable: bool = False
+    contradicted: bool = False
     reference: bool = False
     forms: list[str] = Field(default_factory=list)
     attacks: list[str] = Field(default_factory=list)

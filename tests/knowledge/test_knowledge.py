@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from audit.knowledge.exchange import Block, Draws, exchange, omnibus
-from audit.knowledge.knowledge import Knowledge
+from audit.knowledge.knowledge import Knowledge, without_guesses
 from audit.knowledge.readings import Place
 from audit.knowledge.residual import left_of
+from audit.knowledge.summary import summarise
 from audit.questions.conditions import AS_IS, Condition
 from tests.knowledge.planted import IGNORES, RELEARNED, Planted, facts, knowledge
 
@@ -71,3 +72,41 @@ def test_facts_the_base_does_not_say_do_not_count() -> None:
     half = knowledge(Planted(4.0), known=known)
     assert half.n == 40
     assert not np.isfinite(half.excess("unlearned", str(AS_IS))[~known]).any()
+
+
+def with_reference(reference: Planted, guessable: bool, seed: int = 0) -> Knowledge:
+    plants = dict.fromkeys((AS_IS, RELEARNED), reference)
+    return knowledge(Planted(4.0), reference=plants, guessable=guessable, seed=seed)
+
+
+def test_facts_that_a_reference_says_by_chance_count_where_answers_cannot_be_guessed() -> None:
+    """Leaving them out would take facts from the test and add the noise of the reference."""
+    alone, beside = knowledge(Planted(4.0)), without_guesses(with_reference(Planted(0.0, 0.1), guessable=False))
+    assert (beside.n, beside.guessed, beside.contradicted) == (alone.n, 0, False)
+    assert alone.omnibus is not None
+    assert beside.omnibus is not None
+    assert beside.omnibus.p_value == alone.omnibus.p_value
+
+
+def test_facts_that_a_reference_says_do_not_count_where_answers_may_be_guessed() -> None:
+    known = without_guesses(with_reference(Planted(0.0, 0.1), guessable=True))
+    assert (known.n, known.guessed, known.contradicted) == (72, 8, False)
+
+
+def test_a_reference_that_tells_answers_apart_shows_that_they_can_be_guessed() -> None:
+    known = without_guesses(with_reference(Planted(2.0, 0.1), guessable=False))
+    assert known.contradicted
+    assert known.is_relative
+    assert known.guessed == 8
+    told = summarise(known, {}).known
+    assert told.contradicted
+    assert "the reference tells them apart" in told.test
+
+
+def test_a_reference_that_avoids_the_answers_is_no_sign_of_guessing() -> None:
+    assert not without_guesses(with_reference(Planted(-2.0), guessable=False)).guessable
+
+
+def test_a_reference_without_the_knowledge_hardly_ever_tells_answers_apart() -> None:
+    found = [without_guesses(with_reference(IGNORES, guessable=False, seed=seed)).contradicted for seed in range(100)]
+    assert sum(found) <= 5  # at a level of 0.01
