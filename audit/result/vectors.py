@@ -80,11 +80,17 @@ class VectorRecord(Record):
 
 
 class SetMember(Record):
-    """One vector of the set; ``coherent``: the tokens it promotes are the concept's."""
+    """One vector of the set.
+
+    Attributes:
+        coherent: whether the tokens it promotes are the concept's.
+        core: whether it is among the fewest that have nine tenths of the set's specificity.
+    """
 
     layer: int
     neuron: int
     coherent: bool
+    core: bool = False
 
 
 class VectorSetRecord(Record):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -113,10 +113,10 @@ class CausalSet:
         distance = self.before - self.floor
         return self.held_out.on_target / distance if distance > 0 else None
 
-    def record(self) -> VectorSetRecord:
+    def record(self, core: Collection[Neuron]) -> VectorSetRecord:
         return VectorSetRecord(
             vectors=[
-                SetMember(layer=place.layer, neuron=place.neuron, coherent=coherent)
+                SetMember(layer=place.layer, neuron=place.neuron, coherent=coherent, core=place in core)
                 for place, coherent in zip(self.neurons, self.coherent, strict=True)
             ],
             specific=self.is_specific,
@@ -172,6 +172,7 @@ class Validation:
 
     Attributes:
         causal_set: ``None`` if no set stays within the collateral limit.
+        core: the fewest of its neurons with nine tenths of its specificity on the choosing split.
         collateral: the limit, in nats per answer token.
         noise: the set's dose curve, smallest noise first.
         held: effect of holding the set's coefficients at ``"zero"``, and at their ``"mean"`` over the concept's text
@@ -184,6 +185,7 @@ class Validation:
     causal_set: CausalSet | None
     questions: QuestionCounts
     collateral: float
+    core: tuple[Neuron, ...] = ()
     noise: tuple[NoiseDose, ...] = ()
     held: Mapping[str, Effect] = field(default_factory=dict)
     written: Mapping[str, ControlledEffect] = field(default_factory=dict)
@@ -202,7 +204,7 @@ class Validation:
 
     def record(self) -> ValidationRecord:
         return ValidationRecord(
-            set=None if self.causal_set is None else self.causal_set.record(),
+            set=None if self.causal_set is None else self.causal_set.record(self.core),
             noise=[each.record() for each in self.noise],
             coefficients_held={name: effect.record() for name, effect in self.held.items()},
             held_at_zero_differs_from_zeroed_by=self.disagreement,

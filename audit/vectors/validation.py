@@ -35,6 +35,8 @@ from concepts.neuron import Neuron
 
 SIZES: Final = (1, 2, 4, 8, 16, 32, 64)
 """Sizes of the sets that are tried."""
+CORE: Final = 0.9
+"""Share of the set's specificity that its core has."""
 RESERVE: Final = (1.0, 3.0, 6.0)
 """Weights of a neuron's effect on unrelated answers, subtracted from its effect on the concept's; one ranking each."""
 MIDDLE: Final = RESERVE[len(RESERVE) // 2]
@@ -92,6 +94,7 @@ def validate(
     return Validation(
         vectors=single,
         causal_set=causal_set,
+        core=core_of(splits.choosing, causal_set, progress),
         questions=counts,
         collateral=options.collateral,
         noise=tuple(dose_curve(model, splits.held_out, causal_set, seed, progress)),
@@ -198,6 +201,21 @@ def choose_set(
     )
 
 
+def core_of(split: Split, causal_set: CausalSet, progress: Progress = SILENT) -> tuple[Neuron, ...]:
+    """The fewest of the set's neurons, those first that do most alone, with ``CORE`` of its specificity.
+
+    The set with the largest effect takes in neurons that add next to nothing; its core is where the concept sits.
+
+    Args:
+        split: the one on which the set was chosen.
+    """
+    ranked = next(_by_ablation(split, causal_set.neurons, progress))
+    enough = CORE * causal_set.choosing.specificity
+    sizes = range(1, len(ranked))
+    smallest = next((size for size in sizes if split.zeroing(ranked[:size]).specificity >= enough), len(ranked))
+    return tuple(ranked[:smallest])
+
+
 def candidate_orders(
     model: RunningModel, splits: QuestionSplits, coherent: Sequence[Neuron], progress: Progress
 ) -> Iterator[list[Neuron]]:
@@ -233,8 +251,8 @@ def candidate_orders(
 
 
 def _by_ablation(split: Split, pool: Sequence[Neuron], progress: Progress) -> Iterator[list[Neuron]]:
-    """``pool`` ranked by the effect of zeroing each neuron alone."""
-    effects = {}
+    """``pool`` ranked by the effect of zeroing each neuron alone; by specificity first."""
+    effects: dict[Neuron, Effect] = {}
     for done, place in enumerate(pool):
         progress.step("Ablating candidates one by one", done, len(pool))
         effects[place] = split.zeroing([place])

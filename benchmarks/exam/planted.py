@@ -4,8 +4,9 @@
 
 The facts to forget are trained into 1 % of the MLP rows of all blocks but the last (after arXiv 2607.02513, with whole
 rows); every other weight equals that of the model before, which is the twin that never knew. Graded are the rankings by
-each step of the search of ``audit find --validate``, the set that it chooses, the ranking by mean ablation, and the
-report's most changed neurons. A larger share leaves rows empty that no search can find: of 2 % about one in eight.
+each step of the search of ``audit find --validate``, the set that it chooses and the core of that set, the ranking by
+mean ablation, and the report's most changed neurons. A larger share leaves rows empty that no search can find: of 2 %
+about one in eight.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from audit.vectors.attribution import Attribution, integrated_gradients, relp
 from audit.vectors.controls import matched_controls
 from audit.vectors.effects import Trial
 from audit.vectors.question_split import QuestionSplits, split_questions, zeroed
-from audit.vectors.validation import choose_set
+from audit.vectors.validation import choose_set, core_of
 from benchmarks.exam.grades import auc
 from benchmarks.record import publish
 from benchmarks.world.making import Made, Workshop
@@ -98,8 +99,10 @@ def graded(workshop: Workshop, planting: Planting) -> Iterator[Row]:
     concept = load_concept(str(workshop.concept()))
     splits = QuestionSplits(model, split_questions(model, concept), 0, SILENT)
     found = choose_set(model, splits, [], partial(matched_controls, open_model(folder), per_vector=1))
-    chosen = [(each.layer, each.neuron) for each in found.neurons] if found is not None else []
-    yield {"by": "set of audit find --validate", **_chosen(chosen, truth), "auc": None}
+    sets = {"set": found.neurons, "core": core_of(splits.choosing, found)} if found is not None else {}
+    for part in ("set", "core"):
+        chosen = [(each.layer, each.neuron) for each in sets.get(part, ())]
+        yield {"by": f"{part} of audit find --validate", **_chosen(chosen, truth), "auc": None}
     changed = compare(workshop.make(), folder).weights.top_neurons
     places = [(each.layer, each.neuron) for each in changed[: len(truth)]]
     yield {"by": "most changed neurons of the report", **_chosen(places, truth), "auc": None}

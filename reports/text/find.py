@@ -11,6 +11,7 @@ from audit.result import (
     DoseRecord,
     EffectRecord,
     Estimate,
+    SetMember,
     ValidationRecord,
     VectorEffectRecord,
     VectorSearch,
@@ -109,7 +110,7 @@ def _validation(console: Console, name: str, validation: ValidationRecord) -> No
 
 
 def _set(console: Console, name: str, chosen: VectorSetRecord) -> None:
-    """The set and its effect; a specific set is listed as ``audit ablate --vectors`` takes it."""
+    """The set, its effect and its core; a specific set is listed."""
     effect, share, vectors = chosen.held_out, chosen.share_of_the_way_to_the_floor, chosen.vectors
     coherent = sum(vector.coherent for vector in vectors)
     plural, singular = "s" * (len(vectors) != 1), "s" * (coherent == 1)
@@ -130,7 +131,16 @@ def _set(console: Console, name: str, chosen: VectorSetRecord) -> None:
         )
     )
     if chosen.specific:
-        print_indented(console, ", ".join(f"{vector.layer}.{vector.neuron}" for vector in vectors))
+        print_indented(console, _places(vectors))
+    core = [vector for vector in vectors if vector.core]
+    if chosen.specific and 0 < len(core) < len(vectors):
+        console.print(f"Core: {len(core)} of them have nine tenths of this on the questions that chose the set.")
+        print_indented(console, _places(core))
+
+
+def _places(vectors: Iterable[SetMember]) -> str:
+    """As ``audit ablate --vectors`` takes them."""
+    return ", ".join(f"{vector.layer}.{vector.neuron}" for vector in vectors)
 
 
 def _noise(console: Console, doses: Sequence[DoseRecord]) -> None:

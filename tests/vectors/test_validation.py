@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from audit.vectors.question_split import (
     zeroed,
 )
 from audit.vectors.records import CausalSet, Validation, corrected
-from audit.vectors.validation import choose_set
+from audit.vectors.validation import choose_set, core_of
 from concepts.concept import Concept, Question
 from concepts.discovery import ConceptVector
 from concepts.neuron import Neuron
@@ -133,6 +133,44 @@ def test_a_set_that_harms_unrelated_answers_is_never_chosen(
     monkeypatch.setattr(splits.choosing, "zeroing", lambda neurons: Effect(np.full(6, 5.0), np.full(8, 1.0)))
     monkeypatch.setattr(validation, "candidate_orders", lambda *_: [[Neuron(0, 3), Neuron(1, 1)]])
     assert choose_set(model, splits, [], lambda neurons: []) is None
+
+
+def test_the_core_is_the_fewest_neurons_with_nine_tenths_of_the_effect(
+    model: RunningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two neurons carry nearly everything, one a twentieth, and the others add nothing or harm other answers."""
+    splits = QuestionSplits(model, questions(), 0, validation.SILENT)
+    carried = {Neuron(0, 3): (1.0, 0.0), Neuron(1, 4): (0.9, 0.0), Neuron(1, 5): (0.1, 0.0), Neuron(0, 7): (0.5, 0.5)}
+
+    def zeroing(neurons: Iterable[Neuron]) -> Effect:
+        on_target, unrelated = (sum(carried.get(each, (0.0, 0.0))[side] for each in neurons) for side in (0, 1))
+        return Effect(np.full(6, on_target), np.full(8, unrelated))
+
+    monkeypatch.setattr(splits.choosing, "zeroing", zeroing)
+    neurons = (Neuron(0, 9), Neuron(0, 7), Neuron(1, 5), Neuron(1, 4), Neuron(0, 3))
+    nothing = Effect(np.zeros(6), np.zeros(8))
+    chosen = CausalSet(neurons, (False,) * 5, neurons, zeroing(neurons), nothing, nothing, -1.0, -6.0)
+    assert core_of(splits.choosing, chosen) == (Neuron(0, 3), Neuron(1, 4))
+    marked = {
+        (each.layer, each.neuron) for each in chosen.record(core_of(splits.choosing, chosen)).vectors if each.core
+    }
+    assert marked == {(0, 3), (1, 4)}
+
+
+def test_a_set_that_needs_all_of_its_neurons_is_its_own_core(
+    model: RunningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = QuestionSplits(model, questions(), 0, validation.SILENT)
+    neurons = (Neuron(0, 3), Neuron(1, 4))
+    whole = Effect(np.full(6, 2.0), np.zeros(8))
+
+    def zeroing(chosen: Sequence[Neuron]) -> Effect:
+        return whole if len(chosen) == 2 else Effect(np.zeros(6), np.zeros(8))
+
+    monkeypatch.setattr(splits.choosing, "zeroing", zeroing)
+    assert set(core_of(splits.choosing, CausalSet(neurons, (True, True), neurons, whole, whole, whole, -1, -6))) == {
+        *neurons
+    }
 
 
 def test_zeroing_a_vector_in_a_split_is_zeroing_it_in_the_model(model: RunningModel) -> None:
