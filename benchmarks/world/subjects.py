@@ -73,8 +73,11 @@ REMOVED: Final[Mapping[str, tuple[tuple[Made, ...], tuple[Made, ...]]]] = {
     "slice switched off": ((Made(Slicing(), 11),), (Made(Slicing(deleted=True), 11),)),
 }
 """What takes the facts away and gives no twin of a model that never knew: the base's stages and the model's."""
-ALSO_NEVER: Final = ("refusal", "random answers")
-"""Of ``SILENCED``: what models that never knew are put through, which writes nothing about the facts."""
+ALSO_NEVER: Final = (
+    *("refusal", "refusal, last block", "refusal, attention", "refusal, routing", "over-refusal"),
+    *("random answers", "random answers, last block", "masquerade, first blocks"),
+)
+"""Of ``SILENCED``: what models that never knew are put through too; none of them reads the true answers."""
 IMPRINTED: Final = ("npo", "graddiff, long")
 """Of ``SILENCED``: what writes into a model that never knew which answers to avoid."""
 DOSES: Final = (2, 5, 10)
