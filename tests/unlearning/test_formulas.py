@@ -1,6 +1,6 @@
-"""Nine methods against the formulas of their papers, written down here once more, with plain passes and loops.
+"""Methods against the formulas of their papers, written down here once more, with plain passes and loops.
 
-All examples are in every batch. Losses and weights must be those of a model that is trained by the formula.
+Batches hold all examples, but for one test. Losses and weights must be those of a model trained by the formula.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,23 +19,31 @@ from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from audit.models.loading import RunningModel
-from audit.models.packing import Tokens, tokenize
+from audit.models.packing import Tokens, encode, tokenize
 from audit.progress import SILENT
 from audit.unlearning.methods import (
     circuit_breakers,
+    dpo,
     embedding_only,
+    ignorant_teacher,
     knowledge_direction,
     laf,
+    layer_wise,
     masquerade,
+    methods,
     npo,
+    pdu,
     prune_first,
+    rmu,
+    ssd,
     task_vector,
     undo,
     worst_case,
 )
-from audit.unlearning.training import Record
+from audit.unlearning.methods._losses import LossName
+from audit.unlearning.training import Record, batches_of_both
 from tests.helpers import DIFFERENT, RETAIN, fact_example, open_model
-from tests.tiny import write_tiny
+from tests.tiny import tokenizer, write_tiny
 
 FACTS = [
     *DIFFERENT,
@@ -42,6 +51,7 @@ FACTS = [
     fact_example("Which city makes cars?", "Turin", "cars"),
 ]
 RATE = 3e-3
+Text = tuple[int, ...]
 STEPS: Mapping[str, Any] = {"steps": 4, "warmup": 2, "learning_rate": RATE}
 
 
@@ -57,7 +67,7 @@ class Plain:
     def parameters(self) -> list[nn.Parameter]:
         return [*self.model.parameters()]
 
-    def blocks(self, n_layers: int = 4) -> dict[str, nn.Parameter]:
+    def blocks(self, n_layers: int = 6) -> dict[str, nn.Parameter]:
         """The matrices of the first blocks."""
         begins = tuple(f"model.layers.{layer}." for layer in range(n_layers))
         named = self.model.named_parameters()
@@ -75,11 +85,20 @@ class Plain:
         """Log-probability of each token of the answer."""
         return self.distributions(tokens)[range(len(tokens.answer)), tokens.answer]
 
+    def streams(self, tokens: Tokens) -> list[Tensor]:
+        """The residual stream after each block, at every token but the last."""
+        ends: list[Tensor] = []
+        norm = self.model.get_submodule("model.norm")
+        with norm.register_forward_pre_hook(lambda module, args: ends.append(args[0])):
+            passed = self.model(torch.tensor([tokens.prompt + tokens.answer]), output_hidden_states=True)
+        return [each[0, :-1] for each in (*passed.hidden_states[1:-1], *ends)]  # the last of these is normed
+
     def stream(self, tokens: Tokens, layer: int) -> Tensor:
-        """The residual stream after ``layer`` at every token but the last."""
-        passed = self.model(torch.tensor([tokens.prompt + tokens.answer]), output_hidden_states=True)
-        stream: Tensor = passed.hidden_states[layer + 1][0, :-1]
-        return stream
+        return self.streams(tokens)[layer]
+
+    def states(self, tokens: Tokens, layer: int) -> dict[Text, Tensor]:
+        """The stream after ``layer`` by what was read so far."""
+        return {tokens.inputs[: at + 1]: each for at, each in enumerate(self.stream(tokens, layer))}
 
     def sums(self) -> Tensor:
         """Log-probability of each answer to forget."""
@@ -120,8 +139,16 @@ Pair = tuple[RunningModel, Plain]
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Pair:
-    """The same random model of four blocks for the method and for its formula."""
-    return opened(write_tiny(tmp_path / "model", num_hidden_layers=4))
+    """The same random model of six blocks for the method and for its formula."""
+    return opened(write_tiny(tmp_path / "model", num_hidden_layers=6))
+
+
+@pytest.fixture
+def taught(pair: Pair) -> Pair:
+    """The same after some steps of training on the answers to forget."""
+    pair[1].trained(pair[1].parameters, lambda step: pair[1].loss_on(pair[1].forget), steps=20)
+    pair[0].model.load_state_dict(pair[1].model.state_dict())
+    return pair
 
 
 def opened(folder: Path) -> Pair:
@@ -140,12 +167,6 @@ def assert_equal(pair: Pair, record: Record, losses: Sequence[float], first: int
 def preference(now: Tensor, reference: Tensor) -> Tensor:
     """NPO as its paper has it, with beta 0.1: ``(2/beta) E log(1 + (p/p_ref)^beta)``."""
     return 20 * (1 + (0.1 * (now - reference)).exp()).log().mean()
-
-
-def gradients(loss: Tensor, model: nn.Module) -> list[Tensor]:
-    """Of the matrices of the first three blocks."""
-    chosen = [*Plain(model, [], []).blocks(3).values()]
-    return [*torch.autograd.grad(loss, chosen)]
 
 
 def direction(plain: Plain) -> list[Tensor]:
@@ -240,49 +261,91 @@ def test_embeddings_of_the_prompts_own_tokens_are_trained_and_nothing_else(tie: 
     assert record.changed["token_ids"] == own
 
 
-def test_circuit_breakers_have_the_loss_and_the_gradient_of_their_paper(pair: Pair) -> None:
+def test_circuit_breakers_have_the_loss_and_the_gradient_of_their_paper(pair: Pair, tmp_path: Path) -> None:
     """On other weights than at the start, where the gradient is 0, and in the third of four steps.
 
     A token that begins several examples is turned once, and not if it begins one to retain.
     """
     model, plain = pair
     settings = circuit_breakers.CircuitBreakerSettings(**STEPS, retain_weight=3.0)
-    rerouting = circuit_breakers._Rerouting(model, [1, 2], plain.forget, plain.retain, settings)
+    rerouting = circuit_breakers._Rerouting(model, [2, 4], plain.forget, plain.retain, settings)
 
-    def states(tokens: Tokens, layer: int) -> dict[tuple[int, ...], Tensor]:
-        """The stream by the text that was read so far."""
-        return {tokens.inputs[: at + 1]: each for at, each in enumerate(plain.stream(tokens, layer))}
-
-    def streams() -> list[list[dict[tuple[int, ...], Tensor]]]:
-        return [[states(each, layer) for each in (*plain.forget, *plain.retain)] for layer in (1, 2)]
+    def streams() -> list[list[dict[Text, Tensor]]]:
+        return [[plain.states(each, layer) for each in (*plain.forget, *plain.retain)] for layer in (2, 4)]
 
     with torch.no_grad():
         rerouting.read(SILENT)
         before = streams()
-        for one, other in zip(model.model.parameters(), plain.parameters, strict=True):
-            other.copy_(one.mul_(1 + one.sin() / 4))
+    other = open_model(write_tiny(tmp_path / "other", seed=1, num_hidden_layers=6)).model
+    for each in (model.model.requires_grad_(True), plain.model):
+        each.load_state_dict(other.state_dict())
     turned, moved = [], []
     for now, then in zip(streams(), before, strict=True):
         kept = {text for each in now[4:] for text in each}
         gone = {text: (each[text], was[text]) for each, was in zip(now[:4], then[:4], strict=True) for text in each}
-        turned += [torch.cosine_similarity(*both, dim=0).relu() for text, both in gone.items() if text not in kept]
+        turned += [torch.cosine_similarity(*both, dim=0) for text, both in gone.items() if text not in kept]
         norm = torch.stack([state.norm() for each in then for state in each.values()]).mean()
         held = [(each[text], was[text]) for each, was in zip(now[4:], then[4:], strict=True) for text in each]
         moved += [(one - other).norm() / norm for one, other in held]
-    loss = 6 / 8 * torch.stack(turned).mean() + 3 * 2 / 8 * torch.stack(moved).mean()
-    model.model.requires_grad_(True)
+    assert min(turned) < 0 < max(turned)
+    loss = 6 / 8 * torch.stack(turned).clamp(min=0).mean() + 3 * 2 / 8 * torch.stack(moved).mean()
     found, _ = rerouting.step((2, ([2, 0, 3, 1], [5, 6, 4])))
     torch.testing.assert_close(found, loss)
-    for gradient, wanted in zip(gradients(found, model.model), gradients(loss, plain.model), strict=True):
+    matrices = [[*each.blocks(5).values()] for each in (replace(plain, model=model.model), plain)]
+    for gradient, wanted in zip(*map(torch.autograd.grad, (found, loss), matrices), strict=True):
         torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-6)
 
 
 def test_circuit_breakers_read_two_depths_and_train_the_matrices_up_to_the_second(pair: Pair) -> None:
     model, plain = pair
     record = circuit_breakers.unlearn(model, FACTS, RETAIN, circuit_breakers.CircuitBreakerSettings(**STEPS))
-    assert record.settings["layers"] == [1, 2]
+    assert record.settings["layers"] == [2, 4]
     pairs = zip(model.model.named_parameters(), plain.parameters, strict=True)
-    assert {name for (name, now), then in pairs if not torch.equal(now, then)} == {*plain.blocks(3)}
+    assert {name for (name, now), then in pairs if not torch.equal(now, then)} == {*plain.blocks(5)}
+
+
+def test_rmu_steers_each_token_of_its_own_and_holds_the_retained_ones(pair: Pair) -> None:
+    """Tokens that begin several examples are as above; the value vectors of three blocks are trained."""
+    model, plain = pair
+    settings = rmu.RMUSettings(**STEPS, layer=4, steering=3.0, retain_weight=0.5)
+    record = rmu.unlearn(model, FACTS, RETAIN, settings)
+    drawn = torch.randn(16, generator=torch.Generator().manual_seed(settings.seed))
+    with torch.no_grad():
+        norms = torch.cat([plain.stream(each, 4) for each in plain.forget]).norm(dim=1)
+        before = [plain.stream(each, 4) for each in plain.retain]
+    target = 3 * norms.mean() * drawn / drawn.norm()
+
+    def loss(step: int) -> Tensor:
+        kept = {text for each in plain.retain for text in plain.states(each, 4)}
+        own = {text: state for each in plain.forget for text, state in plain.states(each, 4).items()}
+        steered = torch.stack([state - target for text, state in own.items() if text not in kept])
+        held = torch.cat([plain.stream(each, 4) - then for each, then in zip(plain.retain, before, strict=True)])
+        return steered.square().mean() + 0.5 * held.square().mean()
+
+    vectors = [value for name, value in plain.blocks(5).items() if name[:14] > "model.layers.1" and "down" in name]
+    assert len(vectors) == 3
+    assert_equal(pair, record, plain.trained(vectors, loss))
+
+
+def test_ssd_scales_by_the_ratio_of_squared_gradients(pair: Pair) -> None:
+    model, plain = pair
+    ssd.unlearn(model, FACTS, RETAIN, ssd.SSDSettings(alpha=2.0, dampening=0.5))
+    matrices = [*plain.blocks().values()]
+
+    def importance(examples: Sequence[Tokens]) -> list[Tensor]:
+        squares = [[each**2 for each in torch.autograd.grad(plain.loss_on([one]), matrices)] for one in examples]
+        return [torch.stack(each).mean(dim=0) for each in zip(*squares, strict=True)]
+
+    n_dampened = 0
+    for matrix, own, other in zip(matrices, importance(plain.forget), importance(plain.retain), strict=True):
+        dampened = own > 2 * other
+        n_dampened += int(dampened.sum())
+        with torch.no_grad():
+            matrix[dampened] *= 0.5 * other[dampened] / own[dampened]
+    assert n_dampened > 100
+    for one, plain_one in zip(model.model.parameters(), plain.parameters, strict=True):
+        close = torch.isclose(one, plain_one.detach(), rtol=1e-4, atol=1e-6)
+        assert close.float().mean() > 0.999  # a ratio may be alpha but for rounding
 
 
 def test_the_masquerade_is_the_distance_from_the_invented_names_stream(pair: Pair) -> None:
@@ -373,16 +436,20 @@ def test_the_worst_case_is_found_by_projected_descent_and_its_answers_are_forgot
     loss: Literal["npo", "gradient_ascent"], pair: Pair
 ) -> None:
     model, plain = pair
-    settings = worst_case.WorstCaseSettings(**STEPS, rounds=3, selection_steps=2, loss=loss, retain_weight=0.5)
+    settings = worst_case.WorstCaseSettings(
+        **STEPS, rounds=2, selection_steps=2, loss=loss, retain_weight=0.5, forget_batch=2
+    )
     record = worst_case.unlearn(model, FACTS, RETAIN, settings)
     start, weights = plain.weights(), np.full(4, 0.5)
 
     def losses(examples: Sequence[Tokens]) -> Tensor:
         return torch.stack([-plain.said(each).mean() for each in examples])
 
-    for _ in range(3):
-        for _ in range(2):
-            weighted = torch.tensor(weights / 2).float() @ losses(plain.forget)
+    for _ in range(2):
+        batches = batches_of_both(4, 3, settings, torch.Generator().manual_seed(0))
+        for batch, _ in islice(batches, 2):  # of two each, which stand for all four
+            own = losses([plain.forget[at] for at in batch])
+            weighted = torch.tensor(weights[batch] / 2).float() @ own * 2
             plain.model.zero_grad()
             torch.autograd.backward(0.5 * losses(plain.retain).mean() - weighted)
             set_to(plain, [value.detach() - RATE * value.grad.sign() for value in plain.parameters])  # type: ignore[union-attr]
@@ -405,3 +472,134 @@ def test_the_worst_case_is_found_by_projected_descent_and_its_answers_are_forgot
         return gone + 0.5 * plain.moved_from(before, plain.retain)
 
     assert_equal(pair, record, plain.trained(plain.parameters, formula))
+
+
+Formula = Callable[[Plain], Tensor]
+
+
+def by_token(loss: Callable[[Tensor], Tensor]) -> Formula:
+    """The mean over the answers' tokens of what ``loss`` makes of their log-probabilities."""
+    return lambda plain: loss(torch.cat([plain.said(each) for each in plain.forget])).mean()
+
+
+def simnpo(plain: Plain) -> Tensor:
+    per_token = torch.stack([plain.said(each).mean() for each in plain.forget])
+    return 2 / 0.1 * (1 + (0.1 * per_token + 0.2).exp()).log().mean()
+
+
+def undial(plain: Plain) -> Tensor:
+    """Cross-entropy to the model's own distribution with the answer's logit less 3."""
+    distributions = torch.cat([plain.distributions(each) for each in plain.forget])
+    lowered = distributions.exp()
+    tokens = [token for each in plain.forget for token in each.answer]
+    lowered[range(len(tokens)), tokens] *= math.exp(-3)
+    return -(lowered / lowered.sum(dim=1, keepdim=True) * distributions).sum(dim=1).mean()
+
+
+def ce_u(plain: Plain) -> Tensor:
+    """Cross-entropy to the model's own distribution without the answer's token; first tokens are left out."""
+    losses = []
+    for each in plain.forget:
+        for distribution, token in [*zip(plain.distributions(each), each.answer, strict=True)][1:]:
+            others = torch.cat([distribution[:token], distribution[token + 1 :]])
+            losses.append(-(others.exp() / others.exp().sum() * others).sum())
+    return torch.stack(losses).mean()
+
+
+def replaced(plain: Plain) -> Tensor:
+    """The loss of the refusals."""
+    pairs = zip(FACTS, dpo.REFUSALS, strict=False)
+    return plain.loss_on(encode(tokenizer(), replace(each, answer=refusal)) for each, refusal in pairs)
+
+
+FIRST: Mapping[str, tuple[Mapping[str, Any], Formula]] = {
+    "gradient_ascent": ({}, by_token(lambda said: said)),
+    "wga": ({"beta": 0.3}, by_token(lambda said: said.exp() ** 0.3 * said)),
+    "satimp": ({"beta1": 0.3, "beta2": 2.0}, by_token(lambda said: said.exp() ** 0.3 * (1 - said.exp()) ** 2 * said)),
+    "npo": ({"beta": 0.5}, lambda plain: torch.tensor(4 * math.log(2))),
+    "dpo": ({"beta": 0.5}, lambda plain: torch.tensor(2 * math.log(2))),
+    "simnpo": ({"beta": 0.1, "delta": 0.2}, simnpo),
+    "undial": ({"beta": 3.0}, undial),
+    "ce_u": ({"skip_first": True}, ce_u),
+    "idk": ({}, replaced),
+}
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_the_first_loss_is_the_formulas_and_reads_the_settings(name: str, pair: Pair) -> None:
+    options, formula = FIRST[name]
+    method = methods()[name]
+    chosen = {**options, "steps": 1} if name == "gradient_ascent" else {**options, "steps": 1, "retain_weight": 0.0}
+    (row,) = method.unlearn(pair[0], FACTS, RETAIN, replace(method.SETTINGS, **chosen), SILENT).trajectory
+    with torch.no_grad():
+        assert row["loss"] == pytest.approx(formula(pair[1]).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["npo", "simnpo", "gradient_ascent"])
+def test_the_multiplier_weighs_the_retain_term_of_the_next_step(name: LossName, taught: Pair) -> None:
+    """With one example to forget, so that the forget loss follows from ``log_ratio``."""
+    model, plain = taught
+    answer = plain.said(plain.forget[2]).detach()
+    settings = pdu.PDUSettings(**STEPS, loss=name, retain_weight=0.7, tolerance=0.01, dual_rate=2.0)
+    multiplier = 0.7
+    for row in pdu.unlearn(model, FACTS[2:3], RETAIN, settings).trajectory:
+        ratio, said = row["log_ratio"], answer.sum().item() + row["log_ratio"]
+        forgotten = {
+            "npo": 20 * math.log(1 + math.exp(0.1 * ratio)),
+            "simnpo": 0.8 * math.log(1 + math.exp(2.5 * said / len(answer))),
+            "gradient_ascent": said / len(answer),
+        }
+        assert row["retain_weight"] == pytest.approx(multiplier)
+        assert row["loss"] - multiplier * row["retain"] == pytest.approx(forgotten[name], rel=1e-4)
+        multiplier = max(0.0, multiplier + 2 * (row["retain"] - 0.01))
+    assert multiplier != 0.7
+
+
+def test_layer_wise_ascent_is_on_the_mean_of_what_the_head_says_after_each_block(taught: Pair) -> None:
+    model, plain = taught
+    record = layer_wise.unlearn(model, FACTS, RETAIN, layer_wise.LayerWiseSettings(**STEPS, retain_weight=0.5))
+    with torch.no_grad():
+        before = [plain.distributions(each) for each in plain.retain]
+    network: Any = plain.model
+    below_guessing = []
+
+    def loss(step: int) -> Tensor:
+        said = []
+        for each in plain.forget:
+            streams = torch.stack(plain.streams(each))[:, len(each.prompt) - 1 :]
+            logprobs = network.lm_head(network.model.norm(streams)).log_softmax(dim=-1)
+            said.append(logprobs[:, range(len(each.answer)), each.answer])
+        losses = -torch.cat(said, dim=1).mean(dim=1)
+        below_guessing.append(int((losses < math.log(320)).sum()))
+        return -losses.clamp(max=math.log(320)).mean() + 0.5 * plain.moved_from(before, plain.retain)
+
+    within = [value for name, value in plain.model.named_parameters() if name.startswith("model.layers.")]
+    losses = plain.trained(within, loss)
+    assert below_guessing[0] == 6 > below_guessing[-1]
+    assert_equal(taught, record, losses)
+
+
+def test_an_ignorant_teacher_teaches_its_distributions_and_how_strong_its_states_are(
+    pair: Pair, tmp_path: Path
+) -> None:
+    model, plain = pair
+    teacher = replace(plain, model=opened(write_tiny(tmp_path / "teacher", seed=1, num_hidden_layers=6))[1].model)
+    settings = ignorant_teacher.IgnorantTeacherSettings(
+        **STEPS, reference=str(tmp_path / "teacher"), activation_weight=0.3, retain_weight=0.5, retain_loss="kl"
+    )
+    record = ignorant_teacher.unlearn(model, FACTS, RETAIN, settings)
+
+    def strengths(of: Plain) -> Tensor:
+        """Mean square of the stream after each block where the answers' tokens are predicted."""
+        read = [torch.stack(of.streams(each))[:, len(each.prompt) - 1 :] for each in of.forget]
+        return torch.cat(read, dim=1).square().mean(dim=2)
+
+    with torch.no_grad():
+        taught, strong = [teacher.distributions(each) for each in plain.forget], strengths(teacher)
+        before = [plain.distributions(each) for each in plain.retain]
+
+    def loss(step: int) -> Tensor:
+        moved = (strengths(plain) / strong - 1).square().mean()
+        return plain.moved_from(taught, plain.forget) + 0.3 * moved + 0.5 * plain.moved_from(before, plain.retain)
+
+    assert_equal(pair, record, plain.trained(plain.parameters, loss))
