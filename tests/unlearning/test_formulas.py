@@ -488,11 +488,11 @@ def simnpo(plain: Plain) -> Tensor:
 
 
 def undial(plain: Plain) -> Tensor:
-    """Cross-entropy to the model's own distribution with the answer's logit less 3."""
+    """Cross-entropy to the model's own distribution with the answer's logit less 2."""
     distributions = torch.cat([plain.distributions(each) for each in plain.forget])
     lowered = distributions.exp()
     tokens = [token for each in plain.forget for token in each.answer]
-    lowered[range(len(tokens)), tokens] *= math.exp(-3)
+    lowered[range(len(tokens)), tokens] *= math.exp(-2)
     return -(lowered / lowered.sum(dim=1, keepdim=True) * distributions).sum(dim=1).mean()
 
 
@@ -506,31 +506,38 @@ def ce_u(plain: Plain) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def replaced(plain: Plain) -> Tensor:
-    """The loss of the refusals."""
-    pairs = zip(FACTS, dpo.REFUSALS, strict=False)
-    return plain.loss_on(encode(tokenizer(), replace(each, answer=refusal)) for each, refusal in pairs)
+def replaced_by(answers: Sequence[str]) -> Formula:
+    """The loss of these answers in place of those to forget."""
+    examples = [replace(each, answer=answer) for each, answer in zip(FACTS, answers, strict=False)]
+    return lambda plain: plain.loss_on(encode(tokenizer(), each) for each in examples)
 
 
+ALONE = {"retain_weight": 0.0}
 FIRST: Mapping[str, tuple[Mapping[str, Any], Formula]] = {
     "gradient_ascent": ({}, by_token(lambda said: said)),
-    "wga": ({"beta": 0.3}, by_token(lambda said: said.exp() ** 0.3 * said)),
-    "satimp": ({"beta1": 0.3, "beta2": 2.0}, by_token(lambda said: said.exp() ** 0.3 * (1 - said.exp()) ** 2 * said)),
-    "npo": ({"beta": 0.5}, lambda plain: torch.tensor(4 * math.log(2))),
-    "dpo": ({"beta": 0.5}, lambda plain: torch.tensor(2 * math.log(2))),
-    "simnpo": ({"beta": 0.1, "delta": 0.2}, simnpo),
-    "undial": ({"beta": 3.0}, undial),
+    "kl": ({}, by_token(lambda said: said)),
+    "grad_diff": ({}, lambda plain: plain.loss_on(plain.retain) - plain.loss_on(plain.forget)),
+    "wga": ({**ALONE, "beta": 0.3}, by_token(lambda said: said.exp() ** 0.3 * said)),
+    "satimp": (
+        {**ALONE, "beta1": 0.3, "beta2": 2.0},
+        by_token(lambda said: said.exp() ** 0.3 * (1 - said.exp()) ** 2 * said),
+    ),
+    "npo": ({**ALONE, "beta": 0.5}, lambda plain: torch.tensor(4 * math.log(2))),
+    "dpo": ({**ALONE, "beta": 0.5}, lambda plain: torch.tensor(2 * math.log(2))),
+    "simnpo": ({**ALONE, "beta": 0.1, "delta": 0.2}, simnpo),
+    "undial": ({"beta": 2.0}, undial),
     "ce_u": ({"skip_first": True}, ce_u),
-    "idk": ({}, replaced),
+    "idk": (ALONE, replaced_by(dpo.REFUSALS)),
+    "relabelling": (ALONE, replaced_by([" Turin", " Milan, a city", " Rome", " Venice"])),
 }
+"""Options and the first loss; where the retain term is left in, it is that of the published method."""
 
 
 @pytest.mark.parametrize("name", FIRST)
 def test_the_first_loss_is_the_formulas_and_reads_the_settings(name: str, pair: Pair) -> None:
     options, formula = FIRST[name]
-    method = methods()[name]
-    chosen = {**options, "steps": 1} if name == "gradient_ascent" else {**options, "steps": 1, "retain_weight": 0.0}
-    (row,) = method.unlearn(pair[0], FACTS, RETAIN, replace(method.SETTINGS, **chosen), SILENT).trajectory
+    settings = replace(methods()[name].SETTINGS, steps=1, **options)  # type: ignore[call-arg]
+    (row,) = methods()[name].unlearn(pair[0], FACTS, RETAIN, settings, SILENT).trajectory
     with torch.no_grad():
         assert row["loss"] == pytest.approx(formula(pair[1]).item(), rel=1e-5)
 
