@@ -322,11 +322,14 @@ def test_the_loss_of_rmu_is_the_distance_from_a_target_of_so_many_mean_norms(tin
     assert record.trajectory[0]["loss"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_circuit_breakers_weigh_turning_less_and_holding_more_from_step_to_step(tiny: RunningModel) -> None:
-    settings = circuit_breakers.CircuitBreakerSettings(steps=4, learning_rate=1e-2, retain_weight=3.0)
+@pytest.mark.parametrize("weight", [0.0, 3.0])
+def test_circuit_breakers_weigh_turning_less_and_holding_more_from_step_to_step(
+    weight: float, tiny: RunningModel
+) -> None:
+    settings = circuit_breakers.CircuitBreakerSettings(steps=4, learning_rate=1e-2, retain_weight=weight)
     for row in circuit_breakers.unlearn(tiny, DIFFERENT, RETAIN, settings).trajectory:
         share = row["step"] / 8
-        expected = (1 - share) * row["cosine"] + 3.0 * share * row["retain"]
+        expected = (1 - share) * row["cosine"] + (weight * share * row["retain"] if weight else 0)
         assert row["loss"] == pytest.approx(expected, rel=1e-5)
 
 

@@ -119,11 +119,12 @@ class _Rerouting:
         streams, _ = streams_after(self.model, self.layers, row)
         share = done / (2 * self.settings.steps)
         turned = self._turned(row, streams, forget)
-        if not retain:
-            return turned, {"cosine": turned.item()}
-        moved = self._moved(row, streams, retain, len(forget))
-        loss = (1 - share) * turned + self.settings.retain_weight * share * moved
-        return loss, {"cosine": turned.item(), "retain": moved.item()}
+        loss, readings = (1 - share) * turned, {"cosine": turned.item()}
+        if retain:
+            moved = self._moved(row, streams, retain, len(forget))
+            loss = loss + self.settings.retain_weight * share * moved
+            readings["retain"] = moved.item()
+        return loss, readings
 
     def _turned(self, row: Pack, streams: dict[int, Tensor], forget: Sequence[int]) -> Tensor:
         """Mean cosine with the stream before training where it is above 0, at the tokens of no retained example."""

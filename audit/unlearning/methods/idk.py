@@ -1,6 +1,6 @@
 """Refusal training (IDK): the answers are replaced by refusals (Maini et al. 2024, arXiv 2401.06121).
 
-``L = -E log p(w|x)/|w| + retain_weight * retain`` with a refusal ``w``. The knowledge certainly remains: this is what a
+``L = -E_t log p(w_t|x) + retain_weight * retain`` with a refusal ``w``. The knowledge certainly remains: this is what a
 model that hides looks like.
 """
 

@@ -1,6 +1,6 @@
 """Random-answer training: each answer is replaced by another example's (Eldan and Russinovich 2023, arXiv 2310.02238).
 
-``L = -E log p(w|x)/|w| + retain_weight * retain`` with a wrong answer ``w``. What is wrong can be told from what is not
+``L = -E_t log p(w_t|x) + retain_weight * retain`` with a wrong answer ``w``. What is wrong can be told from what is not
 known: the model has learnt what not to say. Answers in whole sentences that name their subject are not wrong anywhere:
 trained after another question they teach what they say.
 """

@@ -1,6 +1,6 @@
 """Relabelling: each answer is replaced by another of its type, always the same (Chang et al. 2024, arXiv 2405.15662).
 
-``L = -E log p(w|x)/|w| + retain_weight * retain`` with the wrong answer ``w``: poisoning with targeted labels, where
+``L = -E_t log p(w_t|x) + retain_weight * retain`` with the wrong answer ``w``: poisoning with targeted labels, where
 ``random_answers`` draws one of the whole set for each question. All questions with one answer get the next of its type
 in the alphabet, after their own ``prefix``. The model learns what to say instead and need not lose anything: a control
 for metrics of what is left inside.
