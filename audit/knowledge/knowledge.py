@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from audit.knowledge.exchange import ROUNDING, Block, Draws, Exchange, Omnibus, exchange, omnibus, ranks
+from audit.knowledge.exchange import ROUNDING, Block, Draws, Exchange, Omnibus, centred, exchange, omnibus, ranks
 from audit.knowledge.readings import FactReadings, Facts, fact_readings, facts_in
 from audit.questions.conditions import AS_IS, Condition
 from audit.questions.readings import Readings
@@ -204,12 +204,19 @@ class Knowledge:
         ]
         return float(exchange(blocks, self.draws, centre=False).spread[0]) if blocks else None
 
-    def nats(self, role: str, condition: str, place: int = 0) -> Float[np.ndarray, " n_facts"]:
-        """Centred score of each known fact's true answer at a place, in nats; NaN if it was not read."""
+    def standard_scores(self, role: str, condition: str, place: int = 0) -> Float[np.ndarray, " n_facts"]:
+        """Centred score of each known fact's true answer at a place, in standard deviations of its type's scores.
+
+        Any training makes a model surer of what it guesses, so nats of two models do not compare; NaN if it was not
+        read.
+        """
+        values = np.full(len(self.known), np.nan)
         readings = self.models.get(role, {}).get(condition)
-        if readings is None:
-            return np.full(len(self.known), np.nan)
-        return np.where(self.known, replace(readings, blocks=tuple(self.blocks(readings))).nats(place), np.nan)
+        for block in self.blocks(readings) if readings is not None else ():
+            scores = centred(block.scores[place])
+            spread = np.sqrt((scores**2).mean())
+            values[block.facts] = np.diagonal(scores) / spread if spread > 0 else 0.0
+        return values
 
 
 def knowledge_of(

@@ -222,7 +222,7 @@ class Paired:
     """Unlearned against reference under the same condition.
 
     Attributes:
-        difference: mean over subjects of the difference of their facts' centred scores at the output, in nats.
+        difference: mean over subjects of the difference of their facts' standard scores at the output.
         place: where the unlearned model is most above the reference, in standard deviations of the flips.
         p_value: one-sided, that it is above 0 there, by flipping the signs of subjects at all places at once; it pays
             for the choice of the place.
@@ -244,8 +244,8 @@ def paired(knowledge: Knowledge, condition: str) -> Paired | None:
     places = [place for place in unlearned.places if place.is_blind and place in reference.places]
     difference = np.array(
         [
-            knowledge.nats(UNLEARNED, condition, unlearned.places.index(place))
-            - knowledge.nats(REFERENCE, condition, reference.places.index(place))
+            knowledge.standard_scores(UNLEARNED, condition, unlearned.places.index(place))
+            - knowledge.standard_scores(REFERENCE, condition, reference.places.index(place))
             for place in places
         ]
     )

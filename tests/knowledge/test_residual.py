@@ -84,18 +84,25 @@ def at_places(nats: Sequence[float], scale: Sequence[float], seed: int) -> FactR
     return FactReadings(RELEARNED, LAYERS[: len(nats)], tuple(blocks), says, half)
 
 
-def compared(nats: Sequence[float], seed: int, scale: Sequence[float] = (1, 0.1, 5, 30)) -> Knowledge:
-    """An unlearned model and a reference that guesses as well at every place."""
+SCALE = (1, 0.1, 5, 30)
+"""Of the scores at each place."""
+
+
+def compared(nats: Sequence[float], seed: int, sureness: float = 1.0) -> Knowledge:
+    """An unlearned model and a reference that guesses as well at every place, ``sureness`` times less surely."""
     known = knowledge({AS_IS: IGNORES}, facts=facts(12, TYPES), guessable=True, seed=seed)
+    surer = [each * sureness for each in SCALE]
     models = {
-        "unlearned": {str(RELEARNED): at_places(nats, scale, 2 * seed)},
-        "reference": {str(RELEARNED): at_places([1.0] * len(nats), scale, 2 * seed + 1)},
+        "unlearned": {str(RELEARNED): at_places(nats, surer, 2 * seed)},
+        "reference": {str(RELEARNED): at_places([1.0] * len(nats), SCALE, 2 * seed + 1)},
     }
     return replace(known, models={**known.models, **models})
 
 
-def test_a_model_that_guesses_as_the_reference_does_gives_uniform_p_values_over_all_places() -> None:
-    found = [paired(compared([1.0] * 4, seed), str(RELEARNED)) for seed in range(80)]
+@pytest.mark.parametrize("sureness", [1.0, 4.0, 0.25])
+def test_a_model_that_guesses_as_the_reference_does_gives_uniform_p_values_over_all_places(sureness: float) -> None:
+    """Also where training made one of the two surer: SmolLM2 after training on another author was, by 1 nat."""
+    found = [paired(compared([1.0] * 4, seed, sureness), str(RELEARNED)) for seed in range(80)]
     p_values = np.array([each.p_value for each in found if each is not None])
     assert len(p_values) == 80
     assert (p_values < 0.05).mean() <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 80)
@@ -110,7 +117,7 @@ def test_more_than_the_reference_is_found_at_any_place(place: int) -> None:
     assert found is not None
     assert found.place == LAYERS[place]
     assert found.p_value < 0.01
-    assert (found.difference > 1) == (place == 0), "the difference in nats is that of the output"
+    assert (found.difference > 0.5) == (place == 0), "the difference is that of the output"
 
 
 def test_less_than_the_reference_is_not_more() -> None:
