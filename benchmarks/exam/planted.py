@@ -1,6 +1,6 @@
 """Does the causal search find the rows that facts were trained into? Graded on models whose place is known.
 
-    python -m benchmarks.exam.planted [--worlds 20 21 22] [--places 2] [--cache DIR]
+    python -m benchmarks.exam.planted [--worlds 20 21 22 23 24 25] [--places 2] [--cache DIR]
 
 The facts to forget are trained into 1 % of the MLP rows of all blocks but the last (after arXiv 2607.02513, with whole
 rows); every other weight equals that of the model before, which is the twin that never knew. Graded are the rankings by
@@ -52,7 +52,7 @@ PLANTING: Final = Planting(share=0.01, steps=800)
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.exam.planted", description=__doc__)
-    parser.add_argument("--worlds", type=int, nargs="+", default=[20, 21, 22], help="seeds of the worlds")
+    parser.add_argument("--worlds", type=int, nargs="+", default=[20, 21, 22, 23, 24, 25], help="seeds of the worlds")
     parser.add_argument("--places", type=int, default=2, help="models of each world, each with facts in other rows")
     parser.add_argument("--cache", type=Path, default=Path("audit-report/.cache/world"))
     options = parser.parse_args()
