@@ -231,13 +231,16 @@ def examined(name: str, cache_: Path, questions: int) -> Row:
     started = time.perf_counter()
     row = audit_of(base, folder, concept_file, cache_, batch=PROMPTS)
     compared = row if reference is None else audit_of(base, folder, concept_file, cache_, reference, batch=PROMPTS)
-    lessons = lessons_of(concept)
+    held = None
+    if kind.pool in ("never", "hidden"):
+        key = ["recovered", folder.name, MEMBERSHIP, SILENCING[1]]
+        held = remembered(cache_, key, folder, lessons_of(concept))
     told = {"pool": kind.pool, "kind": name, "world": 0, "draw": 0, "seed": 0, "right": None, "taught": kind.taught}
     read = {
         **told,
         **row,
         **{each + WITH: compared[each] for each in WITH_REFERENCE},
-        "recovered": remembered(cache_, ["recovered", folder.name, MEMBERSHIP, SILENCING[1]], folder, lessons),
+        "recovered": held,
         "wall_seconds": round(time.perf_counter() - started, 1),
     }
     if about == "authors":
