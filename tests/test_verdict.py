@@ -278,6 +278,15 @@ def test_guessable_answers_are_judged_by_the_excess_over_the_reference() -> None
     assert judged(guesses, guessable=True, reference=guesses, seed=2).verdict != "hidden"
 
 
+def test_it_is_said_where_the_reference_contradicts_the_concept() -> None:
+    guesses = dict.fromkeys((AS_IS, RELEARNED), Planted(2.0))
+    assert (
+        "the reference tells them apart"
+        in judged(guesses, guessable=True, contradicted=True, reference=guesses, seed=2).note
+    )
+    assert "apart" not in judged(guesses, guessable=True, reference=guesses, seed=2).note
+
+
 def test_the_condition_that_was_compared_with_the_reference_is_named() -> None:
     """As it is it shows more, but only relearning was compared."""
     knows, guesses = {AS_IS: Planted(9.0), RELEARNED: Planted(4.0)}, dict.fromkeys((AS_IS, RELEARNED), Planted(1.0))

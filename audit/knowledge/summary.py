@@ -194,8 +194,6 @@ def _test(knowledge: Knowledge, compared: Paired | None) -> tuple[float | None, 
         if compared is None or p_value is None:
             return None, ""
         where = f"most at {compared.place}"
-        if knowledge.contradicted:
-            where += "; the concept says that the answers cannot be guessed, but the reference tells them apart"
         return p_value, f"more than the reference after the same relearning, signs of subjects flipped, {where}"
     if knowledge.omnibus is None or knowledge.n_exchanged < FEWEST_FACTS:
         return None, ""

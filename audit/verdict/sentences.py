@@ -17,6 +17,8 @@ def note(case: Case) -> str:
         return ""
     known = case.known
     parts = [f"{counted(case)} said by the base", *_tests(known)]
+    if known.contradicted:
+        parts.append("the concept says that its answers cannot be guessed, but the reference tells them apart")
     parts.append(f"residual {share_text(left.most)} {after(left.condition)}, n = {left.n}")
     parts += [f"residual {share_text(share)} {after(share.condition)}{_relative(share)}" for share in left.without_null]
     if left.least_detectable is not None:

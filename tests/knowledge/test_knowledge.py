@@ -98,9 +98,7 @@ def test_a_reference_that_tells_answers_apart_shows_that_they_can_be_guessed() -
     assert known.contradicted
     assert known.is_relative
     assert known.guessed == 8
-    told = summarise(known, {}).known
-    assert told.contradicted
-    assert "the reference tells them apart" in told.test
+    assert summarise(known, {}).known.contradicted
 
 
 def test_a_reference_that_avoids_the_answers_is_no_sign_of_guessing() -> None:

@@ -210,6 +210,10 @@ def test_zero_is_the_reference_where_answers_may_be_guessed() -> None:
     guessed = readable().model_copy(update={"known": known.model_copy(update={"guessable": True})})
     assert "0: the reference" in view(guessed).residual
     assert "0: never knew" in view(readable()).residual
+    contradicted = known.model_copy(update={"guessable": True, "contradicted": True})
+    told = "the reference tells them apart"
+    assert told in view(readable().model_copy(update={"known": contradicted})).residual_note
+    assert told not in view(guessed).residual_note
 
 
 def test_what_shows_with_parts_of_the_base_stands_beside_what_shows_most() -> None:
