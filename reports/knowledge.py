@@ -163,7 +163,7 @@ def _residual_note(finding: Finding) -> str:
         parts.append(f"p = {number(known.p_value)} ({shorten(known.test, 160)}).")
     if known is not None and known.contradicted:
         parts.append(
-            "The concept says that its answers cannot be guessed, but the reference tells them apart, so it is the zero."
+            "The concept says that answers cannot be guessed, but the reference tells them apart, so it is the zero."
         )
     parts += [_with_parts(share, share.value, names) for share in left.without_null if share.value is not None]
     if not left.calibrated:
