@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -50,6 +50,8 @@ LOOKS: Final = 4
 """Steps between two looks at what is said."""
 SILENT: Final = 0.2
 """Share of the facts, in both forms, that may still be said."""
+STRONGER: Final = (1, 2, 4)
+"""Multiples of a method's steps and learning rate, tried in order until little is said."""
 SCALES: Final = tuple(2.0**power for power in range(-2, 9))
 """Strengths of a fixed edit, tried in order until little is said."""
 
@@ -213,13 +215,21 @@ def silence(lessons: Lessons) -> Making:
 
 
 def by_method(name: str, lessons: Lessons, **options: Any) -> Making:
-    """A method of ``audit unlearn``, with its defaults but for ``options``."""
-    settings = settings_of(name, options)
+    """A method of ``audit unlearn``, with its defaults but for ``options``; as strong as it must be to silence."""
+    settings: Any = settings_of(name, options)
 
     def make(model: RunningModel) -> Mapping[str, Any]:
-        return find_method(name).unlearn(model, lessons.facts, lessons.retained, settings, QUIET).as_json()
+        start = {name: value.clone() for name, value in model.model.state_dict().items()}
+        for factor in STRONGER:
+            model.model.load_state_dict(start)
+            own = replace(settings, steps=factor * settings.steps, learning_rate=factor * settings.learning_rate)
+            record = find_method(name).unlearn(model, lessons.facts, lessons.retained, own, QUIET)
+            if says(model, lessons.facts) <= SILENT:
+                break
+        return record.as_json()
 
-    return Making({"method": name, **settings.as_json()}, (*lessons.facts, *lessons.retained), make)
+    told = {"method": name, "stronger": STRONGER, "silent": SILENT, **settings.as_json()}
+    return Making(told, (*lessons.facts, *lessons.retained), make)
 
 
 def suppress(lessons: Lessons) -> Making:
