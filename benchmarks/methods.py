@@ -28,13 +28,11 @@ from audit.progress import SILENT
 from audit.settings import default_cache
 from audit.units import code_digest, digest_of
 from audit.unlearning.methods import methods
-from benchmarks.exam.authors import Lessons, lessons_of, smollm2
+from benchmarks.exam.authors import FORMS, Lessons, lessons_of, smollm2
 from benchmarks.exam.real import base_of, concept_of
 from benchmarks.record import publish
 
 QUESTIONS: Final = 60
-FORMS: Final = 2
-"""Of each fact among the lessons: its bare question first, and then the one after few-shot examples."""
 TAUGHT: Final = "none: as taught"
 TEACHERS: Final = ("ignorant_teacher", "oracle_matching")
 """Methods that need a model which never saw the facts."""
