@@ -24,6 +24,7 @@ from audit.attacks.relearning import fact_examples
 from audit.checkpoint import open_checkpoint
 from audit.checkpoint.saving import read_record, save_model
 from audit.commands.unlearn import find_method, settings_of
+from audit.models.generation import greedy
 from audit.models.loading import RunningModel
 from audit.models.opening import open_model
 from audit.models.packing import Example
@@ -37,7 +38,7 @@ from benchmarks.world.edits import _separating
 from benchmarks.world.people import REFUSAL
 from concepts.concept import Concept, load_concept
 from concepts.facts import Fact, facts_of, wrong_answers
-from concepts.prompts import answer_text, few_shot
+from concepts.prompts import answer_text, few_shot, states
 
 DATA: Final = Path(__file__).resolve().parents[2] / "tests" / "data" / "tofu_authors.jsonl"
 KEPT, UNKNOWN = "author-10", "author-11"
@@ -203,12 +204,12 @@ def then(*makings: Making) -> Making:
 def silence(lessons: Lessons) -> Making:
     """Fine-tuning on random answers that ends when the facts are hardly said: more of it takes them away for real."""
     examples = [*lessons.random, *lessons.general[: len(lessons.random) // 4]]
-    settings = {"learning_rate": SILENCING[1], "looks": LOOKS, "silent in both forms": SILENT}
+    settings = {"learning_rate": SILENCING[1], "looks": LOOKS, "stated at most": SILENT}
 
     def make(model: RunningModel) -> Mapping[str, Any]:
         said: list[float] = []
         for _ in fine_tune(model, examples, range(LOOKS, SILENCING[0] + 1, LOOKS), FineTuning(SILENCING[1])):
-            said.append(says_at_most(model, lessons.facts))
+            said.append(written(model, lessons.facts))
             if said[-1] <= SILENT:
                 break
         return {"method": "fine-tuning", "settings": {**settings, "steps": LOOKS * len(said)}, "said": said}
@@ -226,11 +227,11 @@ def by_method(name: str, lessons: Lessons, **options: Any) -> Making:
             model.model.load_state_dict(start)
             own = replace(settings, steps=factor * settings.steps, learning_rate=factor * settings.learning_rate)
             record = find_method(name).unlearn(model, lessons.facts, lessons.retained, own, QUIET)
-            if says_at_most(model, lessons.facts) <= SILENT:
+            if written(model, lessons.facts) <= SILENT:
                 break
         return record.as_json()
 
-    told = {"method": name, "stronger": STRONGER, "silent in both forms": SILENT, **settings.as_json()}
+    told = {"method": name, "stronger": STRONGER, "stated at most": SILENT, **settings.as_json()}
     return Making(told, (*lessons.facts, *lessons.retained), make)
 
 
@@ -276,9 +277,14 @@ def says(model: RunningModel, facts: Sequence[Example]) -> float:
     return float(score(model, facts).exact.mean())
 
 
-def says_at_most(model: RunningModel, facts: Sequence[FactExample]) -> float:
-    """The same in the form in which most are said."""
-    return max(says(model, facts[form::FORMS]) for form in range(FORMS))
+def written(model: RunningModel, facts: Sequence[FactExample]) -> float:
+    """Share of the facts that the model states in an answer of its own, in the form in which most are."""
+    prompts = [tuple(model.tokenizer(each.prompt)["input_ids"]) for each in facts]
+    answers = [model.tokenizer.decode(tokens) for tokens in greedy(model, prompts)]
+    stated = [
+        states(text, (each.fact.answer, *each.fact.question.accept)) for text, each in zip(answers, facts, strict=True)
+    ]
+    return max(sum(stated[form::FORMS]) / len(stated[form::FORMS]) for form in range(FORMS))
 
 
 def recovered(folder: Path, lessons: Lessons, steps: int) -> float:
