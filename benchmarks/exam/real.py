@@ -2,11 +2,11 @@
 
     python -m benchmarks.exam.real [--only KIND] [--questions 60] [--cache DIR] [--workers N]
 
-The methods of ``audit unlearn`` are the adversaries. A model is in the pool *hidden* if it says at most a fifth of the
-facts and training on half of them brings more of the other half back than in any model that never knew; one for which
-that fails is *unclear*, and its verdict is not graded. Every model is audited without a reference and with SmolLM2 as
-the reference, which never saw the authors; for facts from pretraining there is none. Models, audits and scores are kept
-in the cache, so an interrupted exam goes on.
+The methods of ``audit unlearn`` are the adversaries, each with its defaults, or stronger where those do not silence. A
+model is in the pool *hidden* if it says at most a fifth of the facts and training on half of them brings more of the
+other half back than in any model that never knew; one for which that fails is *unclear*, and its verdict is not graded.
+Every model is audited without a reference and with SmolLM2 as the reference, which never saw the authors; for facts
+from pretraining there is none. Models, audits and scores are kept in the cache, so an interrupted exam goes on.
 """
 
 from __future__ import annotations
