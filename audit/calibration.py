@@ -14,6 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+VERSION: Final = 1
+"""Of what an audit reads and how it judges. Raised where either changes: ``tests/verdict/test_version.py`` sees it."""
 FILE: Final = Path(str(resources.files("audit"))) / "calibration.json"
 
 
@@ -44,7 +46,7 @@ class Calibration:
     Attributes:
         thresholds: name -> value.
         fitted: on how many models of which worlds.
-        tested: the same for the error rates, and the digest of the audit's code that they were counted with.
+        tested: the same for the error rates, and the ``VERSION`` of the audits that they were counted with.
     """
 
     thresholds: Mapping[str, float]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from audit.calibration import ErrorRate, calibration, error_rates
+from audit.calibration import VERSION, ErrorRate, calibration, error_rates
 from audit.knowledge.summary import Summary
-from audit.units import JUDGING, code_digest
 
 EXAM = "In the exam on small models whose truth is known (docs/exam.md)"
-OTHER_CODE = " It was counted with another version of this audit."
+OTHER_VERSION = " It was counted with another version of this audit."
 
 
 def error_rate(verdict: str, summary: Summary | None) -> str:
@@ -19,7 +18,7 @@ def error_rate(verdict: str, summary: Summary | None) -> str:
         return ""
     compared = "with a reference" if rates[0].reference else "without a reference"
     counted = f"{EXAM}, {compared}, it was given to {'; to '.join(map(_counted, rates))}."
-    return counted if calibration().tested.get("code") == code_digest(JUDGING) else counted + OTHER_CODE
+    return counted if calibration().tested.get("version") == VERSION else counted + OTHER_VERSION
 
 
 def _counted(rate: ErrorRate) -> str:

@@ -17,10 +17,9 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from audit import thresholds
-from audit.calibration import FILE, Calibration, ErrorRate
+from audit.calibration import FILE, VERSION, Calibration, ErrorRate
 from audit.result import Finding, write_text
 from audit.thresholds import SIGNIFICANT, Threshold
-from audit.units import JUDGING, code_digest
 from audit.verdict import obstacles, rules
 from benchmarks.exam.grades import share
 from benchmarks.exam.tables import NEVER
@@ -147,8 +146,8 @@ def error_rates(rows: Sequence[Row]) -> Iterator[ErrorRate]:
 
 def save(chosen: Candidate, training: Sequence[Row], tested: Sequence[Row]) -> None:
     """Write ``audit/calibration.json``."""
-    code = {"code": code_digest(JUDGING)}
-    saved = Calibration(chosen.thresholds, _told(training), _told(tested) | code, tuple(error_rates(tested)))
+    counted = _told(tested) | {"version": VERSION}
+    saved = Calibration(chosen.thresholds, _told(training), counted, tuple(error_rates(tested)))
     write_text(FILE, json.dumps(saved.as_json(), indent=1) + "\n")
 
 
