@@ -1,6 +1,6 @@
 """The auditor's exam: how often its verdict is right on models whose truth is known, and how rival metrics do there.
 
-    python -m benchmarks.exam [--worlds 20 21] [--never 2] [--scored 1] [--calibrate] [--only KIND]
+    python -m benchmarks.exam [--worlds 20 21] [--never 2] [--scored 1] [--calibrate] [--only KIND] [--device cuda]
 
 Each world has its own people, base and models (``benchmarks/world/subjects.py``). Worlds below 20 are those on which
 the audit was built; ``--calibrate`` fits the verdict's thresholds on them and counts its errors on the others. Every
@@ -141,6 +141,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--only", help="one pool or kind, for example never, or npo")
     parser.add_argument("--cache", type=Path, default=Path("audit-report/.cache/world"))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--device", default="cpu", help="of the audits; workers share it")
     return parser.parse_args()
 
 
@@ -153,7 +154,7 @@ def run(chosen: Sequence[Subject], options: argparse.Namespace) -> Iterator[Row]
         bases = dict.fromkeys((subject.world, subject.draw, subject.base) for subject in chosen)
         list(pool.map(prepare, *zip(*[(*base, cache) for base in bases], strict=True)))
         scored = {subject for subject in chosen if subject.draw == 0 and subject.world in tests[: options.scored]}
-        waiting = {pool.submit(examined, subject, cache, subject in scored): subject for subject in chosen}
+        waiting = {pool.submit(examined, subject, cache, subject in scored, options.device): subject for subject in chosen}
         try:
             for done, future in enumerate(as_completed(waiting), 1):
                 row = future.result()

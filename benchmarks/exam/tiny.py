@@ -45,17 +45,18 @@ def prepare(world: int, draw: int, base: tuple[Made, ...], cache: Path) -> None:
     Workshop(cache / "models", World(world, draw=draw)).make(base)
 
 
-def examined(subject: Subject, cache: Path, scored: bool) -> Row:
+def examined(subject: Subject, cache: Path, scored: bool, device: str = "cpu") -> Row:
     """Truth and audit of one model, and its scores; kept in ``cache``, so that an exam is resumed.
 
     Args:
         scored: whether the rival metrics read it too.
+        device: of the audits; models are made and rival metrics computed on the CPU.
     """
-    row = audited(subject, cache)
-    return {**row, **_scores(subject, cache)} if scored else row
+    row = audited(subject, cache, device)
+    return {**row, **_scores(subject, cache, device)} if scored else row
 
 
-def _scores(subject: Subject, cache: Path) -> Row:
+def _scores(subject: Subject, cache: Path, device: str) -> Row:
     workshop = Workshop(cache / "models", World(subject.world, draw=subject.draw))
     graded = subject.pool in GRADED
     stages = {"as it is": subject.stages}
@@ -70,7 +71,7 @@ def _scores(subject: Subject, cache: Path) -> Row:
         kept.write_text(json.dumps({"scores": found, "recovered": recovered(lesson)}))
     row: Row = json.loads(kept.read_text())
     for name, each in stages.items():  # audits are kept by themselves, and judged by today's rules
-        row["scores"][name] |= our_scores(workshop, subject, each, cache)
+        row["scores"][name] |= our_scores(workshop, subject, each, cache, device)
     return row
 
 
@@ -83,13 +84,15 @@ def scores_of(workshop: Workshop, subject: Subject, stages: Sequence[Made]) -> R
     return {**numbers, "screened": asdict(screened(scored))}
 
 
-def our_scores(workshop: Workshop, subject: Subject, stages: Sequence[Made], cache: Path) -> dict[str, float | None]:
+def our_scores(
+    workshop: Workshop, subject: Subject, stages: Sequence[Made], cache: Path, device: str
+) -> dict[str, float | None]:
     """Our own scores of the model after ``stages``, without and with a reference."""
     folders = workshop.make(subject.base), workshop.make(stages), workshop.concept(), cache
     found: dict[str, float | None] = {}
     for name, attacks in OURS.items():
         for end, never in {"": None, WITH: workshop.make((REFERENCE,))}.items():
-            row = audit_of(*folders, never, attacks)
+            row = audit_of(*folders, never, attacks, device=device)
             found[name + end] = row["either way"]
             if name == "exchange":
                 conditions = finding_of(row["audit"], cache).conditions
@@ -165,6 +168,7 @@ UNREAD: Final = (
     "planted",
     "pretrained",
     "real",
+    "recorded",
     "tables",
 )
 """Files that no score depends on."""
