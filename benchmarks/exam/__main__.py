@@ -154,7 +154,9 @@ def run(chosen: Sequence[Subject], options: argparse.Namespace) -> Iterator[Row]
         bases = dict.fromkeys((subject.world, subject.draw, subject.base) for subject in chosen)
         list(pool.map(prepare, *zip(*[(*base, cache) for base in bases], strict=True)))
         scored = {subject for subject in chosen if subject.draw == 0 and subject.world in tests[: options.scored]}
-        waiting = {pool.submit(examined, subject, cache, subject in scored, options.device): subject for subject in chosen}
+        waiting = {
+            pool.submit(examined, subject, cache, subject in scored, options.device): subject for subject in chosen
+        }
         try:
             for done, future in enumerate(as_completed(waiting), 1):
                 row = future.result()
