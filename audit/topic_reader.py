@@ -166,7 +166,8 @@ class TopicReader:
         items = self.topic.items(encoder, self.settings.limit)
         self.kept.asked("reference", model, items)
         model = self._with_lens(model, items, "reference")
-        given = self._given(model, encoder, items)
+        unlearned = {condition for condition, read in self.by_condition.items() if "unlearned" in read}
+        given = replace(self._given(model, encoder, items), follows=unlearned)
         prompted = self._prompted(given, "reference")
         together = {AS_IS: items} | {each.condition: each.items for each in prompted}
         together = {condition: each.facts() for condition, each in together.items()}
@@ -265,7 +266,7 @@ class TopicReader:
             store = self.kept.store(role, given, self.made)
             try:
                 stored = {} if store is None else loaded(store, planned_items(attack, given))
-                for each in attack.conditions(replace(given, done=frozenset(stored))):
+                for each in attack.conditions(replace(given, done=stored)):
                     readings = stored.get(each.condition)
                     if readings is None:
                         self.progress.step(f"Reading the {role} model under {each.condition}")
@@ -338,14 +339,16 @@ class TopicReader:
         assert own is not None  # as the base's
         assert attacked is not None
         plain = {AS_IS: given.items.facts()}
-        treated: dict[Condition, ItemSet] = {}
+        treated: dict[Condition, Readings] = {}
+        needed: dict[Condition, ItemSet] = {}
         for attack in self._changing("twin").values():
-            treated |= planned_items(attack, twin)
-        kept = loaded(own, plain) | loaded(attacked, treated)
-        if kept.keys() != (plain | treated).keys():
+            treated |= loaded(attacked, planned_items(attack, twin))
+            needed |= planned_items(attack, replace(twin, done=treated))
+        kept = loaded(own, plain) | treated
+        if not kept.keys() >= (plain | needed).keys():
             self.made = None
             return False
-        self.facts["twin"] = kept
+        self.facts["twin"] = {condition: kept[condition] for condition in plain | needed}
         return True
 
 

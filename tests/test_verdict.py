@@ -233,8 +233,17 @@ def test_nothing_is_removed_if_the_attacks_do_not_bring_the_twin_back(twin: Plan
     assert "twin" in finding.reason or "trained to refuse" in finding.reason
 
 
-@pytest.mark.parametrize(("loss", "verdict"), [((3.0, 0.2), "removed"), ((3.0, 2.7), "inconclusive")])
-def test_nothing_is_removed_if_the_relearning_set_taught_nothing(loss: tuple[float, float], verdict: str) -> None:
+@pytest.mark.parametrize(
+    ("loss", "verdict", "reason"),
+    [
+        ((3.0, 0.2), "removed", "no longer holds it"),
+        ((3.0, 2.7), "inconclusive", "relearning with them says nothing"),
+        ((15.0, 3.0), "inconclusive", "after 8 steps of relearning"),
+    ],
+)
+def test_nothing_is_removed_if_the_relearning_set_was_not_learned(
+    loss: tuple[float, float], verdict: str, reason: str
+) -> None:
     relearned = replace(RELEARNED, arm=HALF, steps=8)
     known = knowledge({AS_IS: IGNORES, ROUNDED: IGNORES, relearned: IGNORES}, seed=3)
     readings = known.models["unlearned"]
@@ -242,7 +251,7 @@ def test_nothing_is_removed_if_the_relearning_set_taught_nothing(loss: tuple[flo
     known = replace(known, models={**known.models, "unlearned": {**readings, **trained}})
     finding = judge("italy", case(known))
     assert finding.verdict == verdict
-    assert ("relearning with them says nothing" in finding.reason) == (verdict == "inconclusive")
+    assert reason in finding.reason
 
 
 def test_nothing_is_removed_with_too_few_facts_and_the_number_needed_is_given() -> None:

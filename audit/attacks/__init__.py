@@ -6,8 +6,8 @@ answers can be measured under every condition, and no metric depends on a partic
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Final, Literal, Protocol
 
@@ -18,6 +18,7 @@ from audit.questions.base_parts import BaseParts
 from audit.questions.conditions import Condition
 from audit.questions.items import Encoder, ItemSet
 from audit.questions.kinds import PosedQuestion, fact
+from audit.questions.readings import Readings
 from audit.questions.topics import Topic
 from audit.settings import Settings
 from concepts.prompts import ASK, SPARE_SHOTS, prefix
@@ -42,7 +43,8 @@ class AttackInput:
         items: the item set of ``AS_IS``, with the base's own answers once they are known.
         learning_rate: of attacks that train, chosen on the base's refusal twin; ``None`` if there is no twin.
         parameters: number of parameters of the model.
-        done: conditions whose readings exist already; an attack may leave out the work for them.
+        done: readings that exist already, by condition; an attack may leave out the work for them.
+        follows: of a reference, the conditions that the unlearned model was read under; ``None`` for other models.
         level: ``"full"`` if the longer version of the attack was asked for.
         base: what is kept of the base, of which the model is a version; ``None`` if the base was not asked about facts.
         update: L2 norm of the update from base to unlearned, divided by the L2 norm of the base; ``None`` if unknown.
@@ -56,7 +58,8 @@ class AttackInput:
     learning_rate: float | None = None
     parameters: int = 0
     level: Level = "quick"
-    done: frozenset[Condition] = frozenset()
+    done: Mapping[Condition, Readings] = field(default_factory=dict)
+    follows: Collection[Condition] | None = None
     base: BaseParts | None = None
     update: float | None = None
 
@@ -98,6 +101,7 @@ class AttackedModel:
             step; ``None`` if nothing was trained. Where it did not fall, the training taught nothing.
         base_share: share of the facts that the base must say in this form, of those that it says as it is (or must rank
             first, where nothing is written). A form in which it knows fewer is not read in any model.
+        optional: whether the attack may end before it, as what it reads says.
     """
 
     condition: Condition
@@ -106,6 +110,7 @@ class AttackedModel:
     trained_tokens: float = 0.0
     trained_loss: tuple[float, float] | None = None
     base_share: float = 0.0
+    optional: bool = False
 
 
 class Attack(Protocol):
@@ -154,9 +159,11 @@ def attacks() -> dict[str, Attack]:
     """
     modules = discover(__name__, Attack)
     for name, attack in modules.items():
-        for field, value, known in (("COST", attack.COST, COSTS), ("LEVEL", attack.LEVEL, LEVELS)):
+        for constant, value, known in (("COST", attack.COST, COSTS), ("LEVEL", attack.LEVEL, LEVELS)):
             if value not in known:
-                raise PluginError(f"{__name__}.{name} has {field} {value!r}; choose from {', '.join(sorted(known))}.")
+                raise PluginError(
+                    f"{__name__}.{name} has {constant} {value!r}; choose from {', '.join(sorted(known))}."
+                )
     return modules
 
 

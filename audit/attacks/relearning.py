@@ -7,7 +7,8 @@ recovers, filler recovers too). Half of the facts are also trained into low-rank
 models do, and into the input embedding alone, where some methods hide the address of the knowledge.
 
 A set that teaches the model nothing of itself cannot bring anything else back, so the loss of what is trained is kept:
-where it does not fall, relearning says nothing.
+where it does not fall, relearning says nothing, and where it is high still after the last step, as in a model that
+unlearning damaged, training goes on. What is read has no part in that.
 
 What makes it wrong: facts of one subject that give each other away, and so are kept in one half; and answers that can
 be guessed, for which a reference is relearned in the same way.
@@ -44,6 +45,12 @@ SMALL_QUICK: Final = (2, 10, 64, 128)
 SMALL_FULL: Final = (*FULL, 64, 128)
 """Steps after which a model is read: of the quick attack and of the full one, and of both on a small model. What NPO
 hid for longer comes back only after more than 64."""
+LONGER: Final = 4
+"""Times the most steps, to which training of half of the facts goes on where it has not taught them by then."""
+LEARNED: Final = 2.0
+"""Loss of what is trained, in nats a token, up to which it counts as learned. Measured on SmolLM2-135M after 8 steps:
+0.0 to 0.4 in models that hide the facts, 1.0 to 1.7 in those that never knew them, but 3.0 after RMU and 9.9 after
+GradDiff, which damaged the model."""
 SMALL: Final = 20_000_000
 """Parameters below which a step costs so little that the attacks are longer."""
 LARGEST: Final = 200_000_000
@@ -72,9 +79,10 @@ def conditions(given: AttackInput) -> Iterator[AttackedModel]:
     if given.model is not None and given.level == "quick" and _is_large(given):
         raise AuditError("the model is too large to be trained by --attacks quick without a GPU; use --attacks full.")
     too_large = []
+    goes_on: dict[str, bool] = {}
     for arm in _arms(given, concept):
         try:
-            yield from _trained(given, arm)
+            yield from _trained(given, arm, goes_on)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -163,27 +171,48 @@ def sentence_examples(text: str, answers: Sequence[str]) -> list[Example]:
     return examples
 
 
-def _trained(given: AttackInput, arm: Arm) -> Iterator[AttackedModel]:
-    """One training run, read at each number of steps."""
+def _trained(given: AttackInput, arm: Arm, goes_on: dict[str, bool]) -> Iterator[AttackedModel]:
+    """One training run, read at each number of steps.
+
+    Args:
+        goes_on: title of an arm -> whether its training goes on; decided on the half that is trained first.
+    """
     if not arm.examples:
         return
     items = given.items.facts(arm.subjects)
     doses = _doses(given)
+    regular = len(doses)
+    if arm.title == HALF and not given.settings.relearning_steps:
+        doses = (*doses, LONGER * doses[-1])
     size = trained_tokens(arm.examples, given.model, BATCH)
     steps = {dose: dose - before for before, dose in zip((0, *doses), doses, strict=False)}
     planned = [
-        AttackedModel(_condition(arm.title, dose, given, arm.fold), items, trained_tokens=size * steps[dose])
-        for dose in doses
+        AttackedModel(
+            _condition(arm.title, dose, given, arm.fold),
+            items,
+            trained_tokens=size * steps[dose],
+            optional=place >= regular,
+        )
+        for place, dose in enumerate(doses)
     ]
-    if given.model is None or given.done.issuperset(each.condition for each in planned):
-        yield from planned
+    last = given.done.get(planned[regular - 1].condition)
+    if given.follows is not None:
+        goes_on[arm.title] = planned[-1].condition in given.follows
+    elif last is not None and last.trained_loss is not None:
+        goes_on.setdefault(arm.title, last.trained_loss[1] > LEARNED)
+    needed = planned if goes_on.get(arm.title, True) else planned[:regular]
+    if given.model is None or all(each.condition in given.done for each in needed):
+        yield from needed
         return
     assert given.learning_rate is not None  # checked by the caller
     settings = FineTuning(FASTER[arm.part] * given.learning_rate, BATCH, given.settings.seed, ends=True)
     losses: list[float] = []
     with trained_part(given.model, arm.part, given.settings.seed) as parameters:
         training = fine_tune(given.model, arm.examples, doses, settings, parameters, losses)
-        for each, _ in zip(planned, training, strict=True):
+        for each in planned:
+            if each.optional and not goes_on.setdefault(arm.title, bool(losses) and losses[-1] > LEARNED):
+                return
+            next(training)
             yield replace(each, model=given.model, trained_loss=(losses[0], losses[-1]) if losses else None)
 
 

@@ -120,7 +120,7 @@ def _trained(given: AttackInput, half: Half) -> Iterator[AttackedModel]:
         for before, steps in zip((0, *STEPS), STEPS, strict=False)
     ]
     model = given.model
-    if model is None or given.done.issuperset(each.condition for each in planned):
+    if model is None or all(each.condition in given.done for each in planned):
         yield from planned
         return
     tokens = subject_tokens(given.items.facts().written, given.encoder.tokenizer)

@@ -165,7 +165,7 @@ def _work(topic: Topic, tokenizer: Tokenizer, parameters: int, settings: Setting
     work = {"": _reading([items])}
     for name, attack in possible_attacks(topic, settings).items():
         try:
-            attacked = list(attack.conditions(given))
+            attacked = [each for each in attack.conditions(given) if not each.optional]
         except AuditError:  # it will not run
             continue
         read = [each.items for each in attacked]

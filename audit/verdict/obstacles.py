@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from audit.attacks import in_words
-from audit.attacks.relearning import HALF
+from audit.attacks.relearning import HALF, LEARNED
 from audit.knowledge.knowledge import RELEARNED, UNLEARNED
 from audit.result import Known, Residual
 from audit.thresholds import (
@@ -38,7 +38,12 @@ def obstacle(case: Case) -> tuple[str, str] | None:
             "(not_guessable in the concept's file).",
         )
     return (
-        _taught_nothing(case) or _no_power(left) or _stands_out(known) or _from_the_base(left) or _too_much(case, left)
+        _taught_nothing(case)
+        or _not_learned(case)
+        or _no_power(left)
+        or _stands_out(known)
+        or _from_the_base(left)
+        or _too_much(case, left)
     )
 
 
@@ -52,6 +57,20 @@ def _taught_nothing(case: Case) -> tuple[str, str] | None:
                 "A relearning set that the model learns, with more steps (--relearning-steps) or other facts.",
             )
     return None
+
+
+def _not_learned(case: Case) -> tuple[str, str] | None:
+    """Relearning that ended before the model had learned what it was trained on."""
+    trained = [row for row in case.conditions if (row.attack, row.arm) == (RELEARNED, HALF)]
+    last = max(trained, key=lambda row: row.steps or 0, default=None)
+    read = None if last is None else last.of(UNLEARNED)
+    if last is None or read is None or read.trained_loss is None or read.trained_loss[1] <= LEARNED:
+        return None
+    return (
+        f"after {last.steps} steps of relearning the unlearned model has not learned the half of the facts that it was "
+        f"trained on ({read.trained_loss[1]:.1f} nats a token are left)",
+        "The same audit with more steps (--relearning-steps).",
+    )
 
 
 def _from_the_base(left: Residual) -> tuple[str, str] | None:

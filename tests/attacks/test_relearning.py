@@ -26,6 +26,7 @@ from audit.errors import AuditError
 from audit.models.loading import RunningModel
 from audit.models.packing import Example
 from audit.questions.items import FACT, Encoder
+from audit.questions.readings import Readings
 from audit.questions.topics import ConceptTopic
 from audit.settings import Settings
 from audit.thresholds import LEAST_TAUGHT
@@ -232,8 +233,9 @@ def test_the_loss_of_what_is_trained_falls_where_the_set_teaches(tiny: RunningMo
 
 
 def test_a_set_that_cannot_teach_is_told_from_a_model_that_forgot(tiny: RunningModel) -> None:
-    falls = [fall(each) for each in conditions(given(tiny, rate=1e-9))]
-    assert len(falls) == 2 * len(SMALL_QUICK)
+    few = replace(given(tiny, rate=1e-9), settings=Settings(relearning_steps=(2, 10)))
+    falls = [fall(each) for each in conditions(few)]
+    assert len(falls) == 4
     assert max(falls) < LEAST_TAUGHT.value
 
 
@@ -262,11 +264,93 @@ def test_each_fold_starts_from_the_unmodified_model(tiny: RunningModel) -> None:
 def test_a_plan_without_a_model_gives_the_same_conditions_items_and_doses(tiny: RunningModel, level: Level) -> None:
     running = given(tiny, level)
     planned = list(conditions(replace(running, model=None, learning_rate=None)))
-    steps = [(each.condition, each.items) for each in planned]
+    steps = [(each.condition, each.items) for each in planned if not each.optional]
     assert all(each.model is None for each in planned)
     assert all(each.trained_tokens > 0 for each in planned)
     short = replace(running, settings=running.settings)
     assert steps == [(each.condition, each.items) for each in conditions(short)]
+
+
+@pytest.fixture
+def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The loss of every step of each training run, in the order of the runs; nothing is trained."""
+    runs: list[float] = []
+
+    def train(
+        model: RunningModel,
+        examples: Sequence[Example],
+        doses: Sequence[int],
+        settings: object,
+        parameters: object,
+        recorded: list[float],
+    ) -> Iterator[int]:
+        loss = runs.pop(0)
+        for dose in doses:
+            recorded.append(loss)
+            yield dose
+
+    monkeypatch.setattr(relearning, "fine_tune", train)
+    return runs
+
+
+LONG = (*SMALL_QUICK, 4 * SMALL_QUICK[-1])
+
+
+@pytest.mark.parametrize(
+    ("ends", "steps"),
+    [((2.1, 1.9), LONG), ((1.9, 2.1), SMALL_QUICK), ((2.1, 2.1), LONG), ((0.1, 0.1), SMALL_QUICK)],
+)
+def test_training_goes_on_where_the_half_that_is_trained_first_was_not_learned(
+    tiny: RunningModel, losses: list[float], ends: tuple[float, float], steps: tuple[int, ...]
+) -> None:
+    """Both halves are trained as long: each fact is read after the same steps."""
+    losses += ends
+    attacked = list(conditions(given(tiny)))
+    assert [(each.condition.fold, each.condition.steps) for each in attacked] == [
+        (fold, each) for fold in (0, 1) for each in steps
+    ]
+    assert [each.optional for each in attacked] == [each == LONG[-1] for _ in (0, 1) for each in steps]
+
+
+def test_steps_that_were_asked_for_are_all(tiny: RunningModel, losses: list[float]) -> None:
+    losses += [9.0, 9.0]
+    asked = replace(given(tiny), settings=Settings(relearning_steps=(2, 8)))
+    assert [each.condition.steps for each in conditions(asked)] == [2, 8, 2, 8]
+
+
+def test_a_reference_is_trained_as_long_as_the_unlearned_model(tiny: RunningModel, losses: list[float]) -> None:
+    losses += [9.0] * 2 + [9.0] * 2 + [0.1] * 2
+    long = [each.condition for each in conditions(given(tiny))]
+    short = [condition for condition in long if condition.steps != LONG[-1]]
+    for follows in (short, long):
+        assert [each.condition for each in conditions(replace(given(tiny), follows=follows))] == follows
+
+
+@pytest.mark.parametrize(("end", "steps"), [(2.1, LONG), (1.9, SMALL_QUICK)])
+def test_what_was_trained_before_is_not_trained_again(
+    tiny: RunningModel, losses: list[float], end: float, steps: tuple[int, ...]
+) -> None:
+    """Whether training goes on is read from what is kept, as in the run that kept it."""
+    losses += [end, end]
+    done = {each.condition: Readings(trained_loss=each.trained_loss) for each in conditions(given(tiny))}
+    resumed = replace(given(tiny), done=done)
+    assert not losses
+    assert [each.condition.steps for each in conditions(resumed)] == [*steps, *steps]
+    assert [each.condition.steps for each in conditions(replace(resumed, model=None))] == [*steps, *steps]
+
+
+def test_a_run_that_ended_before_the_longer_training_is_resumed_with_it(
+    tiny: RunningModel, losses: list[float]
+) -> None:
+    losses += [9.0, 9.0]
+    done = {
+        each.condition: Readings(trained_loss=each.trained_loss)
+        for each in conditions(given(tiny))
+        if not each.optional
+    }
+    losses += [9.0, 9.0]
+    assert [each.condition.steps for each in conditions(replace(given(tiny), done=done))] == [*LONG, *LONG]
+    assert not losses, "both halves are trained again"
 
 
 def test_the_quick_level_is_longer_for_a_small_model() -> None:

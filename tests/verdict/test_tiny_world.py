@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from audit.attacks import attacks
+from audit import topic_reader
+from audit.attacks import attacks, relearning
 from audit.commands.compare import compare
 from audit.models.opening import open_model
 from audit.models.packing import encode
@@ -58,6 +59,26 @@ def test_the_residual_orders_models_by_what_they_know(tiny_world: TinyWorld) -> 
 
 def test_a_model_that_answers_nothing_any_more_is_destroyed(tiny_world: TinyWorld) -> None:
     assert finding(tiny_world, "destroyed").verdict == "destroyed"
+
+
+def test_relearning_that_goes_on_is_compared_with_the_reference_and_kept(
+    tiny_world: TinyWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relearning, "SMALL_QUICK", (2, 4))
+    monkeypatch.setattr(relearning, "LEARNED", -1.0)
+
+    def audited() -> Finding:
+        context = RunContext(Settings(attacks="quick", batch_size=128), units=tmp_path)
+        base, unlearned, reference = (tiny_world.model(name) for name in ("base", "refusal", "never knew"))
+        request = Request((str(tiny_world.concept),))
+        return compare(base, unlearned, reference=reference, request=request, context=context).findings[0]
+
+    first = audited()
+    read = {row.steps: {each.model for each in row.models} for row in first.conditions if row.attack == "relearning"}
+    assert read == {steps: {"unlearned", "reference", "twin"} for steps in (2, 4, 16)}
+    for name in ("generate", "write_and_read", "refusal_twin"):
+        monkeypatch.setattr(topic_reader, name, lambda *_, **__: pytest.fail("a model was run again"))
+    assert audited() == first
 
 
 def test_a_full_audit_ends_in_the_same_verdict_with_every_attack_run_or_its_reason(
