@@ -30,6 +30,7 @@ from benchmarks.exam.locked import locked_subjects
 from benchmarks.exam.tables import (
     HIDES,
     NEVER,
+    areas,
     doses,
     errors,
     graded_metrics,
@@ -103,7 +104,7 @@ def told(rows: Sequence[Row]) -> str:
     """What made a table."""
     worlds = ", ".join(map(str, sorted({row["world"] for row in rows})))
     given = " ".join(sys.argv[1:])
-    command = re.sub(r" ?--(cache|workers)[ =]\S+", "", given)  # of one machine
+    command = re.sub(r" ?--(cache|workers)[ =]\S+", "", given).strip()  # of one machine
     return f"worlds {worlds}, {len(rows)} models: python -m benchmarks.exam {command}"
 
 
@@ -128,6 +129,7 @@ TABLES: Final = {
     "doses": doses,
     "metrics": graded_metrics,
     "separation": separation,
+    "area": areas,
     "screen": screens,
 }
 

@@ -179,6 +179,24 @@ def separation(rows: Sequence[Row]) -> Iterator[Row]:
         }
 
 
+def areas(rows: Sequence[Row]) -> Iterator[Row]:
+    """AUC of the residual, either way: every model of the hidden pool against all that do not hold the facts."""
+    for end in ("", WITH):
+        values = {
+            name: [row[f"either way{end}"] for row in rows if row["pool"] in pools]
+            for name, pools in {"hidden": ("hidden",), "removed": NEVER}.items()
+        }
+        found = {name: [value for value in own if value is not None] for name, own in values.items()}
+        low, high = auc_interval(found["hidden"], found["removed"])
+        yield {
+            "metric": OURS[AUDIT] + end,
+            "AUC": auc(found["hidden"], found["removed"]),
+            "low": low,
+            "high": high,
+            **{name: len(own) for name, own in found.items()},
+        }
+
+
 def scored(rows: Sequence[Row]) -> list[Row]:
     """The models that the rival metrics have read."""
     return [row for row in rows if "scores" in row]

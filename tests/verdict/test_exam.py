@@ -33,7 +33,7 @@ from benchmarks.exam.rivals import Rival, rivals
 from benchmarks.exam.rivals.j_access import jacobians
 from benchmarks.exam.rivals.rouge import common
 from benchmarks.exam.rivals.screen import Screened, screened
-from benchmarks.exam.tables import OURS, graded_metrics, separation
+from benchmarks.exam.tables import OURS, areas, graded_metrics, separation
 from benchmarks.exam.tiny import facts_for
 from benchmarks.world.auditing import WITH, judged_again
 from benchmarks.world.bystanders import Benign, Rounding, Scrambling
@@ -282,6 +282,15 @@ def test_every_locked_kind_is_a_hidden_one_of_its_own() -> None:
 
 
 # ---- tables
+
+
+def test_the_area_is_of_every_model_that_has_a_residual() -> None:
+    """Also of those that no other metric read."""
+    values = [("hidden", 0.9), ("hidden", 0.3), ("hidden", None), ("never", 0.1), ("removed", 0.4), ("dose", 0.0)]
+    rows = [{"pool": pool, "either way": value, f"either way{WITH}": value} for pool, value in values]
+    for row in areas(rows):
+        assert (row["AUC"], row["hidden"], row["removed"]) == (0.75, 2, 2)
+        assert row["low"] <= row["AUC"] <= row["high"]
 
 
 def test_the_separation_table_names_the_worst_kind() -> None:
