@@ -98,6 +98,7 @@ def kinds(lessons: Lessons) -> dict[str, Kind]:
         "other author, another seed": Kind("never", "original", teach(lessons.kept, lessons.general, 20, seed=5), 0.0),
         "wrong answers": Kind("never", "original", teach(lessons.random, lessons.general, seed=6), 0.0),
         "other author, then refusal": Kind("never", "original", then(never, refuse), 0.0),
+        "other author, then rmu": Kind("never", "original", then(never, by_method("rmu", lessons)), 0.0),
         "half, then refusal": Kind("dose", "original", then(half, refuse), 0.5),
         "gradient ascent until broken": Kind(
             "destroyed", "taught", by_method("gradient-ascent", lessons, steps=60, learning_rate=1e-4)
