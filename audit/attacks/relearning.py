@@ -47,10 +47,10 @@ SMALL_FULL: Final = (*FULL, 64, 128)
 hid for longer comes back only after more than 64."""
 LONGER: Final = 4
 """Times the most steps, to which training of half of the facts goes on where it has not taught them by then."""
-LEARNED: Final = 2.0
-"""Loss of what is trained, in nats a token, up to which it counts as learned. Measured on SmolLM2-135M after 8 steps:
-0.0 to 0.4 in models that hide the facts, 1.0 to 1.7 in those that never knew them, but 3.0 after RMU and 9.9 after
-GradDiff, which damaged the model."""
+LEARNED: Final = 0.7
+"""Loss of what is trained, in nats a token, up to which it counts as learned: its tokens are likelier than not (log 2).
+Measured on SmolLM2-135M after 8 steps: 0.0 to 0.4 in models that were trained to refuse, 0.3 to 1.7 in those that never
+knew the facts, 1.2 after NPO, 3.0 after RMU and 9.9 after GradDiff."""
 SMALL: Final = 20_000_000
 """Parameters below which a step costs so little that the attacks are longer."""
 LARGEST: Final = 200_000_000
