@@ -272,9 +272,9 @@ def test_a_plan_without_a_model_gives_the_same_conditions_items_and_doses(tiny: 
 
 
 @pytest.fixture
-def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The loss of every step of each training run, in the order of the runs; nothing is trained."""
-    runs: list[float] = []
+def losses(monkeypatch: pytest.MonkeyPatch) -> list[float | Sequence[float]]:
+    """The loss at each dose of each training run, or one for all, in the order of the runs; nothing is trained."""
+    runs: list[float | Sequence[float]] = []
 
     def train(
         model: RunningModel,
@@ -284,8 +284,8 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         parameters: object,
         recorded: list[float],
     ) -> Iterator[int]:
-        loss = runs.pop(0)
-        for dose in doses:
+        run = runs.pop(0)
+        for dose, loss in zip(doses, run if isinstance(run, Sequence) else [run] * len(doses), strict=True):
             recorded.append(loss)
             yield dose
 
@@ -293,7 +293,7 @@ def losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return runs
 
 
-LONG = (*SMALL_QUICK, 4 * SMALL_QUICK[-1])
+LONG = (*SMALL_QUICK, 2 * SMALL_QUICK[-1], 4 * SMALL_QUICK[-1])
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ LONG = (*SMALL_QUICK, 4 * SMALL_QUICK[-1])
     [((0.8, 0.6), LONG), ((0.6, 0.8), SMALL_QUICK), ((9.0, 9.0), LONG), ((0.1, 0.1), SMALL_QUICK)],
 )
 def test_training_goes_on_where_the_half_that_is_trained_first_was_not_learned(
-    tiny: RunningModel, losses: list[float], ends: tuple[float, float], steps: tuple[int, ...]
+    tiny: RunningModel, losses: list[float | Sequence[float]], ends: tuple[float, float], steps: tuple[int, ...]
 ) -> None:
     """Both halves are trained as long: each fact is read after the same steps."""
     losses += ends
@@ -309,26 +309,41 @@ def test_training_goes_on_where_the_half_that_is_trained_first_was_not_learned(
     assert [(each.condition.fold, each.condition.steps) for each in attacked] == [
         (fold, each) for fold in (0, 1) for each in steps
     ]
-    assert [each.optional for each in attacked] == [each == LONG[-1] for _ in (0, 1) for each in steps]
+    assert [each.optional for each in attacked] == [each in LONG[-2:] for _ in (0, 1) for each in steps]
 
 
-def test_steps_that_were_asked_for_are_all(tiny: RunningModel, losses: list[float]) -> None:
+def test_training_ends_as_soon_as_the_half_is_learned(
+    tiny: RunningModel, losses: list[float | Sequence[float]]
+) -> None:
+    learned_later = [*[9.0] * len(SMALL_QUICK), 0.6, 0.1]
+    losses += [learned_later, learned_later]
+    attacked = list(conditions(given(tiny)))
+    assert [each.condition.steps for each in attacked] == [*LONG[:-1], *LONG[:-1]]
+    done = {each.condition: Readings(trained_loss=each.trained_loss) for each in attacked}
+    assert [each.condition for each in conditions(replace(given(tiny), done=done))] == [*done]
+    assert not losses
+
+
+def test_steps_that_were_asked_for_are_all(tiny: RunningModel, losses: list[float | Sequence[float]]) -> None:
     losses += [9.0, 9.0]
     asked = replace(given(tiny), settings=Settings(relearning_steps=(2, 8)))
     assert [each.condition.steps for each in conditions(asked)] == [2, 8, 2, 8]
 
 
-def test_a_reference_is_trained_as_long_as_the_unlearned_model(tiny: RunningModel, losses: list[float]) -> None:
-    losses += [9.0] * 2 + [9.0] * 2 + [0.1] * 2
+def test_a_reference_is_trained_as_long_as_the_unlearned_model(
+    tiny: RunningModel, losses: list[float | Sequence[float]]
+) -> None:
+    losses += [9.0] * 4 + [0.1] * 4
     long = [each.condition for each in conditions(given(tiny))]
-    short = [condition for condition in long if condition.steps != LONG[-1]]
-    for follows in (short, long):
+    middle = [condition for condition in long if condition.steps != LONG[-1]]
+    short = [condition for condition in middle if condition.steps != LONG[-2]]
+    for follows in (short, middle, long):
         assert [each.condition for each in conditions(replace(given(tiny), follows=follows))] == follows
 
 
 @pytest.mark.parametrize(("end", "steps"), [(0.8, LONG), (0.6, SMALL_QUICK)])
 def test_what_was_trained_before_is_not_trained_again(
-    tiny: RunningModel, losses: list[float], end: float, steps: tuple[int, ...]
+    tiny: RunningModel, losses: list[float | Sequence[float]], end: float, steps: tuple[int, ...]
 ) -> None:
     """Whether training goes on is read from what is kept, as in the run that kept it."""
     losses += [end, end]
@@ -340,7 +355,7 @@ def test_what_was_trained_before_is_not_trained_again(
 
 
 def test_a_run_that_ended_before_the_longer_training_is_resumed_with_it(
-    tiny: RunningModel, losses: list[float]
+    tiny: RunningModel, losses: list[float | Sequence[float]]
 ) -> None:
     losses += [9.0, 9.0]
     done = {

@@ -75,7 +75,7 @@ def test_relearning_that_goes_on_is_compared_with_the_reference_and_kept(
 
     first = audited()
     read = {row.steps: {each.model for each in row.models} for row in first.conditions if row.attack == "relearning"}
-    assert read == {steps: {"unlearned", "reference", "twin"} for steps in (2, 4, 16)}
+    assert read == {steps: {"unlearned", "reference", "twin"} for steps in (2, 4, 8, 16)}
     for name in ("generate", "write_and_read", "refusal_twin"):
         monkeypatch.setattr(topic_reader, name, lambda *_, **__: pytest.fail("a model was run again"))
     assert audited() == first
